@@ -1,0 +1,174 @@
+"""What the commands share: help from the YAML, composing, errors and exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
+_HELP = ("-h", "--help", "help")
+
+
+def conf_folder() -> Path:
+    """Where the YAML is installed: beside the package in a wheel, at the top of a checkout."""
+    from importlib.util import find_spec
+
+    spec = find_spec("sr_train.conf")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("sr_train.conf is not installed: run python -m pip install . in the checkout")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def header(path: Path) -> list[str]:
+    """The comment lines that a YAML file opens with, without Hydra's ``@package``."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line[1:].removeprefix(" "))
+    return lines
+
+
+def keys_of(path: Path) -> list[tuple[str, str, str]]:
+    """(key, default, comment) of every plain key in a command's YAML, in order, nested keys dotted."""
+    found, parents = [], []
+    in_defaults = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = _KEY.match(line)
+        if line.startswith("defaults:"):
+            in_defaults = True
+        elif in_defaults and not line.startswith((" ", "-")):
+            in_defaults = False
+        if match is None or in_defaults:
+            continue
+        depth = len(match["indent"]) // 2
+        parents = [*parents[:depth], match["key"]]
+        value = match["value"].strip()
+        if value or match["comment"]:
+            found.append((".".join(parents), value, match["comment"] or ""))
+    return found
+
+
+def group_options() -> dict[str, list[str]]:
+    """Config groups and their options, by file name."""
+    folder = conf_folder()
+    groups = sorted(p for p in folder.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
+    return {g.name: sorted(p.stem for p in g.glob("*.yaml") if p.stem != "base") for g in groups}
+
+
+def help_text(command: str, config: str, show_groups: Sequence[str] = ()) -> str:
+    """``--help`` of a command, made of its YAML's first comment and its keys."""
+    path = conf_folder() / f"{config}.yaml"
+    rows = keys_of(path)
+    width = max(len(f"{key}={value}") for key, value, _ in rows)
+    lines = [f"usage: {command} KEY=VALUE ...", "", *header(path), "", "Keys (KEY=default):"]
+    lines += [f"  {f'{key}={value}':<{width}}  {comment}".rstrip() for key, value, comment in rows]
+    if show_groups:
+        lines += ["", "Groups (GROUP=OPTION; their keys as GROUP.KEY=VALUE):"]
+        lines += [
+            f"  {name + '=':<14}{' '.join(options)}" for name, options in group_options().items() if name in show_groups
+        ]
+    return "\n".join(lines)
+
+
+def fail(command: str, message: str, code: int = 1) -> NoReturn:
+    """Say what is wrong and exit."""
+    print(f"{command}: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(command: str, config: str, work: Callable[[list[str]], int], show_groups: Sequence[str] = ()) -> None:
+    """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
+
+    0 done, 1 failed, 2 a command line that makes no sense, 130 interrupted.
+    """
+    arguments = sys.argv[1:]
+    try:
+        if any(a in _HELP for a in arguments):
+            print(help_text(command, config, show_groups))
+            raise SystemExit(0)
+        raise SystemExit(work(arguments))
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of a pipe left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if os.environ.get("SR_DEBUG"):
+            raise
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            fail(command, f"{error.filename}: {error.strerror}")
+        from sr_train.stages import ConfigError
+
+        if isinstance(error, ConfigError):
+            few = f"{command} --help lists the keys"
+            fail(
+                command,
+                "\n  ".join([*error.problems, few] if len(error.problems) == 1 else ["", *error.problems, few]),
+                2,
+            )
+        fail(command, str(error) or type(error).__name__)
+
+
+def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
+    from omegaconf import OmegaConf
+
+    from sr_train.stages import ConfigError, compose_config, groups, near, parse
+
+    base = [str(k) for k in compose_config(config, [])]
+    overrides = parse(arguments)
+    tops = [o.key_or_group.partition(".")[0] for o in overrides]
+    problems = [f"unknown key {t!r}{near(t, [*base, *groups()])}" for t in tops if t not in base and t not in groups()]
+    problems += [f"{o.input_line}: several values need a list, KEY=[A,B]" for o in overrides if o.is_sweep_override()]
+    if problems:
+        raise ConfigError(problems)
+    composed = compose_config(config, arguments)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError([f"{k} has no value; give {k}=..." for k in missing])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def build(node: Mapping[str, Any], **given: Any) -> Any:
+    """Hydra's ``instantiate``, with the constructor's own error instead of Hydra's around it."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(dict(node), **given, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, Exception):
+            raise error.__cause__ from None
+        raise ValueError(f"{node.get('_target_')}: {error}") from None
+
+
+def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """A value of a command's config, checked by type; ``what`` says what was expected."""
+    value = config[key]
+    if not isinstance(value, kind) or (
+        isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
+    ):
+        from sr_train.stages import ConfigError
+
+        raise ConfigError([f"{key}={value!r}: expected {what}"])
+    return value
+
+
+def workers_of(value: Any) -> int:
+    """``workers=auto`` (cores of this process) or a number."""
+    if value == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        from sr_train.stages import ConfigError
+
+        raise ConfigError([f"workers={value!r}: expected auto or a whole number from 1 on"])
+    return value

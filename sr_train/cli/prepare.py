@@ -1,0 +1,85 @@
+"""``sr-prepare``: a store from a folder of images."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from sr_train.cli.common import compose_command, expect, run, workers_of
+
+
+def _bar(total: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit="image", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10)
+
+
+def _verify(path: str) -> int:
+    from sr_train.data.images import BadFilesError
+    from sr_train.data.store import Store
+
+    store = Store(path)
+    problems: list[str] = []
+    with _bar(sum(len(r) for r in store.records.values()), "verify") as bar:
+        for scale in store.scales:
+            for key in store.keys(scale):
+                problem = store.verify(scale, key)
+                problems += [problem] if problem else []
+                bar.update(1)
+    if problems:
+        raise BadFilesError(
+            f"{path}: {len(problems)} images are damaged; delete the store and run sr-prepare again", problems
+        )
+    print(f"{path}: all checksums agree")
+    return 0
+
+
+def _describe(path: str) -> str:
+    from sr_train.data.store import Store
+
+    store = Store(path)
+    lr = "".join(f", LR x{s}" for s in store.scales if s != 1)
+    size = (store.path / "data.mdb").stat().st_size / 1e6
+    return f"{path}: {len(store.keys())} images{lr}, {size:,.1f} MB"
+
+
+def prepare(arguments: list[str]) -> int:
+    """Build, complete or verify a store."""
+    config = compose_command("prepare", arguments)
+    path = expect(config, "store", str, "the NAME.lmdb to make")
+    scales = expect(config, "scales", list, "a list of whole numbers, e.g. [2,3,4]")
+    if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
+        raise ValueError(f"scales={scales}: expected whole numbers, e.g. scales=[2,3,4]")
+    verify = expect(config, "verify", bool, "true or false")
+    skip_bad = expect(config, "skip_bad", bool, "true or false")
+    workers = workers_of(config["workers"])
+    if config["images"] is None:
+        if not verify:
+            raise ValueError("give images=DIR to make a store, or verify=true to check one")
+        return _verify(path)
+    from sr_train.data.build import StoreBuilder
+
+    builder = StoreBuilder(
+        str(config["images"]), path, scales=scales, arithmetic=config["arithmetic"], workers=workers, skip_bad=skip_bad
+    )
+    if builder.complete():
+        print(f"{_describe(path)}; complete already, nothing to do")
+        return _verify(path) if verify else 0
+    with _bar(len(builder.files), "headers") as bar:
+        estimate = builder.estimate(bar.update)
+    print(
+        f"{estimate.images} images, about {estimate.pixels / 1e6:,.1f} MB of pixels; {estimate.free / 1e9:,.1f} GB are free",
+        flush=True,
+    )
+    with _bar(len(builder.files), "pixels") as bar:
+        report = builder.build(bar.update)
+    for problem in report.skipped:
+        print(f"left out: {problem}", file=sys.stderr)
+    kept = f" ({report.kept} were there already)" if report.kept else ""
+    print(f"{_describe(path)}{kept}")
+    return _verify(path) if verify else 0
+
+
+def main() -> None:
+    """Entry point of ``sr-prepare``."""
+    run("sr-prepare", "prepare", prepare)

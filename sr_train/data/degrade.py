@@ -1,0 +1,58 @@
+"""How a low-resolution image is made from a high-resolution one: MATLAB's bicubic reduction, whole or one window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sr_train.imresize import Arithmetic, apply_taps, imresize, reduce_taps, round_half_up
+
+Image = NDArray[Any]
+
+
+def modcrop(image: Image, scale: int) -> Image:
+    """Cut [H, W, C] at the bottom and right to a multiple of ``scale`` (top-left is kept, as every tool does)."""
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+def reduce_image(image: Image, scale: int, arithmetic: str = "float") -> Image:
+    """LR of a whole image: [H, W, C] uint8|uint16 -> [H // scale, W // scale, C] of the same type."""
+    return imresize(modcrop(image, scale), 1.0 / scale, arithmetic=cast("Arithmetic", arithmetic))
+
+
+def reduce_window(
+    fetch: Callable[[int, int, int, int], Image],
+    size: tuple[int, int],
+    scale: int,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    arithmetic: str = "float",
+) -> Image:
+    """The window [top:top+height, left:left+width] of :func:`reduce_image`, bit for bit, from the pixels it needs alone.
+
+    Args:
+        fetch: (top, left, height, width) -> that window of the HR image, [height, width, C].
+        size: (H, W) of the whole HR image; mirrored at its border only, after :func:`modcrop`.
+        scale: reduction.
+        top: first LR row.
+        left: first LR column.
+        height: LR rows.
+        width: LR columns.
+        arithmetic: see :mod:`sr_train.imresize`.
+    """
+    mirror = arithmetic != "uint8_replicate"
+    rows = reduce_taps(size[0] - size[0] % scale, scale, top, height, mirror)
+    columns = reduce_taps(size[1] - size[1] % scale, scale, left, width, mirror)
+    y, x = int(rows.pixel.min()), int(columns.pixel.min())
+    patch = fetch(y, x, int(rows.pixel.max()) + 1 - y, int(columns.pixel.max()) + 1 - x)
+    out = apply_taps(patch.astype(np.float64), rows._replace(pixel=rows.pixel - y), 0)
+    if arithmetic != "float":
+        out = round_half_up(out, patch.dtype).astype(np.float64)
+    out = apply_taps(out, columns._replace(pixel=columns.pixel - x), 1)
+    return round_half_up(out, patch.dtype)

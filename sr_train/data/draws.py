@@ -1,0 +1,161 @@
+"""Everything random about the training data, as a function of (seed, stage, position).
+
+Position k is the k-th sample of a stage, counted over all devices and micro-batches. What is drawn at k - source, image,
+crop, turn, scale - is computed from k by hashing, never from a stream: resuming is starting at another k, and workers,
+devices and restarts cannot change what a step sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from math import lcm
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORDS = 6  # 64-bit words drawn per position
+_MAX_BLOCK = 1_000_000
+
+
+class Draw(NamedTuple):
+    """One training sample: which image, and five numbers in [0, 2**64) that choose within it."""
+
+    source: int  #: index of the source
+    image: int  #: index of the image in the source
+    words: tuple[int, ...]  #: independent uniform 64-bit words
+
+
+def below(word: int, n: int) -> int:
+    """A uniform 64-bit word to a uniform integer in [0, n)."""
+    return (word * n) >> 64
+
+
+def permutation(key: bytes, n: int) -> NDArray[np.int64]:
+    """A permutation of range(n) as a function of ``key`` (16 bytes).
+
+    Sorting raw Philox output instead of ``Generator.permutation``: numpy promises the former never to change.
+    """
+    raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(n)
+    return np.argsort(raw, kind="stable")
+
+
+def counts_of_weights(weights: Sequence[float]) -> list[int]:
+    """Weights as the smallest whole numbers in the same proportion (to 1 in 1,000): [0.5, 0.25] -> [2, 1]."""
+    if not weights or any(not (w > 0) or w == float("inf") for w in weights):
+        raise ValueError(f"weights of sources must be positive numbers, not {list(weights)}")
+    smallest = min(weights)
+    parts = [Fraction(w / smallest).limit_denominator(1000) for w in weights]
+    scale = lcm(*(p.denominator for p in parts))
+    counts = [int(p * scale) for p in parts]
+    if sum(counts) > _MAX_BLOCK:
+        raise ValueError(f"weights {list(weights)} differ too much: write them as small whole numbers")
+    return counts
+
+
+class Draws:
+    """What each position of a stage draws.
+
+    Args:
+        sizes: number of images of each source.
+        weights: how often each source is drawn, relative to the others; ``None`` draws every *image* equally often
+            (DF2K: 800 of DIV2K to 2,650 of Flickr2K).
+        seed: the run's seed.
+        stage: the stage's name.
+
+    Each source is walked in a fresh permutation per epoch, so that no image is seen twice before all are seen once. With
+    weights, sources are dealt in blocks that hold each exactly as often as its weight says.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, weights: Sequence[float] | None, seed: int, stage: str) -> None:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"every source needs at least one image; sizes are {list(sizes)}")
+        if weights is not None and len(weights) != len(sizes):
+            raise ValueError(f"{len(weights)} weights for {len(sizes)} sources")
+        self.sizes = tuple(int(n) for n in sizes)
+        self.weights = None if weights is None else tuple(float(w) for w in weights)
+        self._key = hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=32).digest()
+        self._counts = None if weights is None else counts_of_weights(weights)
+        self._ends = np.cumsum(self.sizes)
+        self._permutation = lru_cache(maxsize=2 * len(self.sizes) + 2)(self._make_permutation)
+        self._block = lru_cache(maxsize=2)(self._make_block)
+
+    def __getstate__(self) -> dict[str, Any]:  # the caches do not travel to workers
+        return {k: v for k, v in self.__dict__.items() if k not in ("_permutation", "_block")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._permutation = lru_cache(maxsize=2 * len(self.sizes) + 2)(self._make_permutation)
+        self._block = lru_cache(maxsize=2)(self._make_block)
+
+    def _hash(self, purpose: bytes, *numbers: int, size: int = 16) -> bytes:
+        message = struct.pack(f"<{len(numbers)}q", *numbers)
+        return hashlib.blake2b(message, key=self._key, person=purpose, digest_size=size).digest()
+
+    def _make_permutation(self, source: int, epoch: int) -> NDArray[np.int64]:
+        n = self.sizes[source] if source >= 0 else int(self._ends[-1])
+        return permutation(self._hash(b"image", source, epoch), n)
+
+    def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sources dealt in one block, and how many of the same source were dealt before each in it."""
+        assert self._counts is not None
+        deck = np.repeat(np.arange(len(self._counts)), self._counts)
+        dealt = deck[permutation(self._hash(b"source", block), len(deck))]
+        order = np.argsort(dealt, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
+        rank = np.empty(len(deck), np.int64)
+        rank[order] = np.arange(len(deck)) - np.repeat(starts, self._counts)
+        return dealt, rank
+
+    def _image(self, position: int) -> tuple[int, int]:
+        if self._counts is None:
+            epoch, slot = divmod(position, int(self._ends[-1]))
+            flat = int(self._permutation(-1, epoch)[slot])
+            source = int(np.searchsorted(self._ends, flat, side="right"))
+            return source, flat - (int(self._ends[source - 1]) if source else 0)
+        block, slot = divmod(position, sum(self._counts))
+        dealt, rank = self._block(block)
+        source = int(dealt[slot])
+        epoch, within = divmod(block * self._counts[source] + int(rank[slot]), self.sizes[source])
+        return source, int(self._permutation(source, epoch)[within])
+
+    def __call__(self, position: int) -> Draw:
+        """What the sample at ``position`` (0, 1, 2, ...) draws."""
+        if position < 0:
+            raise ValueError(f"position {position} is negative")
+        words = struct.unpack(f"<{_WORDS}Q", self._hash(b"sample", position, size=8 * _WORDS))
+        return Draw(*self._image(position), words)
+
+
+class PositionSampler:
+    """Batches of positions for one device, endless, from any step on: a DataLoader's ``batch_sampler``.
+
+    Global step t covers positions [t G, (t + 1) G), G = batch x world x accumulate, however they are shared out: the
+    micro-batches of a step follow each other, and the ranks stand side by side in each.
+
+    Args:
+        batch: samples per device and micro-batch.
+        first_step: the global step to start from.
+        rank: this device, of ``world``.
+        world: number of devices.
+        accumulate: micro-batches per step.
+    """
+
+    def __init__(self, batch: int, *, first_step: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1) -> None:
+        if batch < 1 or accumulate < 1 or first_step < 0 or not 0 <= rank < world:
+            raise ValueError(f"batch={batch} first_step={first_step} rank={rank} world={world} accumulate={accumulate}")
+        self.batch = batch
+        self.rank = rank
+        self.world = world
+        self.first = first_step * accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        micro = self.first
+        while True:
+            start = (micro * self.world + self.rank) * self.batch
+            yield list(range(start, start + self.batch))
+            micro += 1

@@ -1,0 +1,227 @@
+"""Reading and writing image files: the one place that knows file formats, BGR and bit depth.
+
+An image here is an array [H, W, C] of uint8 or uint16 with C = 1 (grey), 3 (RGB) or 4 (RGBA). What is written is what
+is read back, wherever the format can hold it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from sr_train.files import write_bytes
+
+Image = NDArray[Any]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF", "MPO")  # MPO: JPEGs of some phones
+_MANY = 20  # this many names of a longer list are printed
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its complaints name no file; ours do
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used, and why."""
+
+
+class BadFilesError(ValueError):
+    """Several files that cannot be used, each with its reason, in one message."""
+
+    def __init__(self, what: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        shown = "\n".join(f"  {p}" for p in self.problems[:_MANY])
+        more = f"\n  ... and {len(self.problems) - _MANY} more" if len(self.problems) > _MANY else ""
+        super().__init__(f"{what}:\n{shown}{more}")
+
+
+class Header(NamedTuple):
+    """What a file says of its image before a pixel is decoded."""
+
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype[Any]
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split("\n")[0].replace("<_io.BytesIO object at", "<data at")[:200] or type(error).__name__
+
+
+def _open(path: Path, data: bytes) -> PIL.Image.Image:
+    """Parse the header; the size is bounded by Pillow's decompression-bomb limit before anything is allocated."""
+    if not data:
+        raise ImageError(f"{path}: the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+    except PIL.Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: refused before it is decoded: {_reason(error)}") from None
+    except PIL.UnidentifiedImageError:
+        raise ImageError(
+            f"{path}: not a readable image (corrupt, or not one of png, jpg, bmp, webp, tiff in 8 or 16 bit)"
+        ) from None
+    except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError, OverflowError) as error:
+        raise ImageError(f"{path}: the image header cannot be read: {_reason(error)}") from None
+    if min(image.size) < 1:
+        raise ImageError(f"{path}: says that it is {image.size[0]}x{image.size[1]} pixels")
+    return image
+
+
+def _header(path: Path, image: PIL.Image.Image) -> Header:
+    channels = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I;16N": 1, "P": 3, "RGB": 3, "CMYK": 3}
+    count = channels.get(image.mode, 4 if image.mode in ("RGBA", "LA", "PA", "RGBX", "RGBa") else 3)
+    if image.mode == "P" and "transparency" in image.info:
+        count = 4
+    if image.mode == "F":
+        raise ImageError(f"{path}: holds floating-point pixels; 8 and 16 bit are supported")
+    deep = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    return Header(image.height, image.width, count, np.dtype(np.uint16 if deep else np.uint8))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Size, channels and depth of an image file, without decoding it. Raises ImageError naming the file."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return _header(path, _open(path, start))
+    except ImageError:  # a TIFF's directory may stand at its end, a JPEG's size behind a large thumbnail
+        return _header(path, _open(path, _bytes(path)))
+
+
+def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
+    """Decode an image file's bytes to [H, W, C] uint8 or uint16, RGB order; ``path`` names it in errors.
+
+    EXIF orientation is not applied: pixels stand as the file stores them, as in MATLAB's ``imread``.
+    """
+    path = Path(path)
+    image = _open(path, data)
+    header = _header(path, image)
+    if image.format in ("JPEG", "MPO"):  # OpenCV 4 fills a truncated JPEG with grey and says nothing; Pillow refuses
+        try:
+            pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:
+            raise ImageError(f"{path}: corrupt or truncated image: {_reason(error)}") from None
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(f"{path}: corrupt or truncated image: {_reason(error)}") from None
+    if pixels is None:
+        raise ImageError(f"{path}: corrupt or truncated image ({image.format}, {header.width}x{header.height})")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{path}: holds {pixels.dtype} pixels; 8 and 16 bit are supported")
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
+    return _swap_red_blue(pixels)
+
+
+def _swap_red_blue(pixels: Image) -> Image:
+    """BGR(A) to RGB(A) and back; a channel axis for grey."""
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if pixels.shape[2] == 1:
+        return pixels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read an image file as [H, W, C] uint8 or uint16, C = 1, 3 (RGB) or 4 (RGBA). Raises ImageError naming the file."""
+    path = Path(path)
+    return decode_image(_bytes(path), path)
+
+
+def encode_image(image: Image, suffix: str) -> bytes:
+    """Encode [H, W, C] (or [H, W]) for a file name's suffix; png, bmp, webp and tiff without loss, jpg at quality 95."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"an image is [H, W, 1|3|4] uint8 or uint16, not {image.dtype} {image.shape}")
+    suffix = suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"cannot write {suffix or 'a file without suffix'!r}: one of {', '.join(SUFFIXES)}")
+    if image.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
+        raise ValueError(f"{suffix} holds 8 bits, the image has 16: write .png or .tiff")
+    if image.shape[2] == 4 and suffix in (".jpg", ".jpeg", ".bmp"):
+        raise ValueError(f"{suffix} holds no alpha: write .png, .webp or .tiff")
+    options = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101], ".png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
+    jpg = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    try:
+        done, data = cv2.imencode(suffix, _swap_red_blue(image), options.get(suffix, jpg if "jp" in suffix else []))
+    except cv2.error as error:
+        raise ValueError(f"cannot encode {image.shape} as {suffix}: {_reason(error)}") from None
+    if not done:
+        raise ValueError(f"cannot encode {image.shape} as {suffix}")
+    return data.tobytes()
+
+
+def write_image(path: str | os.PathLike[str], image: Image) -> None:
+    """Write [H, W, C] uint8 or uint16 (RGB order) to a png, jpg, bmp, webp or tiff file, whole or not at all."""
+    write_bytes(path, encode_image(image, Path(path).suffix))
+
+
+def to_rgb(image: Image) -> Image:
+    """[H, W, C] -> [H, W, 3]: grey is repeated, alpha is dropped (not blended)."""
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    return image[:, :, :3]
+
+
+def to_uint8(image: Image) -> Image:
+    """Any depth -> 8 bits, rounded half up."""
+    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
+
+
+def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Every image below a folder, sorted: key (path below it, with /, without suffix) -> file.
+
+    Hidden files and folders are passed over. Raises FileNotFoundError, NotADirectoryError, or ValueError where there
+    are no images or two files share a key.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: is not a folder; give the folder that holds the images")
+    found: dict[str, Path] = {}
+    clashes: list[str] = []
+
+    def failed(error: OSError) -> None:
+        raise PermissionError(f"{error.filename}: cannot be listed: {error.strerror}") from None
+
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=failed):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(files):
+            path = Path(root, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            if key in found:
+                clashes.append(f"{path} and {found[key].name} would both be {key!r}")
+            found[key] = path
+    if clashes:
+        raise BadFilesError(f"{folder}: several files share a name; rename or remove one of each", clashes)
+    if not found:
+        raise ValueError(f"{folder}: no images in it or below it ({', '.join(SUFFIXES)})")
+    return dict(sorted(found.items()))

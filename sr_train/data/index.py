@@ -1,0 +1,285 @@
+"""Sources of images and pairs of them: folders, stores and the toy photographs behind one interface.
+
+A source is written as one string: a folder, a ``NAME.lmdb`` store, or ``toy:NAME,NAME`` (photographs of scikit-image).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from sr_train.data.degrade import reduce_window
+from sr_train.data.images import BadFilesError, ImageError, list_images, read_header, read_image, to_rgb
+from sr_train.data.store import Store, StoreError, is_store
+from sr_train.data.toy import toy_files
+
+Image = NDArray[Any]
+
+_SELFEXSR = re.compile(r"^(?P<stem>.*)_SRF_(?P<scale>\d+)_(?P<kind>HR|LR)$")
+
+
+class Source(Protocol):
+    """Images by number."""
+
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images."""
+        ...
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(height, width, channels) without decoding."""
+        ...
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:
+        """A window [height, width, C] of an image, uint8 or uint16."""
+        ...
+
+    def read(self, index: int) -> Image:
+        """A whole image [H, W, C], uint8 or uint16."""
+        ...
+
+
+class FileSource:
+    """Images in files. With ``cache`` each is decoded once and kept: for sets that fit in memory."""
+
+    def __init__(self, files: Mapping[str, Path], *, name: str, cache: bool = False) -> None:
+        self.name = name
+        self.keys = list(files)
+        self.cache = cache
+        self._paths = list(files.values())
+        self._shapes: dict[int, tuple[int, int, int]] = {}
+        self._images: dict[int, Image] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": {}}
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self._paths[index]
+
+    def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102 - see Source
+        if index not in self._shapes:
+            header = read_header(self._paths[index])
+            self._shapes[index] = (header.height, header.width, header.channels)
+        return self._shapes[index]
+
+    def read(self, index: int) -> Image:  # noqa: D102
+        if index in self._images:
+            return self._images[index]
+        image = read_image(self._paths[index])
+        if self.cache:
+            image.flags.writeable = False
+            self._images[index] = image
+        return image
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
+        return self.read(index)[top : top + height, left : left + width]
+
+
+class StoreSource:
+    """Images of one scale in a store: 1 for the images as given, else their bicubic LR."""
+
+    def __init__(self, store: Store, scale: int = 1) -> None:
+        self.store = store
+        self.scale = scale
+        self.name = str(store.path) if scale == 1 else f"{store.path} (x{scale})"
+        self.keys = store.keys(scale)
+
+    def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102
+        return self.store.records[self.scale][self.keys[index]].shape
+
+    def read(self, index: int) -> Image:  # noqa: D102
+        return self.store.view(self.scale, self.keys[index])
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
+        return self.store.crop(self.scale, self.keys[index], top, left, height, width)
+
+
+def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source:
+    """Open a source by its name: a folder, a store (``*.lmdb``) or ``toy:NAMES``."""
+    text = os.fspath(where)
+    if text == "toy" or text.startswith("toy:"):
+        names = text.partition(":")[2]
+        return FileSource(toy_files(names) if names else toy_files(), name=text, cache=True)
+    if is_store(text):
+        return StoreSource(Store(text))
+    return FileSource(list_images(text), name=text, cache=cache)
+
+
+def _lr_source(where: str, scale: int, *, cache: bool) -> Source:
+    """An LR source; of a store that holds LR beside HR, the LR of this scale."""
+    if is_store(where) and not where.startswith("toy"):
+        store = Store(where)
+        return StoreSource(store, scale if scale in store.scales else 1)
+    return open_source(where, cache=cache)
+
+
+def hr_names(keys: Sequence[str]) -> dict[str, int]:
+    """Name of an image -> its number, the LR files of a SelfExSR folder (``img_001_SRF_2_LR``) passed over."""
+    names: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        match = _SELFEXSR.match(key)
+        if match is None:
+            names[key] = index
+        elif match["kind"] == "HR":
+            names[match["stem"]] = index
+    return names
+
+
+def lr_names(keys: Sequence[str], scale: int) -> dict[str, int]:
+    """Name of the HR image -> number of its LR image, by the three conventions in use.
+
+    ``0001``, ``0001x2`` (DIV2K) and ``img_001_SRF_2_LR`` (SelfExSR) all belong to their stem. A file that has its HR's
+    very name goes before one with a suffix.
+    """
+    names: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        match = _SELFEXSR.match(key)
+        if match is not None:
+            if match["kind"] == "LR" and int(match["scale"]) == scale:
+                names[match["stem"]] = index
+        elif key.endswith(f"x{scale}"):
+            names.setdefault(key.removesuffix(f"x{scale}"), index)
+    for index, key in enumerate(keys):
+        if _SELFEXSR.match(key) is None:
+            names[key] = index
+    return names
+
+
+def at_scale(where: str, scale: int) -> str:
+    """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``."""
+    return where.replace("{scale}", str(scale))
+
+
+class Pairs:
+    """HR images and their LR, which is read from its own source or made from HR by bicubic reduction.
+
+    Args:
+        hr: source of HR images; ``{scale}`` in it is filled in.
+        scale: HR pixels per LR pixel.
+        lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
+        arithmetic: of that reduction.
+        cache: keep decoded files in memory.
+
+    Raises:
+        BadFilesError: with every image at once whose LR is missing or of the wrong size.
+    """
+
+    def __init__(
+        self,
+        hr: str | os.PathLike[str],
+        *,
+        scale: int,
+        lr: str | Mapping[int, str] | None = None,
+        arithmetic: str = "float",
+        cache: bool = False,
+    ) -> None:
+        if scale < 1:
+            raise ValueError(f"scale={scale} must be a whole number from 1 on")
+        self.scale = scale
+        self.arithmetic = arithmetic
+        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache)
+        names = hr_names(self.hr.keys)
+        if not names:
+            raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
+        self.keys = list(names)
+        self._hr_index = list(names.values())
+        self.lr = None if lr is None else self._open_lr(lr, cache=cache)
+        self._lr_index: list[int] = []
+        if self.lr is not None:
+            self._match(lr_names(self.lr.keys, scale))
+        self._check_sizes()
+
+    def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
+        if isinstance(lr, Mapping):
+            if self.scale not in lr:
+                raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
+            lr = lr[self.scale]
+        return _lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
+
+    def _match(self, names: Mapping[str, int]) -> None:
+        assert self.lr is not None
+        missing = [
+            f"{key}: no {key}, {key}x{self.scale} or {key}_SRF_{self.scale}_LR" for key in self.keys if key not in names
+        ]
+        if missing:
+            raise BadFilesError(
+                f"{len(missing)} of the {len(self.keys)} images of {self.hr.name} have no LR in {self.lr.name}", missing
+            )
+        self._lr_index = [names[key] for key in self.keys]
+
+    def _check_sizes(self) -> None:
+        problems: list[str] = []
+        for index, key in enumerate(self.keys):
+            try:
+                height, width, _ = self.hr.shape(self._hr_index[index])
+                low = (height // self.scale, width // self.scale)
+                if self.lr is not None:
+                    low = self.lr.shape(self._lr_index[index])[:2]
+            except (ImageError, StoreError) as error:
+                problems.append(str(error))
+                continue
+            if min(low) < 1:
+                problems.append(f"{key}: {width}x{height} pixels are too few for scale {self.scale}")
+                continue
+            surplus = (height - low[0] * self.scale, width - low[1] * self.scale)
+            if min(surplus) < 0 or max(surplus) >= self.scale:
+                hint = "are HR and LR swapped?" if low[0] > height else f"is scale={self.scale} right?"
+                problems.append(
+                    f"{key}: HR {width}x{height} does not fit LR {low[1]}x{low[0]} at scale {self.scale}; {hint}"
+                )
+        if problems:
+            raise BadFilesError(f"{self.hr.name}: {len(problems)} of {len(self.keys)} images cannot be used", problems)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def lr_size(self, index: int) -> tuple[int, int]:
+        """(h, w) of an LR image."""
+        if self.lr is not None:
+            height, width, _ = self.lr.shape(self._lr_index[index])
+            return height, width
+        height, width, _ = self.hr.shape(self._hr_index[index])
+        return height // self.scale, width // self.scale
+
+    def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
+        """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""
+        scale = self.scale
+        if self.lr is not None:
+            lr = self.lr.crop(self._lr_index[index], top, left, size, size)
+            hr = self.hr.crop(self._hr_index[index], top * scale, left * scale, size * scale, size * scale)
+            return to_rgb(lr), to_rgb(hr)
+        number = self._hr_index[index]
+        height, width, _ = self.hr.shape(number)
+        # One fetch serves both: the patch and the margin its LR is made from.
+        held: dict[str, Any] = {}
+
+        def fetch(y: int, x: int, h: int, w: int) -> Image:
+            held["window"], held["y"], held["x"] = to_rgb(self.hr.crop(number, y, x, h, w)), y, x
+            return held["window"]
+
+        lr = reduce_window(fetch, (height, width), scale, top, left, size, size, self.arithmetic)
+        y, x = top * scale - held["y"], left * scale - held["x"]
+        return lr, held["window"][y : y + size * scale, x : x + size * scale]
+
+    def whole(self, index: int) -> tuple[Image, Image]:
+        """(LR, HR) whole images [h, w, C], [scale h, scale w, C]; HR is cut to fit LR, channels are the files' own."""
+        hr = self.hr.read(self._hr_index[index])
+        height, width = self.lr_size(index)
+        hr = hr[: height * self.scale, : width * self.scale]
+        if self.lr is not None:
+            return self.lr.read(self._lr_index[index]), hr
+        window = reduce_window(
+            lambda y, x, h, w: hr[y : y + h, x : x + w], hr.shape[:2], self.scale, 0, 0, height, width, self.arithmetic
+        )
+        return window, hr

@@ -1,0 +1,132 @@
+"""The LightningDataModule: opens the sources of a stage and serves it batches from its step on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from sr_train.batch import Batch
+from sr_train.data.dataset import EvalImage, EvalImages, TrainPatches, passthrough
+from sr_train.data.draws import Draws, PositionSampler
+from sr_train.data.index import Pairs
+
+
+def _one_thread(_: int) -> None:
+    """A loader worker computes on its own core only."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _first(items: list[EvalImage]) -> EvalImage:
+    return items[0]
+
+
+class SRData(L.LightningDataModule):
+    """Training patches and validation images.
+
+    Args:
+        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
+            Without weights every image is drawn equally often.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``.
+        scale: HR pixels per LR pixel.
+        lr_patch: side of a training patch, in LR pixels.
+        batch: training pairs per step, over all devices and micro-batches.
+        accumulate: micro-batches per step.
+        workers: loader processes per device; 0 loads in the training process.
+        seed: the run's seed.
+        stage: the stage's name: with the seed it fixes every draw.
+        augment: turn patches by the eight turns.
+        arithmetic: of LR made from HR, see :mod:`sr_train.imresize`.
+        cache: keep decoded files in memory (folders; stores need none).
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Sequence[Mapping[str, Any]],
+        val: Mapping[str, Mapping[str, Any]] | None = None,
+        scale: int,
+        lr_patch: int,
+        batch: int = 16,
+        accumulate: int = 1,
+        workers: int = 2,
+        seed: int = 0,
+        stage: str = "main",
+        augment: bool = True,
+        arithmetic: str = "float",
+        cache: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.lr_patch = lr_patch
+        self.batch = batch
+        self.accumulate = accumulate
+        self.workers = workers
+        self.seed = seed
+        self.stage = stage
+        self.augment = augment
+        options: dict[str, Any] = {"scale": scale, "arithmetic": arithmetic, "cache": cache}
+        self.sources = [self._open(f"data.train[{i}]", source, options) for i, source in enumerate(train)]
+        if not self.sources:
+            raise ValueError("data.train names no source: give e.g. data=folder data.hr=DIR, or data=toy")
+        given = [source.get("weight") for source in train]
+        if any(w is None for w in given) and any(w is not None for w in given):
+            raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
+        self.weights = None if given[0] is None else [float(w) for w in given if w is not None]
+        self.val = {name: self._open(f"data.val.{name}", spec, options) for name, spec in (val or {}).items()}
+        self.dataset = TrainPatches(self.sources, self._draws(), lr_patch=lr_patch, augment=augment)
+
+    @staticmethod
+    def _open(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Pairs:
+        unknown = set(spec) - {"hr", "lr", "weight"}
+        if unknown or "hr" not in spec:
+            raise ValueError(f"{where}: a source is {{hr: ..., lr: ..., weight: ...}}; got {dict(spec)}")
+        return Pairs(spec["hr"], lr=spec.get("lr"), **options)
+
+    def _draws(self) -> Draws:
+        return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless batches for this device, from the trainer's global step on."""
+        trainer = self.trainer
+        world = trainer.world_size if trainer else 1
+        per_device, rest = divmod(self.batch, world * self.accumulate)
+        if rest or per_device < 1:
+            raise ValueError(
+                f"data.batch={self.batch} cannot be shared by {world} devices x {self.accumulate} micro-batches; "
+                f"make it a multiple of {world * self.accumulate}"
+            )
+        sampler = PositionSampler(
+            per_device,
+            first_step=trainer.global_step if trainer else 0,
+            rank=trainer.global_rank if trainer else 0,
+            world=world,
+            accumulate=self.accumulate,
+        )
+        return self.loader(sampler, pin_memory=torch.cuda.is_available())
+
+    def loader(
+        self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
+    ) -> DataLoader[Batch]:
+        """A loader of training batches over ``sampler``; ``context`` is fork or spawn (default: the platform's)."""
+        return DataLoader(
+            self.dataset,
+            batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless: no len(), which torch allows
+            collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - batches come whole
+            num_workers=self.workers,
+            worker_init_fn=_one_thread,
+            persistent_workers=self.workers > 0,
+            multiprocessing_context=context if self.workers else None,
+            pin_memory=pin_memory,
+        )
+
+    def val_dataloader(self) -> DataLoader[EvalImage] | list[Any]:
+        """Whole validation images, one at a time."""
+        if not self.val:
+            return []
+        return DataLoader(EvalImages(self.val), batch_size=1, shuffle=False, collate_fn=_first)

@@ -1,0 +1,52 @@
+"""The eight turns of the square (dihedral group D4), one code for numpy and torch, patches, images and clips."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", bound="NDArray[Any] | torch.Tensor")
+
+TURNS = 8
+
+
+def _flip(x: ArrayOrTensor, axis: int) -> ArrayOrTensor:
+    if isinstance(x, np.ndarray):
+        return cast("ArrayOrTensor", x[..., ::-1] if axis == -1 else x[..., ::-1, :])
+    return cast("ArrayOrTensor", cast("torch.Tensor", x).flip(axis))
+
+
+def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
+    return cast("ArrayOrTensor", x.swapaxes(-1, -2))
+
+
+def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
+    """The k-th of eight turns of the last two axes: [..., H, W] -> [..., H, W], or [..., W, H] where k & 4.
+
+    Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes: the flips and the transposition that EDSR's
+    and BasicSR's augmentation draws independently with p = 0.5 (a uniform k is the same distribution). Arrays come
+    back as views.
+    """
+    if not 0 <= k < TURNS:
+        raise ValueError(f"turn {k} is not in 0..{TURNS - 1}")
+    if k & 1:
+        x = _flip(x, -1)
+    if k & 2:
+        x = _flip(x, -2)
+    return _transpose(x) if k & 4 else x
+
+
+def unturn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
+    """Undo :func:`turn`: ``unturn(turn(x, k), k)`` equals x."""
+    if not 0 <= k < TURNS:
+        raise ValueError(f"turn {k} is not in 0..{TURNS - 1}")
+    if k & 4:
+        x = _transpose(x)
+    if k & 2:
+        x = _flip(x, -2)
+    return _flip(x, -1) if k & 1 else x

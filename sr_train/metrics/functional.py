@@ -1,0 +1,67 @@
+"""PSNR and SSIM on 8-bit values in float64: the plain formulas, no colour and no border (see ``protocol.py``)."""
+
+from __future__ import annotations
+
+import torch
+
+_WINDOW = 11
+_SIGMA = 1.5
+
+
+def quantize(image: torch.Tensor) -> torch.Tensor:
+    """Pixels as a saved 8-bit file would hold them: float in [0, 1] (clamped) or uint8 -> float64 whole numbers 0..255."""
+    if image.dtype == torch.uint8:
+        return image.double()
+    return torch.floor(image.double().clamp(0, 1) * 255 + 0.5)
+
+
+def _check(a: torch.Tensor, b: torch.Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"images of different shapes cannot be compared: {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB: 10 log10(255^2 / mse), mse over all pixels and channels jointly.
+
+    Args:
+        a: [C, H, W], values in [0, 255].
+        b: the same shape.
+
+    Returns:
+        dB; infinity for equal images.
+    """
+    _check(a, b)
+    mse = torch.mean((a.double() - b.double()) ** 2)
+    return float(10 * torch.log10(255.0**2 / mse))
+
+
+def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
+    """One axis of the Gaussian window, valid region only."""
+    length = x.shape[axis] - len(kernel) + 1
+    out = x.narrow(axis, 0, length) * kernel[0]
+    for k in range(1, len(kernel)):
+        out.add_(x.narrow(axis, k, length), alpha=kernel[k])
+    return out
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian of sigma 1.5, valid region, mean over pixels and channels.
+
+    Args:
+        a: [C, H, W], values in [0, 255], at least 11x11.
+        b: the same shape.
+    """
+    _check(a, b)
+    if min(a.shape[-2:]) < _WINDOW:
+        raise ValueError(f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels inside the border, got {tuple(a.shape[-2:])}")
+    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
+    kernel = (weights / weights.sum()).tolist()
+    a, b = a.double(), b.double()
+    moments = torch.stack([a, b, a * a, b * b, a * b])
+    mean_a, mean_b, square_a, square_b, product = _blur(_blur(moments, kernel, -2), kernel, -1)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    variance = square_a - mean_a**2 + square_b - mean_b**2
+    structure = (2 * (product - mean_a * mean_b) + c2) / (variance + c2)
+    return float((luminance * structure).mean())

@@ -1,0 +1,88 @@
+"""Named protocols: what a paper's PSNR and SSIM were measured on. A number without its protocol means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sr_train.metrics.color import luma
+from sr_train.metrics.functional import psnr, quantize, ssim
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which values are compared.
+
+    Args:
+        name: as typed in ``protocols=[...]``.
+        colour: ``rgb``, or luma as real numbers (``y``) or rounded to 8 bits (``y_matlab``).
+        border: pixels ignored at each edge, beside ``scale``.
+        cut_scale: whether ``scale`` pixels are ignored as well.
+        used_by: whose tables it reproduces.
+    """
+
+    name: str
+    colour: Literal["rgb", "y", "y_matlab"]
+    border: int
+    cut_scale: bool
+    used_by: str
+
+    @property
+    def definition(self) -> str:
+        """One line that says what the number means."""
+        colour = {"rgb": "RGB", "y": "Y of BT.601, not rounded", "y_matlab": "Y of BT.601 rounded to 8 bits"}[
+            self.colour
+        ]
+        edge = "scale" if self.cut_scale else ""
+        edge = f"{edge}+{self.border}" if edge and self.border else edge or str(self.border)
+        return (
+            f"{colour}, 8-bit images, border {edge} px ignored, mean over images; SSIM 11x11 Gaussian ({self.used_by})"
+        )
+
+    def values(self, image: torch.Tensor, scale: int) -> torch.Tensor:
+        """[3, H, W] uint8, or float in [0, 1] -> the values compared, [1|3, H', W'] float64 in [0, 255]."""
+        pixels = quantize(image)
+        if self.colour != "rgb":
+            pixels = luma(pixels, rounded=self.colour == "y_matlab")
+        cut = self.border + (scale if self.cut_scale else 0)
+        height, width = pixels.shape[-2:]
+        if min(height, width) <= 2 * cut:
+            raise ValueError(f"protocol {self.name} ignores {cut} px at each edge; nothing is left of {width}x{height}")
+        return pixels[..., cut : height - cut, cut : width - cut]
+
+
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol("y", "y", 0, True, "BasicSR, SwinIR and most papers since"),
+        Protocol("y_matlab", "y_matlab", 0, True, "EDSR's and SelfExSR's MATLAB tables"),
+        Protocol("rgb", "rgb", 0, True, "BasicSR's and MMagic's model zoos"),
+        Protocol("div2k", "rgb", 6, True, "EDSR and MDSR on DIV2K"),
+    )
+}
+
+
+def get_protocols(names: Sequence[str]) -> list[Protocol]:
+    """Protocols by name; raises ValueError for one there is not."""
+    unknown = [n for n in names if n not in PROTOCOLS]
+    if unknown or not names:
+        raise ValueError(f"protocols={list(names)}: choose from {', '.join(PROTOCOLS)}")
+    return [PROTOCOLS[n] for n in dict.fromkeys(names)]
+
+
+def score(sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int) -> dict[str, float]:
+    """PSNR (dB) and SSIM of one image.
+
+    Args:
+        sr: [3, H, W] uint8, or float in [0, 1]; quantized to 8 bits as a saved file would be.
+        hr: the same shape.
+        protocol: what is compared.
+        scale: of the super-resolution, for the border.
+    """
+    if sr.shape != hr.shape:
+        raise ValueError(f"the result is {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")
+    a, b = protocol.values(sr, scale), protocol.values(hr, scale)
+    return {"psnr": psnr(a, b), "ssim": ssim(a, b)}

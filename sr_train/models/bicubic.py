@@ -1,0 +1,33 @@
+"""Bicubic enlargement as a network without weights: the baseline of every table."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sr_train.imresize import Arithmetic, check_arithmetic, imresize, imresize_torch
+
+
+class Bicubic(nn.Module):
+    """MATLAB's bicubic ``imresize``: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w] in [0, 1].
+
+    Args:
+        scale: enlargement.
+        arithmetic: see :mod:`sr_train.imresize`; the two of uint8 give what MATLAB gives for uint8 images.
+    """
+
+    multiple_of = 1
+
+    def __init__(self, *, scale: int, arithmetic: Arithmetic = "float") -> None:
+        super().__init__()
+        check_arithmetic(arithmetic)
+        self.scale = scale
+        self.arithmetic: Arithmetic = arithmetic
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Enlarge; see the class for shapes."""
+        if self.arithmetic == "float":
+            return imresize_torch(lr.double(), self.scale).clamp(0, 1)
+        pixels = torch.floor(lr.double() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        large = [torch.from_numpy(imresize(p, self.scale, arithmetic=self.arithmetic)) for p in pixels]
+        return torch.stack(large).permute(0, 3, 1, 2).to(lr.device).double() / 255

@@ -1,0 +1,72 @@
+"""EDSR (Lim et al., CVPRW 2017): residual blocks without batch normalization, residual scaling, sub-pixel upsampler."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
+
+
+class ResidualBlock(nn.Module):
+    """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same."""
+
+    def __init__(self, channels: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.res_scale = res_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x + res_scale * conv2(relu(conv1(x)))."""
+        return torch.add(x, self.conv2(self.relu(self.conv1(x))), alpha=self.res_scale)
+
+
+def upsampler(channels: int, scale: int) -> nn.Sequential:
+    """Sub-pixel convolution by 2, 3 or 4 (twice by 2), without activations (EDSR section 3.2).
+
+    [B, channels, h, w] -> [B, channels, scale h, scale w].
+    """
+    steps = {2: (2,), 3: (3,), 4: (2, 2)}
+    if scale not in steps:
+        raise ValueError(f"scale={scale} is not built; EDSR's upsampler is for {', '.join(map(str, steps))}")
+    layers: list[nn.Module] = []
+    for step in steps[scale]:
+        layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step)]
+    return nn.Sequential(*layers)
+
+
+class EDSR(nn.Module):
+    """EDSR: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+
+    Inside, the network works on [0, 255] minus the mean of DIV2K, as the authors' does: their weights expect it.
+
+    Args:
+        scale: 2, 3 or 4.
+        channels: features F; 256, or 64 for the baseline.
+        blocks: residual blocks B; 32, or 16 for the baseline.
+        res_scale: residual scaling; 0.1, or 1 for the baseline (section 3.1).
+    """
+
+    multiple_of = 1
+    mean: torch.Tensor
+
+    def __init__(self, *, scale: int, channels: int = 256, blocks: int = 32, res_scale: float = 0.1) -> None:
+        super().__init__()
+        if channels < 1 or blocks < 0:
+            raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
+        self.scale = scale
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(channels, res_scale) for _ in range(blocks)))
+        self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsample = upsampler(channels, scale)
+        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(_DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Super-resolve; see the class for shapes and ranges."""
+        x = self.conv_first((lr - self.mean) * 255.0)
+        x = x + self.conv_after_body(self.body(x))
+        x = self.conv_last(self.upsample(x))
+        return x.float() / 255.0 + self.mean

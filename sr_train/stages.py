@@ -1,0 +1,318 @@
+"""A run is a list of stages: how a command line becomes the configs of all of them, before the first one starts.
+
+Precedence: groups < experiment < stage < typed. A stage's entries in an experiment file are overrides, as they would be
+typed; typed, ``STAGE.KEY=V`` reaches one stage and a bare ``KEY=V`` every stage that has the key. Hydra refuses unknown
+keys on the command line only, so what was composed is checked here against the constructors' signatures.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+CONF = "sr_train.conf"
+_OPEN = ("sets", "data.train", "data.val")  # a user's own names stand below these
+_GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a command line and the files it composes, at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a plan; ``config`` is plain and resolved."""
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this stage is written."""
+        return Path(self.config["folder"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run, those to be run now being ``selected``."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    selected: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, which holds one folder a stage."""
+        return self.stages[0].folder.parent
+
+
+def conf_folder() -> Path:
+    """The folder of the installed YAML."""
+    module = import_module(CONF)
+    return Path(next(iter(module.__path__)))
+
+
+def groups() -> list[str]:
+    """Names of the config groups."""
+    return sorted(p.name for p in conf_folder().iterdir() if p.is_dir() and any(p.rglob("*.yaml")))
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """ "; did you mean ...?" for a name that is not known, or nothing."""
+    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/NAME.yaml``; Hydra's errors become a ConfigError."""
+    try:
+        with initialize_config_module(CONF, version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([_shorten(str(error))]) from None
+
+
+def _shorten(message: str) -> str:
+    """The lines of a Hydra error that help."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(
+        line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "object_type"))
+    )
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse command-line overrides by Hydra's grammar."""
+    parsed, problems = [], []
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            problems.append(f"{text!r}: not KEY=VALUE ({_shorten(str(error))})")
+    if problems:
+        raise ConfigError(problems)
+    return parsed
+
+
+def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A stage's entries as (dotted key, value)."""
+    for key, value in entries.items():
+        if isinstance(value, Mapping) and value and "_target_" not in value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _signature(target: str) -> Mapping[str, inspect.Parameter] | None:
+    """Parameters of the callable at a dotted path; None where it takes any."""
+    module, _, name = target.rpartition(".")
+    callable_ = getattr(import_module(module), name)
+    parameters = inspect.signature(callable_).parameters
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else parameters
+
+
+def known_names(config: DictConfig, key: str) -> list[str] | None:
+    """Names that may stand beside ``key``'s last part; None where any may."""
+    parent, _, _ = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if any(parent == o or parent.startswith(f"{o}.") for o in _OPEN):
+        return None
+    if not isinstance(node, DictConfig):
+        return []
+    names = [str(k) for k in node]
+    if "_target_" in node:
+        parameters = _signature(str(node["_target_"]))
+        return None if parameters is None else [*names, *parameters]
+    return names
+
+
+def _known(config: DictConfig, key: str) -> bool:
+    names = known_names(config, key)
+    return names is None or key.rpartition(".")[2] in names
+
+
+def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list[str]:
+    """Everything wrong with a composed config: unknown keys, missing values, targets that do not exist."""
+    problems = [f"{where}: unknown key {k!r}{near(str(k), allowed)}" for k in config if str(k) not in allowed]
+    for key in OmegaConf.missing_keys(config):
+        problems.append(f"{where}: {key} has no value; give {key}=...")
+    problems += _check_node(config, "", where)
+    return problems
+
+
+def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
+    problems: list[str] = []
+    target = node.get("_target_") if not OmegaConf.is_missing(node, "_target_") else None
+    if isinstance(target, str):
+        try:
+            parameters = _signature(target)
+        except (ImportError, AttributeError, ValueError):
+            return [f"{where}: {path}._target_={target!r} does not exist"]
+        names = [str(k) for k in node if not str(k).startswith("_")]
+        if parameters is not None:
+            problems += [
+                f"{where}: unknown key '{path}.{n}'{near(n, list(parameters))}" for n in names if n not in parameters
+            ]
+            if not node.get("_partial_"):
+                needed = {n for n, p in parameters.items() if p.default is p.empty} - set(names) - _GIVEN
+                problems += [f"{where}: {path}.{n} has no value; give {path}.{n}=..." for n in sorted(needed)]
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
+            child = node[key]
+            if isinstance(child, DictConfig):
+                problems += _check_node(child, f"{path}.{key}".lstrip("."), where)
+    return problems
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """One override: which stage it names, if any."""
+
+    stage: str | None
+    key: str
+    value: Any
+    text: str
+
+
+def _split_typed(overrides: Sequence[Override], names: Sequence[str]) -> list[_Typed]:
+    typed: list[_Typed] = []
+    problems: list[str] = []
+    for override in overrides:
+        text = override.input_line or override.key_or_group
+        if override.is_sweep_override():
+            problems.append(f"{text!r}: several values need a sweep: add -m")
+            continue
+        if override.is_delete():
+            problems.append(f"{text!r}: nothing can be deleted; set {override.key_or_group}=null")
+            continue
+        head, _, rest = override.key_or_group.partition(".")
+        if head in names and rest:
+            typed.append(_Typed(head, rest, override.value(), text.partition(".")[2]))
+        else:
+            typed.append(_Typed(None, override.key_or_group, override.value(), text))
+    if problems:
+        raise ConfigError(problems)
+    return typed
+
+
+def _is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
+    return key in group_names and isinstance(value, (str, list)) and bool(value)
+
+
+def _stage_config(
+    name: str, run_name: str, experiment: Sequence[str], entries: Mapping[str, Any], typed: Sequence[_Typed]
+) -> tuple[DictConfig, set[str]]:
+    """One stage's config, not yet resolved, and the typed overrides that reached it."""
+    group_names = groups()
+    mine = [t for t in typed if t.stage in (None, name)]
+    own = list(_flatten(entries))
+    choices = [f"{k}={v}" for k, v in own if _is_choice(k, v, group_names)]
+    choices += [t.text for t in mine if _is_choice(t.key, t.value, group_names)]
+    config = compose_config("train", [*experiment, *choices])
+    reached = {t.text for t in mine if _is_choice(t.key, t.value, group_names)}
+    problems: list[str] = []
+    with open_dict(config):
+        config.name, config.stage, config.stages = run_name, name, None
+        for key, value in own:
+            if _is_choice(key, value, group_names):
+                continue
+            if not _known(config, key):
+                last = key.rpartition(".")[2]
+                problems.append(f"stage {name}: unknown key {key!r}{near(last, known_names(config, key) or [])}")
+            OmegaConf.update(config, key, value, force_add=True)
+        for t in mine:
+            if not _is_choice(t.key, t.value, group_names) and _known(config, t.key):
+                OmegaConf.update(config, t.key, t.value, force_add=True)
+                reached.add(t.text)
+    if problems:
+        raise ConfigError(problems)
+    return config, reached
+
+
+def _pick(overrides: list[Override], key: str) -> Any:
+    """Take the last value typed for a key of the run as a whole, and remove it from the list."""
+    value = None
+    for override in [o for o in overrides if o.key_or_group == key]:
+        value = override.value()
+        overrides.remove(override)
+    return value
+
+
+def plan(arguments: Sequence[str]) -> Plan:
+    """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
+    overrides = parse(arguments)
+    experiment, run_name, selection = (_pick(overrides, key) for key in ("experiment", "name", "stage"))
+    chosen = [] if experiment is None else [f"experiment={experiment}"]
+    base = compose_config("train", chosen)
+    stages = OmegaConf.to_container(base.stages) if base.stages else {"main": {}}
+    assert isinstance(stages, dict)
+    names = [str(n) for n in stages]
+    selected = (
+        names if selection is None else [str(s) for s in (selection if isinstance(selection, list) else [selection])]
+    )
+    problems = [
+        f"stage={s}: there is no such stage; they are {', '.join(names)}{near(s, names)}"
+        for s in selected
+        if s not in names
+    ]
+    if problems:
+        raise ConfigError(problems)
+    run_name = str(run_name or base.get("name") or (experiment or "run")).strip("/")
+    typed = _split_typed(overrides, names)
+    allowed = [str(k) for k in compose_config("train", [])]
+    reached: set[str] = set()
+    built: list[Stage] = []
+    for name in names:
+        try:
+            config, mine = _stage_config(name, run_name, chosen, stages[name] or {}, typed)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        reached |= mine
+        found = check_config(config, allowed, f"stage {name}")
+        problems += found
+        if not found:
+            built.append(Stage(name, _resolved(config, name, problems)))
+    if len(built) == len(names):
+        problems += [f"{t.text}: {_unknown(t, chosen)}" for t in typed if t.text not in reached]
+    if problems:
+        raise ConfigError(problems)
+    return Plan(run_name, tuple(built), tuple(selected))
+
+
+def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        problems.append(f"stage {name}: {_shorten(str(error))}")
+        return {}
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _unknown(typed: _Typed, experiment: Sequence[str]) -> str:
+    config = compose_config("train", experiment)
+    parent, _, last = typed.key.rpartition(".")
+    names = known_names(config, typed.key) or []
+    if not names and parent:
+        return f"no stage has {parent!r}{near(parent, [str(k) for k in config])}"
+    return f"no stage has this key{near(last, names)}; keys here: {', '.join(sorted(set(names))[:30])}"

@@ -1,0 +1,47 @@
+"""PSNR-oriented training: one network, one pixel loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from sr_train.batch import Batch, to_float
+from sr_train.tasks.base import OptimizerFactory, SRTask
+from sr_train.tasks.optim import Curve
+
+
+class PixelTask(SRTask):
+    """Minimizes a pixel loss between the network's output and HR.
+
+    Args:
+        model: the network.
+        loss: (sr, hr), both [B, C, H, W] in [0, 1] -> scalar.
+        optimizer: called with (parameter groups, lr=rate).
+        rate: base learning rate.
+        curve: factor of the rate by step.
+        ema: decay of the average that is evaluated and exported; ``None`` for none.
+        protocols: of validation.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizer: OptimizerFactory,
+        rate: float,
+        curve: Curve,
+        ema: float | None = 0.999,
+        protocols: Sequence[str] = ("y", "rgb"),
+    ) -> None:
+        super().__init__(model=model, optimizer=optimizer, rate=rate, curve=curve, ema=ema, protocols=protocols)
+        self.loss = loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One step: the loss of a batch."""
+        sr = self.model(to_float(batch["lr"]))
+        loss = self.loss(sr.float(), to_float(batch["hr"]))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss

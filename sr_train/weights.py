@@ -1,0 +1,164 @@
+"""Weights that describe themselves: one safetensors file whose header rebuilds the network, and nothing in it is run.
+
+Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale``,
+``origin`` (JSON: where they come from) and ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from sr_train.files import write_bytes
+
+FORMAT = "sr-train weights"
+VERSION = "1"
+MODELS = "sr_train.models"
+_LARGEST = 10_000  # of a number in a model's arguments
+_LONGEST = 100  # of a list or text in them
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used, and why."""
+
+
+@dataclass
+class Weights:
+    """A network's weights and what they are."""
+
+    model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
+    state: dict[str, torch.Tensor]
+    origin: dict[str, Any] = field(default_factory=dict)  #: run, stage, step, version
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel."""
+        return int(self.model["scale"])
+
+
+def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
+    """Write a weights file, whole or not at all."""
+    check_model_config(weights.model, where=str(path))
+    bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise WeightsError(f"{path}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in weights.state.items()}  # safetensors takes no channels-last
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": json.dumps(weights.model),
+        "scale": str(weights.scale),
+        "origin": json.dumps(weights.origin),
+        "scores": json.dumps(weights.scores),
+    }
+    write_bytes(path, to_bytes(tensors, metadata=header))
+
+
+def load_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read a weights file. Raises WeightsError naming the file where it is none, damaged or of another version."""
+    path = Path(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name the file, e.g. {path / 'weights.safetensors'}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    if header.get("format") != FORMAT:
+        raise WeightsError(f"{path}: its header does not say which network it is for; it was not written by sr-train")
+    if header.get("version") != VERSION:
+        raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
+    try:
+        model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged header ({error!r})") from None
+    check_model_config(model, where=str(path))
+    return Weights(model=model, state=state, origin=origin, scores=scores)
+
+
+def _check_plain(value: object, where: str) -> None:
+    """Refuse anything but bounded plain values: a header must not be able to ask for a terabyte."""
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, (int, float)):
+        if not (math.isfinite(value) and abs(value) <= _LARGEST):
+            raise WeightsError(f"{where}={value} is beyond {_LARGEST}")
+    elif isinstance(value, str):
+        if len(value) > _LONGEST:
+            raise WeightsError(f"{where} is a text of {len(value)} characters")
+    elif isinstance(value, list):
+        if len(value) > _LONGEST:
+            raise WeightsError(f"{where} is a list of {len(value)}")
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]")
+    else:
+        raise WeightsError(f"{where} is a {type(value).__name__}; a network's arguments are plain values")
+
+
+def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names a class of sr_train.models (or of a package in ``allow``), plainly."""
+    if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
+        raise WeightsError(f"{where}: names no network (model._target_)")
+    target = model["_target_"]
+    packages = (MODELS, *allow)
+    if not any(target.startswith(f"{p}.") for p in packages) or not all(
+        part.isidentifier() for part in target.split(".")
+    ):
+        raise WeightsError(
+            f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file"
+        )
+    scale = model.get("scale")
+    if isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= 16:
+        raise WeightsError(f"{where}: model.scale={scale!r} is not a whole number from 1 to 16")
+    for name, value in model.items():
+        _check_plain(value, f"{where}: model.{name}")
+
+
+def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = ()) -> nn.Module:
+    """Build a network from its config, checked by :func:`check_model_config` first."""
+    check_model_config(dict(model), where=where, allow=allow)
+    module_name, _, class_name = model["_target_"].rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError):
+        raise WeightsError(f"{where}: there is no network {model['_target_']!r} in this version") from None
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module_name):
+        raise WeightsError(f"{where}: {model['_target_']!r} is not a network")
+    try:
+        return cls(**{k: v for k, v in model.items() if k != "_target_"})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{where}: {class_name} cannot be built from its arguments: {error}") from None
+
+
+def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:
+    """The network with its weights, in eval mode. Sizes are compared before memory is taken for them."""
+    with torch.device("meta"):
+        outline = build_model(weights.model, where=where, allow=allow).state_dict()
+    problems = [f"{k}: missing" for k in outline.keys() - weights.state.keys()]
+    problems += [f"{k}: unknown" for k in weights.state.keys() - outline.keys()]
+    problems += [
+        f"{k}: {list(weights.state[k].shape)}, expected {list(v.shape)}"
+        for k, v in outline.items()
+        if k in weights.state and weights.state[k].shape != v.shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8])
+        raise WeightsError(f"{where}: {len(problems)} tensors do not fit {weights.model['_target_']}: {shown}")
+    network = build_model(weights.model, where=where, allow=allow)
+    network.load_state_dict(weights.state)
+    return network.eval()

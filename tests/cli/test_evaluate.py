@@ -1,0 +1,103 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sr_train.data.degrade import reduce_image
+from sr_train.data.images import read_image, write_image
+from sr_train.imresize import imresize
+from sr_train.metrics.functional import psnr
+from sr_train.models.edsr import EDSR
+from sr_train.weights import Weights, save_weights
+
+
+@pytest.fixture
+def pairs(photographs, tmp_path):
+    low = tmp_path / "low"
+    low.mkdir()
+    for path in photographs.glob("*.png"):
+        write_image(low / f"{path.stem}x2.png", reduce_image(read_image(path), 2))
+    return photographs, low
+
+
+def test_bicubic_is_scored_and_written_down(command, pairs, tmp_path):
+    done = command("sr-eval", "weights=bicubic", "hr=photographs", "lr=low", "scale=2", "out=scores", "save=true")
+    assert done.returncode == 0, done.stderr
+    assert "rgb: RGB, 8-bit images, border scale px ignored" in done.stdout
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores["photographs"].keys() == {"y", "rgb"}
+    assert scores["photographs"]["rgb"].keys() == {"psnr", "ssim", "n"}
+    expected = []
+    for path in sorted(pairs[0].glob("*.png")):
+        hr, low = read_image(path), read_image(pairs[1] / f"{path.stem}x2.png")
+        sr = imresize(low, 2)
+        saved = read_image(tmp_path / "scores" / "images" / "photographs" / path.name)
+        assert (saved != sr).mean() < 1e-4
+        a, b = (torch.from_numpy(i[2:-2, 2:-2].astype(np.float64)) for i in (sr, hr))
+        expected.append(psnr(a, b))
+    assert scores["photographs"]["rgb"]["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    rows = list(csv.DictReader((tmp_path / "scores" / "metrics.csv").open()))
+    assert len(rows) == 4 * 2
+    assert {r["image"] for r in rows} == {"0000", "0001", "0002", "0003"}
+    # The saved images, scored as finished images, give the same numbers.
+    finished = command("sr-eval", "sr=scores/images/photographs", "hr=photographs", "scale=2", "out=again")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == scores
+
+
+def test_lr_on_the_fly_equals_the_lr_files(command, pairs, tmp_path):
+    for name, lr in (("a", ["lr=low"]), ("b", [])):
+        assert command("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", f"out={name}", *lr).returncode == 0
+    assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()
+
+
+def test_a_network_knows_its_scale(command, photographs, tmp_path):
+    network = EDSR(scale=2, channels=4, blocks=1)
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
+    save_weights(tmp_path / "net.safetensors", Weights(model, network.state_dict()))
+    done = command("sr-eval", "weights=net.safetensors", "hr=photographs", "device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "net.safetensors (x2)" in done.stdout
+    done = command("sr-eval", "weights=net.safetensors", "hr=photographs", "scale=3")
+    assert done.returncode == 1
+    assert "is a network for x2" in done.stderr
+
+
+def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path):
+    write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
+    done = command("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
+    assert done.returncode == 1
+    assert "photographs: 9999: SSIM needs at least 11x11" in done.stderr
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["rgb"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["hr=photographs", "scale=2"], 1, "give weights=FILE.safetensors"),
+        (["weights=bicubic", "scale=2"], 1, "nothing to score"),
+        (["weights=bicubic", "hr=photographs"], 1, "give scale=2"),
+        (["weights=bicubic", "hr=photographs", "scale=0"], 1, "scale=0"),
+        (["weights=bicubic", "hr=photographs", "scale=two"], 1, "scale='two'"),
+        (["weights=bicubic", "hr=photographs", "scale=2", "protocols=[Y]"], 1, "choose from y, y_matlab"),
+        (["weights=bicubic", "hr=photographs", "scale=2", "protocols=y"], 2, "protocols='y': expected a list"),
+        (["weights=bicubic", "hr=missing", "scale=2"], 1, "missing: there is no such folder"),
+        (["weights=missing.safetensors", "hr=photographs"], 1, "missing.safetensors: there is no such file"),
+        (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
+        (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "have no LR in photographs"),
+        (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 1, "give out=DIR"),
+        (["weights=bicubic", "lr=low", "scale=2"], 1, "lr= alone"),
+        (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
+        (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
+        (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
+        (["weigths=bicubic"], 2, "did you mean weights"),
+        (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
+    ],
+)
+def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, pairs, arguments, code, message):
+    done = invoke("sr-eval", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

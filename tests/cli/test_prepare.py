@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from sr_train.data.degrade import reduce_image
+from sr_train.data.images import read_image, write_image
+from sr_train.data.store import Store
+
+
+def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, photographs, tmp_path):
+    arguments = ("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2,4]")
+    first = command(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "4 images, about" in first.stdout
+    assert "GB are free" in first.stdout
+    assert "x.lmdb: 4 images, LR x2, LR x4" in first.stdout
+    changed = (tmp_path / "x.lmdb" / "data.mdb").stat().st_mtime_ns
+    again = command(*arguments, "verify=true")
+    assert again.returncode == 0, again.stderr
+    assert "complete already" in again.stdout
+    assert "all checksums agree" in again.stdout
+    assert (tmp_path / "x.lmdb" / "data.mdb").stat().st_mtime_ns == changed
+    assert [p.name for p in (tmp_path / "x.lmdb").iterdir()] == ["data.mdb"]
+    store, image = Store(tmp_path / "x.lmdb"), read_image(photographs / "0002.png")
+    assert np.array_equal(store.view(1, "0002"), image)
+    assert np.array_equal(store.view(4, "0002"), reduce_image(image, 4))
+
+
+def test_all_bad_files_are_named_at_once_and_nothing_is_lost(command, photographs):
+    (photographs / "empty.png").touch()
+    (photographs / "text.jpg").write_text("not an image")
+    good = (photographs / "0000.png").read_bytes()
+    (photographs / "cut.png").write_bytes(good[: len(good) // 2])
+    write_image(photographs / "dot.png", np.zeros((1, 1, 3), np.uint8))
+    failed = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    assert failed.returncode == 1
+    for name in ("empty.png", "text.jpg", "dot.png"):
+        assert name in failed.stderr
+    for name in ("empty.png", "text.jpg", "dot.png"):
+        (photographs / name).unlink()
+    failed = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    assert failed.returncode == 1
+    assert "cut.png: corrupt or truncated" in failed.stderr
+    (photographs / "cut.png").unlink()
+    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    assert done.returncode == 0, done.stderr
+    assert "(4 were there already)" in done.stdout
+
+
+def test_bad_files_can_be_left_out(command, photographs):
+    (photographs / "text.jpg").write_text("not an image")
+    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
+    assert done.returncode == 0, done.stderr
+    assert "left out: photographs/text.jpg" in done.stderr
+    again = command("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
+    assert "complete already" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["store=x.lmdb"], 1, "give images=DIR"),
+        (["images=photographs"], 2, "store has no value"),
+        (["images=missing", "store=x.lmdb"], 1, "missing: there is no such folder"),
+        (["images=photographs/0000.png", "store=x.lmdb"], 1, "is not a folder"),
+        (["images=photographs", "store=x"], 1, "ends in .lmdb"),
+        (["images=photographs", "store=x.lmdb", "scales=2"], 2, "expected a list"),
+        (["images=photographs", "store=x.lmdb", "scales=[1]"], 1, "from 2 on"),
+        (["images=photographs", "store=x.lmdb", "scales=[2.5]"], 1, "whole numbers"),
+        (["images=photographs", "store=x.lmdb", "arithmetic=cubic"], 1, "float, uint8, uint8_replicate"),
+        (["images=photographs", "store=x.lmdb", "workers=0"], 2, "workers=0"),
+        (["images=photographs", "store=x.lmdb", "verify=perhaps"], 2, "true or false"),
+        (["images=photographs", "store=x.lmdb", "scale=[2]"], 2, "did you mean scales"),
+        (["store=x.lmdb", "verify=true"], 1, "there is no such store"),
+        (["images=empty", "store=x.lmdb"], 1, "no images in it"),
+    ],
+)
+def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
+    (tmp_path / "empty").mkdir()
+    done = invoke("sr-prepare", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_store_is_found_by_verify(command, photographs, tmp_path):
+    assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
+    data = tmp_path / "x.lmdb" / "data.mdb"
+    raw = bytearray(data.read_bytes())
+    at = bytes(raw).index(read_image(photographs / "0001.png").tobytes()[:64])
+    raw[at + 30] ^= 1
+    data.write_bytes(raw)
+    done = command("sr-prepare", "store=x.lmdb", "verify=true")
+    assert done.returncode == 1
+    assert "image '0001' (scale 1): checksum differs" in done.stderr
+
+
+def test_a_store_made_otherwise_is_not_overwritten(command, photographs, tmp_path):
+    assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
+    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    assert done.returncode == 1
+    assert "was made with scales=[]" in done.stderr
+    assert json.loads(json.dumps(Store(tmp_path / "x.lmdb").summary))["scales"] == []

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+
+from sr_train.cli.train import full_arguments, stage_seed
+from sr_train.weights import load_weights
+
+SMALL = (
+    "model.blocks=1",
+    "model.channels=8",
+    "data.workers=0",
+    "data.batch=4",
+    "data.lr_patch=12",
+    "trainer.accelerator=cpu",
+)
+
+
+def test_a_stage_trains_writes_its_weights_and_is_then_complete(command, tmp_path):
+    arguments = ("sr-train", "experiment=quickstart", "trainer.max_steps=30", "validate.every=20", *SMALL)
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "EDSR x2" in done.stdout
+    assert "step 20: toy/y/psnr" in done.stderr
+    file = tmp_path / "runs" / "quickstart" / "x2" / "weights.safetensors"
+    weights = load_weights(file)
+    assert weights.model == {
+        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0
+    }  # fmt: skip
+    assert weights.origin["step"] == 30
+    again = command(*arguments)
+    assert again.returncode == 0
+    assert "complete already" in again.stdout
+    scored = command("sr-eval", f"weights={file}", "sets=[toy]", "out=scores")
+    assert scored.returncode == 0, scored.stderr
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores["toy"]["y"]["psnr"] == pytest.approx(weights.scores["toy/y/psnr"], abs=1e-4)
+
+
+def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_path):
+    short = ("callbacks.checkpoint.every_n_train_steps=5", "trainer.precision=32-true", "curve=constant", *SMALL)
+    whole = command("sr-train", "experiment=quickstart", "name=whole", "trainer.max_steps=12", *short)
+    assert whole.returncode == 0, whole.stderr
+    half = command("sr-train", "experiment=quickstart", "name=half", "trainer.max_steps=5", *short)
+    assert half.returncode == 0, half.stderr
+    (tmp_path / "runs" / "half" / "x2" / "weights.safetensors").unlink()
+    rest = command("sr-train", "experiment=quickstart", "name=half", "trainer.max_steps=12", *short)
+    assert rest.returncode == 0, rest.stderr
+    a, b = (load_weights(tmp_path / "runs" / n / "x2" / "weights.safetensors").state for n in ("whole", "half"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["experiment=quickstart", "trainer.max_stesp=1"], 2, "did you mean max_steps"),
+        (["experiment=nothing"], 2, "nothing"),
+        (["experiment=quickstart", "data.lr_patch=400"], 1, "smaller than the patch of 400x400"),
+        (["experiment=quickstart", "data.batch=3", "trainer.accumulate_grad_batches=2"], 1, "make it a multiple of 2"),
+        (["experiment=quickstart", "data.train=[{hr: missing}]"], 1, "missing: there is no such folder"),
+        (["experiment=quickstart", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
+        (["experiment=quickstart", "scale=7"], 1, "scale=7 is not built"),
+        (["experiment=quickstart", "task.ema=2"], 1, "task.ema=2"),
+        (["experiment=quickstart", "task.rate=0"], 1, "task.rate=0"),
+        (["experiment=quickstart", "validate.protocols=[Y]"], 1, "choose from y, y_matlab"),
+    ],
+)
+def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, arguments, code, message):
+    done = invoke("sr-train", *arguments, "trainer.accelerator=cpu", "data.workers=0")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stages_seed_depends_on_its_name_and_the_runs_seed_alone():
+    assert stage_seed(0, "x2") == stage_seed(0, "x2")
+    assert len({stage_seed(0, "x2"), stage_seed(1, "x2"), stage_seed(0, "x4")}) == 3
+
+
+def test_a_models_arguments_are_completed_by_its_defaults():
+    assert full_arguments({"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "blocks": 3}) == {
+        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 256, "blocks": 3, "res_scale": 0.1
+    }  # fmt: skip
