@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,8 @@ from sr_train.data.store import (
 from sr_train.imresize import Arithmetic, check_arithmetic
 
 _PLAN = b"plan"
-_COMMIT_BYTES = 128 << 20
+_COMMIT_BYTES = 128 << 20  # or _COMMIT_SECONDS: what a kill can cost
+_COMMIT_SECONDS = 1.0
 _OVERHEAD = 1.02  # of LMDB's pages over the pixels
 _MAP_START = 64 << 20
 
@@ -246,7 +248,7 @@ class StoreBuilder:
             progress(len(done))
             todo = [(k, p) for k, p in self.files.items() if k not in done]
             pending: list[Item] = []
-            size = 0
+            size, last = 0, time.monotonic()
             for (_, path), future in zip(todo, parallel(self._load, todo, self.workers), strict=True):
                 try:
                     item = future.result()
@@ -256,9 +258,9 @@ class StoreBuilder:
                 else:
                     pending.append(item)
                     size += sum(i.nbytes for i in item.images.values())
-                if size >= _COMMIT_BYTES:
+                if size >= _COMMIT_BYTES or time.monotonic() - last >= _COMMIT_SECONDS:
                     self._commit(environment, pending)
-                    pending, size = [], 0
+                    pending, size, last = [], 0, time.monotonic()
                 progress(1)
             self._commit(environment, pending)
             self._raise_bad()

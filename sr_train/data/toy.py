@@ -1,7 +1,7 @@
 """Photographs that come inside the scikit-image wheel: real training data with nothing to download.
 
 The astronaut is NASA's (public domain), coffee, chelsea and rocket are CC0 or public domain, motorcycle is of the
-Middlebury stereo set, ihc is a CC0 micrograph; scikit-image's ``data/README.txt`` names each source.
+Middlebury stereo set, ihc is a CC0 micrograph; the docstrings of ``skimage.data`` name each source.
 """
 
 from __future__ import annotations
