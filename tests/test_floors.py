@@ -12,6 +12,9 @@ FLOOR = {
     "cli": 4,
     "stages": 3,
     "callbacks": 3,
+    "validation": 3,
+    "records": 3,
+    "checkpoints": 3,
     "tasks": 2,
     "inference": 2,
     "weights": 2,
@@ -29,7 +32,7 @@ ONLY = {  # who may know a package
     "PIL": ("data",),
     "hydra": ("cli", "stages"),
     "omegaconf": ("cli", "stages"),
-    "lightning": ("tasks", "data/module", "callbacks", "cli"),
+    "lightning": ("tasks", "data/module", "callbacks", "validation", "records", "cli"),
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.io import loadmat
 
 from sr_train.data.images import read_image
-from sr_train.imresize import ARITHMETICS, imresize, imresize_torch
+from sr_train.imresize import ARITHMETICS, Arithmetic, imresize, imresize_torch
 from sr_train.metrics.color import luma
 from sr_train.metrics.functional import psnr, ssim
 from sr_train.metrics.protocol import PROTOCOLS, score
@@ -64,7 +65,7 @@ def baboon(folder: Path) -> None:
         print(f"baboon {name}: {different.sum()} of {different.size} samples differ (arithmetic float)")
 
 
-def pairs(folder: Path, scale: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def pairs(folder: Path, scale: int) -> list[tuple[str, Any, Any]]:
     below = folder / f"image_SRF_{scale}"
     names = sorted(p.name.removesuffix(f"_SRF_{scale}_HR.png") for p in below.glob("*_HR.png"))
     assert len(names) == 5
@@ -91,12 +92,16 @@ def line(name: str, scale: int, values: list[tuple[float, float]], expected: tup
     )
 
 
+ARITHMETIC_NAMES = cast("tuple[Arithmetic, ...]", ARITHMETICS)
+
+
 def set5(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "bicubic_matlab.csv").open()))
     for scale in (2, 3, 4):
         images = pairs(folder, scale)
         reduced = {
-            a: sum((imresize(hr, 1 / scale, arithmetic=a) != lr).sum() for _, lr, hr in images) for a in ARITHMETICS
+            a: sum((imresize(hr, 1 / scale, arithmetic=a) != lr).sum() for _, lr, hr in images)
+            for a in ARITHMETIC_NAMES
         }
         print(f"Set5 x{scale} LR files: samples that differ by arithmetic: {reduced}")
     for scale in (2, 3, 4):

@@ -49,7 +49,7 @@ def keys_of(path: Path) -> list[tuple[str, str, str]]:
         depth = len(match["indent"]) // 2
         parents = [*parents[:depth], match["key"]]
         value = match["value"].strip()
-        if value or match["comment"]:
+        if (value or match["comment"]) and parents[0] != "hydra":
             found.append((".".join(parents), value, match["comment"] or ""))
     return found
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
+import shlex
+import signal
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +20,35 @@ from sr_train.cli.common import build, conf_folder, header, run
 if TYPE_CHECKING:
     import lightning as L
 
+    from sr_train.checkpoints import Checkpoint
+    from sr_train.data.module import SRData
     from sr_train.stages import Plan, Stage
+    from sr_train.tasks.base import SRTask
 
-_GROUPS = ("experiment", "model", "task", "loss", "curve", "data", "sets", "trainer", "callbacks", "paths")
+_GROUPS = (
+    "experiment",
+    "model",
+    "task",
+    "optimizer",
+    "loss",
+    "curve",
+    "data",
+    "sets",
+    "trainer",
+    "logger",
+    "callbacks",
+    "paths",
+)
+_PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+_HYDRA = ("-m", "--multirun", "--info", "-i", "-sc", "--shell-completion", "--hydra-help", "--version")
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and did so with a checkpoint."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}")
 
 
 def list_experiments() -> str:
@@ -45,6 +76,20 @@ def native_bf16(accelerator: str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def resolve_precision(precision: object, accelerator: str) -> str:
+    """``auto`` and the short names to Lightning's; raises ValueError for what would silently become something else."""
+    import torch
+
+    if precision == "auto":
+        return "bf16-mixed" if native_bf16(accelerator) else "32-true"
+    if str(precision) not in _PRECISIONS:
+        raise ValueError(f"trainer.precision={precision}: choose from auto, 32, bf16-mixed, 16-mixed")
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if str(precision) == "16-mixed" and on_cpu:
+        raise ValueError("trainer.precision=16-mixed needs a GPU; on a CPU give bf16-mixed, 32 or auto")
+    return _PRECISIONS[str(precision)]
+
+
 def stage_seed(seed: int, stage: str) -> int:
     """A stage's own seed: what it draws does not depend on what ran before it in the process."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/weights".encode(), digest_size=4).digest(), "little")
@@ -58,72 +103,161 @@ def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": model["_target_"], **defaults, **{k: v for k, v in model.items() if k != "_target_"}}
 
 
-def _trainer(config: Mapping[str, Any], folder: Path) -> L.Trainer:
-    options = dict(config["trainer"])
-    if options["precision"] == "auto":
-        options["precision"] = "bf16-mixed" if native_bf16(str(options["accelerator"])) else "32-true"
-    callbacks = [build(c) for c in config["callbacks"].values() if c]
-    every = int(config["validate"]["every"]) * int(options["accumulate_grad_batches"])
+class _Export:
+    """Writes the network that counts as a self-describing file."""
+
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        self.model = full_arguments(stage.config["model"])
+        self.origin = {"run": plan.name, "stage": stage.name}
+
+    def __call__(self, task: SRTask, path: Path, scores: Mapping[str, float], step: int) -> None:
+        import sr_train
+        from sr_train.weights import Weights, save_weights
+
+        origin = {**self.origin, "step": step, "ema": task.ema is not None, "sr_train": sr_train.__version__}
+        save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
+
+
+def _callbacks(stage: Stage, data: SRData, export: _Export) -> list[L.Callback]:
+    """The standard callbacks in the order in which a step needs them - log, validate, save, stop, show - after the user's."""
+    from sr_train.callbacks import Checkpoints, Progress, Record, Stop
+    from sr_train.validation import Validate
+
+    config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
+    record = Record(every=config["record"]["every"], folder=str(folder))
+    save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
+    options = {k: v for k, v in config["validate"].items() if k != "protocols"}
+    validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
+    own = [build(c) for c in (config["callbacks"] or {}).values() if c]
+    return [*own, record, validate, save, Stop(save), Progress(record)]
+
+
+def _trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
     return build(
-        options,
-        callbacks=callbacks,
+        {k: v for k, v in config["trainer"].items() if v is not None},
+        callbacks=list(callbacks),
+        logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
         default_root_dir=str(folder),
         max_epochs=-1,
         use_distributed_sampler=False,  # the sampler shares the positions out itself
-        check_val_every_n_epoch=None,
-        val_check_interval=every,
+        limit_val_batches=0,  # sr_train.validation validates at step boundaries
         num_sanity_val_steps=0,
-        logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
 
 
-def run_stage(plan: Plan, stage: Stage) -> Path:
-    """Train one stage from its newest checkpoint, or from the start; returns its weights file."""
-    folder = stage.folder
-    done = folder / "weights.safetensors"
-    if done.exists():
-        print(f"stage {stage.name}: complete already ({done})")
-        return done
+def _say(text: str) -> None:
+    if not _child():
+        print(text, flush=True)
 
+
+def _task(config: Mapping[str, Any], stage: str) -> SRTask:
     import torch
 
-    import sr_train
-    from sr_train.weights import Weights, save_weights
-
-    config = stage.config
-    torch.manual_seed(stage_seed(config["seed"], stage.name))
-    data = build(config["data"])
+    torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
-    task = build(config["task"], **parts)
-    trainer = _trainer(config, folder)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    count = sum(p.numel() for p in task.model.parameters())
-    print(
-        f"stage {stage.name}: {type(task.model).__name__} x{config['scale']}, {count:,} parameters, "
-        f"{len(data.dataset.sources)} sources with {sum(map(len, data.dataset.sources))} images, "
-        f"{trainer.precision}, up to step {trainer.max_steps}; {folder}",
-        flush=True,
+    return build(config["task"], **parts)
+
+
+def run_stage(plan: Plan, stage: Stage) -> Path:
+    """Train one stage, from its newest checkpoint or from the start, unless it is complete; returns its weights file.
+
+    Raises StoppedError where a signal ended it, with a checkpoint.
+    """
+    from sr_train.checkpoints import newest_checkpoint
+    from sr_train.cli import resume
+
+    folder, config = stage.folder, stage.config
+    config["trainer"]["precision"] = resolve_precision(
+        config["trainer"]["precision"], str(config["trainer"]["accelerator"])
     )
-    trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.exists() else None, weights_only=True)
-    if trainer.global_step < trainer.max_steps:
-        raise KeyboardInterrupt
-    # An infinite loader has no epoch end to validate at: the scores of the finished network are taken here.
-    scores = trainer.validate(task, datamodule=data, verbose=False) if data.val else [{}]
-    origin = {"run": plan.name, "stage": stage.name, "step": trainer.global_step, "sr_train": sr_train.__version__}
-    save_weights(
-        done,
-        Weights(
-            model=full_arguments(config["model"]),
-            state=task.averaged().state_dict(),
-            origin=origin,
-            scores={k: float(v) for k, v in scores[0].items()},
-        ),
-    )
-    shown = "  ".join(f"{k} {v:.3f}" for k, v in scores[0].items() if k.endswith("/psnr"))
-    print(f"stage {stage.name}: done. {shown}\nweights: {done}")
+    last = int(config["trainer"]["max_steps"])
+    data = build(config["data"])
+    described = resume.describe(config, data.sources, [])
+    for note in resume.check(folder, described, force=config["resume"] == "force"):
+        _say(f"stage {stage.name}: {note}")
+    done = folder / "weights.safetensors"
+    if done.exists() and _trained(folder) >= last:
+        _say(f"stage {stage.name}: complete already ({done})")
+        return done
+    found = newest_checkpoint(folder / "checkpoints", lambda text: _say(f"stage {stage.name}: {text}"))
+    task = _task(config, stage.name)
+    export = _Export(plan, stage)
+    callbacks = _callbacks(stage, data, export)
+    trainer = _trainer(config, callbacks, folder)
+    if trainer.is_global_zero:
+        resume.write_config(folder, described)
+        done.unlink(missing_ok=True)  # of a stage that is being extended: it means that the stage is complete
+    _introduce(stage, task, data, found)
+    _fit(trainer, task, data, found)
+    _finish(trainer, task, callbacks, export, done)
     return done
+
+
+def _trained(folder: Path) -> int:
+    """Steps of a complete stage."""
+    from sr_train.weights import load_weights
+
+    return int(load_weights(folder / "weights.safetensors").origin.get("step", 0))
+
+
+def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    count = sum(p.numel() for p in task.model.parameters())
+    images = sum(map(len, data.sources))
+    trainer = stage.config["trainer"]
+    where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
+    _say(
+        f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images} images, "
+        f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
+    )
+
+
+def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    from sr_train.checkpoints import CheckpointError
+
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
+    except (RuntimeError, KeyError) as error:
+        if found is not None and trainer.global_step <= found.step and "state_dict" in str(error):
+            raise CheckpointError(f"{found.path}: does not fit this network: {str(error).splitlines()[0]}") from None
+        raise
+
+
+def _finish(trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: _Export, done: Path) -> None:
+    """Write the stage's weights, or say why it ended early."""
+    from sr_train.callbacks import Stop
+    from sr_train.validation import Validate
+
+    stop = next(c for c in callbacks if isinstance(c, Stop))
+    if trainer.global_step < trainer.max_steps:
+        raise StoppedError(stop.received or signal.SIGINT, trainer.global_step)
+    validate = next(c for c in callbacks if isinstance(c, Validate))
+    if trainer.is_global_zero:
+        export(task, done, validate.scores, trainer.global_step)
+    trainer.strategy.barrier()
+    if validate.best is not None:
+        best = done.with_name("best.safetensors")
+        _say(f"stage {done.parent.name}: best {validate.best:.3f} at step {validate.best_step}: {best}")
+    _say(f"weights: {done}")
+
+
+def _quiet() -> None:
+    """Lightning's advice is for those who write loops; ours is on screen already."""
+    import logging
+
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+    warnings.filterwarnings("ignore", message=".*is a wrapper class for the backend.*")
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+
+
+def _child() -> bool:
+    """Whether this process was launched by another rank of the same run."""
+    return any(int(os.environ.get(k) or 0) > 0 for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def train(arguments: list[str]) -> int:
@@ -131,19 +265,87 @@ def train(arguments: list[str]) -> int:
     if not arguments:
         print(list_experiments())
         return 0
+    if any(a.split("=")[0] in _HYDRA for a in arguments):
+        return _hydra(arguments)
     from sr_train.stages import plan
 
-    composed = plan(arguments)
-    print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-    import logging
+    cfg = [i for i, a in enumerate(arguments) if a.split("=")[0] in ("--cfg", "-c", "--resolve")]
+    if cfg:
+        rest = [a for i, a in enumerate(arguments) if i not in cfg and not (i - 1 in cfg and a in ("job", "all"))]
+        _print_config(plan(rest))
+        return 0
+    return run_plan(plan(arguments), arguments)
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+def _print_config(composed: Plan) -> None:
+    from omegaconf import OmegaConf
+
     for stage in composed.stages:
         if stage.name in composed.selected:
-            run_stage(composed, stage)
+            print(f"# stage {stage.name}\n{OmegaConf.to_yaml(OmegaConf.create(stage.config))}")
+
+
+def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
+    """Run the selected stages of a plan, holding the run's lock."""
+    from sr_train.cli import resume
+    from sr_train.cli.lock import hold
+
+    mode = composed.stages[0].config["resume"]
+    if mode not in ("auto", "force", "never"):
+        raise ValueError(f"resume={mode}: choose from auto, force, never")
+    command = shlex.join(["sr-train", *arguments])
+    _quiet()
+    with nullcontext() if _child() else hold(composed.folder):
+        if mode == "never" and not _child():
+            whole = set(composed.selected) == {s.name for s in composed.stages}
+            old = [composed.folder] if whole else [s.folder for s in composed.stages if s.name in composed.selected]
+            for folder in old:
+                aside = resume.move_aside(folder)
+                if aside is not None:
+                    print(f"{folder}: moved aside to {aside}")
+            command = command.replace(" resume=never", "")
+        if not _child():
+            print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
+        try:
+            for stage in composed.stages:
+                if stage.name in composed.selected:
+                    run_stage(composed, stage)
+        except StoppedError as stopped:
+            if not _child():
+                print(f"sr-train: {stopped}; continue with: {command}", file=sys.stderr)
+            return 128 + stopped.number
     return 0
+
+
+def _hydra(arguments: list[str]) -> int:
+    """Sweeps, shell completion and Hydra's own information, by Hydra."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from sr_train.stages import plan
+
+    # A stage's keys (gan.trainer.max_steps) are in no schema that Hydra knows: they are added.
+    known = {p.name for p in conf_folder().iterdir() if p.is_dir()} | {"validate", "checkpoint", "record", "hydra"}
+    argv = [
+        f"+{a}" if "." in a.partition("=")[0] and not a.startswith("-") and a.partition(".")[0] not in known else a
+        for a in arguments
+    ]
+    code = 0
+
+    @hydra.main(config_path="pkg://sr_train.conf", config_name="train", version_base="1.3")
+    def job(_: Any) -> None:
+        nonlocal code
+        chosen = HydraConfig.get()
+        task = [o.removeprefix("+") for o in chosen.overrides.task]
+        if not any(o.startswith("name=") for o in task):
+            experiment = next((o.partition("=")[2] for o in task if o.startswith("experiment=")), "run")
+            task.append(f"name={experiment}/{chosen.job.override_dirname.replace('/', '_') or 'default'}")
+        code = max(code, run_plan(plan(task), task))
+
+    sys.argv = ["sr-train", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    job()
+    return code
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import time
@@ -15,22 +16,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import lmdb
+import numpy as np
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
 from sr_train.data.store import (
     FORMAT,
+    MARK,
     MAX_KEY,
+    OFFSETS,
     SUMMARY,
     VERSION,
     Image,
     Record,
     Store,
     StoreError,
+    mark_bytes,
     pixel_name,
     record_name,
     walk_records,
 )
+from sr_train.files import sync_folder, write_bytes
 from sr_train.imresize import Arithmetic, check_arithmetic
 
 _PLAN = b"plan"
@@ -272,7 +278,7 @@ class StoreBuilder:
             environment.close()
         (self.partial / "lock.mdb").unlink(missing_ok=True)
         os.replace(self.partial, self.store)  # noqa: PTH105
-        _sync_folder(self.store.absolute().parent)
+        sync_folder(self.store.absolute().parent)
         return Report(written, len(done), (self.store / "data.mdb").stat().st_size, self.bad)
 
     def _open_partial(self) -> lmdb.Environment:
@@ -307,6 +313,8 @@ class StoreBuilder:
 
         def write(transaction: lmdb.Transaction) -> None:
             transaction.put(_PLAN, mine)
+            if transaction.get(MARK) is None:  # first of all, so that it is found at the file's beginning
+                transaction.put(MARK, mark_bytes())
             for scale, key in stale:
                 transaction.delete(pixel_name(scale, key))
                 transaction.delete(record_name(scale, key))
@@ -320,7 +328,7 @@ class StoreBuilder:
                 for scale, image in images.items():
                     pixels = image.tobytes()
                     shape = (*image.shape, image.dtype.itemsize)
-                    transaction.put(pixel_name(scale, key), pixels)
+                    transaction.put(pixel_name(scale, key), pixels.ljust(mmap.PAGESIZE, b"\0"))
                     transaction.put(record_name(scale, key), Record._make((*shape, zlib.crc32(pixels), *file)).pack())
 
         if items:
@@ -343,6 +351,28 @@ class StoreBuilder:
 
         _transact(environment, write)
         environment.sync(True)
+        write_bytes(self.partial / OFFSETS, self._find_offsets(environment))
+
+    def _find_offsets(self, environment: lmdb.Environment) -> bytes:
+        """Where in the file the mark and each image's pixels stand. Committed pages of a value of their own never move.
+
+        LMDB tells addresses in its map only; the mark, searched in the file, tells where the map begins.
+        """
+        mark = mark_bytes()
+        with (
+            environment.begin(buffers=True) as transaction,
+            (self.partial / "data.mdb").open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            names = [MARK, *(pixel_name(scale, key) for scale, key, _ in walk_records(transaction))]
+            values = [memoryview(transaction.get(name) or b"") for name in names]
+            addresses = np.array([np.frombuffer(v, np.uint8).ctypes.data for v in values], np.int64)
+            at = -1
+            while (at := data.find(mark, at + 1)) >= 0:  # a freed copy of the mark may stand before it
+                offsets = addresses - addresses[0] + at
+                if all(data[o : o + 64] == bytes(v[:64]) for o, v in zip(offsets.tolist(), values, strict=True)):
+                    return offsets.astype("<u8").tobytes()
+        raise StoreError(f"{self.partial}: the pixels were not found in the file; delete it and run sr-prepare again")
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
@@ -369,15 +399,6 @@ def _same_file(record: Record, path: Path) -> bool:
 
 def _size_of(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.glob("*")) if folder.is_dir() else 0
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

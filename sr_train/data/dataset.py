@@ -17,7 +17,11 @@ from sr_train.data.index import Pairs
 from sr_train.data.transforms import TURNS, turn
 
 Image = NDArray[Any]
-_PIXEL = {(np.dtype(np.uint8)): np.dtype("V3"), (np.dtype(np.uint16)): np.dtype("V6")}
+_PIXEL = {
+    np.dtype(np.uint8): np.dtype("V3"),
+    np.dtype(np.uint16): np.dtype("V6"),
+    np.dtype(np.float32): np.dtype("V12"),
+}
 
 
 def _place(canvas: Image, patch: Image, k: int) -> None:
@@ -86,23 +90,25 @@ class TrainPatches(Dataset[Batch]):
             if slot == 0:
                 lr_out = np.empty((n, size, size, 3), lr.dtype)
                 hr_out = np.empty((n, size * self.scale, size * self.scale, 3), hr.dtype)
-            if lr.dtype != lr_out.dtype or hr.dtype != hr_out.dtype:  # 8 and 16 bit mixed: all 16
-                lr, hr, lr_out, hr_out = _deepest(lr, hr, lr_out, hr_out)
+            if lr.dtype != lr_out.dtype or hr.dtype != hr_out.dtype:  # depths are mixed
+                lr, hr, lr_out, hr_out = (_real(image) for image in (lr, hr, lr_out, hr_out))
             _place(lr_out[slot], lr, k)
             _place(hr_out[slot], hr, k)
             keys.append(key)
         return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "scale": self.scale}
 
 
-def _deepest(*images: Image) -> tuple[Image, ...]:
-    """All of them as uint16 (8 bits times 257, exact at both ends)."""
-    return tuple(i if i.dtype == np.uint16 else i.astype(np.uint16) * np.uint16(257) for i in images)
+def _real(pixels: Image) -> Image:
+    """Any depth as float32 in [0, 1]."""
+    if pixels.dtype == np.float32:
+        return pixels
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
 
 
 def _tensor(pixels: Image) -> torch.Tensor:
     """[..., H, W, C] -> [..., C, H, W] in channels-last memory; uint8 as it is, 16 bit as float32 in [0, 1]."""
-    if pixels.dtype == np.uint16:
-        pixels = pixels.astype(np.float32) / 65535
+    if pixels.dtype != np.uint8:
+        pixels = _real(pixels)
     return torch.from_numpy(pixels).movedim(-1, -3)
 
 

@@ -55,4 +55,4 @@ def reduce_window(
     if arithmetic != "float":
         out = round_half_up(out, patch.dtype).astype(np.float64)
     out = apply_taps(out, columns._replace(pixel=columns.pixel - x), 1)
-    return round_half_up(out, patch.dtype)
+    return round_half_up(out, patch.dtype) if np.issubdtype(patch.dtype, np.integer) else out.astype(patch.dtype)

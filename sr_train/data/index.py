@@ -99,7 +99,7 @@ class StoreSource:
         return self.store.records[self.scale][self.keys[index]].shape
 
     def read(self, index: int) -> Image:  # noqa: D102
-        return self.store.view(self.scale, self.keys[index])
+        return self.store.read(self.scale, self.keys[index])
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
         return self.store.crop(self.scale, self.keys[index], top, left, height, width)
@@ -249,8 +249,13 @@ class Pairs:
         if self.lr is not None:
             height, width, _ = self.lr.shape(self._lr_index[index])
             return height, width
-        height, width, _ = self.hr.shape(self._hr_index[index])
+        height, width = self.hr_size(index)
         return height // self.scale, width // self.scale
+
+    def hr_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an HR image, as it is in its source."""
+        height, width, _ = self.hr.shape(self._hr_index[index])
+        return height, width
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
         """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.dataset import EvalImage, EvalImages, TrainPatches, passthrough
+from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
 from sr_train.data.draws import Draws, PositionSampler
 from sr_train.data.index import Pairs
 
@@ -20,10 +20,6 @@ def _one_thread(_: int) -> None:
     """A loader worker computes on its own core only."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-
-
-def _first(items: list[EvalImage]) -> EvalImage:
-    return items[0]
 
 
 class SRData(L.LightningDataModule):
@@ -125,8 +121,6 @@ class SRData(L.LightningDataModule):
             pin_memory=pin_memory,
         )
 
-    def val_dataloader(self) -> DataLoader[EvalImage] | list[Any]:
-        """Whole validation images, one at a time."""
-        if not self.val:
-            return []
-        return DataLoader(EvalImages(self.val), batch_size=1, shuffle=False, collate_fn=_first)
+    def val_images(self) -> EvalImages | None:
+        """Whole validation images, or None without sets."""
+        return EvalImages(self.val) if self.val else None

@@ -11,6 +11,8 @@ _DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
 class ResidualBlock(nn.Module):
     """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same."""
 
+    checkpoint_unit = True  # what activation checkpointing recomputes
+
     def __init__(self, channels: int, res_scale: float) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)

@@ -1,24 +1,30 @@
-"""What every training task shares: the network and its EMA, the rate, evaluation. One call of training_step is one step."""
+"""What all tasks share: the network and its EMA, the rate, refusing bad steps, scoring. One training_step call is one step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
 from sr_train.inference import super_resolve
-from sr_train.metrics.meter import Meter
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.tasks.optim import Curve
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a loss or a gradient that is not finite."""
 
 
 def ema_update(decay: float) -> Callable[..., None]:
@@ -40,6 +46,18 @@ def ema_update(decay: float) -> Callable[..., None]:
     return update
 
 
+def recompute_activations(network: nn.Module) -> int:
+    """Keep only the input of each block (``checkpoint_unit``) for the backward pass; returns how many there are."""
+    blocks = [m for m in network.modules() if getattr(m, "checkpoint_unit", False)]
+    if not blocks:
+        raise ValueError(
+            f"task.recompute=true: {type(network).__name__} marks no blocks (checkpoint_unit) to recompute"
+        )
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
+    return len(blocks)
+
+
 class SRTask(L.LightningModule):
     """Base of all tasks. Subclasses write ``training_step``.
 
@@ -50,6 +68,9 @@ class SRTask(L.LightningModule):
         curve: factor of the rate by step.
         ema: decay of the exponential moving average that is evaluated and exported; ``None`` turns it off.
         protocols: names of the validation protocols, see :mod:`sr_train.metrics.protocol`.
+        patience: steps in a row that may be refused for a loss or gradient that is not finite.
+        compile: run the network through ``torch.compile``.
+        recompute: activation checkpointing: less memory for one more forward pass.
     """
 
     def __init__(
@@ -61,21 +82,36 @@ class SRTask(L.LightningModule):
         curve: Curve,
         ema: float | None = 0.999,
         protocols: Sequence[str] = ("y", "rgb"),
+        patience: int = 10,
+        compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if not rate > 0:
             raise ValueError(f"task.rate={rate} must be positive")
         if ema is not None and not 0 < ema < 1:
             raise ValueError(f"task.ema={ema} must lie between 0 and 1, or be null")
+        if patience < 1:
+            raise ValueError(f"task.patience={patience} must be at least 1")
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.ema: AveragedModel | None = None
         if ema is not None:
             self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(ema), use_buffers=True)
-            self.ema.requires_grad_(False)
+            self.ema.requires_grad_(False).eval()
+        if recompute:
+            recompute_activations(self.model)
+        if compile:
+            self.model.compile()  # in place: no _orig_mod. in the keys
         self.rate = rate
         self.curve = curve
         self.protocols = get_protocols(protocols)
-        self.meter = Meter()
+        self.patience = patience
+        self.refused = 0  #: steps refused so far
+        self.numbers: dict[str, torch.Tensor] = {}  #: of the newest step, by name, for the logs
+        self.events: list[tuple[str, str]] = []  #: (what, which keys) since they were last written down
+        self._in_a_row = 0
+        self._keys: list[str] = []
+        self._losses: list[torch.Tensor] = []
         self._optimizer = optimizer
 
     # -- the network that counts ---------------------------------------------------------------------------------
@@ -107,8 +143,41 @@ class SRTask(L.LightningModule):
                 group["lr"] = group["base_rate"] * factor
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The rate is a function of the step."""
+        """The rate is a function of the step; the keys are kept in case the step must be refused."""
         self.set_rate(self.trainer.optimizers)
+        self._keys += _suspects(batch)
+
+    def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
+        """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss."""
+        self._losses.append(loss.detach())
+        self.numbers.update({"train/loss": loss.detach(), **{f"train/{k}": v.detach() for k, v in numbers.items()}})
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse the step where loss or gradient is not finite: without gradients the optimizer changes nothing."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm(gradients)
+        self.numbers["train/grad_norm"] = norm
+        loss = torch.stack(self._losses).sum() if self._losses else norm
+        finite = bool(torch.isfinite(norm + loss.to(norm.device)))
+        if self.trainer.world_size > 1:
+            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
+            self._in_a_row = 0
+            return
+        self.refused += 1
+        self._in_a_row += 1
+        part = "gradient" if bool(torch.isfinite(loss)) else "loss"
+        self.events.append((f"refused: {part} not finite", " ".join(self._keys)))
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        if self._in_a_row >= self.patience:
+            raise NonFiniteError(
+                f"step {self.global_step}: loss or gradient was not finite in {self._in_a_row} steps in a row; the weights "
+                f"are those before them. Last images: {', '.join(self._keys[:8])}. A lower task.rate, "
+                "trainer.gradient_clip_val=1 or trainer.precision=32 usually helps; events.csv names the images"
+            )
 
     def optimizer_step(
         self,
@@ -119,21 +188,42 @@ class SRTask(L.LightningModule):
     ) -> None:
         """One step, and at once its average: a checkpoint or a validation after step t holds the EMA of t steps."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None:
+        if self.ema is not None and not self._in_a_row:
             self.ema.update_parameters(self.model)
+        self._keys, self._losses = [], []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The guard's counters."""
+        checkpoint["guard"] = {"refused": self.refused, "in_a_row": self._in_a_row}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The guard's counters."""
+        guard = checkpoint.get("guard", {})
+        self.refused, self._in_a_row = int(guard.get("refused", 0)), int(guard.get("in_a_row", 0))
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        """A fresh meter."""
-        self.meter.reset()
+    def upscale(self, lr: torch.Tensor) -> torch.Tensor:
+        """One whole image by the network that counts, in fp32: [C, h, w] -> [C, H, W] in [0, 1], on the CPU."""
+        network = self.averaged()
+        training = network.training
+        network.eval()
+        try:
+            return super_resolve(network, lr.to(self.device)).cpu()
+        finally:
+            network.train(training)
 
-    def validation_step(self, image: EvalImage, batch_idx: int) -> None:
-        """Score one whole image in fp32 by every protocol."""
-        sr = super_resolve(self.averaged(), image.lr).cpu()
-        for protocol in self.protocols:
-            self.meter.add(image.set, image.key, protocol.name, score(sr, image.hr.cpu(), protocol, image.scale))
+    def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
+        """Scores of one image by protocol."""
+        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols}
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``set/protocol/metric``."""
-        self.log_dict(dict(self.meter.flat()))
+
+def _suspects(batch: Batch) -> list[str]:
+    """Keys of a batch; of the images that are not finite alone, where the loader found any."""
+    pixels = batch["hr"]
+    if pixels.is_floating_point():
+        whole = torch.isfinite(pixels.flatten(1)).all(1) & torch.isfinite(batch["lr"].flatten(1)).all(1)
+        bad = [key for key, fine in zip(batch["key"], whole.tolist(), strict=True) if not fine]
+        if bad:
+            return bad
+    return list(batch["key"])

@@ -23,6 +23,9 @@ class PixelTask(SRTask):
         curve: factor of the rate by step.
         ema: decay of the average that is evaluated and exported; ``None`` for none.
         protocols: of validation.
+        patience: refused steps in a row before the run gives up.
+        compile: through ``torch.compile``.
+        recompute: activation checkpointing.
     """
 
     def __init__(
@@ -35,13 +38,24 @@ class PixelTask(SRTask):
         curve: Curve,
         ema: float | None = 0.999,
         protocols: Sequence[str] = ("y", "rgb"),
+        patience: int = 10,
+        compile: bool = False,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(model=model, optimizer=optimizer, rate=rate, curve=curve, ema=ema, protocols=protocols)
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            rate=rate,
+            curve=curve,
+            ema=ema,
+            protocols=protocols,
+            patience=patience,
+            compile=compile,
+            recompute=recompute,
+        )
         self.loss = loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One step: the loss of a batch."""
         sr = self.model(to_float(batch["lr"]))
-        loss = self.loss(sr.float(), to_float(batch["hr"]))
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return self.note(self.loss(sr.float(), to_float(batch["hr"])))

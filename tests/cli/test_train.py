@@ -38,7 +38,7 @@ def test_a_stage_trains_writes_its_weights_and_is_then_complete(command, tmp_pat
 
 
 def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_path):
-    short = ("callbacks.checkpoint.every_n_train_steps=5", "trainer.precision=32-true", "curve=constant", *SMALL)
+    short = ("checkpoint.every=5", "trainer.precision=32-true", "curve=constant", *SMALL)
     whole = command("sr-train", "experiment=quickstart", "name=whole", "trainer.max_steps=12", *short)
     assert whole.returncode == 0, whole.stderr
     half = command("sr-train", "experiment=quickstart", "name=half", "trainer.max_steps=5", *short)

@@ -1,0 +1,119 @@
+"""Checkpoints to resume from: written whole or not at all, the newest good one found again after anything.
+
+A stage's ``checkpoints/`` holds ``step_NNNNNNNN.ckpt``, the last K, and ``last``, a text file that names the newest. A
+checkpoint holds tensors and plain values only and is read with torch's restricted loader.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sr_train.files import sync_folder, write_bytes
+
+_NAME = re.compile(r"^step_(\d+)\.ckpt$")
+_NEEDED = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, and why."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read whole."""
+
+    path: Path
+    step: int
+    content: dict[str, Any]
+
+
+def file_name(step: int) -> str:
+    """Name of the checkpoint after ``step`` steps."""
+    return f"step_{step:08d}.ckpt"
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of every checkpoint in a folder, newest first."""
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.match(p.name), p) for p in folder.iterdir())
+    return sorted(((int(m[1]), p) for m, p in found if m), reverse=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint. Raises CheckpointError naming the file where it is damaged or none of ours."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: refused: it holds more than tensors and plain values ({reason})") from None
+    except Exception as error:  # a damaged zip raises whatever its reader meets
+        raise CheckpointError(
+            f"{path}: damaged or not a checkpoint ({type(error).__name__}: {_short(error)})"
+        ) from None
+    if not isinstance(content, dict) or any(k not in content for k in _NEEDED):
+        raise CheckpointError(f"{path}: not a checkpoint of sr-train")
+    step = content["global_step"]
+    if not isinstance(step, int) or step < 0:
+        raise CheckpointError(f"{path}: says that it was written at step {step!r}")
+    return Checkpoint(path, step, content)
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:150]
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], object]) -> Checkpoint | None:
+    """The newest checkpoint that can be read; damaged ones are named through ``say`` and passed over."""
+    files = list_checkpoints(folder)
+    for _, path in files:
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            say(f"{error}; falling back to the one before")
+    if files:
+        raise CheckpointError(
+            f"{folder}: none of the {len(files)} checkpoints can be read; resume=never starts afresh, keeping this folder aside"
+        )
+    return None
+
+
+def write_checkpoint(
+    folder: Path, step: int, keep: int, save: Callable[[str], object], *, rank_zero: bool
+) -> Path | None:
+    """Write ``step_NNN.ckpt`` by ``save(path)`` (called on every rank), then keep the newest ``keep``.
+
+    A disk that is full costs this checkpoint, not the run: a warning says so, and None is returned.
+    """
+    path, temporary = folder / file_name(step), folder / f".{file_name(step)}.part"
+    try:
+        if rank_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+        save(str(temporary))
+        if not rank_zero:
+            return path
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(folder)
+        write_bytes(folder / "last", f"{path.name}\n".encode())
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        if not rank_zero:
+            raise
+        if isinstance(error, RuntimeError) and "write" not in str(error) and "pos" not in str(error):
+            raise
+        temporary.unlink(missing_ok=True)
+        warnings.warn(f"{path}: NOT WRITTEN ({_short(error)}); the run goes on, make room", stacklevel=2)
+        return None
+    for _, old in list_checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    for left in folder.glob(".step_*.part"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
+    return path

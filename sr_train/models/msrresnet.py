@@ -1,0 +1,75 @@
+"""MSRResNet: the modified SRResNet that ESRGAN's authors, and BasicSR, train in SRResNet's place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def scaled_kaiming_(module: nn.Module, factor: float) -> None:
+    """Kaiming normal (fan in) times ``factor`` and zero bias on every convolution below ``module`` (ESRGAN supp. 2)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
+            with torch.no_grad():
+                layer.weight.mul_(factor)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class ResidualBlock(nn.Module):
+    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same."""
+
+    checkpoint_unit = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x + conv2(relu(conv1(x)))."""
+        return x + self.conv2(self.relu(self.conv1(x)))
+
+
+class MSRResNet(nn.Module):
+    """MSRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+
+    No BN and no skip around the body; the network adds detail to the bilinearly enlarged input.
+
+    Args:
+        scale: 2, 3 or 4.
+        channels: features.
+        blocks: residual blocks.
+    """
+
+    multiple_of = 1
+
+    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
+        super().__init__()
+        if scale not in (2, 3, 4):
+            raise ValueError(f"scale={scale} is not built; MSRResNet is for 2, 3, 4")
+        if channels < 1 or blocks < 0:
+            raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
+        self.scale = scale
+        step = 3 if scale == 3 else 2
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.upconv1 = nn.Conv2d(channels, channels * step**2, 3, padding=1)
+        self.upconv2 = nn.Conv2d(channels, channels * step**2, 3, padding=1) if scale == 4 else None
+        self.pixel_shuffle = nn.PixelShuffle(step)
+        self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.lrelu = nn.LeakyReLU(0.1, inplace=True)
+        scaled_kaiming_(self, 0.1)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Super-resolve; see the class for shapes and ranges."""
+        x = self.body(self.lrelu(self.conv_first(lr)))
+        x = self.lrelu(self.pixel_shuffle(self.upconv1(x)))
+        if self.upconv2 is not None:
+            x = self.lrelu(self.pixel_shuffle(self.upconv2(x)))
+        x = self.conv_last(self.lrelu(self.conv_hr(x)))
+        return x.float() + F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)

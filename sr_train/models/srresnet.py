@@ -1,0 +1,64 @@
+"""SRResNet (Ledig et al., CVPR 2017, Fig. 4): the generator of SRGAN as the paper has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """conv - BN - PReLU - conv - BN, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
+
+    checkpoint_unit = True  # what activation checkpointing recomputes
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.prelu = nn.PReLU()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x + bn2(conv2(prelu(bn1(conv1(x)))))."""
+        return x + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
+
+
+class SRResNet(nn.Module):
+    """SRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w] in [0, 1], not clamped.
+
+    The paper's network maps LR in [0, 1] to HR in [-1, 1]; the output is brought to [0, 1] here, so losses and metrics of
+    all networks share one range. PReLU has one slope a layer and convolutions before BN keep their bias (the paper says
+    neither): 1,549,462 parameters at x4.
+
+    Args:
+        scale: 2, 3 or 4; the paper has 4, the others extrapolate its upsampler as EDSR does.
+        channels: features; the paper's 64.
+        blocks: residual blocks; the paper's 16.
+    """
+
+    multiple_of = 1
+
+    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
+        super().__init__()
+        steps = {2: (2,), 3: (3,), 4: (2, 2)}
+        if scale not in steps:
+            raise ValueError(f"scale={scale} is not built; SRResNet is for {', '.join(map(str, steps))}")
+        if channels < 1 or blocks < 0:
+            raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
+        self.scale = scale
+        self.conv_first = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
+        self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        self.conv_after_body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
+        layers: list[nn.Module] = []
+        for step in steps[scale]:
+            layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step), nn.PReLU()]
+        self.upsample = nn.Sequential(*layers)
+        self.conv_last = nn.Conv2d(channels, 3, 9, padding=4)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Super-resolve; see the class for shapes and ranges."""
+        x = self.conv_first(lr)
+        x = x + self.conv_after_body(self.body(x))
+        x = self.conv_last(self.upsample(x))
+        return (x.float() + 1.0) / 2.0

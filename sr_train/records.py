@@ -1,0 +1,139 @@
+"""Where a run's numbers go: ``metrics.csv`` and TensorBoard, both exact after a resume."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from sr_train.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+HEADER = ("step", "name", "value")
+
+
+def read_rows(path: Path) -> list[tuple[int, str, str]]:
+    """Rows of a ``metrics.csv``, half a last line left out."""
+    if not path.exists():
+        return []
+    rows = []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in csv.reader(line for line in file if line.endswith("\n")):
+            if len(row) == len(HEADER) and row[0].isdecimal():
+                rows.append((int(row[0]), row[1], row[2]))
+    return rows
+
+
+class MetricsCsv(Logger):
+    """``metrics.csv``: one number a row, ``step,name,value``.
+
+    Lightning's CSVLogger deletes its file when a run resumes. This one cuts the rows beyond the checkpoint and appends.
+
+    Args:
+        folder: of the stage.
+    """
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one file a stage."""
+        return ""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The config is in ``config.yaml``."""
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Keep the rows up to ``step``; the run writes the others again."""
+        rows = [r for r in read_rows(self.path) if r[0] <= step]
+        text = "".join(f"{a},{b},{c}\n" for a, b, c in (HEADER, *rows))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.path, text.encode())
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append numbers; values are written so that reading them gives the same number."""
+        if not self.path.exists():
+            self.resume(-1)
+        lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+
+class TensorBoard(Logger):
+    """Event files in the stage's folder itself; numbers beyond the checkpoint are purged on resume.
+
+    Args:
+        folder: of the stage.
+    """
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self._purge: int | None = None
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "tensorboard"
+
+    @property
+    def version(self) -> str:
+        """There is one event history a stage."""
+        return ""
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """The event writer, opened on first use. Rank 0 only."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self.folder, purge_step=self._purge)
+        return self._writer
+
+    def resume(self, step: int) -> None:
+        """Tell TensorBoard to forget what lies beyond ``step``."""
+        self._purge = step + 1
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The config is in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One scalar a name."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, float(value), step)
+
+    @rank_zero_only
+    def log_image(self, name: str, image: NDArray[Any], step: int) -> None:
+        """A picture [H, W, 3] uint8."""
+        self.writer.add_image(name, image, step, dataformats="HWC")
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush and close."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

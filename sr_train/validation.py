@@ -1,0 +1,147 @@
+"""Validation inside training: whole images scored by named protocols, the best network kept, pictures to look at."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sr_train.batch import to_float
+from sr_train.callbacks import StepCallback, log_numbers
+from sr_train.data.dataset import EvalImage, EvalImages
+from sr_train.data.images import write_image
+from sr_train.metrics.functional import quantize
+from sr_train.metrics.meter import Meter
+from sr_train.models.bicubic import Bicubic
+from sr_train.tasks.base import SRTask
+
+Export = Callable[[SRTask, Path, dict[str, float], int], object]
+
+
+class Validate(StepCallback):
+    """Scores whole images every ``every`` steps and at the end, in fp32, the images shared out among the ranks.
+
+    Args:
+        images: what to score; none turns validation off.
+        every: steps.
+        last: the step that the stage ends at.
+        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the first set's first protocol.
+        export: writes the network that counts: (task, file, scores, step).
+        folder: of the stage.
+        pictures: how many images are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
+        crop: side of their crops, in HR pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: EvalImages | None,
+        every: int,
+        last: int,
+        best: str | None,
+        export: Export,
+        folder: str,
+        pictures: int = 4,
+        crop: int = 192,
+    ) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"validate.every={every} must be at least 1")
+        self.images = images
+        self.every = every
+        self.last = last
+        self.best_name = best
+        self.export = export
+        self.folder = Path(folder)
+        self.pictures = pictures
+        self.crop = crop
+        self.best: float | None = None
+        self.best_step = -1
+        self.scores: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far and the newest scores."""
+        return {"best": self.best, "best_step": self.best_step, "scores": dict(self.scores)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the best so far."""
+        self.best, self.best_step, self.scores = state_dict["best"], state_dict["best_step"], dict(state_dict["scores"])
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Validate where it is time to."""
+        if self.images is not None and (step % self.every == 0 or step == self.last):
+            self.run(trainer, task, step)
+
+    def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Score all images, log, keep the best."""
+        assert self.images is not None
+        mine: list[tuple[int, str, str, dict[str, dict[str, float]]]] = []
+        for number in range(trainer.global_rank, len(self.images), trainer.world_size):
+            image = self.images[number]
+            sr = task.upscale(image.lr)
+            try:
+                mine.append((number, image.set, image.key, task.score(image, sr)))
+            except ValueError as error:
+                raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
+            if number < self.pictures:
+                self._picture(trainer, image, sr, step)
+        meter = Meter()
+        for _, set_name, key, scores in sorted(_gather(trainer, mine)):
+            for protocol, values in scores.items():
+                meter.add(set_name, key, protocol, values)
+        self.scores = dict(meter.flat())
+        if trainer.is_global_zero:
+            log_numbers(trainer, self.scores, step)
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if k.endswith("psnr"))
+            tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+        self._keep_best(trainer, task, step)
+
+    def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        name = self.best_name or next(n for n in self.scores if n.endswith("psnr"))
+        value = self.scores[name]
+        if self.best is None or value > self.best or math.isnan(self.best):
+            self.best, self.best_step = value, step
+            if trainer.is_global_zero:
+                self.export(task, self.folder / "best.safetensors", self.scores, step)
+
+    def _picture(self, trainer: L.Trainer, image: EvalImage, sr: torch.Tensor, step: int) -> None:
+        picture = comparison(image, sr, self.crop)
+        name = f"{image.set}-{image.key}".replace("/", "-")
+        folder = self.folder / "images" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"step_{step:08d}.png", picture)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image") and trainer.is_global_zero:
+                logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
+    """Every rank's list, joined."""
+    if trainer.world_size == 1:
+        return mine
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
+def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
+    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8."""
+    scale = image.scale
+    lr = to_float(image.lr).unsqueeze(0)
+    repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
+    bicubic = Bicubic(scale=scale)(lr)[0]
+    height, width = image.hr.shape[-2:]
+    side = min(crop, height, width)
+    top, left = (height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale
+    parts = [quantize(x.cpu())[:, top : top + side, left : left + side] for x in (repeated, bicubic, sr, image.hr)]
+    gap = torch.full((3, side, 4), 255.0, dtype=torch.float64)
+    row = torch.cat([x for part in parts for x in (part, gap)][:-1], dim=-1)
+    return row.permute(1, 2, 0).to(torch.uint8).numpy()
