@@ -113,15 +113,22 @@ class Record(StepCallback):
         """Data has arrived."""
         self.speed.data_arrived()
 
-    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Log where it is time to."""
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """What happened in the last step is written down as well."""
+        if isinstance(pl_module, SRTask):
+            self._write_events(pl_module, trainer.global_step + 1)
+
+    def _write_events(self, task: SRTask, step: int) -> None:
         for what, keys in task.events:
-            line = f"{step},{what},{keys}\n"
             self.events.parent.mkdir(parents=True, exist_ok=True)
             with self.events.open("a", encoding="utf-8") as file:
-                file.write(line)
+                file.write(f"{step},{what},{keys}\n")
             tqdm.write(f"step {step}: {what}; images: {keys}", file=sys.stderr)
         task.events.clear()
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Log where it is time to."""
+        self._write_events(task, step)
         if step % self.every == 0:
             self._log(trainer, task, step)
 

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,10 +51,16 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError naming the file where it is damaged or none of ours."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            spoiled = archive.testzip()
+        if spoiled is not None:
+            raise CheckpointError(f"{path}: damaged: the checksum of {spoiled} differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(f"{path}: refused: it holds more than tensors and plain values ({reason})") from None
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged zip raises whatever its reader meets
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({type(error).__name__}: {_short(error)})"

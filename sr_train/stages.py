@@ -8,19 +8,23 @@ keys on the command line only, so what was composed is checked here against the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+
+from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
 _OPEN = ("sets", "data.train", "data.val")  # a user's own names stand below these
@@ -81,11 +85,17 @@ def near(name: str, known: Sequence[str]) -> str:
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/NAME.yaml``; Hydra's errors become a ConfigError."""
+    running = GlobalHydra.instance().hydra  # a sweep's own Hydra, which composes no stages
     try:
+        GlobalHydra.instance().clear()
         with initialize_config_module(CONF, version_base="1.3"):
             return compose(name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([_shorten(str(error))]) from None
+    finally:
+        GlobalHydra.instance().clear()
+        if running is not None:
+            GlobalHydra.instance().initialize(running)
 
 
 def _shorten(message: str) -> str:
@@ -119,11 +129,15 @@ def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
+def _callable(target: str) -> Callable[..., Any]:
+    """What a dotted path names."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def _signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     """Parameters of the callable at a dotted path; None where it takes any."""
-    module, _, name = target.rpartition(".")
-    callable_ = getattr(import_module(module), name)
-    parameters = inspect.signature(callable_).parameters
+    parameters = inspect.signature(_callable(target)).parameters
     return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else parameters
 
 
@@ -145,6 +159,42 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
 def _known(config: DictConfig, key: str) -> bool:
     names = known_names(config, key)
     return names is None or key.rpartition(".")[2] in names
+
+
+_OWN = {  # keys of conf/train.yaml that no constructor checks
+    "scale": int,
+    "seed": int,
+    "resume": Literal["auto", "force", "never"],
+    "validate.every": int,
+    "validate.protocols": list[str],
+    "validate.best": str | None,
+    "validate.pictures": int,
+    "validate.crop": int,
+    "checkpoint.every": int,
+    "checkpoint.keep": int,
+    "record.every": int,
+}
+_UNCHECKED = {"trainer.precision"}  # "auto" is ours
+
+
+def check_values(config: Mapping[str, Any], where: str) -> list[str]:
+    """Values of a resolved config that do not fit what the constructors, or this program, ask for."""
+    problems: list[str] = []
+
+    def walk(node: Mapping[str, Any], path: str) -> None:
+        hints = hints_of(_callable(node["_target_"])) if isinstance(node.get("_target_"), str) else {}
+        for key, value in node.items():
+            full = f"{path}.{key}" if path else str(key)
+            hint = _OWN.get(full, hints.get(str(key), Any))
+            if isinstance(value, Mapping) and "_target_" in value:
+                walk(value, full)
+            elif full not in _UNCHECKED and not fits(value, hint):
+                problems.append(f"{where}: {full}={json.dumps(value, default=str)}: expected {name_of(hint)}")
+            elif isinstance(value, Mapping) and hint is Any:
+                walk(value, full)
+
+    walk(config, "")
+    return problems
 
 
 def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list[str]:
@@ -291,7 +341,9 @@ def plan(arguments: Sequence[str]) -> Plan:
         found = check_config(config, allowed, f"stage {name}")
         problems += found
         if not found:
-            built.append(Stage(name, _resolved(config, name, problems)))
+            resolved = _resolved(config, name, problems)
+            problems += check_values(resolved, f"stage {name}")
+            built.append(Stage(name, resolved))
     if len(built) == len(names):
         problems += [f"{t.text}: {_unknown(t, chosen)}" for t in typed if t.text not in reached]
     if problems:

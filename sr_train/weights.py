@@ -50,7 +50,7 @@ class Weights:
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     """Write a weights file, whole or not at all."""
-    check_model_config(weights.model, where=str(path))
+    check_model_config(weights.model, where=str(path), allow=(str(weights.model.get("_target_")).partition(".")[0],))
     bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise WeightsError(f"{path}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
@@ -66,8 +66,11 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     write_bytes(path, to_bytes(tensors, metadata=header))
 
 
-def load_weights(path: str | os.PathLike[str]) -> Weights:
-    """Read a weights file. Raises WeightsError naming the file where it is none, damaged or of another version."""
+def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> Weights:
+    """Read a weights file. Raises WeightsError naming the file where it is none, damaged or of another version.
+
+    ``allow`` names packages beside ``sr_train.models`` that the network may come from.
+    """
     path = Path(path)
     if not path.exists():
         raise WeightsError(f"{path}: there is no such file")
@@ -87,7 +90,7 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
     except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: damaged header ({error!r})") from None
-    check_model_config(model, where=str(path))
+    check_model_config(model, where=str(path), allow=allow)
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 

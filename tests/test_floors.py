@@ -25,6 +25,7 @@ FLOOR = {
     "batch": 0,
     "files": 0,
     "imresize": 0,
+    "typecheck": 0,
 }
 ONLY = {  # who may know a package
     "cv2": ("data",),

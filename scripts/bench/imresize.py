@@ -65,7 +65,8 @@ def baboon(folder: Path) -> None:
         print(f"baboon {name}: {different.sum()} of {different.size} samples differ (arithmetic float)")
 
 
-def pairs(folder: Path, scale: int) -> list[tuple[str, Any, Any]]:
+def pairs(folder: Path, scale: int) -> Any:
+    """(name, LR, HR) of the five images."""
     below = folder / f"image_SRF_{scale}"
     names = sorted(p.name.removesuffix(f"_SRF_{scale}_HR.png") for p in below.glob("*_HR.png"))
     assert len(names) == 5

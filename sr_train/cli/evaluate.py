@@ -51,9 +51,10 @@ def _scale_of(config: Mapping[str, Any], known: int | None) -> int:
 
 def _network(config: Mapping[str, Any]) -> tuple[Upscale, int, str]:
     """What turns LR into SR, its scale, and its name in the table."""
+    from sr_train.cli.locate import load
     from sr_train.inference import super_resolve
     from sr_train.models.bicubic import Bicubic
-    from sr_train.weights import build_network, load_weights
+    from sr_train.weights import build_network
 
     device = _device(str(config["device"]))
     source = str(config["weights"])
@@ -64,9 +65,10 @@ def _network(config: Mapping[str, Any]) -> tuple[Upscale, int, str]:
             f"bicubic x{scale} ({config['arithmetic']})",
         )
     else:
-        weights = load_weights(source)
+        allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+        weights, file = load(source, allow=allow)
         scale = _scale_of(config, weights.scale)
-        network, name = build_network(weights, where=source).to(device), f"{source} (x{scale})"
+        network, name = build_network(weights, where=str(file), allow=allow).to(device), f"{file} (x{scale})"
     return lambda lr: super_resolve(network, lr.to(device)).cpu(), scale, name
 
 

@@ -133,19 +133,24 @@ def _callbacks(stage: Stage, data: SRData, export: _Export) -> list[L.Callback]:
 
 
 def _trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
-    return build(
-        {k: v for k, v in config["trainer"].items() if v is not None},
-        callbacks=list(callbacks),
-        logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
-        default_root_dir=str(folder),
-        max_epochs=-1,
-        use_distributed_sampler=False,  # the sampler shares the positions out itself
-        limit_val_batches=0,  # sr_train.validation validates at step boundaries
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    try:
+        return build(
+            {k: v for k, v in config["trainer"].items() if v is not None},
+            callbacks=list(callbacks),
+            logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
+            default_root_dir=str(folder),
+            max_epochs=-1,
+            use_distributed_sampler=False,  # the sampler shares the positions out itself
+            limit_val_batches=0,  # sr_train.validation validates at step boundaries
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"trainer: {error}") from None
 
 
 def _say(text: str) -> None:
@@ -339,7 +344,8 @@ def _hydra(arguments: list[str]) -> int:
         task = [o.removeprefix("+") for o in chosen.overrides.task]
         if not any(o.startswith("name=") for o in task):
             experiment = next((o.partition("=")[2] for o in task if o.startswith("experiment=")), "run")
-            task.append(f"name={experiment}/{chosen.job.override_dirname.replace('/', '_') or 'default'}")
+            swept = chosen.job.override_dirname.replace("/", "_").replace("+", "") or "default"
+            task.append(f"name='{experiment}/{swept}'")
         code = max(code, run_plan(plan(task), task))
 
     sys.argv = ["sr-train", *argv]

@@ -31,6 +31,7 @@ from sr_train.data.store import (
     Record,
     Store,
     StoreError,
+    bytes_used,
     mark_bytes,
     pixel_name,
     record_name,
@@ -133,6 +134,7 @@ class StoreBuilder:
         self.workers = workers
         self.skip_bad = skip_bad
         self.files = list_images(self.images)
+        self.listed = frozenset(self.files)
         self.bad: list[str] = []
         long = [f"{p}: its path is over {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
         if long:
@@ -335,7 +337,7 @@ class StoreBuilder:
             _transact(environment, write)
 
     def _finish(self, environment: lmdb.Environment) -> None:
-        skipped = sorted(list_images(self.images).keys() - self.files.keys())
+        skipped = sorted(self.listed - self.files.keys())
         summary = {
             "format": FORMAT,
             "version": VERSION,
@@ -351,6 +353,10 @@ class StoreBuilder:
 
         _transact(environment, write)
         environment.sync(True)
+        with (self.partial / "data.mdb").open("r+b") as file:
+            size, needed = os.fstat(file.fileno()).st_size, bytes_used(environment)
+            if size < needed:  # a last page that was freed before it was written; readers would find the file cut short
+                file.truncate(needed)
         write_bytes(self.partial / OFFSETS, self._find_offsets(environment))
 
     def _find_offsets(self, environment: lmdb.Environment) -> bytes:

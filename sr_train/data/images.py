@@ -12,7 +12,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -24,7 +24,8 @@ from sr_train.files import write_bytes
 Image = NDArray[Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF", "MPO")  # MPO: JPEGs of some phones
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of some phones, as well
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
 _MANY = 20  # this many names of a longer list are printed
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its complaints name no file; ours do
@@ -81,11 +82,17 @@ def _open(path: Path, data: bytes) -> PIL.Image.Image:
 def _header(path: Path, image: PIL.Image.Image) -> Header:
     channels = {"1": 1, "L": 1, "I": 1, "I;16": 1, "I;16B": 1, "I;16L": 1, "I;16N": 1, "P": 3, "RGB": 3, "CMYK": 3}
     count = channels.get(image.mode, 4 if image.mode in ("RGBA", "LA", "PA", "RGBX", "RGBa") else 3)
-    if image.mode == "P" and "transparency" in image.info:
+    if image.mode in ("P", "RGB") and "transparency" in image.info:
         count = 4
     if image.mode == "F":
         raise ImageError(f"{path}: holds floating-point pixels; 8 and 16 bit are supported")
     deep = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.format == "TIFF":
+        count = 1 if image.mode == "LA" else count  # OpenCV drops this alpha
+        tags = cast("Any", image).tag_v2
+        deep = deep or max(tags.get(_BITS_PER_SAMPLE, ()), default=8) == 16
+        if deep and count > 1 and tags.get(_PLANAR_CONFIGURATION) == 2:  # OpenCV decodes it wrongly, and says nothing
+            raise ImageError(f"{path}: a 16-bit TIFF of separate colour planes; save it with interleaved channels")
     return Header(image.height, image.width, count, np.dtype(np.uint16 if deep else np.uint8))
 
 
@@ -118,7 +125,8 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     path = Path(path)
     image = _open(path, data)
     header = _header(path, image)
-    if image.format in ("JPEG", "MPO"):  # OpenCV 4 fills a truncated JPEG with grey and says nothing; Pillow refuses
+    # OpenCV 4 fills a truncated JPEG with grey and says nothing, and takes the CMYK of a TIFF for RGBA; Pillow does not.
+    if image.format in ("JPEG", "MPO") or image.mode == "CMYK":
         try:
             pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
@@ -134,7 +142,8 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: holds {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
-    return _swap_red_blue(pixels)
+    pixels = _swap_red_blue(pixels)
+    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of greys decodes to one channel
 
 
 def _swap_red_blue(pixels: Image) -> Image:

@@ -118,7 +118,7 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
 
 def _lr_source(where: str, scale: int, *, cache: bool) -> Source:
     """An LR source; of a store that holds LR beside HR, the LR of this scale."""
-    if is_store(where) and not where.startswith("toy"):
+    if is_store(where):
         store = Store(where)
         return StoreSource(store, scale if scale in store.scales else 1)
     return open_source(where, cache=cache)

@@ -119,6 +119,11 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     return path.suffix == ".lmdb" or (path / "data.mdb").is_file()
 
 
+def bytes_used(environment: lmdb.Environment) -> int:
+    """How long LMDB believes its file to be."""
+    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+
+
 def mark_bytes() -> bytes:
     """What the record ``mark`` holds: a page that occurs by chance nowhere else."""
     return hashlib.shake_256(FORMAT.encode()).digest(mmap.PAGESIZE)
@@ -151,7 +156,7 @@ class Store:
         try:
             with (
                 lmdb.open(str(self.path), readonly=True, lock=False, create=False) as environment,
-                environment.begin(buffers=True) as transaction,
+                self._begin(environment) as transaction,
             ):
                 self.summary = self._read_summary(transaction)
                 self._read_index(transaction)
@@ -161,9 +166,21 @@ class Store:
                 "delete it and run sr-prepare again"
             ) from None
 
+    def _begin(self, environment: lmdb.Environment) -> lmdb.Transaction:
+        """A transaction. LMDB does not notice that its file was cut short, and touching what is missing kills (SIGBUS)."""
+        size, needed = (self.path / "data.mdb").stat().st_size, bytes_used(environment)
+        if size < needed:
+            raise StoreError(
+                f"{self.path}: truncated: data.mdb has {size} bytes of {needed}; copy it again or run sr-prepare again"
+            )
+        return environment.begin(buffers=True)
+
     def _read_index(self, transaction: lmdb.Transaction) -> None:
         """Records and offsets, checked against the summary and against the file."""
-        entries = list(walk_records(transaction))
+        try:
+            entries = list(walk_records(transaction))
+        except ValueError as error:
+            raise StoreError(f"{self.path}: damaged index ({error}); delete it and run sr-prepare again") from None
         for scale, key, record in entries:
             self.records.setdefault(scale, {})[key] = record
         try:
@@ -182,7 +199,7 @@ class Store:
             raise StoreError(
                 f"{self.path}: truncated: data.mdb has {size} bytes; copy it again or run sr-prepare again"
             )
-        mark = mark_bytes()
+        mark = mark_bytes()[: 1 << 12]  # a page of the machine that wrote it may be smaller than one of ours
         if self._mapped()[offsets[0] : offsets[0] + len(mark)] != mark:
             raise StoreError(f"{self.path}: was rewritten by another LMDB tool; make it anew with sr-prepare")
 

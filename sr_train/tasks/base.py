@@ -23,7 +23,7 @@ from sr_train.tasks.optim import Curve
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ValueError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
 
 

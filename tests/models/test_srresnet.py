@@ -24,7 +24,9 @@ def test_forward_equals_the_paper_written_out(scale):
         return F.conv2d(x, weight, w[f"{name}.bias"], padding=weight.shape[-1] // 2)
 
     def bn(x, name):
-        mean, var, gain, bias = (w[f"{name}.{n}"].view(1, -1, 1, 1) for n in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gain, bias = (
+            w[f"{name}.{n}"].view(1, -1, 1, 1) for n in ("running_mean", "running_var", "weight", "bias")
+        )
         return (x - mean) / torch.sqrt(var + 1e-5) * gain + bias
 
     def prelu(x, name):

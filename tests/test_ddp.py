@@ -1,0 +1,50 @@
+"""Two processes (gloo, plain ddp) train the network that one process trains on the same global batch."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = (
+    "experiment=quickstart", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
+    "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
+    "checkpoint.every=10", "logger=csv",
+)  # fmt: skip
+
+
+def relative_l2(a, b):
+    difference = sum(float(((a[k] - b[k]).double() ** 2).sum()) for k in a)
+    return (difference / sum(float((a[k].double() ** 2).sum()) for k in a)) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ddp")
+
+
+def test_two_processes_equal_one(command, folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one = command("sr-train", *SMALL, "name=one", cwd=folder)
+    assert one.returncode == 0, one.stderr
+    two = command("sr-train", *SMALL, "name=two", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
+    assert two.returncode == 0, two.stderr
+    # Resuming on two processes what one began is allowed, and gives the same again.
+    assert command("sr-train", *SMALL, "name=mixed", "trainer.max_steps=10", cwd=folder).returncode == 0
+    mixed = command("sr-train", *SMALL, "name=mixed", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
+    assert mixed.returncode == 0, mixed.stderr
+    assert "from step 10" in mixed.stdout
+    weights = {n: load_file(folder / "runs" / n / "x2" / "weights.safetensors") for n in ("one", "two", "mixed")}
+    start = relative_l2(weights["one"], {k: torch.zeros_like(v) for k, v in weights["one"].items()})
+    assert start == pytest.approx(1)
+    assert relative_l2(weights["one"], weights["two"]) < 1e-5
+    assert relative_l2(weights["one"], weights["mixed"]) < 1e-5
+    rows = [(folder / "runs" / n / "x2" / "metrics.csv").read_text() for n in ("one", "two")]
+    names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
+    assert names[0] == names[1]
+
+
+def test_a_batch_that_two_devices_cannot_share_is_refused(command, folder):
+    done = command(
+        "sr-train", *SMALL, "name=odd", "data.batch=7", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder
+    )
+    assert done.returncode != 0
+    assert "data.batch=7 cannot be shared by 2 devices" in done.stderr
