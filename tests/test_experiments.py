@@ -11,7 +11,7 @@ from sr_train.stages import plan
 from sr_train.weights import load_weights
 
 EXPERIMENTS = sorted((conf_folder() / "experiment").rglob("*.yaml"))
-KNOWN = {"quickstart"}
+KNOWN = {"quickstart", "edsr_baseline_x2"}
 
 
 def test_the_experiments_are_found():

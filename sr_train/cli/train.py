@@ -127,13 +127,18 @@ def _callbacks(stage: Stage, data: SRData, export: _Export) -> list[L.Callback]:
     record = Record(every=config["record"]["every"], folder=str(folder))
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k != "protocols"}
+    metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in ("psnr", "ssim")]
+    if config["validate"]["best"] is not None and config["validate"]["best"] not in metrics:
+        raise ValueError(
+            f"validate.best={config['validate']['best']} is not measured; choose from {', '.join(metrics)}"
+        )
     validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     return [*own, record, validate, save, Stop(save), Progress(record)]
 
 
 def _trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     try:
         return build(

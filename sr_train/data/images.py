@@ -117,6 +117,15 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         return _header(path, _open(path, _bytes(path)))
 
 
+def _chunks_fit(data: bytes) -> bool:
+    """Whether a PNG's chunks end within the file. OpenCV 5 believes their lengths and allocates up to 4 GB."""
+    at, kind = 8, b""
+    while kind != b"IEND" and at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+    return kind == b"IEND" and at <= len(data)
+
+
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     """Decode an image file's bytes to [H, W, C] uint8 or uint16, RGB order; ``path`` names it in errors.
 
@@ -132,6 +141,8 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
             raise ImageError(f"{path}: corrupt or truncated image: {_reason(error)}") from None
         return pixels[..., None] if pixels.ndim == 2 else pixels
+    if image.format == "PNG" and not _chunks_fit(data):
+        raise ImageError(f"{path}: corrupt or truncated image (its chunks do not fit {len(data)} bytes)")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
@@ -174,11 +185,16 @@ def encode_image(image: Image, suffix: str) -> bytes:
         raise ValueError(f"{suffix} holds 8 bits, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (".jpg", ".jpeg", ".bmp"):
         raise ValueError(f"{suffix} holds no alpha: write .png, .webp or .tiff")
-    options = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101], ".png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
-    jpg = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if "jp" in suffix else []
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else options
     try:
-        done, data = cv2.imencode(suffix, _swap_red_blue(image), options.get(suffix, jpg if "jp" in suffix else []))
-    except cv2.error as error:
+        if suffix == ".webp":  # OpenCV's loses the colours of transparent pixels
+            out = io.BytesIO()
+            rgb = to_rgb(image) if image.shape[2] == 1 else image
+            PIL.Image.fromarray(rgb).save(out, "WEBP", lossless=True, exact=True)
+            return out.getvalue()
+        done, data = cv2.imencode(suffix, _swap_red_blue(image), options)
+    except (cv2.error, ValueError, OSError) as error:
         raise ValueError(f"cannot encode {image.shape} as {suffix}: {_reason(error)}") from None
     if not done:
         raise ValueError(f"cannot encode {image.shape} as {suffix}")

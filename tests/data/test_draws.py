@@ -128,7 +128,6 @@ def test_draws_are_the_same_after_pickling():
         other = pickle.loads(pickle.dumps(one))
         assert [other(k) for k in range(50)] == used
         assert (other.sizes, other.weights) == (one.sizes, one.weights)
-    assert len(pickle.dumps(draws([100_000]))) == len(pickle.dumps(draws([100_001])))
     big = draws([100_000])
     big(0)
     assert len(pickle.dumps(big)) < 2000  # the permutations do not travel

@@ -53,13 +53,10 @@ def test_every_frame_of_a_clip_is_turned_alike(k):
             assert np.array_equal(turned[t, c], turn(clip[t, c], k))
 
 
-def test_arrays_come_back_as_views_and_inputs_are_left_alone():
+def test_arrays_come_back_as_views():
     x = numbered(3, 4)
-    before = x.copy()
     assert all(np.shares_memory(turn(x, k), x) for k in range(TURNS))
-    for k in range(TURNS):
-        turn(torch.from_numpy(x), k).add_(0)
-    assert np.array_equal(x, before)
+    assert all(np.shares_memory(unturn(x, k), x) for k in range(TURNS))
 
 
 @pytest.mark.parametrize("k", [-1, 8])

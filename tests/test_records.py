@@ -1,0 +1,36 @@
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sr_train.records import MetricsCsv, TensorBoard, read_rows
+
+
+def test_rows_beyond_the_checkpoint_are_cut_and_half_a_line_is_dropped(tmp_path):
+    logger = MetricsCsv(folder=str(tmp_path))
+    for step in (10, 20, 30):
+        logger.log_metrics({"train/loss": 1 / step, "train/rate": 1e-4}, step)
+    with logger.path.open("a") as file:
+        file.write("40,train/lo")  # killed while it wrote
+    assert [r[0] for r in read_rows(logger.path)] == [10, 10, 20, 20, 30, 30]
+    logger.resume(20)
+    logger.log_metrics({"train/loss": 0.5}, 30)
+    rows = read_rows(logger.path)
+    assert rows[-1] == (30, "train/loss", "0.5")
+    assert [r[0] for r in rows] == [10, 10, 20, 20, 30]
+    assert float(rows[0][2]) == 1 / 10
+    assert logger.path.read_text().startswith("step,name,value\n")
+
+
+def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path):
+    first = TensorBoard(folder=str(tmp_path))
+    for step in (10, 20, 30):
+        first.log_metrics({"train/loss": float(step)}, step)
+    first.finalize("")
+    second = TensorBoard(folder=str(tmp_path))
+    second.resume(20)
+    second.log_metrics({"train/loss": 300.0}, 30)
+    second.log_image("picture", np.zeros((8, 8, 3), np.uint8), 30)
+    second.save()
+    second.finalize("")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 10.0), (20, 20.0), (30, 300.0)]
+    assert len(events.Images("picture")) == 1
