@@ -28,6 +28,13 @@ from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
 _OPEN = ("sets", "data.train", "data.val")  # a user's own names stand below these
+_OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed, they would be ignored
+    "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",
+    "check_val_every_n_epoch", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "fast_dev_run", "overfit_batches", "barebones", "max_time", "min_steps", "reload_dataloaders_every_n_epochs",
+    "enable_autolog_hparams", "inference_mode", "model_registry",
+}  # fmt: skip
 _GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
 
 
@@ -79,7 +86,7 @@ def groups() -> list[str]:
 
 def near(name: str, known: Sequence[str]) -> str:
     """ "; did you mean ...?" for a name that is not known, or nothing."""
-    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -138,7 +145,11 @@ def _callable(target: str) -> Callable[..., Any]:
 def _signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     """Parameters of the callable at a dotted path; None where it takes any."""
     parameters = inspect.signature(_callable(target)).parameters
-    return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    if target == "lightning.Trainer":
+        return {name: p for name, p in parameters.items() if name not in _OURS}
+    return parameters
 
 
 def known_names(config: DictConfig, key: str) -> list[str] | None:
@@ -152,7 +163,7 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
     names = [str(k) for k in node]
     if "_target_" in node:
         parameters = _signature(str(node["_target_"]))
-        return None if parameters is None else [*names, *parameters]
+        return None if parameters is None else list(dict.fromkeys([*names, *parameters]))
     return names
 
 
@@ -367,4 +378,5 @@ def _unknown(typed: _Typed, experiment: Sequence[str]) -> str:
     names = known_names(config, typed.key) or []
     if not names and parent:
         return f"no stage has {parent!r}{near(parent, [str(k) for k in config])}"
-    return f"no stage has this key{near(last, names)}; keys here: {', '.join(sorted(set(names))[:30])}"
+    listed = sorted(n for n in set(names) if not n.startswith("_"))
+    return f"no stage has this key{near(last, names)}; keys here: {', '.join(listed[:30])}"

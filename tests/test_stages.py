@@ -30,6 +30,12 @@ def test_without_an_experiment_there_is_one_stage_main():
         ("trainer.max_stesp=5", "no stage has this key; did you mean max_steps"),
         ("trainr.max_steps=5", "no stage has 'trainr'; did you mean trainer"),
         ("sede=1", "did you mean seed"),
+        ("trainer.max_epochs=3", "no stage has this key"),  # sr-train's own: it would be ignored
+        ("model.blocks=many", 'model.blocks="many": expected a whole number'),
+        ("trainer.max_steps=1.5", r"trainer.max_steps=1.5: expected a whole number"),
+        ("data.augment=perhaps", "expected true or false"),
+        ("resume=sometimes", "expected 'auto' or 'force' or 'never'"),
+        ("task.optimizer.betas=1", r"task.optimizer.betas=1: expected a list"),
         ("model=edsr_basline", "edsr_basline"),
         ("experiment=quikstart", "quikstart"),
         ("stage=x3", "stage=x3: there is no such stage; they are x2"),
