@@ -175,6 +175,9 @@ def _known(config: DictConfig, key: str) -> bool:
 _OWN = {  # keys of conf/train.yaml that no constructor checks
     "scale": int,
     "seed": int,
+    "init.stage": str | None,
+    "init.weights": str | None,
+    "init.skip": list[str],
     "resume": Literal["auto", "force", "never"],
     "validate.every": int,
     "validate.protocols": list[str],
@@ -300,6 +303,8 @@ def _stage_config(
                 last = key.rpartition(".")[2]
                 problems.append(f"stage {name}: unknown key {key!r}{near(last, known_names(config, key) or [])}")
             OmegaConf.update(config, key, value, force_add=True)
+        if any(t.key == "init.weights" for t in mine):  # typed, it takes the place of the recipe's stage
+            config.init.stage = None
         for t in mine:
             if not _is_choice(t.key, t.value, group_names) and _known(config, t.key):
                 OmegaConf.update(config, t.key, t.value, force_add=True)
@@ -321,11 +326,14 @@ def _pick(overrides: list[Override], key: str) -> Any:
 def plan(arguments: Sequence[str]) -> Plan:
     """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
     overrides = parse(arguments)
-    experiment, run_name, selection = (_pick(overrides, key) for key in ("experiment", "name", "stage"))
+    experiment, run_name, selection, given = (
+        _pick(overrides, key) for key in ("experiment", "name", "stage", "stages")
+    )
     chosen = [] if experiment is None else [f"experiment={experiment}"]
     base = compose_config("train", chosen)
-    stages = OmegaConf.to_container(base.stages) if base.stages else {"main": {}}
-    assert isinstance(stages, dict)
+    stages = given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}})
+    if not isinstance(stages, dict) or not all(isinstance(v, dict | None) for v in stages.values()):
+        raise ConfigError([f"stages={stages}: expected {{NAME: {{KEY: VALUE}}}}"])
     names = [str(n) for n in stages]
     selected = (
         names if selection is None else [str(s) for s in (selection if isinstance(selection, list) else [selection])]
@@ -339,6 +347,12 @@ def plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError(problems)
     run_name = str(run_name or base.get("name") or (experiment or "run")).strip("/")
     typed = _split_typed(overrides, names)
+    if len(selected) > 1:
+        problems += [
+            f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
+            for t in typed
+            if t.stage is None and (t.key == "scale" or t.key.startswith("init."))
+        ]
     allowed = [str(k) for k in compose_config("train", [])]
     reached: set[str] = set()
     built: list[Stage] = []
@@ -355,11 +369,28 @@ def plan(arguments: Sequence[str]) -> Plan:
             resolved = _resolved(config, name, problems)
             problems += check_values(resolved, f"stage {name}")
             built.append(Stage(name, resolved))
+    problems += _check_inits(built, names)
     if len(built) == len(names):
         problems += [f"{t.text}: {_unknown(t, chosen)}" for t in typed if t.text not in reached]
     if problems:
         raise ConfigError(problems)
     return Plan(run_name, tuple(built), tuple(selected))
+
+
+def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
+    """A stage starts from an earlier stage, from a file, or from nothing."""
+    problems = []
+    for stage in stages:
+        init = stage.config["init"]
+        earlier = names[: names.index(stage.name)]
+        if init["stage"] is not None and init["weights"] is not None:
+            problems.append(f"stage {stage.name}: give init.stage or init.weights, not both")
+        if init["stage"] is not None and init["stage"] not in earlier:
+            known = ", ".join(earlier) or "there are none"
+            problems.append(f"stage {stage.name}: init.stage={init['stage']} is no earlier stage; {known}")
+        if init["skip"] and init["stage"] is None and init["weights"] is None:
+            problems.append(f"stage {stage.name}: init.skip without init.stage or init.weights")
+    return problems
 
 
 def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,6 +147,49 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
         return cls(**{k: v for k, v in model.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{where}: {class_name} cannot be built from its arguments: {error}") from None
+
+
+class WarmStart(NamedTuple):
+    """What a warm start does with each tensor, by name."""
+
+    copied: list[str]
+    afresh: list[str]  #: of the network, left as initialized
+    unused: list[str]  #: of the source
+
+
+def match_warm_start(
+    network: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor], skip: Sequence[str], *, where: str
+) -> WarmStart:
+    """Decide what a network (tensors may be on meta) takes from ``source``.
+
+    ``skip`` are globs on names; everything else must agree in name and shape. Raises WeightsError with every difference,
+    or where a glob matches nothing.
+    """
+    skipped = {k for k in (*network, *source) if any(fnmatchcase(k, glob) for glob in skip)}
+    idle = [glob for glob in skip if not any(fnmatchcase(k, glob) for k in (*network, *source))]
+    problems = [f"skip {glob!r} matches nothing" for glob in idle]
+    problems += [f"{k}: not in the source" for k in network if k not in source and k not in skipped]
+    problems += [f"{k}: not in the network" for k in source if k not in network and k not in skipped]
+    problems += [
+        f"{k}: {list(source[k].shape)} in the source, {list(v.shape)} in the network"
+        for k, v in network.items()
+        if k in source and k not in skipped and source[k].shape != v.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        remedy = "name what shall start afresh, e.g. init.skip=['upsample.*']"
+        raise WeightsError(f"{where}: {len(problems)} tensors do not fit; {remedy}:\n  {shown}")
+    copied = [k for k in network if k not in skipped]
+    return WarmStart(copied, [k for k in network if k in skipped], [k for k in source if k in skipped])
+
+
+def warm_start(network: nn.Module, source: Mapping[str, torch.Tensor], skip: Sequence[str], *, where: str) -> WarmStart:
+    """Copy a source's tensors into a network but for those that ``skip`` names; see :func:`match_warm_start`."""
+    decided = match_warm_start(network.state_dict(), source, skip, where=where)
+    if not decided.copied:
+        raise WeightsError(f"{where}: init.skip leaves nothing to copy")
+    network.load_state_dict({k: source[k] for k in decided.copied}, strict=False)
+    return decided
 
 
 def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:

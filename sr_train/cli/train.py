@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import build, conf_folder, header, run
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sr_train.data.module import SRData
     from sr_train.stages import Plan, Stage
     from sr_train.tasks.base import SRTask
+    from sr_train.weights import Weights
 
 _GROUPS = (
     "experiment",
@@ -163,12 +164,86 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _task(config: Mapping[str, Any], stage: str) -> SRTask:
+def _task(config: Mapping[str, Any], stage: str, source: Source | None) -> SRTask:
+    """The stage's task; its network is warm-started before the EMA copy is made."""
     import torch
 
     torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
+    if source is not None:
+        from sr_train.weights import warm_start
+
+        warm_start(
+            parts["model"], source.weights.state, config["init"]["skip"], where=f"stage {stage} from {source.file}"
+        )
     return build(config["task"], **parts)
+
+
+class Source(NamedTuple):
+    """What a stage starts from."""
+
+    weights: Weights
+    file: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the tensors: another source makes another run."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(self.weights.state):
+            digest.update(name.encode())
+            digest.update(self.weights.state[name].contiguous().float().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _source(plan: Plan, stage: Stage) -> Source | None:
+    """The weights that a stage starts from; raises ValueError where its source stage is not complete."""
+    from sr_train.cli.locate import load
+
+    init = stage.config["init"]
+    if init["weights"] is not None:
+        return Source(*load(str(init["weights"])))
+    if init["stage"] is None:
+        return None
+    folder = next(s.folder for s in plan.stages if s.name == init["stage"])
+    if not (folder / "weights.safetensors").exists():
+        raise ValueError(
+            f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({folder}); run that first, or "
+            f"give {stage.name}.init.weights=FILE"
+        )
+    return Source(*load(str(folder)))
+
+
+def check_warm_starts(plan: Plan) -> None:
+    """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
+
+    The costliest failure is a bad warm start after three days. Prints what is copied, started afresh and unused.
+    """
+    import torch
+
+    from sr_train.weights import match_warm_start
+
+    def outline(config: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+        with torch.device("meta"):
+            return build(config["model"]).state_dict()
+
+    for stage in plan.stages:
+        init = stage.config["init"]
+        if stage.name not in plan.selected or (init["stage"] is None and init["weights"] is None):
+            continue
+        if init["weights"] is not None:
+            source = _source(plan, stage)
+            assert source is not None
+            state, name = source.weights.state, str(source.file)
+        else:
+            state, name = (
+                outline(next(s.config for s in plan.stages if s.name == init["stage"])),
+                f"stage {init['stage']}",
+            )
+        decided = match_warm_start(outline(stage.config), state, init["skip"], where=f"stage {stage.name} from {name}")
+        _say(f"stage {stage.name} starts from {name}:")
+        for what, names in (("copied", decided.copied), ("afresh", decided.afresh), ("unused", decided.unused)):
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if what != "copied" else ""
+            _say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:
@@ -185,7 +260,8 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     )
     last = int(config["trainer"]["max_steps"])
     data = build(config["data"])
-    described = resume.describe(config, data.sources, [])
+    source = _source(plan, stage)
+    described = resume.describe(config, data.sources, [] if source is None else [source.digest])
     for note in resume.check(folder, described, force=config["resume"] == "force"):
         _say(f"stage {stage.name}: {note}")
     done = folder / "weights.safetensors"
@@ -193,7 +269,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
         _say(f"stage {stage.name}: complete already ({done})")
         return done
     found = newest_checkpoint(folder / "checkpoints", lambda text: _say(f"stage {stage.name}: {text}"))
-    task = _task(config, stage.name)
+    task = _task(config, stage.name, source)
     export = _Export(plan, stage)
     callbacks = _callbacks(stage, data, export)
     trainer = _trainer(config, callbacks, folder)
@@ -316,6 +392,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
             command = command.replace(" resume=never", "")
         if not _child():
             print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
+        check_warm_starts(composed)
         try:
             for stage in composed.stages:
                 if stage.name in composed.selected:

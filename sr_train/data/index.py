@@ -17,6 +17,7 @@ from sr_train.data.degrade import reduce_window
 from sr_train.data.images import BadFilesError, ImageError, list_images, read_header, read_image, to_rgb
 from sr_train.data.store import Store, StoreError, is_store
 from sr_train.data.toy import toy_files
+from sr_train.imresize import check_arithmetic
 
 Image = NDArray[Any]
 
@@ -186,6 +187,7 @@ class Pairs:
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale={scale} must be a whole number from 1 on")
+        check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic
         self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache)
