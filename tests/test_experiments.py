@@ -6,12 +6,19 @@ import pytest
 import torch
 
 import sr_train.cli.train as train_command
-from sr_train.cli.common import conf_folder
+from sr_train.cli.common import build, conf_folder
 from sr_train.stages import plan
 from sr_train.weights import load_weights
 
 EXPERIMENTS = sorted((conf_folder() / "experiment").rglob("*.yaml"))
-KNOWN = {"quickstart", "edsr_baseline_x2"}
+KNOWN = {"quickstart", "srresnet_x4", "msrresnet_x4"} | {
+    f"{n}_x{s}" for n in ("edsr", "edsr_baseline") for s in (2, 3, 4)
+}
+PARAMETERS = {  # of the network that an experiment ends with
+    "edsr_x2": 40_729_603, "edsr_x3": 43_680_003, "edsr_x4": 43_089_923,
+    "edsr_baseline_x2": 1_369_859, "edsr_baseline_x3": 1_554_499, "edsr_baseline_x4": 1_517_571,
+    "srresnet_x4": 1_549_462, "msrresnet_x4": 1_517_571,
+}  # fmt: skip
 
 
 def test_the_experiments_are_found():
@@ -26,10 +33,19 @@ def test_an_experiment_opens_with_what_its_user_needs_to_know(path: Path):
         assert heading in text, f"{path.name} does not say {heading}"
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_an_experiment_ends_with_the_papers_network(name):
+    stage = plan([f"experiment={name}"]).stages[-1]
+    with torch.device("meta"):
+        network = build(stage.config["model"])
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["data=toy", "sets=[toy]", "data.lr_patch=16", "data.batch=2", "data.workers=0", "trainer.max_steps=1"]
+    small += ["model.blocks=2", "model.channels=16", "logger=none"]
     composed = plan([f"experiment={path.stem}", "trainer.accelerator=cpu", *small])
     assert composed.stages
     for stage in composed.stages:

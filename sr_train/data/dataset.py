@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -115,6 +116,12 @@ def _tensor(pixels: Image) -> torch.Tensor:
 def passthrough(batch: Batch) -> Batch:
     """The collate function of :class:`TrainPatches`, which makes whole batches itself."""
     return batch
+
+
+def one_thread(_: int) -> None:
+    """What a loader worker does first: compute on its own core only. Here, so that a spawned one imports no Lightning."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
 
 
 class EvalImage(NamedTuple):

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
+from sr_train.data.dataset import EvalImages, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler
 from sr_train.data.index import Pairs
-
-
-def _one_thread(_: int) -> None:
-    """A loader worker computes on its own core only."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 class SRData(L.LightningDataModule):
@@ -115,7 +108,7 @@ class SRData(L.LightningDataModule):
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless: no len(), which torch allows
             collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - batches come whole
             num_workers=self.workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             persistent_workers=self.workers > 0,
             multiprocessing_context=context if self.workers else None,
             pin_memory=pin_memory,

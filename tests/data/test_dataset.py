@@ -225,6 +225,7 @@ def first_2000(data, workers, context=None):
     return list(itertools.islice(loader, 40))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize(
     ("workers", "context"), [(0, None), (1, "fork"), (4, "fork"), (1, "spawn"), (4, "spawn")], ids=str
 )
