@@ -213,6 +213,8 @@ def test_channels_are_independent_and_grey_needs_no_axis(photograph):
 
 def test_the_output_size_is_the_ceiling_without_rounding_accidents():
     assert output_size(7, 9, 1 / 3) == (3, 3)
+    assert 0.07 * 100 > 7
+    assert output_size(100, 101, 0.07) == (7, 8)
     for n in range(1, 300):
         for scale in (2, 3, 4, 5, 6, 7, 8):
             assert output_size(n * scale, n * scale + 1, 1 / scale) == (n, n + 1)

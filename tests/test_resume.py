@@ -24,6 +24,7 @@ SMALL = (
     "experiment=quickstart", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=12",
     "trainer.accelerator=cpu", "checkpoint.every=3", "validate.every=8", "record.every=2", "logger=csv",
 )  # fmt: skip
+LONG = ("name=run", "trainer.max_steps=200", "checkpoint.every=10", "validate.every=80")
 
 
 def _rows(folder):
@@ -42,7 +43,7 @@ def _same(a: Path, b: Path):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("sr-train")), *SMALL, "name=run", "trainer.max_steps=20"],
+        [str(Path(sys.executable).with_name("sr-train")), *SMALL, *LONG],
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -50,14 +51,15 @@ def undisturbed(tmp_path_factory):
 
 
 def _start(tmp_path, *arguments):
-    command = [str(Path(sys.executable).with_name("sr-train")), *SMALL, "name=run", "trainer.max_steps=20", *arguments]
+    command = [str(Path(sys.executable).with_name("sr-train")), *SMALL, *LONG, *arguments]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def _wait_for(condition, process, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        ended = process.poll() is not None
+        assert condition() or not ended, process.communicate()[0]
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
 
@@ -126,7 +128,7 @@ def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invok
     assert never.returncode == 0, never.stderr
     assert "moved aside to runs/quickstart.old-1" in never.stdout
     assert (tmp_path / "runs" / "quickstart.old-1" / "x2" / "weights.safetensors").exists()
-    assert invoke("sr-train", *SMALL, "resume=sometimes").returncode == 1
+    assert invoke("sr-train", *SMALL, "resume=sometimes").returncode == 2
 
 
 def test_changed_data_is_refused_though_its_path_is_the_same(invoke, photographs):

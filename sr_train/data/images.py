@@ -28,7 +28,8 @@ _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of s
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
 _MANY = 20  # this many names of a longer list are printed
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its complaints name no file; ours do
+# Silent: its complaints name no file, ours do. OpenCV 5 has moved the function.
+cast("Any", getattr(cv2.utils, "logging", cv2)).setLogLevel(0)
 
 
 class ImageError(ValueError):
@@ -134,8 +135,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     path = Path(path)
     image = _open(path, data)
     header = _header(path, image)
-    # OpenCV 4 fills a truncated JPEG with grey and says nothing, and takes the CMYK of a TIFF for RGBA; Pillow does not.
-    if image.format in ("JPEG", "MPO") or image.mode == "CMYK":
+    if image.format in ("JPEG", "MPO"):  # OpenCV 4 fills a truncated JPEG with grey and says nothing; Pillow refuses
         try:
             pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
@@ -154,7 +154,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
     pixels = _swap_red_blue(pixels)
-    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of greys decodes to one channel
+    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of greys decodes to one channel, CMYK to four
 
 
 def _swap_red_blue(pixels: Image) -> Image:

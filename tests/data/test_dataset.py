@@ -332,9 +332,18 @@ def test_evaluation_images_come_through_a_loader_with_workers(folder, tmp_path):
         hr = hr[: 70 + k - (70 + k) % 2, : 90 - k - (90 - k) % 2]
         assert np.array_equal(item.hr.permute(1, 2, 0), hr)
         assert np.array_equal(item.lr.permute(1, 2, 0), reduce_image(hr, 2))
-        item.hr.zero_()  # ours to change: not a view into the store
     assert k == 5
+
+
+@pytest.mark.filterwarnings("error")  # torch warns of memory that cannot be written
+def test_evaluation_images_may_be_changed_by_who_gets_them(folder, tmp_path):
+    StoreBuilder(folder, tmp_path / "x.lmdb", scales=[2]).build()
+    store = str(tmp_path / "x.lmdb")
+    evaluation = EvalImages({"x": Pairs(store, scale=2, lr=store)})
+    for tensor in (evaluation[0].lr, evaluation[0].hr):
+        tensor.zero_()
     assert np.array_equal(evaluation[0].hr.permute(1, 2, 0), read_image(f"{folder}/00.png"))
+    assert np.array_equal(evaluation[0].lr.permute(1, 2, 0), reduce_image(read_image(f"{folder}/00.png"), 2))
 
 
 def test_passthrough_hands_a_batch_on_as_it_is(folder):

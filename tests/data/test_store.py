@@ -106,6 +106,7 @@ def test_the_store_holds_what_the_files_decode_to_and_their_reductions(folder, t
         for scale in SCALES:
             assert np.array_equal(store.view(scale, key), reduce_image(image, scale, arithmetic))
         assert all(store.verify(scale, key) is None for scale in store.scales)
+    assert {k for k in dump(tmp_path / "x.lmdb") if not k.startswith((b"p/", b"m/"))} == {b"store", b"mark"}
 
 
 def test_every_crop_is_that_window_of_the_image(folder, tmp_path):
