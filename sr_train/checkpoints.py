@@ -121,6 +121,4 @@ def write_checkpoint(
         return None
     for _, old in list_checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
-    for left in folder.glob(".step_*.part"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
     return path

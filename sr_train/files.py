@@ -25,6 +25,12 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`write_bytes` had not finished when its process was killed. For the folder's only writer."""
+    for left in folder.glob(".*.part"):
+        left.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     if os.name == "nt":  # folders cannot be opened there

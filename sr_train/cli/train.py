@@ -253,6 +253,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     """
     from sr_train.checkpoints import newest_checkpoint
     from sr_train.cli import resume
+    from sr_train.files import remove_leftovers
 
     folder, config = stage.folder, stage.config
     config["trainer"]["precision"] = resolve_precision(
@@ -274,6 +275,8 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     callbacks = _callbacks(stage, data, export)
     trainer = _trainer(config, callbacks, folder)
     if trainer.is_global_zero:
+        for where in (folder, folder / "checkpoints"):
+            remove_leftovers(where)
         resume.write_config(folder, described)
         done.unlink(missing_ok=True)  # of a stage that is being extended: it means that the stage is complete
     _introduce(stage, task, data, found)
