@@ -70,6 +70,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     step = content["global_step"]
     if not isinstance(step, int) or step < 0:
         raise CheckpointError(f"{path}: says that it was written at step {step!r}")
+    named = _NAME.match(path.name)
+    if named is not None and int(named[1]) != step:
+        raise CheckpointError(f"{path}: was written at step {step}: it is another run's, or was renamed")
     return Checkpoint(path, step, content)
 
 

@@ -10,6 +10,15 @@ from pathlib import Path
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file whole or not at all: to a temporary name beside it, synced, then renamed."""
     path = Path(path)
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise OSError(
+            error.errno, error.strerror or str(error), str(path)
+        ) from None  # a full disk names no file by itself
+
+
+def _write(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

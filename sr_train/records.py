@@ -71,8 +71,11 @@ class MetricsCsv(Logger):
         if not self.path.exists():
             self.resume(-1)
         lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(lines)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 class TensorBoard(Logger):

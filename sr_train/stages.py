@@ -279,7 +279,7 @@ def _split_typed(overrides: Sequence[Override], names: Sequence[str]) -> list[_T
 
 
 def _is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
-    return key in group_names and isinstance(value, (str, list)) and bool(value)
+    return key in group_names and isinstance(value, (str, list))
 
 
 def _stage_config(
@@ -296,6 +296,9 @@ def _stage_config(
     problems: list[str] = []
     with open_dict(config):
         config.name, config.stage, config.stages = run_name, name, None
+        for group in ("sets", "logger", "callbacks"):  # an empty choice leaves no node
+            if group not in config:
+                config[group] = {}
         for key, value in own:
             if _is_choice(key, value, group_names):
                 continue
@@ -314,6 +317,29 @@ def _stage_config(
     return config, reached
 
 
+def _check_choice(group: str, names: Sequence[str]) -> list[str]:
+    folder = conf_folder() / group
+    options = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    return [
+        f"{group}={n}: there is no such {group}{near(n, options)}; there are {', '.join(options)}"
+        for n in names
+        if n not in options
+    ]
+
+
+def _check_choices(overrides: Sequence[Override]) -> list[str]:
+    """Options of config groups that do not exist, with the nearest that do."""
+    problems = []
+    for override in overrides:
+        group = override.key_or_group.rpartition(".")[2]
+        if group in groups() and override.key_or_group.count(".") < 2 and not override.is_sweep_override():
+            value = override.value()
+            names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+            if all(isinstance(n, str) for n in names):
+                problems += _check_choice(group, names)
+    return problems
+
+
 def _pick(overrides: list[Override], key: str) -> Any:
     """Take the last value typed for a key of the run as a whole, and remove it from the list."""
     value = None
@@ -329,6 +355,11 @@ def plan(arguments: Sequence[str]) -> Plan:
     experiment, run_name, selection, given = (
         _pick(overrides, key) for key in ("experiment", "name", "stage", "stages")
     )
+    wrong = _check_choices(overrides)
+    if experiment is not None:
+        wrong += _check_choice("experiment", [str(experiment)])
+    if wrong:
+        raise ConfigError(wrong)
     chosen = [] if experiment is None else [f"experiment={experiment}"]
     base = compose_config("train", chosen)
     stages = given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}})
@@ -345,7 +376,11 @@ def plan(arguments: Sequence[str]) -> Plan:
     ]
     if problems:
         raise ConfigError(problems)
-    run_name = str(run_name or base.get("name") or (experiment or "run")).strip("/")
+    run_name = str(run_name or base.get("name") or (experiment or "run"))
+    if any(part in ("", ".", "..") for part in run_name.split("/")):
+        raise ConfigError(
+            [f"name={run_name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
+        )
     typed = _split_typed(overrides, names)
     if len(selected) > 1:
         problems += [

@@ -89,9 +89,12 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
         raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
     try:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged header ({error!r})") from None
     check_model_config(model, where=str(path), allow=allow)
+    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 

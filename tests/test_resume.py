@@ -96,6 +96,45 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
     assert (saved / "last").read_text().strip() == list_checkpoints(saved)[0][1].name
 
 
+def test_sigterm_to_the_whole_group_of_processes_is_answered_with_a_checkpoint(tmp_path):
+    """As timeout, systemd and scancel send it: to the loader's workers too."""
+    command = [
+        str(Path(sys.executable).with_name("sr-train")),
+        *SMALL,
+        *LONG,
+        "data.workers=2",
+        "trainer.max_steps=100000",
+    ]
+    process = subprocess.Popen(
+        [*command, "checkpoint.every=100000", "validate.every=100000"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    folder = tmp_path / "runs" / "run" / "x2"
+    _wait_for(lambda: len(read_rows(folder / "metrics.csv")) > 10, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "continue with: sr-train" in output
+    assert "Traceback" not in output
+    assert len(list_checkpoints(folder / "checkpoints")) == 1
+    assert not (folder / "weights.safetensors").exists()
+
+
+def test_a_command_that_failed_before_its_first_checkpoint_may_be_corrected(invoke):
+    assert invoke("sr-train", *SMALL, "trainer.accumulate_grad_batches=3", "trainer.max_steps=1").returncode == 1
+    assert invoke("sr-train", *SMALL, "task.rate=1e30", "task.patience=1", "trainer.max_steps=9").returncode == 1
+    done = invoke("sr-train", *SMALL, "trainer.accumulate_grad_batches=2", "trainer.max_steps=1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_whose_config_is_gone_is_not_continued_blindly(invoke, tmp_path):
+    assert invoke("sr-train", *SMALL, "trainer.max_steps=2").returncode == 0
+    (tmp_path / "runs" / "quickstart" / "x2" / "config.yaml").write_text("")
+    done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
+    assert done.returncode == 1
+    assert "config.yaml: is missing or empty" in done.stderr
+
+
 def test_a_complete_stage_is_extended_to_what_one_run_would_have_given(command, tmp_path, undisturbed):
     short = ("sr-train", *SMALL, "name=run", "curve=constant")
     assert command(*short, "trainer.max_steps=9").returncode == 0

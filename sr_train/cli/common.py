@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -82,6 +83,12 @@ def fail(command: str, message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def _is_users(error: Exception) -> bool:
+    """Errors that tell a user what to do; others are ours, and show where."""
+    hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
+    return hydra or isinstance(error, (ValueError, OSError, ImportError, MemoryError))
+
+
 def run(command: str, config: str, work: Callable[[list[str]], int], show_groups: Sequence[str] = ()) -> None:
     """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
 
@@ -99,9 +106,13 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
     except BrokenPipeError:  # the reader of a pipe left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except Exception as error:
+        if not _is_users(error):
+            raise
         if os.environ.get("SR_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            fail(command, f"{error.filename or 'output'}: the disk is full; make room and run the same command again")
         if isinstance(error, OSError) and error.strerror and error.filename:
             fail(command, f"{error.filename}: {error.strerror}")
         from sr_train.stages import ConfigError

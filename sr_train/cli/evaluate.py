@@ -66,6 +66,8 @@ def _network(config: Mapping[str, Any]) -> tuple[Upscale, int, str]:
         )
     else:
         allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+        if not all(isinstance(name, str) for name in allow):
+            raise ValueError(f"allow={allow}: expected names of packages")
         weights, file = load(source, allow=allow)
         scale = _scale_of(config, weights.scale)
         network, name = build_network(weights, where=str(file), allow=allow).to(device), f"{file} (x{scale})"
@@ -87,6 +89,8 @@ def _sets(config: Mapping[str, Any], scale: int) -> dict[str, Pairs]:
     named = dict(config.get("sets") or {})
     if config["hr"] is not None:
         name = _set_name(str(config["hr"]))
+        if name in named:
+            name = f"{name} (hr)"
         named = {name: {"hr": str(config["hr"]), "lr": config["lr"]}, **named}
     elif config["lr"] is not None:
         raise ValueError("lr= alone cannot be scored: give hr= as well")

@@ -58,11 +58,16 @@ def prepare(arguments: list[str]) -> int:
             raise ValueError("give images=DIR to make a store, or verify=true to check one")
         return _verify(path)
     from sr_train.data.build import StoreBuilder
+    from sr_train.data.store import Store
 
     builder = StoreBuilder(
         str(config["images"]), path, scales=scales, arithmetic=config["arithmetic"], workers=workers, skip_bad=skip_bad
     )
     if builder.complete():
+        left_out = Store(path).summary.get("skipped", [])
+        if left_out:
+            names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+            print(f"{path}: {len(left_out)} bad images were left out when it was made: {names}", file=sys.stderr)
         print(f"{_describe(path)}; complete already, nothing to do")
         return _verify(path) if verify else 0
     with _bar(len(builder.files), "headers") as bar:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from sr_train.checkpoints import list_checkpoints
 from sr_train.files import write_bytes
 
 #: What may change between two sittings of a run; everything else makes another run of it.
@@ -119,14 +120,19 @@ def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
 
     Raises ChangedError with every difference and the remedies, unless ``force``.
     """
+    begun = (folder / "weights.safetensors").exists() or bool(list_checkpoints(folder / "checkpoints"))
+    if not begun:  # it failed before its first checkpoint: there is nothing to protect
+        return []
     try:
         old = read_config(folder)
+        if not old:
+            raise ChangedError(
+                f"{folder / 'config.yaml'}: is missing or empty, though the run was begun; resume=force goes on"
+            )
     except ChangedError:
         if not force:
             raise
-        old = None
-    if old is None:
-        return []
+        return ["continues without the config it was begun with"]
     lines = differences(old, new)
     before, now = flatten(old).get(_STEPS), flatten(new).get(_STEPS)
     if isinstance(before, int) and isinstance(now, int) and now < before and (folder / "weights.safetensors").exists():

@@ -246,6 +246,30 @@ def check_warm_starts(plan: Plan) -> None:
             _say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
 
 
+def preflight(stage: Stage) -> None:
+    """What can be refused before anything is trained: precision, numbers, metrics, the network's and the data's arguments."""
+    import torch
+
+    config = stage.config
+    trainer, validate = config["trainer"], config["validate"]
+    trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
+    if trainer["max_steps"] < 1:
+        raise ValueError(f"trainer.max_steps={trainer['max_steps']}: expected a whole number from 1 on")
+    if trainer.get("gradient_clip_val") is not None and not trainer["gradient_clip_val"] > 0:
+        raise ValueError(
+            f"trainer.gradient_clip_val={trainer['gradient_clip_val']}: expected a positive number, or null"
+        )
+    for name, least in (("pictures", 0), ("crop", 1), ("every", 1)):
+        if validate[name] < least:
+            raise ValueError(f"validate.{name}={validate[name]}: expected a whole number from {least} on")
+    if config["data"]["batch"] < 1 or config["data"]["workers"] < 0:
+        raise ValueError(
+            f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"
+        )
+    with torch.device("meta"):
+        build(config["model"])
+
+
 def run_stage(plan: Plan, stage: Stage) -> Path:
     """Train one stage, from its newest checkpoint or from the start, unless it is complete; returns its weights file.
 
@@ -256,9 +280,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     from sr_train.files import remove_leftovers
 
     folder, config = stage.folder, stage.config
-    config["trainer"]["precision"] = resolve_precision(
-        config["trainer"]["precision"], str(config["trainer"]["accelerator"])
-    )
+    preflight(stage)
     last = int(config["trainer"]["max_steps"])
     data = build(config["data"])
     source = _source(plan, stage)
@@ -274,6 +296,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     export = _Export(plan, stage)
     callbacks = _callbacks(stage, data, export)
     trainer = _trainer(config, callbacks, folder)
+    data.per_device(trainer.world_size)
     if trainer.is_global_zero:
         for where in (folder, folder / "checkpoints"):
             remove_leftovers(where)
@@ -304,13 +327,23 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
 
 
 def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    import torch
+
     from sr_train.checkpoints import CheckpointError
 
     try:
         trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
+        raise MemoryError(f"the device's memory is full; try {remedies} ({str(error).splitlines()[0]})") from None
     except (RuntimeError, KeyError) as error:
         if found is not None and trainer.global_step <= found.step and "state_dict" in str(error):
-            raise CheckpointError(f"{found.path}: does not fit this network: {str(error).splitlines()[0]}") from None
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{found.path}: does not fit this network; delete it if it is foreign ({reason})"
+            ) from None
         raise
 
 
@@ -320,7 +353,7 @@ def _finish(trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], e
     from sr_train.validation import Validate
 
     stop = next(c for c in callbacks if isinstance(c, Stop))
-    if trainer.global_step < trainer.max_steps:
+    if trainer.global_step != trainer.max_steps:
         raise StoppedError(stop.received or signal.SIGINT, trainer.global_step)
     validate = next(c for c in callbacks if isinstance(c, Validate))
     if trainer.is_global_zero:
@@ -395,6 +428,10 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
             command = command.replace(" resume=never", "")
         if not _child():
             print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
+        for stage in composed.stages:
+            if stage.name in composed.selected:
+                preflight(stage)
+                build(stage.config["data"])  # every source is opened before the first stage is trained
         check_warm_starts(composed)
         try:
             for stage in composed.stages:
@@ -432,6 +469,8 @@ def _hydra(arguments: list[str]) -> int:
             swept = chosen.job.override_dirname.replace("/", "_").replace("+", "") or "default"
             task.append(f"name='{experiment}/{swept}'")
         code = max(code, run_plan(plan(task), task))
+        if code > 128:  # a signal ends the sweep, not one job of it
+            raise SystemExit(code)
 
     sys.argv = ["sr-train", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -121,6 +122,9 @@ def passthrough(batch: Batch) -> Batch:
 def one_thread(_: int) -> None:
     """What a loader worker does first: compute on its own core only. Here, so that a spawned one imports no Lightning."""
     torch.set_num_threads(1)
+    # A signal to the whole process group (timeout, systemd, scancel) is the training process's to answer, with a checkpoint.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

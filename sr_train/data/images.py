@@ -232,11 +232,18 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     clashes: list[str] = []
 
+    visited: set[tuple[int, int]] = set()
+
     def failed(error: OSError) -> None:
         raise PermissionError(f"{error.filename}: cannot be listed: {error.strerror}") from None
 
     for root, folders, files in os.walk(folder, followlinks=True, onerror=failed):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        identity = (status := os.stat(root)).st_dev, status.st_ino  # noqa: PTH116 - a link may lead in a circle
+        if identity in visited:
+            folders.clear()
+            continue
+        visited.add(identity)
         for name in sorted(files):
             path = Path(root, name)
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:

@@ -62,7 +62,7 @@ class SRData(L.LightningDataModule):
         options: dict[str, Any] = {"scale": scale, "arithmetic": arithmetic, "cache": cache}
         self.sources = [self._open(f"data.train[{i}]", source, options) for i, source in enumerate(train)]
         if not self.sources:
-            raise ValueError("data.train names no source: give e.g. data=folder data.hr=DIR, or data=toy")
+            raise ValueError("data.train names no source: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         given = [source.get("weight") for source in train]
         if any(w is None for w in given) and any(w is not None for w in given):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
@@ -72,26 +72,39 @@ class SRData(L.LightningDataModule):
 
     @staticmethod
     def _open(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Pairs:
+        if not isinstance(spec, Mapping):
+            raise ValueError(f"{where}={spec!r}: a source is {{hr: ..., lr: ..., weight: ...}}")
         unknown = set(spec) - {"hr", "lr", "weight"}
         if unknown or "hr" not in spec:
             raise ValueError(f"{where}: a source is {{hr: ..., lr: ..., weight: ...}}; got {dict(spec)}")
+        weight = spec.get("weight")
+        if not isinstance(spec["hr"], str) or not isinstance(spec.get("lr"), str | Mapping | None):
+            raise ValueError(
+                f"{where}: hr and lr are folders, stores or toy:NAMES (lr: null makes LR from HR); got {dict(spec)}"
+            )
+        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
+            raise ValueError(f"{where}: weight={weight!r}: expected a positive number")
         return Pairs(spec["hr"], lr=spec.get("lr"), **options)
 
     def _draws(self) -> Draws:
         return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless batches for this device, from the trainer's global step on."""
-        trainer = self.trainer
-        world = trainer.world_size if trainer else 1
+    def per_device(self, world: int) -> int:
+        """Pairs per device and micro-batch; raises ValueError where the batch cannot be shared evenly."""
         per_device, rest = divmod(self.batch, world * self.accumulate)
         if rest or per_device < 1:
             raise ValueError(
                 f"data.batch={self.batch} cannot be shared by {world} devices x {self.accumulate} micro-batches; "
                 f"make it a multiple of {world * self.accumulate}"
             )
+        return per_device
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless batches for this device, from the trainer's global step on."""
+        trainer = self.trainer
+        world = trainer.world_size if trainer else 1
         sampler = PositionSampler(
-            per_device,
+            self.per_device(world),
             first_step=trainer.global_step if trainer else 0,
             rank=trainer.global_rank if trainer else 0,
             world=world,

@@ -171,7 +171,8 @@ class Store:
         size, needed = (self.path / "data.mdb").stat().st_size, bytes_used(environment)
         if size < needed:
             raise StoreError(
-                f"{self.path}: truncated: data.mdb has {size} bytes of {needed}; copy it again or run sr-prepare again"
+                f"{self.path}: truncated: data.mdb has {size} bytes of {needed}; "
+                "copy it again, or delete it and run sr-prepare again"
             )
         return environment.begin(buffers=True)
 
@@ -197,7 +198,7 @@ class Store:
         ends = (at + record.nbytes for at, (_, _, record) in zip(offsets[1:], entries, strict=True))
         if max(ends, default=0) > size:
             raise StoreError(
-                f"{self.path}: truncated: data.mdb has {size} bytes; copy it again or run sr-prepare again"
+                f"{self.path}: truncated: data.mdb has {size} bytes; copy it again, or delete it and run sr-prepare again"
             )
         mark = mark_bytes()[: 1 << 12]  # a page of the machine that wrote it may be smaller than one of ours
         if self._mapped()[offsets[0] : offsets[0] + len(mark)] != mark:
@@ -258,9 +259,12 @@ class Store:
             self._mapped().madvise(mmap.MADV_WILLNEED, aligned, start - aligned + last - first)
 
     def read(self, scale: int, key: str) -> Image:
-        """The whole image [H, W, C], fetched as one run of the disk."""
+        """The whole image [H, W, C], fetched as one run of the disk, its checksum compared. Raises StoreError."""
         self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
-        return self.view(scale, key)
+        image = self.view(scale, key)
+        if zlib.crc32(image.data) != self.records[scale][key].crc:
+            raise StoreError(f"{self.path}: image {key!r} (scale {scale}): checksum differs, the pixels are damaged")
+        return image
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
         """A window [height, width, C], a read-only view; its row band is fetched as one run of the disk."""
@@ -270,6 +274,8 @@ class Store:
 
     def verify(self, scale: int, key: str) -> str | None:
         """Read an image and compare its checksum: what is wrong with it, or None."""
-        if zlib.crc32(self.read(scale, key).data) != self.records[scale][key].crc:
-            return f"{self.path}: image {key!r} (scale {scale}): checksum differs, the pixels are damaged"
+        try:
+            self.read(scale, key)
+        except StoreError as error:
+            return str(error)
         return None

@@ -60,6 +60,25 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
         (["experiment=quickstart", "data.train=[{hr: missing}]"], 1, "missing: there is no such folder"),
         (["experiment=quickstart", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
         (["experiment=quickstart", "scale=7"], 1, "scale=7 is not built"),
+        (["experiment=quickstart", "trainer.max_steps=-1", "curve=constant"], 1, "trainer.max_steps=-1: expected"),
+        (["experiment=quickstart", "trainer.gradient_clip_val=-1"], 1, "gradient_clip_val=-1: expected a positive"),
+        (["experiment=quickstart", "validate.crop=0"], 1, "validate.crop=0"),
+        (["experiment=quickstart", "data.batch=0"], 1, "data.batch=0"),
+        (["experiment=quickstart", "name=../esc"], 2, "expected a folder's name below runs"),
+        (["experiment=quikstart"], 2, "did you mean quickstart"),
+        (
+            ["experiment=quickstart", "model=edsrr", "loss=l3", "sets=[tpy]"],
+            2,
+            "there is no such sets; did you mean toy",
+        ),
+        (["experiment=quickstart", "data.train=[{hr: 5}]"], 1, "hr and lr are folders, stores"),
+        (
+            ["experiment=quickstart", "data.train=[{hr: toy, weight: abc}]"],
+            1,
+            "weight='abc': expected a positive number",
+        ),
+        (["experiment=quickstart", "trainer.precision=16-mixed"], 1, "needs a GPU"),
+        (["experiment=quickstart", "trainer.precision=fp8"], 1, "choose from auto, 32, bf16-mixed, 16-mixed"),
         (["experiment=quickstart", "task.ema=2"], 1, "task.ema=2"),
         (["experiment=quickstart", "task.rate=0"], 1, "task.rate=0"),
         (["experiment=quickstart", "validate.protocols=[Y]"], 1, "choose from y, y_matlab"),
@@ -81,3 +100,9 @@ def test_a_models_arguments_are_completed_by_its_defaults():
     assert full_arguments({"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "blocks": 3}) == {
         "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 256, "blocks": 3, "res_scale": 0.1
     }  # fmt: skip
+
+
+def test_validation_is_turned_off_by_an_empty_list_of_sets(invoke, tmp_path):
+    done = invoke("sr-train", "experiment=quickstart", *SMALL, "sets=[]", "trainer.max_steps=2", "logger=csv")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "runs" / "quickstart" / "x2" / "best.safetensors").exists()

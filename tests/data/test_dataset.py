@@ -284,7 +284,7 @@ def test_patches_of_no_pixels_are_refused(folder, lr_patch):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ([], r"data\.train names no source: give e\.g\. data=folder data\.hr=DIR, or data=toy"),
+        ([], r"data\.train names no source: give e\.g\. data=base 'data\.train=\[\{hr: DIR\}\]', or data=toy"),
         (
             [{"hr": "toy", "weight": 1}, {"hr": "toy:coffee"}],
             r"give every source a weight or none; weights are \[1, None\]",

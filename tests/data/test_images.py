@@ -516,3 +516,9 @@ def test_the_toy_photographs_can_all_be_decoded():
 def test_a_toy_photograph_that_is_not_there_is_refused_with_those_that_are(names):
     with pytest.raises(ValueError, match=r"no photograph .*astronaut.*chelsea"):
         toy_files(names)
+
+
+def test_a_link_in_a_circle_is_followed_once(tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "self").symlink_to(tmp_path, target_is_directory=True)
+    assert list(list_images(tmp_path)) == ["a"]
