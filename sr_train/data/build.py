@@ -166,6 +166,15 @@ class StoreBuilder:
                 good[key] = path
                 total += int(header.height * header.width * header.channels * header.dtype.itemsize * share)
             progress(1)
+        if (
+            self.bad and not self.skip_bad
+        ):  # it fails anyhow: decode the others too, so that all bad files are in one list
+            for future in parallel(self._load, good.items(), self.workers):
+                try:
+                    future.result()
+                except ImageError as error:
+                    self.bad.append(str(error))
+                progress(1)
         self._raise_bad()
         self.files = good
         if not good:

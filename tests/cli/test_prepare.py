@@ -35,7 +35,7 @@ def test_all_bad_files_are_named_at_once_and_nothing_is_lost(command, photograph
     write_image(photographs / "dot.png", np.zeros((1, 1, 3), np.uint8))
     failed = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert failed.returncode == 1
-    for name in ("empty.png", "text.jpg", "dot.png"):
+    for name in ("empty.png", "text.jpg", "dot.png", "cut.png: corrupt or truncated"):
         assert name in failed.stderr
     for name in ("empty.png", "text.jpg", "dot.png"):
         (photographs / name).unlink()

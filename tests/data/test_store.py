@@ -430,16 +430,18 @@ def spoilt(folder):
 
 
 def test_all_bad_files_are_named_in_one_message_and_the_good_ones_kept(spoilt, tmp_path):
-    with pytest.raises(BadFilesError, match="4 bad files; mend or remove them and run the same command again") as error:
+    with pytest.raises(BadFilesError, match="6 bad files; mend or remove them and run the same command again") as error:
         prepare(spoilt, tmp_path / "x.lmdb")
     reasons = [
         "empty.png: the file is empty",
         "text.jpg: not a readable image",
         "tiny.png: 40x2 pixels are too few to reduce by 3",
         "away.png: cannot be read: No such file",
+        "cut.png: corrupt or truncated",
+        "more/cut.jpg: corrupt or truncated",
     ]
     assert all(reason in str(error.value) for reason in reasons)
-    assert len(error.value.problems) == 4
+    assert len(error.value.problems) == 6
     assert not (tmp_path / "x.lmdb.partial").exists()
     for name in ("empty.png", "text.jpg", "tiny.png", "away.png"):
         (spoilt / name).unlink()
