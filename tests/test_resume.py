@@ -127,6 +127,14 @@ def test_a_command_that_failed_before_its_first_checkpoint_may_be_corrected(invo
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_in_progress_is_not_shortened_below_its_checkpoint(invoke, tmp_path):
+    assert invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=6").returncode == 0
+    (tmp_path / "runs" / "quickstart" / "x2" / "weights.safetensors").unlink()
+    done = invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=4")
+    assert done.returncode == 1
+    assert "is beyond trainer.max_steps=4; a run can be extended, not shortened" in done.stderr
+
+
 def test_a_run_whose_config_is_gone_is_not_continued_blindly(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "trainer.max_steps=2").returncode == 0
     (tmp_path / "runs" / "quickstart" / "x2" / "config.yaml").write_text("")

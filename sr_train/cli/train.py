@@ -292,6 +292,8 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
         _say(f"stage {stage.name}: complete already ({done})")
         return done
     found = newest_checkpoint(folder / "checkpoints", lambda text: _say(f"stage {stage.name}: {text}"))
+    if found is not None and found.step > last:
+        raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
     task = _task(config, stage.name, source)
     export = _Export(plan, stage)
     callbacks = _callbacks(stage, data, export)
