@@ -1,5 +1,7 @@
 """Weights that describe themselves: one safetensors file whose header rebuilds the network, and nothing in it is run.
 
+Files without such a header, other programs', are recognized by their tensors (:mod:`sr_train.layouts`).
+
 Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale``,
 ``origin`` (JSON: where they come from) and ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
 """
@@ -22,6 +24,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from sr_train.files import write_bytes
+from sr_train.layouts import WeightsError, is_torch_file, read_torch, recognize
 
 FORMAT = "sr-train weights"
 VERSION = "1"
@@ -30,17 +33,15 @@ _LARGEST = 10_000  # of a number in a model's arguments
 _LONGEST = 100  # of a list or text in them
 
 
-class WeightsError(ValueError):
-    """A weights file that cannot be used, and why."""
-
-
 @dataclass
 class Weights:
     """A network's weights and what they are."""
 
     model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
     state: dict[str, torch.Tensor]
-    origin: dict[str, Any] = field(default_factory=dict)  #: run, stage, step, version
+    origin: dict[str, Any] = field(
+        default_factory=dict
+    )  #: run, stage, step, version; or another program's file, layout
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -68,9 +69,10 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> Weights:
-    """Read a weights file. Raises WeightsError naming the file where it is none, damaged or of another version.
+    """Read a weights file, ours or one that a layout fits; its content decides which, not its suffix.
 
-    ``allow`` names packages beside ``sr_train.models`` that the network may come from.
+    Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
+    ``sr_train.models`` that the network may come from.
     """
     path = Path(path)
     if not path.exists():
@@ -78,23 +80,35 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; name the file, e.g. {path / 'weights.safetensors'}")
     try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from None
+    weights = Weights(*recognize(path, read_torch(path))) if is_torch_file(head) else _read_safetensors(path)
+    check_model_config(weights.model, where=str(path), allow=allow)
+    bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    return weights
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+        raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
     if header.get("format") != FORMAT:
-        raise WeightsError(f"{path}: its header does not say which network it is for; it was not written by sr-train")
+        return Weights(*recognize(path, state))
     if header.get("version") != VERSION:
         raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
     try:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
     except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged header ({error!r})") from None
-    check_model_config(model, where=str(path), allow=allow)
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if bad:
-        raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    if not (isinstance(origin, dict) and isinstance(scores, dict)):
+        raise WeightsError(f"{path}: damaged header (origin and scores are no mappings)")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 

@@ -18,6 +18,7 @@ FLOOR = {
     "tasks": 2,
     "inference": 2,
     "weights": 2,
+    "layouts": 2,
     "models": 1,
     "losses": 1,
     "data": 1,

@@ -70,7 +70,9 @@ def _network(config: Mapping[str, Any]) -> tuple[Upscale, int, str]:
             raise ValueError(f"allow={allow}: expected names of packages")
         weights, file = load(source, allow=allow)
         scale = _scale_of(config, weights.scale)
-        network, name = build_network(weights, where=str(file), allow=allow).to(device), f"{file} (x{scale})"
+        network = build_network(weights, where=str(file), allow=allow).to(device)
+        recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
+        name = f"{file} (x{scale}{recognized})"
     return lambda lr: super_resolve(network, lr.to(device)).cpu(), scale, name
 
 

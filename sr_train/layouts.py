@@ -1,0 +1,218 @@
+"""Other programs' weights: the network and its arguments, read from the names and shapes of the tensors.
+
+A layout is one function in ``LAYOUTS`` that looks at names and shapes alone. Files of torch (``.pth``, ``.pt``, ``.ckpt``) are
+read with its restricted loader, and no tensor is copied before its size was compared with the file's.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+Shapes = Mapping[str, "tuple[int, ...]"]
+
+_WRAPPERS = ("params_ema", "params", "state_dict")  # the first one that holds tensors is taken: the EMA before the rest
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_ASKS_FOR = re.compile(r"GLOBAL ([\w.]+)|unrecognized function (.+)|but got (<.+>)")
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used, and why."""
+
+
+class Match(NamedTuple):
+    """What a layout makes of a file."""
+
+    model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
+    assumed: str = ""  #: what the file does not say
+
+
+def _same(name: str) -> str:
+    return name
+
+
+class Layout(NamedTuple):
+    """A network's tensors as some program names them."""
+
+    name: str
+    match: Callable[[Shapes], Match | None]  #: None where the tensors are another network's
+    rename: Callable[[str], str | None] = _same  #: a tensor's name in our network; None leaves it out
+
+
+class Foreign(NamedTuple):
+    """A network out of another program's file."""
+
+    model: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    origin: dict[str, Any]
+
+
+def _residual_body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
+    """(features, blocks) where there are RGB convolutions, ``body.N.conv1`` and the ``others``; else None."""
+    needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
+    if any(f"{name}.weight" not in shapes for name in needed):
+        return None
+    features = shapes["conv_first.weight"][0] if shapes["conv_first.weight"] else 0
+    if shapes["conv_first.weight"] != (features, 3, 3, 3) or shapes["conv_last.weight"] != (3, features, 3, 3):
+        return None
+    return features, sum(re.fullmatch(r"body\.\d+\.conv1\.weight", name) is not None for name in shapes)
+
+
+def _shuffled(shapes: Shapes, features: int, convolutions: tuple[str, ...]) -> int | None:
+    """Scale of a sub-pixel upsampler: one convolution to 9F channels is x3, each one to 4F is x2."""
+    found = [shapes[f"{name}.weight"] for name in convolutions if f"{name}.weight" in shapes]
+    if found == [(9 * features, features, 3, 3)]:
+        return 3
+    return 2 ** len(found) if all(s == (4 * features, features, 3, 3) for s in found) else None
+
+
+def _edsr(shapes: Shapes) -> Match | None:
+    """BasicSR's EDSR, whose keys are ours. Residual scaling and range are not in the file; the paper's are taken."""
+    body = _residual_body(shapes, "conv_after_body", "upsample.0")
+    scale = _shuffled(shapes, body[0], ("upsample.0", "upsample.2", "upsample.4")) if body else None
+    if body is None or scale is None:
+        return None
+    features, blocks = body
+    res_scale = 0.1 if features >= 256 else 1.0  # EDSR section 3.1 and its baseline
+    model = {"scale": scale, "channels": features, "blocks": blocks, "res_scale": res_scale}
+    assumed = f"res_scale={res_scale:g} for {features} channels, range 0 to 255, mean of DIV2K"
+    return Match({"_target_": "sr_train.models.edsr.EDSR", **model}, assumed)
+
+
+def _msrresnet(shapes: Shapes) -> Match | None:
+    """BasicSR's MSRResNet, whose keys are ours."""
+    body = _residual_body(shapes, "upconv1", "conv_hr")
+    scale = _shuffled(shapes, body[0], ("upconv1", "upconv2")) if body else None
+    if body is None or scale is None:
+        return None
+    model = {"scale": scale, "channels": body[0], "blocks": body[1]}
+    return Match({"_target_": "sr_train.models.msrresnet.MSRResNet", **model})
+
+
+LAYOUTS = (Layout("BasicSR's EDSR", _edsr), Layout("BasicSR's MSRResNet", _msrresnet))
+
+
+def recognize(path: Path, content: object) -> Foreign:
+    """The network in what a file holds: tensors by name, bare or wrapped, with ``module.`` before all names or without.
+
+    Tensors become float32 copies, independent of the file. Raises WeightsError where no layout fits.
+    """
+    wrapper, tensors = _unwrap(path, content)
+    if all(name.startswith("module.") for name in tensors):  # of DataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    _check_tensors(path, tensors)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    for layout in LAYOUTS:
+        match = layout.match(shapes)
+        if match is None:
+            continue
+        state = {new: _copy(value) for old, value in tensors.items() if (new := layout.rename(old)) is not None}
+        origin = {"file": path.name, "layout": layout.name, "wrapper": wrapper, "assumed": match.assumed}
+        return Foreign(match.model, state, {k: v for k, v in origin.items() if v})
+    shown = ", ".join(f"{name[:60]} {list(shape)}" for name, shape in list(shapes.items())[:4])
+    known = ", ".join(layout.name for layout in LAYOUTS)
+    raise WeightsError(
+        f"{path}: does not say which network it is for, and its {len(shapes)} tensors ({shown}, ...) are of no layout that "
+        f"is known; known are {known}"
+    )
+
+
+def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
+    """The name of the wrapper that was taken off, "" for none, and the tensors; what lies beside them is not looked at."""
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}; expected a network's state dict")
+    for wrapper in (*_WRAPPERS, ""):
+        inner = content.get(wrapper) if wrapper else content
+        if not isinstance(inner, dict):
+            continue
+        tensors = {k: v for k, v in inner.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+        if wrapper == "state_dict" and "global_step" in content and any(k.startswith("model.") for k in tensors):
+            folder = path.parent.parent if path.parent.name == "checkpoints" else "runs/NAME/STAGE"
+            raise WeightsError(f"{path}: is a checkpoint to resume training from; give its stage's folder, {folder}")
+        if tensors:
+            return wrapper, tensors
+    keys = ", ".join(str(k)[:60] for k in list(content)[:5] if isinstance(k, (str, int)))
+    raise WeightsError(
+        f"{path}: holds no tensors by name, bare or under {', '.join(_WRAPPERS)} (its keys: {keys or 'none'}); "
+        "give the file with the network's state dict"
+    )
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what is no plain array of numbers in the file: a stride of 0 makes a terabyte out of four bytes."""
+    for name, value in tensors.items():
+        plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+        counter = value.dtype is torch.int64 and value.dim() == 0  # BatchNorm's num_batches_tracked
+        if not (plain and (value.dtype in _FLOATS or counter)):
+            kind = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
+            raise WeightsError(f"{path}: tensor {name[:60]} is of {kind}; expected plain floating-point numbers")
+    claimed, size = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
+    if claimed > size:
+        raise WeightsError(
+            f"{path}: its tensors claim {claimed:,} bytes in a file of {size:,}; it is damaged or forged"
+        )
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float32 if value.is_floating_point() else value.dtype
+    return value.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def is_torch_file(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` (16 bytes or so) is torch's: a zip, or a pickle as before torch 1.6.
+
+    A safetensors file may begin with a pickle's first byte too, but its ninth opens the header.
+    """
+    return head.startswith(b"PK\x03\x04") or (head.startswith(b"\x80") and head[8:9] != b"{")
+
+
+def read_torch(path: Path) -> object:
+    """What a file of torch holds, if that is tensors and plain values: asked for anything else, the loader refuses.
+
+    Tensors of a zip stay mapped to the file: copy what is kept. Raises WeightsError naming the file.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"  # as torch decides it, so that no archive goes unchecked
+        if zipped:
+            _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; the error says it
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        asked = _ASKS_FOR.search(str(error))
+        what = f"it asks for {next(filter(None, asked.groups()))[:100]}" if asked else _short(error)
+        raise WeightsError(
+            f"{path}: refused: it holds more than tensors ({what}), and unpickling that could run code; save the network's "
+            "state_dict() alone where it comes from"
+        ) from None
+    except Exception as error:  # a damaged file raises whatever its reader meets
+        raise WeightsError(
+            f"{path}: not a readable torch file ({type(error).__name__}: {_short(error)}); copy or download it again"
+        ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives that are damaged (torch does not look at the checksums) or that would unpack to more than they are."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
+        if packed or sum(m.file_size for m in members) > path.stat().st_size:
+            raise WeightsError(f"{path}: a compressed archive; torch's own are not: unpack it first")
+        spoiled = archive.testzip()
+    if spoiled is not None:
+        raise WeightsError(f"{path}: damaged: the checksum of {spoiled} differs; copy or download it again")
+
+
+def _short(error: BaseException) -> str:
+    """The first lines of torch's long explanations."""
+    return " ".join(str(error).split())[:200]
