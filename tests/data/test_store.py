@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -665,12 +666,12 @@ def test_reading_writes_nothing_and_needs_no_right_to(stored):
 def test_a_store_is_read_in_other_processes(stored, method):
     store = Store(stored)
     expected = store.view(1, "more/deep").copy()  # opened here before the others inherit it
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:  # a Pool may hang at its end
         calls = [operator.methodcaller("crop", 1, "more/deep", k, 2, 20, 9) for k in range(8)]
-        crops = [pool.apply_async(call, (store,)) for call in calls]
+        crops = [pool.submit(call, store) for call in calls]
         for k, crop in enumerate(crops):
-            assert np.array_equal(crop.get(60), expected[k : k + 20, 2:11])
-        assert pool.apply(Store, (stored,)).keys() == store.keys()
+            assert np.array_equal(crop.result(60), expected[k : k + 20, 2:11])
+        assert pool.submit(Store, stored).result(60).keys() == store.keys()
     assert np.array_equal(store.view(1, "more/deep"), expected)
 
 
