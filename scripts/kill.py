@@ -2,8 +2,9 @@
 
     python scripts/kill.py --kills 10 experiment=quickstart trainer.max_steps=60 checkpoint.every=5 validate.every=10
 
-All weights must be equal bit for bit, and all rows of metrics.csv but those of speed. ``--term 5`` also ends it by SIGTERM
-five times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may.
+All weights must be equal bit for bit, and all rows of metrics.csv but those of speed. ``--kills`` are in each stage,
+``--between`` after a stage and before the next one's first checkpoint. ``--term 5`` also ends each stage by SIGTERM five
+times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from sr_train.stages import plan
 
 PROGRAM = "import sys; sys.argv[0] = 'sr-train'; from sr_train.cli.train import main; main()"
 
@@ -68,46 +72,71 @@ def tear(folder: Path, chance: random.Random) -> None:
         files[-1].write_bytes(data)
 
 
-def newest(folder: Path) -> str:
-    """Name of the newest checkpoint of any stage."""
-    return max((f"{p.stat().st_mtime_ns} {p}" for p in folder.glob("run/*/checkpoints/last")), default="")
+def newest(folder: Path, stage: str) -> str:
+    """What the newest checkpoint of a stage is, or nothing."""
+    last = folder / "run" / stage / "checkpoints" / "last"
+    return f"{last.stat().st_mtime_ns}" if last.exists() else ""
 
 
-def disturb(folder: Path, options: argparse.Namespace, arguments: list[str]) -> tuple[int, int]:
-    """Kill at a random moment after each launch has saved once, some while it starts. Returns (kills, terms)."""
+def wait(process: subprocess.Popen[str], condition: Callable[[], bool], longest: float = 900) -> None:
+    end = time.monotonic() + longest
+    while time.monotonic() < end and process.poll() is None and not condition():
+        time.sleep(0.002)
+
+
+def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """End a process, unless it has got through."""
+    if process.poll() is not None:
+        return False
+    process.send_signal(number)
+    output, _ = process.communicate()
+    if number == signal.SIGTERM and process.returncode not in (143, -15):
+        sys.exit(f"SIGTERM: exit code {process.returncode}\n{output}")
+    return True
+
+
+def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], stages: Sequence[str]) -> str:
+    """Kill in every stage after it has saved at least once more, sometimes while it starts, and between stages."""
     chance = random.Random(options.seed)
-    plan = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.term
-    chance.shuffle(plan)
-    done = {signal.SIGKILL: 0, signal.SIGTERM: 0}
-    for number in plan:
-        process = launch(folder, arguments)
-        before = newest(folder)
-        early = chance.random() < 0.15  # while it starts
-        end = time.monotonic() + (chance.uniform(0, 5) if early else 600)
-        while time.monotonic() < end and process.poll() is None and newest(folder) == before:
-            time.sleep(0.002)
-        try:
-            process.communicate(timeout=chance.uniform(0, options.longest) if not early else 0.001)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            output, _ = process.communicate()
-            done[number] += 1
-            if number == signal.SIGTERM and process.returncode not in (143, -15):
-                sys.exit(f"SIGTERM: exit code {process.returncode}\n{output}")
+    counts: list[str] = []
+    for i, stage in enumerate(stages):
+        numbers = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.term
+        chance.shuffle(numbers)
+        done = {signal.SIGKILL: 0, signal.SIGTERM: 0}
+        finished = folder / "run" / stage / "weights.safetensors"
+        for number in numbers:
+            before = newest(folder, stage)
+            process = launch(folder, arguments)
+            if chance.random() < 0.15:  # while it starts
+                time.sleep(chance.uniform(0, 5))
+            else:
+                wait(process, lambda: newest(folder, stage) != before or finished.exists())  # noqa: B023 - used at once
+                time.sleep(chance.uniform(0, options.longest))
+            done[number] += strike(process, number)
             if number == signal.SIGKILL and options.torn:
                 tear(folder, chance)
-            continue
-        if process.returncode:
-            sys.exit(f"exit code {process.returncode}")
-        print("(got through before it was killed)")
-        break
-    return done[signal.SIGKILL], done[signal.SIGTERM]
+            if finished.exists():
+                print(f"({stage} got through before it was killed as often: give it more steps)")
+                break
+        counts.append(f"{stage}: {done[signal.SIGKILL]} kill -9, {done[signal.SIGTERM]} SIGTERM")
+        between = 0
+        for _ in range(options.between if i + 1 < len(stages) else 0):
+            process = launch(folder, arguments)
+            wait(process, finished.exists)
+            time.sleep(chance.uniform(0, 2))
+            between += not newest(folder, stages[i + 1]) and strike(process, signal.SIGKILL)
+            process.kill()
+            process.wait()
+        if options.between and i + 1 < len(stages):
+            counts.append(f"between {stage} and {stages[i + 1]}: {between}")
+    return "; ".join(counts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--term", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=10, help="in each stage")
+    parser.add_argument("--term", type=int, default=0, help="in each stage")
+    parser.add_argument("--between", type=int, default=2, help="kills between two stages")
     parser.add_argument(
         "--longest", type=float, default=0.5, help="seconds from the first checkpoint to the kill, at most"
     )
@@ -118,12 +147,11 @@ def main() -> None:
         calm, disturbed = Path(folder, "calm"), Path(folder, "disturbed")
         whole = finish(calm, arguments)
         print(f"undisturbed: {whole:.1f} s", flush=True)
-        kills, terms = disturb(disturbed, options, arguments)
+        stages = plan([*arguments, "name=run"]).selected
+        counts = disturb(disturbed, options, arguments, stages)
         finish(disturbed, arguments)
         problems = compare(calm, disturbed)
-        print(
-            f"{kills} kill -9, {terms} SIGTERM{', torn checkpoints' if options.torn else ''}: {problems or 'all equal'}"
-        )
+        print(f"{counts}{'; torn checkpoints' if options.torn else ''}: {problems or 'all equal'}")
         sys.exit(bool(problems))
 
 

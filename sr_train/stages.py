@@ -173,6 +173,7 @@ def _known(config: DictConfig, key: str) -> bool:
 
 
 _OWN = {  # keys of conf/train.yaml that no constructor checks
+    "check": bool,
     "scale": int,
     "seed": int,
     "init.stage": str | None,

@@ -46,10 +46,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """The same within this process: seconds faster where only messages and exit codes are looked at."""
 
     def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        module = import_module(
-            {"sr-train": "sr_train.cli.train", "sr-eval": "sr_train.cli.evaluate"}.get(name, "")
-            or f"sr_train.cli.{name[3:]}"
-        )
+        module = import_module({"sr-eval": "sr_train.cli.evaluate"}.get(name, "") or f"sr_train.cli.{name[3:]}")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capsys.readouterr()

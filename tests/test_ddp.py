@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 SMALL = (
-    "experiment=quickstart", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
+    "experiment=quickstart", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
     "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
     "checkpoint.every=10", "logger=csv",
 )  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import sr_train.cli.train as train_command
 from sr_train.cli.common import build, conf_folder
+from sr_train.cli.stage import run_stage
 from sr_train.stages import plan
 from sr_train.weights import load_weights
 
@@ -49,7 +49,7 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
     composed = plan([f"experiment={path.stem}", "trainer.accelerator=cpu", *small])
     assert composed.stages
     for stage in composed.stages:
-        file = train_command.run_stage(composed, stage)
+        file = run_stage(composed, stage)
         weights = load_weights(file)
         assert weights.origin["step"] == 1
         assert weights.scale == stage.config["scale"]

@@ -21,8 +21,8 @@ from sr_train.data.store import Record, pixel_name, record_name
 from sr_train.records import read_rows
 
 SMALL = (
-    "experiment=quickstart", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=12",
-    "trainer.accelerator=cpu", "checkpoint.every=3", "validate.every=8", "record.every=2", "logger=csv",
+    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
+    "data.lr_patch=12", "trainer.accelerator=cpu", "checkpoint.every=3", "validate.every=8", "record.every=2", "logger=csv",
 )  # fmt: skip
 LONG = ("name=run", "trainer.max_steps=200", "checkpoint.every=10", "validate.every=80")
 
@@ -158,6 +158,16 @@ def test_a_complete_stage_is_extended_to_what_one_run_would_have_given(command, 
     assert "can be extended, not shortened" in shorter.stderr
 
 
+def test_resume_never_moves_a_whole_run_aside(invoke, tmp_path):
+    (tmp_path / "runs" / "quickstart" / "x2").mkdir(parents=True)
+    whole = [a for a in SMALL if a != "stage=x2"]
+    done = invoke("sr-train", *whole, "trainer.max_steps=1", "resume=never")
+    assert done.returncode == 0, done.stderr
+    assert "moved aside to runs/quickstart.old-1" in done.stdout
+    assert (tmp_path / "runs" / "quickstart.old-1" / "x2").is_dir()
+    assert (tmp_path / "runs" / "quickstart" / "x4" / "weights.safetensors").exists()
+
+
 def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "trainer.max_steps=2").returncode == 0
     changed = invoke("sr-train", *SMALL, "trainer.max_steps=2", "task.rate=1e-3", "data.batch=2")
@@ -173,8 +183,8 @@ def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invok
     assert "continues though task.rate: 0.003 -> 0.001" in forced.stdout
     never = invoke("sr-train", *SMALL, "trainer.max_steps=2", "task.rate=2e-3", "resume=never")
     assert never.returncode == 0, never.stderr
-    assert "moved aside to runs/quickstart.old-1" in never.stdout
-    assert (tmp_path / "runs" / "quickstart.old-1" / "x2" / "weights.safetensors").exists()
+    assert "moved aside to runs/quickstart/x2.old-1" in never.stdout
+    assert (tmp_path / "runs" / "quickstart" / "x2.old-1" / "weights.safetensors").exists()
     assert invoke("sr-train", *SMALL, "resume=sometimes").returncode == 2
 
 

@@ -5,7 +5,8 @@ from sr_train.stages import ConfigError, plan
 
 def test_stages_are_composed_in_the_order_groups_experiment_stage_typed():
     composed = plan(["experiment=quickstart", "name=a/b", "x2.data.batch=8", "trainer.max_steps=7"])
-    (stage,) = composed.stages
+    stage, other = composed.stages
+    assert (other.name, other.config["scale"], other.config["data"]["batch"]) == ("x4", 4, 16)
     config = stage.config
     assert composed.name == "a/b"
     assert str(stage.folder) == "runs/a/b/x2"

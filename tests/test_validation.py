@@ -9,8 +9,8 @@ from sr_train.imresize import imresize
 from sr_train.validation import comparison
 
 SMALL = (
-    "experiment=quickstart", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=12",
-    "trainer.accelerator=cpu", "trainer.precision=32",
+    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
+    "data.lr_patch=12", "trainer.accelerator=cpu", "trainer.precision=32",
 )  # fmt: skip
 
 

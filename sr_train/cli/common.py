@@ -83,6 +83,17 @@ def fail(command: str, message: str, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
+def is_child() -> bool:
+    """Whether this process was launched by another rank of the same run."""
+    return any(int(os.environ.get(k) or 0) > 0 for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def say(text: str) -> None:
+    """Print, once a run: other ranks are silent."""
+    if not is_child():
+        print(text, flush=True)
+
+
 def _is_users(error: Exception) -> bool:
     """Errors that tell a user what to do; others are ours, and show where."""
     hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")

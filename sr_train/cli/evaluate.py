@@ -1,79 +1,29 @@
-"""``sr-eval``: PSNR and SSIM of a network, of bicubic or of finished images, by named protocols."""
+"""``sr-eval``: PSNR and SSIM of networks, of bicubic or of finished images, by named protocols."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import compose_command, expect, run
+from sr_train.cli.networks import scale_of
+from sr_train.cli.scores import Scores, short_names
 
 if TYPE_CHECKING:
     import torch
 
+    from sr_train.cli.networks import Network
     from sr_train.data.index import Pairs
-    from sr_train.metrics.meter import Meter
-    from sr_train.metrics.protocol import Protocol
-
-Upscale = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def _device(name: str) -> torch.device:
-    import torch
+class Item(NamedTuple):
+    """One image to be scored."""
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name}: cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
-    return device
-
-
-def _scale_of(config: Mapping[str, Any], known: int | None) -> int:
-    scale = config["scale"]
-    if scale is None and known is None:
-        raise ValueError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
-    if scale is None:
-        return int(known or 0)
-    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"scale={scale!r}: expected a whole number from 1 on")
-    if known is not None and scale != known:
-        raise ValueError(f"scale={scale}, but {config['weights']} is a network for x{known}")
-    return scale
-
-
-def _network(config: Mapping[str, Any]) -> tuple[Upscale, int, str]:
-    """What turns LR into SR, its scale, and its name in the table."""
-    from sr_train.cli.locate import load
-    from sr_train.inference import super_resolve
-    from sr_train.models.bicubic import Bicubic
-    from sr_train.weights import build_network
-
-    device = _device(str(config["device"]))
-    source = str(config["weights"])
-    if source == "bicubic":
-        scale = _scale_of(config, None)
-        network, name = (
-            Bicubic(scale=scale, arithmetic=config["arithmetic"]),
-            f"bicubic x{scale} ({config['arithmetic']})",
-        )
-    else:
-        allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
-        if not all(isinstance(name, str) for name in allow):
-            raise ValueError(f"allow={allow}: expected names of packages")
-        weights, file = load(source, allow=allow)
-        scale = _scale_of(config, weights.scale)
-        network = build_network(weights, where=str(file), allow=allow).to(device)
-        recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
-        name = f"{file} (x{scale}{recognized})"
-    return lambda lr: super_resolve(network, lr.to(device)).cpu(), scale, name
+    set: str
+    key: str
+    compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: the results, one a column, and HR
 
 
 def _set_name(folder: str) -> str:
@@ -138,77 +88,55 @@ def _tensor(source: Any, index: int) -> torch.Tensor:
     return torch.from_numpy(to_uint8(to_rgb(source.read(index))).copy()).permute(2, 0, 1)
 
 
-class _Results:
-    """Scores as they come: the table, ``metrics.json``, ``metrics.csv`` and the images."""
+def _networks(config: Mapping[str, Any]) -> list[Network]:
+    """One network for each of ``weights=``; all of one scale."""
+    from sr_train.cli.networks import open_network
 
-    def __init__(self, config: Mapping[str, Any], protocols: list[Protocol], scale: int) -> None:
-        from sr_train.metrics.meter import Meter
+    given = config["weights"]
+    sources = given if isinstance(given, list) else [given]
+    if not sources or not all(isinstance(s, str) for s in sources):
+        raise ValueError(
+            f"weights={given}: expected a file, a run's stage or bicubic, or a list of them: weights=[A,B]"
+        )
+    if len(set(sources)) < len(sources):
+        raise ValueError(f"weights={given}: names one of them twice")
+    known = [s for s in sources if s != "bicubic"]
+    networks = {s: open_network(config, s) for s in known}
+    scales = {n.scale for n in networks.values()}
+    if len(scales) > 1:
+        listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
+        raise ValueError(f"weights: networks of one scale can be compared, these are {listed}")
+    own = {**config, "scale": next(iter(scales), config["scale"])}
+    return [networks[s] if s in networks else open_network(own, s) for s in sources]
 
-        self.protocols, self.scale = protocols, scale
-        self.meter: Meter = Meter()
-        self.out = None if config["out"] is None else Path(str(config["out"]))
-        self.save = expect(config, "save", bool, "true or false")
-        if self.save and self.out is None:
-            raise ValueError("save=true needs a folder: give out=DIR")
-        if self.out is not None:
-            self.out.mkdir(parents=True, exist_ok=True)
 
-    def add(self, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor) -> None:
-        from sr_train.metrics.protocol import score
+def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list[Item]]:
+    """Names of the columns, what they stand for, the scale, and what computes each image."""
+    if config["sr"] is not None:
+        scale, name = scale_of(config, None, "sr"), str(config["sr"])
+        items = [
+            Item(set_name, key, lambda a=a, b=b: ([_tensor(*a)], _tensor(*b)))
+            for set_name, pairs in _finished(config, scale).items()
+            for key, a, b in pairs
+        ]
+        return [name], [name], scale, items
+    from sr_train.data.dataset import EvalImages
 
-        for protocol in self.protocols:
-            try:
-                values = score(sr, hr, protocol, self.scale)
-            except ValueError as error:
-                raise ValueError(f"{set_name}: {key}: {error}") from None
-            self.meter.add(set_name, key, protocol.name, values)
-        if self.save and self.out is not None:
-            self._write_image(self.out / "images" / set_name / f"{key}.png", sr)
+    networks = _networks(config)
+    scale = networks[0].scale
+    images = EvalImages(_sets(config, scale))
 
-    @staticmethod
-    def _write_image(path: Path, sr: torch.Tensor) -> None:
-        import torch
+    def scored(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        image = images[index]
+        return [network(image.lr) for network in networks], image.hr
 
-        from sr_train.data.images import write_image
-        from sr_train.metrics.functional import quantize
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
-
-    def write(self) -> None:
-        """Whatever has been scored so far."""
-        if self.out is None or not self.meter.rows:
-            return
-        from sr_train.files import write_bytes
-
-        summary = {
-            name: {
-                p: {k: v if math.isfinite(v) else None for k, v in values.items()} for p, values in protocols.items()
-            }
-            for name, protocols in self.meter.summary().items()
-        }
-        write_bytes(self.out / "metrics.json", (json.dumps(summary, indent=2) + "\n").encode())
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["set", "image", "protocol", *self.meter.rows[0].values])
-        for row in self.meter.rows:
-            rows.writerow([row.set, row.key, row.protocol, *(f"{v:.6f}" for v in row.values.values())])
-        write_bytes(self.out / "metrics.csv", text.getvalue().encode())
-
-    def table(self, name: str) -> str:
-        """The means, with every protocol's definition beneath."""
-        summary = self.meter.summary()
-        width = max(len(s) for s in [*summary, "set"])
-        lines = [name, f"{'set':<{width}}  {'images':>6}  {'protocol':<9}  {'PSNR dB':>8}  {'SSIM':>6}"]
-        for set_name, protocols in summary.items():
-            for protocol, v in protocols.items():
-                lines.append(
-                    f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<9}  {v['psnr']:>8.3f}  {v['ssim']:>6.4f}"
-                )
-        lines += [f"{p.name}: {p.definition}" for p in self.protocols]
-        if self.out is not None:
-            lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
-        return "\n".join(lines)
+    sources = config["weights"] if isinstance(config["weights"], list) else [config["weights"]]
+    return (
+        short_names(sources),
+        [network.name for network in networks],
+        scale,
+        [Item(s, k, lambda i=i: scored(i)) for i, (s, k) in enumerate(images.names())],
+    )
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -222,36 +150,22 @@ def evaluate(arguments: list[str]) -> int:
     from sr_train.metrics.protocol import get_protocols
 
     protocols = get_protocols(names)
-    items: Any
-    if config["sr"] is not None:
-        scale, name = _scale_of(config, None), str(config["sr"])
-        finished = _finished(config, scale)
-        items = [
-            (set_name, key, lambda a=a, b=b: (_tensor(*a), _tensor(*b)))
-            for set_name, pairs in finished.items()
-            for key, a, b in pairs
-        ]
-    else:
-        upscale, scale, name = _network(config)
-        from sr_train.data.dataset import EvalImages
-
-        images = EvalImages(_sets(config, scale))
-
-        def scored(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-            image = images[index]
-            return upscale(image.lr), image.hr
-
-        items = [(s, k, lambda i=i: scored(i)) for i, (s, k) in enumerate(images.names())]
-    results = _Results(config, protocols, scale)
+    out = None if config["out"] is None else Path(str(config["out"]))
+    save = expect(config, "save", bool, "true or false")
+    if save and out is None:
+        raise ValueError("save=true needs a folder: give out=DIR")
+    columns, titles, scale, items = _outputs(config)
+    scores = Scores(columns, titles, protocols, scale, out, save=save)
+    shown = tqdm(items, desc="score", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
     try:
-        for set_name, key, compute in tqdm(
-            items, desc="score", unit="image", file=sys.stderr, disable=not sys.stderr.isatty()
-        ):
-            sr, hr = compute()
-            results.add(set_name, key, sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]])
+        for item in shown:
+            results, hr = item.compute()
+            for column, sr in zip(columns, results, strict=True):
+                cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
+                scores.add(column, item.set, item.key, *cut)
     finally:
-        results.write()  # what was scored before an error or Ctrl-C is kept
-    print(results.table(name))
+        scores.write()  # what was scored before an error or Ctrl-C is kept
+    print(scores.table())
     return 0
 
 

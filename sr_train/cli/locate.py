@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sr_train.weights import Weights
+
+
+def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config with its constructor's defaults filled in: what a weights file keeps."""
+    module, _, name = str(model["_target_"]).rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+    return {"_target_": model["_target_"], **defaults, **{k: v for k, v in model.items() if k != "_target_"}}
 
 
 def load(source: str, *, allow: Sequence[str] = ()) -> tuple[Weights, Path]:
@@ -34,7 +44,6 @@ def load(source: str, *, allow: Sequence[str] = ()) -> tuple[Weights, Path]:
 def _from_checkpoint(folder: Path) -> tuple[Weights, Path]:
     from sr_train.checkpoints import newest_checkpoint
     from sr_train.cli.resume import read_config
-    from sr_train.cli.train import full_arguments
     from sr_train.weights import Weights, WeightsError
 
     found = newest_checkpoint(folder / "checkpoints", lambda text: print(text, file=sys.stderr))

@@ -26,6 +26,7 @@ Image = NDArray[Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of some phones, as well
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
+_ORIENTATION = 0x0112  # EXIF: 1 upright ... 8
 _MANY = 20  # this many names of a longer list are printed
 
 # Silent: its complaints name no file, ours do. OpenCV 5 has moved the function.
@@ -172,6 +173,20 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     return decode_image(_bytes(path), path)
 
 
+def read_upright(path: str | os.PathLike[str]) -> Image:
+    """As :func:`read_image`, turned as the file's EXIF orientation says it is to be seen: for people, not for pairs."""
+    path = Path(path)
+    data = _bytes(path)
+    pixels = decode_image(data, path)
+    try:
+        turned = int(_open(path, data).getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError):  # a damaged tag turns nothing
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if turned in (5, 6, 7, 8) else pixels
+    vertical, horizontal = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
+    return np.ascontiguousarray(pixels[:: -1 if vertical else 1, :: -1 if horizontal else 1])
+
+
 def encode_image(image: Image, suffix: str) -> bytes:
     """Encode [H, W, C] (or [H, W]) for a file name's suffix; png, bmp, webp and tiff without loss, jpg at quality 95."""
     if image.ndim == 2:
@@ -218,20 +233,17 @@ def to_uint8(image: Image) -> Image:
     return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
-def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Every image below a folder, sorted: key (path below it, with /, without suffix) -> file.
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Every image file below a folder, sorted; hidden files and folders are passed over.
 
-    Hidden files and folders are passed over. Raises FileNotFoundError, NotADirectoryError, or ValueError where there
-    are no images or two files share a key.
+    Raises FileNotFoundError, NotADirectoryError, or ValueError where there are none.
     """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is not a folder; give the folder that holds the images")
-    found: dict[str, Path] = {}
-    clashes: list[str] = []
-
+    found: list[Path] = []
     visited: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
@@ -246,14 +258,25 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
         visited.add(identity)
         for name in sorted(files):
             path = Path(root, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            key = path.relative_to(folder).with_suffix("").as_posix()
-            if key in found:
-                clashes.append(f"{path} and {found[key].name} would both be {key!r}")
-            found[key] = path
-    if clashes:
-        raise BadFilesError(f"{folder}: several files share a name; rename or remove one of each", clashes)
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                found.append(path)
     if not found:
         raise ValueError(f"{folder}: no images in it or below it ({', '.join(SUFFIXES)})")
+    return sorted(found)
+
+
+def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Every image below a folder, sorted: key (path below it, with /, without suffix) -> file.
+
+    Raises as :func:`image_files` does, and ValueError where two files share a key.
+    """
+    found: dict[str, Path] = {}
+    clashes: list[str] = []
+    for path in image_files(folder):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in found:
+            clashes.append(f"{path} and {found[key].name} would both be {key!r}")
+        found[key] = path
+    if clashes:
+        raise BadFilesError(f"{folder}: several files share a name; rename or remove one of each", clashes)
     return dict(sorted(found.items()))

@@ -101,3 +101,51 @@ def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, pairs, argum
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_several_networks_stand_side_by_side(invoke, photographs, tmp_path):
+    torch.manual_seed(0)
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
+    for run in ("a", "b"):
+        (tmp_path / run / "x2").mkdir(parents=True)
+        network = EDSR(scale=2, channels=4, blocks=1, res_scale=1.0)
+        save_weights(tmp_path / run / "x2" / "weights.safetensors", Weights(model, network.state_dict()))
+    call = ("sr-eval", "hr=photographs", "device=cpu", "out=scores")
+    done = invoke(*call, "weights=[bicubic,a/x2,b/x2/weights.safetensors]", "save=true")
+    assert done.returncode == 0, done.stderr
+    head = next(line for line in done.stdout.splitlines() if line.startswith("set "))
+    assert head.split() == ["set", "images", "protocol", "bicubic", "a/x2", "b/x2"]
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "scores" / "metrics.csv").open()))
+    assert len(rows) == 3 * 4 * 2
+    assert (tmp_path / "scores" / "images" / "b" / "x2" / "photographs" / "0001.png").exists()
+    for source, name in (("bicubic", "bicubic"), ("a/x2", "a/x2"), ("b/x2", "b/x2")):
+        alone = invoke("sr-eval", f"weights={source}", "hr=photographs", "device=cpu", "scale=2", "out=alone")
+        assert alone.returncode == 0, alone.stderr
+        assert json.loads((tmp_path / "alone" / "metrics.json").read_text()) == scores[name]
+
+
+def test_the_ensemble_and_tiles_are_scored(invoke, photographs, tmp_path):
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
+    save_weights(
+        tmp_path / "net.safetensors", Weights(model, EDSR(scale=2, channels=4, blocks=1, res_scale=1.0).state_dict())
+    )
+    found = {}
+    for name, more in {"plain": [], "tiled": ["tile=24"], "ensemble": ["ensemble=true"]}.items():
+        call = ("sr-eval", "weights=net.safetensors", "hr=photographs", "device=cpu", f"out={name}", "protocols=[rgb]")
+        assert invoke(*call, *more).returncode == 0
+        found[name] = json.loads((tmp_path / name / "metrics.json").read_text())["photographs"]["rgb"]["psnr"]
+    assert found["tiled"] == pytest.approx(found["plain"], abs=1e-4)
+    assert found["ensemble"] > found["plain"] + 0.01  # of a network with random weights: its errors average out
+
+
+def test_networks_that_cannot_be_compared_are_refused(invoke, photographs, tmp_path):
+    for scale in (2, 3):
+        model = {"_target_": "sr_train.models.edsr.EDSR", "scale": scale, "channels": 4, "blocks": 1}
+        network = EDSR(scale=scale, channels=4, blocks=1)
+        save_weights(tmp_path / f"x{scale}.safetensors", Weights(model, network.state_dict()))
+    done = invoke("sr-eval", "weights=[x2.safetensors,x3.safetensors]", "hr=photographs", "device=cpu")
+    assert done.returncode == 1
+    assert "x2.safetensors x2, x3.safetensors x3" in done.stderr
+    assert "twice" in invoke("sr-eval", "weights=[bicubic,bicubic]", "hr=photographs", "scale=2").stderr
+    assert "or a list of them" in invoke("sr-eval", "weights=[]", "hr=photographs", "scale=2").stderr

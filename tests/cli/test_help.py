@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-COMMANDS = {"sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare"}
+COMMANDS = {"sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale"}
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "numpy", "cv2", "lmdb", "skimage")
 
 
@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy_and_shows_keys_and_two_examples(command):
 def test_bare_sr_train_lists_the_experiments_and_imports_nothing_heavy():
     text = _loaded_by("train")
     assert text.rstrip().endswith("LOADED []")
-    assert re.search(r"\n  quickstart +A small EDSR x2", text)
+    assert re.search(r"\n  quickstart +A small EDSR on five", text)
     assert re.search(r"\n  edsr_x4 +EDSR x4 on DIV2K", text)
 
 

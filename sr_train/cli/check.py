@@ -1,0 +1,235 @@
+"""``check=true``: everything that a run will need, tried out in a minute, with nothing changed on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sr_train.cli.common import build, say
+from sr_train.cli.stage import build_task, build_trainer, preflight
+from sr_train.cli.starts import Source, check_warm_starts, find_source
+
+if TYPE_CHECKING:
+    import torch
+
+    from sr_train.data.module import SRData
+    from sr_train.stages import Plan, Stage
+    from sr_train.tasks.base import SRTask
+
+_STEPS, _SECONDS = 6, 20.0  # steps are timed until there are so many, or until so long
+_SIDE = 96  # LR pixels on which multiply-adds are counted
+_ROW = 40  # bytes of a row of metrics.csv, and of a number in TensorBoard's file
+
+
+class Finding(NamedTuple):
+    """What a stage will take."""
+
+    seconds: float
+    bytes: int
+
+
+def multiply_adds(model: Mapping[str, Any], *, width: int = 1280, height: int = 720) -> float:
+    """Multiply-adds of one forward pass for an output of ``width`` x ``height``, as the field's tables count them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode():
+        network = build(model).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, _SIDE, _SIDE))
+    scale = int(network.scale)
+    return counter.get_total_flops() / 2 * width * height / (_SIDE * scale) ** 2
+
+
+def _reset_peak(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux: the high-water mark of this process begins anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak(device: torch.device) -> tuple[int, str]:
+    """Peak memory in bytes since :func:`_reset_peak`, and of what."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "of the GPU"
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024, "of the training process"
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "of the training process so far"
+
+
+def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
+    """Train a few steps by the trainer that the run will use; seconds of each."""
+    import lightning as L
+
+    from sr_train.callbacks import StepCallback
+
+    times: list[float] = []
+
+    class Timing(StepCallback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            super().on_train_start(trainer, pl_module)
+            self.since = self.start = time.perf_counter()
+
+        def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+            now = time.perf_counter()
+            times.append(now - self.since)
+            self.since = now
+            late = now - self.start > _SECONDS
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(late, all=False)
+
+    few = copy.deepcopy(dict(config))
+    few["trainer"]["max_steps"] = min(_STEPS, int(few["trainer"]["max_steps"]))
+    few["logger"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(few, [Timing()], Path(folder))
+        data.per_device(trainer.world_size)
+        trainer.fit(task, datamodule=data)
+    return times
+
+
+def _tensors(value: object) -> Iterable[torch.Tensor]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _size(value: object) -> int:
+    return sum(t.numel() * t.element_size() for t in _tensors(value))
+
+
+def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
+    """Bytes that the stage will write at most, and of what."""
+    optimizers = task.trainer.optimizers
+    checkpoint = _size(task.state_dict()) + sum(_size(o.state_dict()) for o in optimizers)
+    weights = _size(task.averaged().state_dict())
+    steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
+    validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
+    pictures = validations * validate["pictures"] * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
+    rows = steps // config["record"]["every"] * 12 * _ROW * 2
+    keep = config["checkpoint"]["keep"] + 1  # one is being written while the oldest is still there
+    total = keep * checkpoint + 2 * weights + pictures + rows
+    return total, f"{keep} checkpoints of {_mb(checkpoint)}, 2 weights of {_mb(weights)}, pictures and logs"
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
+def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
+    """What the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
+    source_stage = stage.config["init"]["stage"]
+    if source_stage is not None:
+        folder = next(s.folder for s in plan.stages if s.name == source_stage)
+        if not (folder / "weights.safetensors").exists():
+            return None, f"; here from random weights, as stage {source_stage} is not trained yet"
+    source = find_source(plan, stage)
+    return source, "" if source is None else f"; from {source.file}"
+
+
+def check_stage(plan: Plan, stage: Stage) -> Finding:
+    """Try a stage out and print what it takes. Raises ValueError where it could not be trained here."""
+    import torch
+
+    config = stage.config
+    data: SRData = build(config["data"])
+    source, note = _start(plan, stage)
+    task = build_task(config, stage.name, source)
+    count = sum(p.numel() for p in task.model.parameters())
+    work = multiply_adds(config["model"])
+    say(f"stage {stage.name}: {type(task.model).__name__} x{config['scale']}, {config['trainer']['precision']}{note}")
+    say(f"  network   {count:,} parameters, {work / 1e9:,.1f} G multiply-adds for an output of 1280x720")
+    sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
+    say(f"  data      {sum(map(len, data.sources))} images to train on, all sizes agree; to validate: {sets}")
+    times = _few_steps(config, task, data)
+    device = task.trainer.strategy.root_device
+    step = statistics.median(times[1:] or times)
+    loss = float(task.numbers["train/loss"])
+    say(f"  step      {step:.3f} s (median of {len(times[1:] or times)}; the first {times[0]:.3f} s), loss {loss:.4g}")
+    if task.refused:
+        raise ValueError(
+            f"stage {stage.name}: the loss or the gradient of {task.refused} of {len(times)} steps is not finite"
+        )
+    peak, of = _peak(device)
+    seconds = step * int(config["trainer"]["max_steps"])
+    images = data.val_images()
+    if images is not None:
+        task.to(device)
+        image = images[0]
+        start = time.perf_counter()
+        scores = task.score(image, task.upscale(image.lr))
+        took = time.perf_counter() - start
+        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
+        height, width = image.hr.shape[-2:]
+        say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {len(times)} steps")
+        area = sum(h * w for pairs in data.val.values() for h, w in (pairs.hr_size(i) for i in range(len(pairs))))
+        validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
+        seconds += validations * took * area / (height * width) / max(task.trainer.world_size, 1)
+    whole, whole_of = max((peak, of), _peak(device))
+    say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
+    size, text = _disk(config, task)
+    free = _free(stage.folder)
+    say(f"  disk      {_mb(size)} at most ({text}); {_mb(free)} are free")
+    say(f"  time      about {_duration(seconds)} for {config['trainer']['max_steps']:,} steps with validation")
+    task.cpu()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Finding(seconds, size)
+
+
+def check_plan(plan: Plan) -> int:
+    """Try out every selected stage: networks, warm starts, sources, sizes, one step, one image. Writes nothing."""
+    import torch
+
+    stages = [s for s in plan.stages if s.name in plan.selected]
+    for stage in stages:
+        preflight(stage)
+        build(stage.config["data"])
+    check_warm_starts(plan)
+    found: list[Finding] = []
+    for stage in stages:
+        _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        found.append(check_stage(plan, stage))
+    size, free = sum(f.bytes for f in found), _free(plan.folder)
+    if size > free:
+        raise ValueError(
+            f"{plan.folder}: the run takes up to {_mb(size)}, {_mb(free)} are free; make room or set paths.runs=DIR"
+        )
+    total = _duration(sum(f.seconds for f in found))
+    say(f"check passed: {len(found)} stages, about {total}, {_mb(size)} on disk at most; nothing was changed")
+    return 0

@@ -1,0 +1,100 @@
+"""The networks that a command was given: ``weights=``, ``device=``, ``tile=``, ``ensemble=``, ``precision=``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sr_train.cli.common import expect
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sr_train.inference import Tiling
+
+
+def device_of(name: str) -> torch.device:
+    """``auto`` or a device's name, tried out. Raises ValueError where it cannot be used."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name}: cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
+    return device
+
+
+def scale_of(config: Mapping[str, Any], known: int | None, source: str) -> int:
+    """The scale of a network, which ``scale=`` must agree with; of those that know none, ``scale=`` itself."""
+    scale = config["scale"]
+    if scale is None and known is None:
+        raise ValueError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
+    if scale is None:
+        return int(known or 0)
+    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale={scale!r}: expected a whole number from 1 on")
+    if known is not None and scale != known:
+        raise ValueError(f"scale={scale}, but {source} is a network for x{known}")
+    return scale
+
+
+@dataclass
+class Network:
+    """A network that is ready to upscale, and how it shall."""
+
+    model: nn.Module
+    scale: int
+    name: str  #: for the table
+    tiling: Tiling
+    ensemble: bool
+    precision: str
+
+    def __call__(self, lr: torch.Tensor) -> torch.Tensor:
+        """[C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
+        from sr_train.inference import super_resolve, whole_if_small
+
+        tiling = whole_if_small(self.tiling, *lr.shape[-2:])
+        return super_resolve(self.model, lr, tiling=tiling, ensemble=self.ensemble, precision=self.precision).cpu()
+
+
+def _precision(config: Mapping[str, Any], device: torch.device) -> str:
+    precision = str(config.get("precision", "32"))
+    if precision not in ("32", "bf16", "auto"):
+        raise ValueError(f"precision={precision}: choose from 32, bf16, auto")
+    if precision == "auto":
+        from sr_train.cli.precision import native_bf16
+
+        return "bf16" if native_bf16(device.type) else "32"
+    return precision
+
+
+def open_network(config: Mapping[str, Any], source: str) -> Network:
+    """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
+    from sr_train.cli.locate import load
+    from sr_train.inference import plan_tiles
+    from sr_train.models.bicubic import Bicubic
+    from sr_train.weights import build_network
+
+    device = device_of(str(config["device"]))
+    ensemble = expect(config, "ensemble", bool, "true or false")
+    precision = _precision(config, device)
+    if source == "bicubic":
+        scale = scale_of(config, None, source)
+        model: nn.Module = Bicubic(scale=scale, arithmetic=config.get("arithmetic", "float"))
+        name = f"bicubic x{scale} ({config.get('arithmetic', 'float')})"
+    else:
+        allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+        if not all(isinstance(package, str) for package in allow):
+            raise ValueError(f"allow={allow}: expected names of packages")
+        weights, file = load(source, allow=allow)
+        scale = scale_of(config, weights.scale, source)
+        model = build_network(weights, where=str(file), allow=allow).to(device)
+        recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
+        name = f"{file} (x{scale}{recognized})"
+    tiling = plan_tiles(model, tile=config["tile"], overlap=config["overlap"])
+    return Network(model, scale, name, tiling, ensemble, precision)

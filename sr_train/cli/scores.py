@@ -1,0 +1,149 @@
+"""Scores as they come: the table, ``metrics.json``, ``metrics.csv`` and the images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from sr_train.metrics.protocol import Protocol
+
+_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4)}
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """A column's title for each source: as few of its last parts (``quickstart/x2``) as tell them apart."""
+    parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
+    parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
+    parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]
+    longest = max(map(len, parts))
+    for count in range(1, longest + 1):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)
+
+
+class Scores:
+    """What was measured, by column (one for each of ``weights=``), set, image and protocol.
+
+    Args:
+        columns: short names, all different.
+        titles: what each stands for.
+        protocols: that every image is scored by.
+        scale: HR pixels per LR pixel, which borders depend on.
+        out: folder of the files, or None for the table alone.
+        save: also write the images.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        titles: Sequence[str],
+        protocols: Sequence[Protocol],
+        scale: int,
+        out: Path | None,
+        *,
+        save: bool,
+    ) -> None:
+        from sr_train.metrics.meter import Meter
+
+        self.columns, self.titles = list(columns), list(titles)
+        self.protocols, self.scale = list(protocols), scale
+        self.meters = {c: Meter() for c in self.columns}
+        self.out, self.save = out, save
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+
+    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor) -> None:
+        """Score one image, [C, H, W] each."""
+        from sr_train.metrics.protocol import score
+
+        for protocol in self.protocols:
+            try:
+                values = score(sr, hr, protocol, self.scale)
+            except ValueError as error:
+                raise ValueError(f"{set_name}: {key}: {error}") from None
+            self.meters[column].add(set_name, key, protocol.name, values)
+        if self.save and self.out is not None:
+            folder = self.out / "images" / (column if len(self.columns) > 1 else "")
+            self._write_image(folder / set_name / f"{key}.png", sr)
+
+    @staticmethod
+    def _write_image(path: Path, sr: torch.Tensor) -> None:
+        import torch
+
+        from sr_train.data.images import write_image
+        from sr_train.metrics.functional import quantize
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
+
+    def summary(self) -> dict[str, Any]:
+        """Means: {set: {protocol: {n, psnr, ssim}}}, of several networks below their names."""
+        plain = {
+            column: {
+                s: {p: {k: v if math.isfinite(v) else None for k, v in values.items()} for p, values in found.items()}
+                for s, found in meter.summary().items()
+            }
+            for column, meter in self.meters.items()
+        }
+        return plain[self.columns[0]] if len(self.columns) == 1 else plain
+
+    def write(self) -> None:
+        """Whatever has been scored so far."""
+        rows = [(column, row) for column, meter in self.meters.items() for row in meter.rows]
+        if self.out is None or not rows:
+            return
+        from sr_train.files import write_bytes
+
+        write_bytes(self.out / "metrics.json", (json.dumps(self.summary(), indent=2) + "\n").encode())
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        several = len(self.columns) > 1
+        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *rows[0][1].values])
+        for column, row in rows:
+            values = [f"{v:.6f}" for v in row.values.values()]
+            table.writerow([*([column] if several else []), row.set, row.key, row.protocol, *values])
+        write_bytes(self.out / "metrics.csv", text.getvalue().encode())
+
+    def table(self) -> str:
+        """The means, with every protocol's definition beneath."""
+        lines = self._one() if len(self.columns) == 1 else self._side_by_side()
+        lines += [f"{p.name}: {p.definition}" for p in self.protocols]
+        if self.out is not None:
+            lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
+        return "\n".join(lines)
+
+    def _one(self) -> list[str]:
+        summary = self.meters[self.columns[0]].summary()
+        width = max(len(s) for s in [*summary, "set"])
+        names = "".join(f"  {title:>8}" for title, _ in _DIGITS.values())
+        lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<9}{names}"]
+        for set_name, protocols in summary.items():
+            for protocol, v in protocols.items():
+                values = "".join(f"  {v[m]:>8.{digits}f}" for m, (_, digits) in _DIGITS.items())
+                lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<9}{values}")
+        return lines
+
+    def _side_by_side(self) -> list[str]:
+        summaries = [self.meters[c].summary() for c in self.columns]
+        width = max(len(s) for s in [*summaries[0], "set"])
+        wide = [max(8, len(c)) for c in self.columns]
+        head = "".join(f"  {c:>{w}}" for c, w in zip(self.columns, wide, strict=True))
+        lines = [f"{c}: {t}" for c, t in zip(self.columns, self.titles, strict=True)]
+        lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<9}  {'':<8}{head}")
+        for set_name, protocols in summaries[0].items():
+            for protocol, v in protocols.items():
+                for metric, (title, digits) in _DIGITS.items():
+                    values = [s[set_name][protocol][metric] for s in summaries]
+                    cells = "".join(f"  {x:>{w}.{digits}f}" for x, w in zip(values, wide, strict=True))
+                    lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<9}  {title:<8}{cells}")
+        return lines

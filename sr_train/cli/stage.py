@@ -1,0 +1,229 @@
+"""One stage of a run: built, trained from its newest checkpoint or from the start, exported."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sr_train.cli.common import build, say
+from sr_train.cli.locate import full_arguments
+from sr_train.cli.precision import resolve_precision
+from sr_train.cli.starts import find_source
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from sr_train.checkpoints import Checkpoint
+    from sr_train.cli.starts import Source
+    from sr_train.data.module import SRData
+    from sr_train.stages import Plan, Stage
+    from sr_train.tasks.base import SRTask
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and did so with a checkpoint."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}")
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """A stage's own seed: what it draws does not depend on what ran before it in the process."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/weights".encode(), digest_size=4).digest(), "little")
+
+
+class Export:
+    """Writes the network that counts as a self-describing file."""
+
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        self.model = full_arguments(stage.config["model"])
+        self.origin = {"run": plan.name, "stage": stage.name}
+
+    def __call__(self, task: SRTask, path: Path, scores: Mapping[str, float], step: int) -> None:
+        """Write ``task.averaged()`` with its scores and its origin."""
+        import sr_train
+        from sr_train.weights import Weights, save_weights
+
+        origin = {**self.origin, "step": step, "ema": task.ema is not None, "sr_train": sr_train.__version__}
+        save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
+
+
+def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
+    """The standard callbacks in the order in which a step needs them - log, validate, save, stop, show - after the user's."""
+    from sr_train.callbacks import Checkpoints, Progress, Record, Stop
+    from sr_train.validation import Validate
+
+    config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
+    record = Record(every=config["record"]["every"], folder=str(folder))
+    save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
+    options = {k: v for k, v in config["validate"].items() if k != "protocols"}
+    metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in ("psnr", "ssim")]
+    if config["validate"]["best"] is not None and config["validate"]["best"] not in metrics:
+        raise ValueError(
+            f"validate.best={config['validate']['best']} is not measured; choose from {', '.join(metrics)}"
+        )
+    validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
+    own = [build(c) for c in (config["callbacks"] or {}).values() if c]
+    return [*own, record, validate, save, Stop(save), Progress(record)]
+
+
+def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
+    """Lightning's Trainer with our callbacks in place of its loops' own habits."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return build(
+            {k: v for k, v in config["trainer"].items() if v is not None},
+            callbacks=list(callbacks),
+            logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
+            default_root_dir=str(folder),
+            max_epochs=-1,
+            use_distributed_sampler=False,  # the sampler shares the positions out itself
+            limit_val_batches=0,  # sr_train.validation validates at step boundaries
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"trainer: {error}") from None
+
+
+def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> SRTask:
+    """The stage's task; its network is warm-started before the EMA copy is made."""
+    import torch
+
+    torch.manual_seed(stage_seed(config["seed"], stage))
+    parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
+    if source is not None:
+        from sr_train.weights import warm_start
+
+        warm_start(
+            parts["model"], source.weights.state, config["init"]["skip"], where=f"stage {stage} from {source.file}"
+        )
+    return build(config["task"], **parts)
+
+
+def preflight(stage: Stage) -> None:
+    """What can be refused before anything is trained: precision, numbers, metrics, the network's and the data's arguments."""
+    import torch
+
+    config = stage.config
+    trainer, validate = config["trainer"], config["validate"]
+    trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
+    if trainer["max_steps"] < 1:
+        raise ValueError(f"trainer.max_steps={trainer['max_steps']}: expected a whole number from 1 on")
+    if trainer.get("gradient_clip_val") is not None and not trainer["gradient_clip_val"] > 0:
+        raise ValueError(
+            f"trainer.gradient_clip_val={trainer['gradient_clip_val']}: expected a positive number, or null"
+        )
+    for name, least in (("pictures", 0), ("crop", 1), ("every", 1)):
+        if validate[name] < least:
+            raise ValueError(f"validate.{name}={validate[name]}: expected a whole number from {least} on")
+    if config["data"]["batch"] < 1 or config["data"]["workers"] < 0:
+        raise ValueError(
+            f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"
+        )
+    with torch.device("meta"):
+        build(config["model"])
+
+
+def run_stage(plan: Plan, stage: Stage) -> Path:
+    """Train one stage, from its newest checkpoint or from the start, unless it is complete; returns its weights file.
+
+    Raises StoppedError where a signal ended it, with a checkpoint.
+    """
+    from sr_train.checkpoints import newest_checkpoint
+    from sr_train.cli import resume
+    from sr_train.files import remove_leftovers
+
+    folder, config = stage.folder, stage.config
+    preflight(stage)
+    last = int(config["trainer"]["max_steps"])
+    data = build(config["data"])
+    source = find_source(plan, stage)
+    described = resume.describe(config, data.sources, [] if source is None else [source.digest])
+    for note in resume.check(folder, described, force=config["resume"] == "force"):
+        say(f"stage {stage.name}: {note}")
+    done = folder / "weights.safetensors"
+    if done.exists() and _trained(folder) >= last:
+        say(f"stage {stage.name}: complete already ({done})")
+        return done
+    found = newest_checkpoint(folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
+    if found is not None and found.step > last:
+        raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
+    task = build_task(config, stage.name, source)
+    export = Export(plan, stage)
+    callbacks = _callbacks(stage, data, export)
+    trainer = build_trainer(config, callbacks, folder)
+    data.per_device(trainer.world_size)
+    if trainer.is_global_zero:
+        for where in (folder, folder / "checkpoints"):
+            remove_leftovers(where)
+        resume.write_config(folder, described)
+        done.unlink(missing_ok=True)  # of a stage that is being extended: it means that the stage is complete
+    _introduce(stage, task, data, found)
+    _fit(trainer, task, data, found)
+    _finish(trainer, task, callbacks, export, done)
+    return done
+
+
+def _trained(folder: Path) -> int:
+    """Steps of a complete stage."""
+    from sr_train.weights import load_weights
+
+    return int(load_weights(folder / "weights.safetensors").origin.get("step", 0))
+
+
+def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    count = sum(p.numel() for p in task.model.parameters())
+    images = sum(map(len, data.sources))
+    trainer = stage.config["trainer"]
+    where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
+    say(
+        f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images} images, "
+        f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
+    )
+
+
+def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    import torch
+
+    from sr_train.checkpoints import CheckpointError
+
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
+        raise MemoryError(f"the device's memory is full; try {remedies} ({str(error).splitlines()[0]})") from None
+    except (RuntimeError, KeyError) as error:
+        if found is not None and trainer.global_step <= found.step and "state_dict" in str(error):
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{found.path}: does not fit this network; delete it if it is foreign ({reason})"
+            ) from None
+        raise
+
+
+def _finish(trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: Export, done: Path) -> None:
+    """Write the stage's weights, or say why it ended early."""
+    from sr_train.callbacks import Stop
+    from sr_train.validation import Validate
+
+    stop = next(c for c in callbacks if isinstance(c, Stop))
+    if trainer.global_step != trainer.max_steps:
+        raise StoppedError(stop.received or signal.SIGINT, trainer.global_step)
+    validate = next(c for c in callbacks if isinstance(c, Validate))
+    if trainer.is_global_zero:
+        export(task, done, validate.scores, trainer.global_step)
+    trainer.strategy.barrier()
+    if validate.best is not None:
+        best = done.with_name("best.safetensors")
+        say(f"stage {done.parent.name}: best {validate.best:.3f} at step {validate.best_step}: {best}")
+    say(f"weights: {done}")

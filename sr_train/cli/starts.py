@@ -1,0 +1,83 @@
+"""What a stage starts from: ``init.stage``, ``init.weights``, ``init.skip``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sr_train.cli.common import build, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from sr_train.stages import Plan, Stage
+    from sr_train.weights import Weights
+
+
+class Source(NamedTuple):
+    """What a stage starts from."""
+
+    weights: Weights
+    file: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the tensors: another source makes another run."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(self.weights.state):
+            digest.update(name.encode())
+            digest.update(self.weights.state[name].contiguous().float().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def find_source(plan: Plan, stage: Stage) -> Source | None:
+    """The weights that a stage starts from; raises ValueError where its source stage is not complete."""
+    from sr_train.cli.locate import load
+
+    init = stage.config["init"]
+    if init["weights"] is not None:
+        return Source(*load(str(init["weights"])))
+    if init["stage"] is None:
+        return None
+    folder = next(s.folder for s in plan.stages if s.name == init["stage"])
+    if not (folder / "weights.safetensors").exists():
+        raise ValueError(
+            f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({folder}); run that first, or "
+            f"give {stage.name}.init.weights=FILE"
+        )
+    return Source(*load(str(folder)))
+
+
+def check_warm_starts(plan: Plan) -> None:
+    """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
+
+    The costliest failure is a bad warm start after three days. Prints what is copied, started afresh and unused.
+    """
+    import torch
+
+    from sr_train.weights import match_warm_start
+
+    def outline(config: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+        with torch.device("meta"):
+            return build(config["model"]).state_dict()
+
+    for stage in plan.stages:
+        init = stage.config["init"]
+        if stage.name not in plan.selected or (init["stage"] is None and init["weights"] is None):
+            continue
+        if init["weights"] is not None:
+            source = find_source(plan, stage)
+            assert source is not None
+            state, name = source.weights.state, str(source.file)
+        else:
+            state, name = (
+                outline(next(s.config for s in plan.stages if s.name == init["stage"])),
+                f"stage {init['stage']}",
+            )
+        decided = match_warm_start(outline(stage.config), state, init["skip"], where=f"stage {stage.name} from {name}")
+        say(f"stage {stage.name} starts from {name}:")
+        for what, names in (("copied", decided.copied), ("afresh", decided.afresh), ("unused", decided.unused)):
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if what != "copied" else ""
+            say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())

@@ -1,0 +1,169 @@
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sr_train.cli.networks import Network
+from sr_train.cli.upscale import upscale_image
+from sr_train.data.images import read_image, read_upright, write_image
+from sr_train.imresize import imresize
+from sr_train.inference import WHOLE, plan_tiles, super_resolve
+from sr_train.models.bicubic import Bicubic
+from sr_train.models.edsr import EDSR
+from sr_train.weights import Weights, save_weights
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    network = EDSR(scale=2, channels=4, blocks=1, res_scale=1.0).eval()
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
+    save_weights(tmp_path / "net.safetensors", Weights(model, network.state_dict()))
+    return network
+
+
+def test_a_folder_is_upscaled_under_its_names(command, network, photographs, tmp_path):
+    (photographs / "deep" / "er").mkdir(parents=True)
+    write_image(photographs / "deep" / "er" / "ünïcode name.bmp", read_image(photographs / "0000.png"))
+    done = command("sr-upscale", "weights=net.safetensors", "input=photographs", "output=large", "tile=32")
+    assert done.returncode == 0, done.stderr
+    assert "tiles of 32 LR pixels that overlap by 6 (as without tiles)" in done.stdout
+    assert "large/0002.png: 96x80 -> 192x160" in done.stdout
+    names = {str(p.relative_to(tmp_path / "large")) for p in (tmp_path / "large").rglob("*") if p.is_file()}
+    assert names == {"0000.png", "0001.png", "0002.png", "0003.png", "deep/er/ünïcode name.bmp"}
+    small = torch.from_numpy(read_image(photographs / "0001.png")).permute(2, 0, 1)
+    expected = torch.floor(super_resolve(network, small) * 255 + 0.5).permute(1, 2, 0).numpy()
+    assert np.abs(read_image(tmp_path / "large" / "0001.png").astype(int) - expected).max() <= 1
+
+
+def test_one_bad_file_is_reported_and_the_rest_is_made(invoke, network, photographs, tmp_path):
+    (photographs / "0001.png").write_bytes((photographs / "0001.png").read_bytes()[:500])
+    (photographs / "empty.jpg").touch()
+    done = invoke("sr-upscale", "weights=net.safetensors", "input=photographs", "output=large", "device=cpu")
+    assert done.returncode == 1
+    assert "2 of 5 images failed" in done.stderr
+    assert "photographs/0001.png: corrupt or truncated" in done.stderr
+    assert "photographs/empty.jpg: the file is empty" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "large").iterdir()) == ["0000.png", "0002.png", "0003.png"]
+
+
+def test_what_is_there_already_can_be_left_alone(invoke, network, photographs, tmp_path):
+    call = ("sr-upscale", "weights=net.safetensors", "input=photographs", "output=large", "device=cpu")
+    assert invoke(*call).returncode == 0
+    (tmp_path / "large" / "0002.png").unlink()
+    before = (tmp_path / "large" / "0000.png").stat().st_mtime_ns
+    done = invoke(*call, "skip_existing=true")
+    assert "3 images are there already" in done.stdout
+    assert "1 images in large" in done.stdout
+    assert (tmp_path / "large" / "0000.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (4, np.uint8), (4, np.uint16), (1, np.uint16)]
+)
+def test_grey_alpha_and_16_bits_are_kept(channels, dtype):
+    rng = np.random.default_rng(0)
+    top = np.iinfo(dtype).max
+    image = (rng.random((20, 30, channels)) * top).astype(dtype)
+    network = Network(Bicubic(scale=2), 2, "bicubic", WHOLE, False, "32")
+    large = upscale_image(image, network)
+    assert large.dtype == dtype
+    assert large.shape == (40, 60, channels)
+    expected = np.floor(imresize(image.astype(np.float64) / top, 2).clip(0, 1) * top + 0.5)
+    assert np.abs(large.astype(float) - expected).max() <= 1
+
+
+def test_16_bits_and_alpha_go_through_files(invoke, tmp_path):
+    rng = np.random.default_rng(0)
+    deep = (rng.random((12, 10, 4)) * 65535).astype(np.uint16)
+    write_image(tmp_path / "deep.png", deep)
+    done = invoke("sr-upscale", "weights=bicubic", "scale=3", "input=deep.png", "output=out", "device=cpu")
+    assert done.returncode == 0, done.stderr
+    large = read_image(tmp_path / "out" / "deep.png")
+    assert (large.shape, large.dtype) == ((36, 30, 4), np.uint16)
+    assert len(np.unique(large)) > 2000
+    named = invoke("sr-upscale", "weights=bicubic", "scale=3", "input=deep.png", "output=out/other.tiff", "device=cpu")
+    assert named.returncode == 0, named.stderr
+    assert np.array_equal(read_image(tmp_path / "out" / "other.tiff"), large)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upscaled_as_they_are_seen(tmp_path, orientation):
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8] = (255, 0, 0)
+    pixels[8:, 16:] = (0, 0, 255)
+    image = PIL.Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "turned.png", exif=exif)
+    with PIL.Image.open(tmp_path / "turned.png") as opened:
+        from PIL import ImageOps
+
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    assert np.array_equal(read_upright(tmp_path / "turned.png"), expected)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), pixels)
+
+
+def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch, capsys):
+    from tqdm import tqdm
+
+    from sr_train.cli import upscale
+    from sr_train.inference import MemoryFullError
+
+    tried = []
+    original = upscale.upscale_image
+
+    def greedy(image, network, done):
+        tried.append(network.tiling.tile)
+        if network.tiling.tile > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(image, network, done)
+
+    monkeypatch.setattr(upscale, "upscale_image", greedy)
+    image = np.zeros((300, 200, 3), np.uint8)
+    ready = Network(network, 2, "net", plan_tiles(network, tile=256), False, "32")
+    with tqdm(total=1, disable=True) as bar:
+        assert upscale._with_room(image, ready, shrink=True, bar=bar).shape == (600, 400, 3)
+        assert tried == [256, 128, 64]
+        ready.tiling = plan_tiles(network, tile=256)
+        with pytest.raises(MemoryFullError, match="smaller tile="):
+            upscale._with_room(image, ready, shrink=False, bar=bar)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["input=nowhere", "output=o"], 1, "nowhere: there is no such file or folder"),
+        (["input=photographs"], 2, "output has no value"),
+        (["input=photographs", "output=photographs"], 1, "would be overwritten"),
+        (["input=photographs/0000.png", "output=photographs"], 1, "would overwrite the input"),
+        (["input=photographs", "output=net.safetensors"], 1, "is a file"),
+        (["input=photographs", "output=o", "tile=huge"], 1, "expected auto, null for the whole image"),
+        (["input=photographs", "output=o", "tile=-4"], 1, "tile=-4: expected"),
+        (["input=photographs", "output=o", "overlap=x"], 1, "overlap=x: expected auto"),
+        (["input=photographs", "output=o", "format=gif"], 1, "choose from png"),
+        (["input=photographs", "output=o", "scale=3"], 1, "is a network for x2"),
+        (["input=photographs", "output=o", "precision=8"], 1, "choose from 32, bf16, auto"),
+        (["input=photographs", "output=o", "ensemble=maybe"], 2, "expected true or false"),
+        (["input=photographs", "output=o", "device=cuda:7"], 1, "try device=cpu"),
+        (["input=photographs", "output=o", "tyle=4"], 2, "did you mean tile"),
+    ],
+)  # fmt: skip
+def test_what_a_user_may_get_wrong(invoke, network, photographs, arguments, code, message):
+    done = invoke("sr-upscale", "weights=net.safetensors", *arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_formats_that_hold_less_are_refused_before_the_work(invoke, network, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "clear.png", np.zeros((8, 8, 4), np.uint8))
+    write_image(tmp_path / "in" / "solid.png", np.zeros((8, 8, 3), np.uint8))
+    done = invoke("sr-upscale", "weights=net.safetensors", "input=in", "output=out", "format=jpg", "device=cpu")
+    assert done.returncode == 1
+    assert "in/clear.png: .jpg holds no alpha" in done.stderr
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["solid.jpg"]
+    write_image(tmp_path / "in" / "solid.bmp", np.zeros((8, 8, 3), np.uint8))
+    done = invoke("sr-upscale", "weights=net.safetensors", "input=in", "output=out", "format=png", "device=cpu")
+    assert "would both become solid.png" in done.stderr
