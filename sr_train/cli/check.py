@@ -173,9 +173,8 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
     count = sum(p.numel() for p in task.model.parameters())
     work = multiply_adds(config["model"])
     say(f"stage {stage.name}: {type(task.model).__name__} x{config['scale']}, {config['trainer']['precision']}{note}")
-    say(
-        f"  network   {count:,} parameters, {work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP) for an output of 1280x720"
-    )
+    flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
+    say(f"  network   {count:,} parameters, {flops} for an output of 1280x720")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
     say(f"  data      {sum(map(len, data.sources))} images to train on, all sizes agree; to validate: {sets}")
     times = _few_steps(config, task, data)
