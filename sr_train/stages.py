@@ -174,6 +174,8 @@ def _known(config: DictConfig, key: str) -> bool:
 
 _OWN = {  # keys of conf/train.yaml that no constructor checks
     "check": bool,
+    "profile": bool,
+    "profile_steps": int,
     "scale": int,
     "seed": int,
     "init.stage": str | None,

@@ -15,6 +15,8 @@ FLOOR = {
     "validation": 3,
     "records": 3,
     "checkpoints": 3,
+    "profiling": 3,
+    "ledger": 3,
     "tasks": 2,
     "inference": 2,
     "weights": 2,
@@ -24,6 +26,7 @@ FLOOR = {
     "data": 1,
     "metrics": 1,
     "batch": 0,
+    "advice": 0,
     "files": 0,
     "imresize": 0,
     "typecheck": 0,
@@ -34,7 +37,7 @@ ONLY = {  # who may know a package
     "PIL": ("data",),
     "hydra": ("cli", "stages"),
     "omegaconf": ("cli", "stages"),
-    "lightning": ("tasks", "data/module", "callbacks", "validation", "records", "cli"),
+    "lightning": ("tasks", "data/module", "callbacks", "validation", "records", "profiling", "ledger", "cli"),
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 

@@ -198,7 +198,7 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
         shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
         height, width = image.hr.shape[-2:]
         say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {len(times)} steps")
-        area = sum(h * w for pairs in data.val.values() for h, w in (pairs.hr_size(i) for i in range(len(pairs))))
+        area = sum(images.pixels(i) for i in range(len(images)))
         validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
         seconds += validations * took * area / (height * width) / max(task.trainer.world_size, 1)
     whole, whole_of = max((peak, of), _peak(device))

@@ -16,10 +16,10 @@ from sr_train.files import write_bytes
 
 #: What may change between two sittings of a run; everything else makes another run of it.
 FREE = (
-    "name", "stage", "stages", "check", "init.stage", "init.weights", "resume", "folder", "paths.*", "sets.*", "logger.*",
-    "callbacks.*", "record.*", "checkpoint.*", "validate.*", "data.val*", "data.workers", "data.cache", "data.train*",
-    "task.protocols*", "task.patience", "task.compile", "task.recompute", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
+    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
+    "paths.*", "sets.*", "logger.*", "callbacks.*", "record.*", "checkpoint.*", "validate.*", "data.val*", "data.workers",
+    "data.cache", "data.train*", "task.protocols*", "task.patience", "task.compile", "task.recompute", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
 )  # fmt: skip
 _STEPS = "trainer.max_steps"
 

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import build, say
 from sr_train.cli.locate import full_arguments
-from sr_train.cli.precision import resolve_precision
+from sr_train.cli.precision import native_bf16, resolve_precision
 from sr_train.cli.starts import find_source
 
 if TYPE_CHECKING:
     import lightning as L
 
+    from sr_train.callbacks import Checkpoints, Record
     from sr_train.checkpoints import Checkpoint
     from sr_train.cli.starts import Source
     from sr_train.data.module import SRData
     from sr_train.stages import Plan, Stage
     from sr_train.tasks.base import SRTask
+    from sr_train.validation import Validate
 
 
 class StoppedError(Exception):
@@ -68,7 +70,25 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
         )
     validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
-    return [*own, record, validate, save, Stop(save), Progress(record)]
+    measure = _measure(stage, record, validate, save) if config["profile"] else []
+    return [*own, record, validate, save, Stop(save), *measure, Progress(record)]
+
+
+def _measure(stage: Stage, record: Record, validate: Validate, save: Checkpoints) -> list[L.Callback]:
+    """What ``profile=true`` adds."""
+    from sr_train.profiling import Measure
+
+    return [
+        Measure(
+            folder=str(stage.folder),
+            steps=stage.config["profile_steps"],
+            record=record,
+            validate=validate,
+            checkpoints=save,
+            native_bf16=native_bf16(str(stage.config["trainer"]["accelerator"])),
+            compiled=stage.config["task"].get("compile", False),
+        )
+    ]
 
 
 def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
@@ -124,6 +144,8 @@ def preflight(stage: Stage) -> None:
     for name, least in (("pictures", 0), ("crop", 1), ("every", 1)):
         if validate[name] < least:
             raise ValueError(f"validate.{name}={validate[name]}: expected a whole number from {least} on")
+    if config["profile_steps"] < 1:
+        raise ValueError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
     if config["data"]["batch"] < 1 or config["data"]["workers"] < 0:
         raise ValueError(
             f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"

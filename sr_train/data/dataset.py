@@ -152,6 +152,12 @@ class EvalImages(Dataset[EvalImage]):
         """(set, key) of every image, in order."""
         return [(name, self.sets[name].keys[i]) for name, i in self._where]
 
+    def pixels(self, index: int) -> int:
+        """HR pixels of an image, without decoding it."""
+        name, i = self._where[index]
+        height, width = self.sets[name].hr_size(i)
+        return height * width
+
     def __getitem__(self, index: int) -> EvalImage:
         name, i = self._where[index]
         pairs = self.sets[name]
