@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import build, conf_folder, header, is_child, run
+from sr_train.cli.common import UsageError, build, conf_folder, header, is_child, run
 from sr_train.cli.stage import StoppedError, preflight, run_stage
 from sr_train.cli.starts import check_warm_starts
 
@@ -88,7 +88,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
 
     mode = composed.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
-        raise ValueError(f"resume={mode}: choose from auto, force, never")
+        raise UsageError(f"resume={mode}: choose from auto, force, never")
     command = shlex.join(["sr-train", *arguments])
     _quiet()
     if composed.stages[0].config["check"]:

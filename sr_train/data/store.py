@@ -257,6 +257,8 @@ class Store:
                 f"{self.path}: is of version {summary.get('version')}, this sr-train reads version {VERSION}; "
                 "make it anew with sr-prepare"
             )
+        if not (isinstance(summary.get("counts"), dict) and isinstance(summary.get("scales"), list)):
+            raise StoreError(f"{self.path}: damaged summary (no counts); delete it and run sr-prepare again")
         return summary
 
     def __getstate__(self) -> dict[str, Any]:
