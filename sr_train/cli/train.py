@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
@@ -122,6 +123,14 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _shortened(name: str, longest: int = 200) -> str:
+    """A file's name has 255 bytes at most, and a run's lock and old folders need some of them."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
+
+
 def _hydra(arguments: list[str]) -> int:
     """Sweeps, shell completion and Hydra's own information, by Hydra."""
     import hydra
@@ -145,7 +154,7 @@ def _hydra(arguments: list[str]) -> int:
         if not any(o.startswith("name=") for o in task):
             experiment = next((o.partition("=")[2] for o in task if o.startswith("experiment=")), "run")
             swept = chosen.job.override_dirname.replace("/", "_").replace("+", "") or "default"
-            task.append(f"name='{experiment}/{swept}'")
+            task.append(f"name='{experiment}/{_shortened(swept)}'")
         code = max(code, run_plan(plan(task), task))
         if code > 128:  # a signal ends the sweep, not one job of it
             raise SystemExit(code)
