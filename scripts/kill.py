@@ -4,7 +4,8 @@
 
 All weights must be equal bit for bit, and all rows of metrics.csv but those of speed. ``--kills`` are in each stage,
 ``--between`` after a stage and before the next one's first checkpoint. ``--term 5`` also ends each stage by SIGTERM five
-times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may.
+times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may; ``--writing 5`` also kills
+each stage five times while it is writing a checkpoint, its ``.part`` standing beside the others.
 """
 
 from __future__ import annotations
@@ -84,6 +85,25 @@ def wait(process: subprocess.Popen[str], condition: Callable[[], bool], longest:
         time.sleep(0.002)
 
 
+def writing(folder: Path, stage: str) -> bool:
+    """Whether a checkpoint of a stage is half written at this moment."""
+    return any((folder / "run" / stage / "checkpoints").glob(".*.ckpt.part"))
+
+
+def strike_writing(folder: Path, arguments: list[str], stage: str) -> bool:
+    """kill -9 at the first sight of a half-written checkpoint; whether it was left behind so."""
+    finished = folder / "run" / stage / "weights.safetensors"
+    process = launch(folder, arguments)
+    while process.poll() is None and not finished.exists():  # without a pause: a small one is written in a millisecond
+        if writing(folder, stage):
+            process.kill()
+            break
+    else:
+        process.kill()
+    process.communicate()
+    return writing(folder, stage)
+
+
 def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
     """End a process, unless it has got through."""
     if process.poll() is not None:
@@ -104,6 +124,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
         chance.shuffle(numbers)
         done = {signal.SIGKILL: 0, signal.SIGTERM: 0}
         finished = folder / "run" / stage / "weights.safetensors"
+        halves = sum(strike_writing(folder, arguments, stage) for _ in range(options.writing) if not finished.exists())
         for number in numbers:
             before = newest(folder, stage)
             process = launch(folder, arguments)
@@ -118,7 +139,9 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             if finished.exists():
                 print(f"({stage} got through before it was killed as often: give it more steps)")
                 break
-        counts.append(f"{stage}: {done[signal.SIGKILL]} kill -9, {done[signal.SIGTERM]} SIGTERM")
+        counts.append(
+            f"{stage}: {done[signal.SIGKILL]} kill -9, {done[signal.SIGTERM]} SIGTERM, {halves} while writing"
+        )
         between = 0
         for _ in range(options.between if i + 1 < len(stages) else 0):
             process = launch(folder, arguments)
@@ -140,6 +163,7 @@ def main() -> None:
     parser.add_argument(
         "--longest", type=float, default=0.5, help="seconds from the first checkpoint to the kill, at most"
     )
+    parser.add_argument("--writing", type=int, default=0, help="kills in each stage while a checkpoint is half written")
     parser.add_argument("--torn", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options, arguments = parser.parse_known_args()

@@ -10,14 +10,13 @@ import os
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from sr_train.files import sync_folder, write_bytes
+from sr_train.files import archive_problem, sync_folder, write_bytes
 
 _NAME = re.compile(r"^step_(\d+)\.ckpt$")
 _NEEDED = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step")
@@ -51,10 +50,9 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError naming the file where it is damaged or none of ours."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            spoiled = archive.testzip()
-        if spoiled is not None:
-            raise CheckpointError(f"{path}: damaged: the checksum of {spoiled} differs")
+        problem = archive_problem(path)
+        if problem is not None:
+            raise CheckpointError(f"{path}: {problem}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:200]
@@ -65,7 +63,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: damaged or not a checkpoint ({type(error).__name__}: {_short(error)})"
         ) from None
-    if not isinstance(content, dict) or any(k not in content for k in _NEEDED):
+    if not isinstance(content, dict) or any(k not in content for k in _NEEDED) or not _is_state(content["state_dict"]):
         raise CheckpointError(f"{path}: not a checkpoint of sr-train")
     step = content["global_step"]
     if not isinstance(step, int) or step < 0:
@@ -74,6 +72,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if named is not None and int(named[1]) != step:
         raise CheckpointError(f"{path}: was written at step {step}: it is another run's, or was renamed")
     return Checkpoint(path, step, content)
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
 def _short(error: BaseException) -> str:

@@ -6,15 +6,17 @@ read with its restricted loader, and no tensor is copied before its size was com
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from sr_train.files import archive_problem
 
 Shapes = Mapping[str, "tuple[int, ...]"]
 
@@ -181,11 +183,14 @@ def read_torch(path: Path) -> object:
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\x03\x04"  # as torch decides it, so that no archive goes unchecked
-        if zipped:
-            _check_archive(path)
+        problem = archive_problem(path) if zipped else None
+        if problem is not None:
+            raise WeightsError(f"{path}: {problem}")
+        # A bare pickle is read from memory: a file object takes as much of it as a damaged length asks for.
+        content = path if zipped else io.BytesIO(path.read_bytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; the error says it
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(content, map_location="cpu", weights_only=True, mmap=zipped)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -199,18 +204,6 @@ def read_torch(path: Path) -> object:
         raise WeightsError(
             f"{path}: not a readable torch file ({type(error).__name__}: {_short(error)}); copy or download it again"
         ) from None
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse archives that are damaged (torch does not look at the checksums) or that would unpack to more than they are."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
-        if packed or sum(m.file_size for m in members) > path.stat().st_size:
-            raise WeightsError(f"{path}: a compressed archive; torch's own are not: unpack it first")
-        spoiled = archive.testzip()
-    if spoiled is not None:
-        raise WeightsError(f"{path}: damaged: the checksum of {spoiled} differs; copy or download it again")
 
 
 def _short(error: BaseException) -> str:

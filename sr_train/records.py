@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,16 @@ class MetricsCsv(Logger):
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
+_print_traceback = threading.excepthook
+
+
+def _quiet(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer thread hands its error to our next call, which reports it; its traceback says nothing more."""
+    ours = isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")
+    if not ours:
+        _print_traceback(failed)
+
+
 class TensorBoard(Logger):
     """Event files in the stage's folder itself; numbers beyond the checkpoint are purged on resume.
 
@@ -107,8 +119,17 @@ class TensorBoard(Logger):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _quiet
             self._writer = SummaryWriter(self.folder, purge_step=self._purge)
         return self._writer
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A full disk names no file by itself."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), self.folder) from None
 
     def resume(self, step: int) -> None:
         """Tell TensorBoard to forget what lies beyond ``step``."""
@@ -120,23 +141,27 @@ class TensorBoard(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """One scalar a name."""
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, float(value), step)
+        with self._named():
+            for name, value in metrics.items():
+                self.writer.add_scalar(name, float(value), step)
 
     @rank_zero_only
     def log_image(self, name: str, image: NDArray[Any], step: int) -> None:
         """A picture [H, W, 3] uint8."""
-        self.writer.add_image(name, image, step, dataformats="HWC")
+        with self._named():
+            self.writer.add_image(name, image, step, dataformats="HWC")
 
     @rank_zero_only
     def save(self) -> None:
         """Flush."""
         if self._writer is not None:
-            self._writer.flush()
+            with self._named():
+                self._writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush and close."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._named():
+                writer.close()

@@ -77,6 +77,10 @@ def help_text(command: str, config: str, show_groups: Sequence[str] = ()) -> str
     return "\n".join(lines)
 
 
+class UsageError(ValueError):
+    """A value that makes no sense whatever the files hold: exit code 2. What is found in files exits with 1."""
+
+
 def fail(command: str, message: str, code: int = 1) -> NoReturn:
     """Say what is wrong and exit."""
     print(f"{command}: error: {message}", file=sys.stderr)
@@ -103,7 +107,9 @@ def _is_users(error: Exception) -> bool:
 def run(command: str, config: str, work: Callable[[list[str]], int], show_groups: Sequence[str] = ()) -> None:
     """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
 
-    0 done, 1 failed, 2 a command line that makes no sense, 130 interrupted.
+    0 done; 1 failed by what was found: files, folders, networks, devices, a disk; 2 a command line (or a config file) that
+    makes no sense by itself: unknown keys, values of the wrong type, out of their range or none of the choices; 130
+    interrupted.
     """
     arguments = sys.argv[1:]
     try:
@@ -135,7 +141,7 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
                 "\n  ".join([*error.problems, few] if len(error.problems) == 1 else ["", *error.problems, few]),
                 2,
             )
-        fail(command, str(error) or type(error).__name__)
+        fail(command, str(error) or type(error).__name__, 2 if isinstance(error, UsageError) else 1)
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -183,6 +189,17 @@ def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], w
 
         raise ConfigError([f"{key}={value!r}: expected {what}"])
     return value
+
+
+def arithmetic_of(config: Mapping[str, Any]) -> Any:
+    """``arithmetic=`` of bicubic, one of those there are."""
+    from sr_train.imresize import check_arithmetic
+
+    try:
+        check_arithmetic(config["arithmetic"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return config["arithmetic"]
 
 
 def workers_of(value: Any) -> int:

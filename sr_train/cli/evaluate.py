@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sr_train.cli.common import compose_command, expect, run
+from sr_train.cli.common import UsageError, arithmetic_of, compose_command, expect, run
 from sr_train.cli.networks import scale_of
 from sr_train.cli.scores import Scores, short_names
 
@@ -45,9 +45,9 @@ def _sets(config: Mapping[str, Any], scale: int) -> dict[str, Pairs]:
             name = f"{name} (hr)"
         named = {name: {"hr": str(config["hr"]), "lr": config["lr"]}, **named}
     elif config["lr"] is not None:
-        raise ValueError("lr= alone cannot be scored: give hr= as well")
+        raise UsageError("lr= alone cannot be scored: give hr= as well")
     if not named:
-        raise ValueError("nothing to score: give hr=DIR or sets=[NAME]")
+        raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
     return {
         name: Pairs(spec["hr"], lr=spec.get("lr"), scale=scale, arithmetic=str(config["arithmetic"]))
         for name, spec in named.items()
@@ -60,7 +60,7 @@ def _finished(config: Mapping[str, Any], scale: int) -> dict[str, list[tuple[str
     from sr_train.data.index import hr_names, open_source
 
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
-        raise ValueError("sr=DIR is scored against hr=DIR, without lr= and sets=")
+        raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
     hr, sr = open_source(str(config["hr"])), open_source(str(config["sr"]))
     results = {key: i for i, key in enumerate(sr.keys)}
     pairs, problems = [], []
@@ -95,11 +95,11 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
     given = config["weights"]
     sources = given if isinstance(given, list) else [given]
     if not sources or not all(isinstance(s, str) for s in sources):
-        raise ValueError(
+        raise UsageError(
             f"weights={given}: expected a file, a run's stage or bicubic, or a list of them: weights=[A,B]"
         )
     if len(set(sources)) < len(sources):
-        raise ValueError(f"weights={given}: names one of them twice")
+        raise UsageError(f"weights={given}: names one of them twice")
     known = [s for s in sources if s != "bicubic"]
     networks = {s: open_network(config, s) for s in known}
     scales = {n.scale for n in networks.values()}
@@ -143,17 +143,21 @@ def evaluate(arguments: list[str]) -> int:
     """Score and print."""
     config = compose_command("evaluate", arguments)
     if (config["weights"] is None) == (config["sr"] is None):
-        raise ValueError("give weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")
+        raise UsageError("give weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")
+    arithmetic_of(config)
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
     from tqdm import tqdm
 
     from sr_train.metrics.protocol import get_protocols
 
-    protocols = get_protocols(names)
+    try:
+        protocols = get_protocols(names)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     out = None if config["out"] is None else Path(str(config["out"]))
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
-        raise ValueError("save=true needs a folder: give out=DIR")
+        raise UsageError("save=true needs a folder: give out=DIR")
     columns, titles, scale, items = _outputs(config)
     scores = Scores(columns, titles, protocols, scale, out, save=save)
     shown = tqdm(items, desc="score", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())

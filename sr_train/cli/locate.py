@@ -50,6 +50,8 @@ def _from_checkpoint(folder: Path) -> tuple[Weights, Path]:
     config = read_config(folder)
     if found is None or config is None:
         raise WeightsError(f"{folder}: has no checkpoint yet")
+    if not isinstance(config.get("model"), dict) or not {"name", "stage"} <= config.keys():
+        raise WeightsError(f"{folder / 'config.yaml'}: names no network, or not its run and stage; it is damaged")
     state: dict[str, Any] = found.content["state_dict"]
     averaged = any(k.startswith("ema.module.") for k in state)
     prefix = "ema.module." if averaged else "model."

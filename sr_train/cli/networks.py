@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import expect
+from sr_train.cli.common import UsageError, expect
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +33,11 @@ def scale_of(config: Mapping[str, Any], known: int | None, source: str) -> int:
     """The scale of a network, which ``scale=`` must agree with; of those that know none, ``scale=`` itself."""
     scale = config["scale"]
     if scale is None and known is None:
-        raise ValueError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
+        raise UsageError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
     if scale is None:
         return int(known or 0)
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"scale={scale!r}: expected a whole number from 1 on")
+        raise UsageError(f"scale={scale!r}: expected a whole number from 1 on")
     if known is not None and scale != known:
         raise ValueError(f"scale={scale}, but {source} is a network for x{known}")
     return scale
@@ -65,7 +65,7 @@ class Network:
 def _precision(config: Mapping[str, Any], device: torch.device) -> str:
     precision = str(config.get("precision", "32"))
     if precision not in ("32", "bf16", "auto"):
-        raise ValueError(f"precision={precision}: choose from 32, bf16, auto")
+        raise UsageError(f"precision={precision}: choose from 32, bf16, auto")
     if precision == "auto":
         from sr_train.cli.precision import native_bf16
 
@@ -76,7 +76,7 @@ def _precision(config: Mapping[str, Any], device: torch.device) -> str:
 def open_network(config: Mapping[str, Any], source: str) -> Network:
     """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
     from sr_train.cli.locate import load
-    from sr_train.inference import plan_tiles
+    from sr_train.inference import TileError, plan_tiles
     from sr_train.models.bicubic import Bicubic
     from sr_train.weights import build_network
 
@@ -90,11 +90,14 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
     else:
         allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
         if not all(isinstance(package, str) for package in allow):
-            raise ValueError(f"allow={allow}: expected names of packages")
+            raise UsageError(f"allow={allow}: expected names of packages")
         weights, file = load(source, allow=allow)
         scale = scale_of(config, weights.scale, source)
         model = build_network(weights, where=str(file), allow=allow).to(device)
         recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
         name = f"{file} (x{scale}{recognized})"
-    tiling = plan_tiles(model, tile=config["tile"], overlap=config["overlap"])
+    try:
+        tiling = plan_tiles(model, tile=config["tile"], overlap=config["overlap"])
+    except TileError as error:
+        raise UsageError(str(error)) from None
     return Network(model, scale, name, tiling, ensemble, precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sr_train.cli.common import compose_command, expect, run, workers_of
+from sr_train.cli.common import UsageError, arithmetic_of, compose_command, expect, run, workers_of
 
 
 def _bar(total: int, what: str) -> Any:
@@ -49,19 +49,22 @@ def prepare(arguments: list[str]) -> int:
     path = expect(config, "store", str, "the NAME.lmdb to make")
     scales = expect(config, "scales", list, "a list of whole numbers, e.g. [2,3,4]")
     if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
-        raise ValueError(f"scales={scales}: expected whole numbers, e.g. scales=[2,3,4]")
+        raise UsageError(f"scales={scales}: expected whole numbers, e.g. scales=[2,3,4]")
+    if any(s < 2 for s in scales) or len(set(scales)) < len(scales):
+        raise UsageError(f"scales={scales}: give whole numbers from 2 on, each once, e.g. scales=[2,3,4]")
+    arithmetic = arithmetic_of(config)
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
     if config["images"] is None:
         if not verify:
-            raise ValueError("give images=DIR to make a store, or verify=true to check one")
+            raise UsageError("give images=DIR to make a store, or verify=true to check one")
         return _verify(path)
     from sr_train.data.build import StoreBuilder
     from sr_train.data.store import Store
 
     builder = StoreBuilder(
-        str(config["images"]), path, scales=scales, arithmetic=config["arithmetic"], workers=workers, skip_bad=skip_bad
+        str(config["images"]), path, scales=scales, arithmetic=arithmetic, workers=workers, skip_bad=skip_bad
     )
     if builder.complete():
         left_out = Store(path).summary.get("skipped", [])

@@ -6,9 +6,10 @@ import hashlib
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import build, say
+from sr_train.cli.common import UsageError, build, say
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.precision import native_bf16, resolve_precision
 from sr_train.cli.starts import find_source
@@ -63,11 +64,6 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     record = Record(every=config["record"]["every"], folder=str(folder))
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k != "protocols"}
-    metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in ("psnr", "ssim")]
-    if config["validate"]["best"] is not None and config["validate"]["best"] not in metrics:
-        raise ValueError(
-            f"validate.best={config['validate']['best']} is not measured; choose from {', '.join(metrics)}"
-        )
     validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     measure = _measure(stage, record, validate, save) if config["profile"] else []
@@ -129,29 +125,42 @@ def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> 
 
 
 def preflight(stage: Stage) -> None:
-    """What can be refused before anything is trained: precision, numbers, metrics, the network's and the data's arguments."""
+    """What can be refused before the first stage is trained: precision, numbers, metrics, the arguments of all parts."""
     import torch
 
     config = stage.config
     trainer, validate = config["trainer"], config["validate"]
     trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
     if trainer["max_steps"] < 1:
-        raise ValueError(f"trainer.max_steps={trainer['max_steps']}: expected a whole number from 1 on")
+        raise UsageError(f"trainer.max_steps={trainer['max_steps']}: expected a whole number from 1 on")
     if trainer.get("gradient_clip_val") is not None and not trainer["gradient_clip_val"] > 0:
-        raise ValueError(
+        raise UsageError(
             f"trainer.gradient_clip_val={trainer['gradient_clip_val']}: expected a positive number, or null"
         )
-    for name, least in (("pictures", 0), ("crop", 1), ("every", 1)):
-        if validate[name] < least:
-            raise ValueError(f"validate.{name}={validate[name]}: expected a whole number from {least} on")
+    leasts = {
+        "data": {"batch": 1, "lr_patch": 1, "workers": 0},
+        "validate": {"pictures": 0, "crop": 1, "every": 1},
+        "checkpoint": {"every": 1, "keep": 2},
+        "record": {"every": 1},
+    }
+    for group, names in leasts.items():
+        for name, least in names.items():
+            if config[group][name] < least:
+                raise UsageError(f"{group}.{name}={config[group][name]}: expected a whole number from {least} on")
     if config["profile_steps"] < 1:
-        raise ValueError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
-    if config["data"]["batch"] < 1 or config["data"]["workers"] < 0:
-        raise ValueError(
-            f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"
+        raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
+    metrics = [
+        f"{s}/{p}/{m}" for s in config["data"]["val"] or {} for p in validate["protocols"] for m in ("psnr", "ssim")
+    ]
+    if validate["best"] is not None and validate["best"] not in metrics:
+        raise UsageError(
+            f"validate.best={validate['best']} is not measured; choose from {', '.join(metrics) or 'null'}"
         )
-    with torch.device("meta"):
-        build(config["model"])
+    try:
+        with torch.device("meta"):
+            build(config["task"], **{name: build(config[name]) for name in ("model", "loss", "curve")})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:
@@ -224,13 +233,18 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
     except torch.OutOfMemoryError as error:
         remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
         raise MemoryError(f"the device's memory is full; try {remedies} ({str(error).splitlines()[0]})") from None
-    except (RuntimeError, KeyError) as error:
-        if found is not None and trainer.global_step <= found.step and "state_dict" in str(error):
-            reason = " ".join(str(error).split())[:300]
+    except Exception as error:
+        if found is not None and _while_restoring(error):
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise CheckpointError(
                 f"{found.path}: does not fit this network; delete it if it is foreign ({reason})"
             ) from None
         raise
+
+
+def _while_restoring(error: Exception) -> bool:
+    """Whether Lightning was taking a checkpoint apart: one that is whole but foreign raises whatever is missing."""
+    return any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 
 def _finish(trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: Export, done: Path) -> None:

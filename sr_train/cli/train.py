@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import build, conf_folder, header, is_child, run
+from sr_train.cli.common import UsageError, build, conf_folder, header, is_child, run
 from sr_train.cli.stage import StoppedError, preflight, run_stage
 from sr_train.cli.starts import check_warm_starts
 
@@ -88,7 +89,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
 
     mode = composed.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
-        raise ValueError(f"resume={mode}: choose from auto, force, never")
+        raise UsageError(f"resume={mode}: choose from auto, force, never")
     command = shlex.join(["sr-train", *arguments])
     _quiet()
     if composed.stages[0].config["check"]:
@@ -122,6 +123,14 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _shortened(name: str, longest: int = 200) -> str:
+    """A file's name has 255 bytes at most, and a run's lock and old folders need some of them."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
+
+
 def _hydra(arguments: list[str]) -> int:
     """Sweeps, shell completion and Hydra's own information, by Hydra."""
     import hydra
@@ -145,7 +154,7 @@ def _hydra(arguments: list[str]) -> int:
         if not any(o.startswith("name=") for o in task):
             experiment = next((o.partition("=")[2] for o in task if o.startswith("experiment=")), "run")
             swept = chosen.job.override_dirname.replace("/", "_").replace("+", "") or "default"
-            task.append(f"name='{experiment}/{swept}'")
+            task.append(f"name='{experiment}/{_shortened(swept)}'")
         code = max(code, run_plan(plan(task), task))
         if code > 128:  # a signal ends the sweep, not one job of it
             raise SystemExit(code)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sr_train.cli.common import compose_command, expect, run
+from sr_train.cli.common import UsageError, compose_command, expect, run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def _jobs(config: Mapping[str, Any]) -> list[Job]:
     if suffix is not None:
         suffix = f".{str(suffix).lower().removeprefix('.')}"
         if suffix not in SUFFIXES:
-            raise ValueError(f"format={config['format']}: choose from {', '.join(s[1:] for s in SUFFIXES)}")
+            raise UsageError(f"format={config['format']}: choose from {', '.join(s[1:] for s in SUFFIXES)}")
     if given.is_dir():
         if wanted.resolve() == given.resolve():
             raise ValueError(f"output={wanted}: is the input's folder, whose images would be overwritten; name another")

@@ -32,6 +32,7 @@ from sr_train.data.store import (
     Store,
     StoreError,
     bytes_used,
+    checksum,
     mark_bytes,
     pixel_name,
     record_name,
@@ -379,14 +380,16 @@ class StoreBuilder:
             (self.partial / "data.mdb").open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            names = [MARK, *(pixel_name(scale, key) for scale, key, _ in walk_records(transaction))]
+            records = list(walk_records(transaction))
+            names = [MARK, *(pixel_name(scale, key) for scale, key, _ in records)]
             values = [memoryview(transaction.get(name) or b"") for name in names]
             addresses = np.array([np.frombuffer(v, np.uint8).ctypes.data for v in values], np.int64)
             at = -1
             while (at := data.find(mark, at + 1)) >= 0:  # a freed copy of the mark may stand before it
                 offsets = addresses - addresses[0] + at
                 if all(data[o : o + 64] == bytes(v[:64]) for o, v in zip(offsets.tolist(), values, strict=True)):
-                    return offsets.astype("<u8").tobytes()
+                    found = offsets.astype("<u8").tobytes()
+                    return found + checksum(records, found).to_bytes(8, "little")
         raise StoreError(f"{self.partial}: the pixels were not found in the file; delete it and run sr-prepare again")
 
 

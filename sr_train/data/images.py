@@ -260,9 +260,22 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
             path = Path(root, name)
             if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
                 found.append(path)
+    foreign = [str(p).encode("utf-8", "backslashreplace").decode() for p in found if not _is_text(str(p))]
+    if foreign:
+        raise BadFilesError(
+            f"{folder}: names that are not UTF-8; rename these files (convmv -f latin1 -t utf8)", foreign
+        )
     if not found:
         raise ValueError(f"{folder}: no images in it or below it ({', '.join(SUFFIXES)})")
     return sorted(found)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:

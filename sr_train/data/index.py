@@ -121,6 +121,12 @@ def _lr_source(where: str, scale: int, *, cache: bool) -> Source:
     """An LR source; of a store that holds LR beside HR, the LR of this scale."""
     if is_store(where):
         store = Store(where)
+        held = [s for s in store.scales if s != 1]
+        if held and scale not in held:
+            raise StoreError(
+                f"{where}: holds LR of scales {held}, none of {scale}; make another with sr-prepare scales={[*held, scale]}, "
+                "or leave lr out to have LR made from HR"
+            )
         return StoreSource(store, scale if scale in store.scales else 1)
     return open_source(where, cache=cache)
 
@@ -237,6 +243,8 @@ class Pairs:
             surplus = (height - low[0] * self.scale, width - low[1] * self.scale)
             if min(surplus) < 0 or max(surplus) >= self.scale:
                 hint = "are HR and LR swapped?" if low[0] > height else f"is scale={self.scale} right?"
+                if low == (height, width):
+                    hint = "these are HR images; leave lr out to have LR made of them"
                 problems.append(
                     f"{key}: HR {width}x{height} does not fit LR {low[1]}x{low[0]} at scale {self.scale}; {hint}"
                 )

@@ -8,7 +8,8 @@ Records of ``NAME.lmdb/data.mdb``:
 - ``mark``     a page of known bytes
 - ``store``    JSON, written last: what the store holds and how it was made
 
-``NAME.lmdb/offsets`` says where in that file the mark and each image's pixels stand, in the order of the records.
+``NAME.lmdb/offsets`` says where in that file the mark and each image's pixels stand, in the order of the records; its last
+number is a checksum of these and of the records (stores made before there was one go without).
 
 A store under construction is ``NAME.lmdb.partial``; it is renamed when complete, so a ``NAME.lmdb`` is always whole.
 
@@ -25,13 +26,15 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
+
+from sr_train.data.pages import damage
 
 Image = NDArray[Any]
 
@@ -124,6 +127,14 @@ def bytes_used(environment: lmdb.Environment) -> int:
     return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 
+def checksum(entries: Sequence[tuple[int, str, Record]], offsets: bytes) -> int:
+    """Of a store's index: a damaged offset would hand out other pixels than the record's, one record those of another."""
+    crc = zlib.crc32(offsets)
+    for scale, key, record in entries:
+        crc = zlib.crc32(record_name(scale, key) + record.pack(), crc)
+    return crc
+
+
 def mark_bytes() -> bytes:
     """What the record ``mark`` holds: a page that occurs by chance nowhere else."""
     return hashlib.shake_256(FORMAT.encode()).digest(mmap.PAGESIZE)
@@ -152,6 +163,7 @@ class Store:
             )
         self._map: mmap.mmap | None = None
         self._offsets: dict[tuple[int, str], int] = {}
+        self._check_tree()
         self.records: dict[int, dict[str, Record]] = {}
         try:
             with (
@@ -165,6 +177,16 @@ class Store:
                 f"{self.path}: cannot be opened as LMDB ({error}): truncated, damaged or unreadable; if it is damaged, "
                 "delete it and run sr-prepare again"
             ) from None
+
+    def _check_tree(self) -> None:
+        try:
+            problem = damage(self._mapped())
+        except (OSError, ValueError):  # an empty file cannot be mapped: LMDB says what is wrong
+            return
+        if problem is not None:
+            raise StoreError(
+                f"{self.path}: truncated or damaged: {problem}; copy it again, or delete it and run sr-prepare again"
+            )
 
     def _begin(self, environment: lmdb.Environment) -> lmdb.Transaction:
         """A transaction. LMDB does not notice that its file was cut short, and touching what is missing kills (SIGBUS)."""
@@ -189,16 +211,22 @@ class Store:
         except FileNotFoundError:
             raise StoreError(f"{self.path}: its file {OFFSETS!r} is missing; copy the whole folder") from None
         counts = {int(s): n for s, n in self.summary["counts"].items()}
-        if counts != {s: len(r) for s, r in self.records.items()} or len(offsets) != len(entries) + 1:
+        if counts != {s: len(r) for s, r in self.records.items()} or len(offsets) - len(entries) not in (1, 2):
             raise StoreError(
                 f"{self.path}: damaged: its index does not fit its summary; delete it and run sr-prepare again"
             )
+        sums, offsets = offsets[len(entries) + 1 :], offsets[: len(entries) + 1]
         self._offsets = {(scale, key): at for (scale, key, _), at in zip(entries, offsets[1:], strict=True)}
         size = (self.path / "data.mdb").stat().st_size
         ends = (at + record.nbytes for at, (_, _, record) in zip(offsets[1:], entries, strict=True))
         if max(ends, default=0) > size:
             raise StoreError(
                 f"{self.path}: truncated: data.mdb has {size} bytes; copy it again, or delete it and run sr-prepare again"
+            )
+        if sums and sums[0] != checksum(entries, np.array(offsets, "<u8").tobytes()):
+            raise StoreError(
+                f"{self.path}: damaged: the checksum of its index and of its file {OFFSETS!r} differs; copy it again, or "
+                "delete it and run sr-prepare again"
             )
         mark = mark_bytes()[: 1 << 12]  # a page of the machine that wrote it may be smaller than one of ours
         if self._mapped()[offsets[0] : offsets[0] + len(mark)] != mark:
@@ -229,6 +257,8 @@ class Store:
                 f"{self.path}: is of version {summary.get('version')}, this sr-train reads version {VERSION}; "
                 "make it anew with sr-prepare"
             )
+        if not (isinstance(summary.get("counts"), dict) and isinstance(summary.get("scales"), list)):
+            raise StoreError(f"{self.path}: damaged summary (no counts); delete it and run sr-prepare again")
         return summary
 
     def __getstate__(self) -> dict[str, Any]:

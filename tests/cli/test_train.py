@@ -64,19 +64,19 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
         ),
         (["experiment=quickstart", "stage=x2", "data.train=[{hr: missing}]"], 1, "missing: there is no such folder"),
         (["experiment=quickstart", "stage=x2", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
-        (["experiment=quickstart", "stage=x2", "scale=7"], 1, "scale=7 is not built"),
+        (["experiment=quickstart", "stage=x2", "scale=7"], 2, "scale=7 is not built"),
         (
             ["experiment=quickstart", "stage=x2", "trainer.max_steps=-1", "curve=constant"],
-            1,
+            2,
             "trainer.max_steps=-1: expected",
         ),
         (
             ["experiment=quickstart", "stage=x2", "trainer.gradient_clip_val=-1"],
-            1,
+            2,
             "gradient_clip_val=-1: expected a positive",
         ),
-        (["experiment=quickstart", "stage=x2", "validate.crop=0"], 1, "validate.crop=0"),
-        (["experiment=quickstart", "stage=x2", "data.batch=0"], 1, "data.batch=0"),
+        (["experiment=quickstart", "stage=x2", "validate.crop=0"], 2, "validate.crop=0"),
+        (["experiment=quickstart", "stage=x2", "data.batch=0"], 2, "data.batch=0"),
         (["experiment=quickstart", "stage=x2", "name=../esc"], 2, "expected a folder's name below runs"),
         (["experiment=quikstart"], 2, "did you mean quickstart"),
         (
@@ -96,9 +96,9 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
             1,
             "choose from auto, 32, bf16-mixed, 16-mixed",
         ),
-        (["experiment=quickstart", "stage=x2", "task.ema=2"], 1, "task.ema=2"),
-        (["experiment=quickstart", "stage=x2", "task.rate=0"], 1, "task.rate=0"),
-        (["experiment=quickstart", "stage=x2", "validate.protocols=[Y]"], 1, "choose from y, y_matlab"),
+        (["experiment=quickstart", "stage=x2", "task.ema=2"], 2, "task.ema=2"),
+        (["experiment=quickstart", "stage=x2", "task.rate=0"], 2, "task.rate=0"),
+        (["experiment=quickstart", "stage=x2", "validate.protocols=[Y]"], 2, "choose from y, y_matlab"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, arguments, code, message):

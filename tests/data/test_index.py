@@ -315,7 +315,9 @@ def test_lr_is_taken_from_the_store_at_its_scale_wherever_it_lies(tmp_path, hr, 
     for scale in (2, 4):
         pairs = Pairs("toys.lmdb", scale=scale, lr="toys.lmdb")
         assert np.array_equal(pairs.whole(0)[0], reduce_image(cut(0, 61, 74), scale))
-    with pytest.raises(BadFilesError, match="is scale=3 right"):
+    with pytest.raises(
+        StoreError, match=r"toys\.lmdb: holds LR of scales \[2, 4\], none of 3; make another with sr-prepare"
+    ):
         Pairs("toys.lmdb", scale=3, lr="toys.lmdb")
 
 

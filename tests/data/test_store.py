@@ -623,9 +623,15 @@ def test_the_file_of_offsets_belongs_to_the_store(stored):
     (stored / "offsets").rename(stored / "elsewhere")
     with pytest.raises(StoreError, match=r"x\.lmdb: its file 'offsets' is missing; copy the whole folder"):
         Store(stored)
-    (stored / "offsets").write_bytes((stored / "elsewhere").read_bytes()[:-8])
+    whole = (stored / "elsewhere").read_bytes()
+    (stored / "offsets").write_bytes(whole[:-16])
     with pytest.raises(StoreError, match="damaged: its index does not fit its summary"):
         Store(stored)
+    (stored / "offsets").write_bytes(whole[:-24] + whole[-32:-24] + whole[-16:])  # one image's pixels for another's
+    with pytest.raises(StoreError, match="the checksum of its index and of its file 'offsets' differs; copy it again"):
+        Store(stored)
+    (stored / "offsets").write_bytes(whole[:-8])  # of a store that was made before there was a checksum
+    assert Store(stored).verify(1, "0003") is None
 
 
 def test_a_store_that_was_compacted_is_refused_instead_of_read_wrongly(stored, tmp_path):
