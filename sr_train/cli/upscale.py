@@ -78,7 +78,7 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
 
     height, width, channels = image.shape
     top = float(np.iinfo(image.dtype).max)
-    pixels = torch.from_numpy(np.ascontiguousarray(to_rgb(image)))
+    pixels = torch.from_numpy(np.array(to_rgb(image), order="C"))  # a copy: a decoded JPEG is read-only
     lr = pixels.permute(2, 0, 1) if image.dtype == np.uint8 else pixels.permute(2, 0, 1).float() / top
     out = np.empty((height * network.scale, width * network.scale, channels), image.dtype)
     bands = super_resolve_bands(
