@@ -51,7 +51,7 @@ def test_what_may_go_wrong_is_noticed_attributed_and_survived(fuzz, tmp_path, mo
         ]  # fmt: skip
         return acts[data[0]]()
 
-    monkeypatch.setattr(fuzz, "SECONDS", 1.5)
+    monkeypatch.setattr(fuzz, "SECONDS", 6)  # a busy machine takes seconds to fill a gigabyte
     monkeypatch.setattr(fuzz, "mutant", lambda kind, number, seed: ("x", "none", bytes([number])))
     kind = fuzz.Kind("x", {"x": b"well"}, lambda folder, name: folder / name, misbehave)
     reader = fuzz.Reader(kind, tmp_path, 0)

@@ -49,7 +49,7 @@ def test_the_best_is_kept_by_the_metric_that_was_asked_for(invoke, tmp_path):
 
 def test_a_metric_that_is_not_measured_is_refused_before_anything_is_trained(invoke, tmp_path):
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2", "validate.best=set5/y/psnr")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "validate.best=set5/y/psnr is not measured; choose from toy/y/psnr, toy/y/ssim" in done.stderr
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
