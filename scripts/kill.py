@@ -91,15 +91,21 @@ def writing(folder: Path, stage: str) -> bool:
 
 
 def strike_writing(folder: Path, arguments: list[str], stage: str) -> bool:
-    """kill -9 at the first sight of a half-written checkpoint; whether it was left behind so."""
+    """kill -9 while a checkpoint is half written; whether it was left behind so.
+
+    A small one is written in a millisecond: the process is frozen at the first sight of one, looked at again, and killed
+    only if it had not done meanwhile.
+    """
     finished = folder / "run" / stage / "weights.safetensors"
     process = launch(folder, arguments)
-    while process.poll() is None and not finished.exists():  # without a pause: a small one is written in a millisecond
+    while process.poll() is None and not finished.exists():
         if writing(folder, stage):
-            process.kill()
-            break
-    else:
-        process.kill()
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.01)
+            if writing(folder, stage):
+                break
+            process.send_signal(signal.SIGCONT)
+    process.kill()
     process.communicate()
     return writing(folder, stage)
 
