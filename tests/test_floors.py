@@ -26,6 +26,7 @@ FLOOR = {
     "batch": 0,
     "files": 0,
     "imresize": 0,
+    "tensor_files": 0,
     "typecheck": 0,
 }
 ONLY = {  # who may know a package
