@@ -19,6 +19,7 @@ FLOOR = {
     "inference": 2,
     "weights": 2,
     "layouts": 2,
+    "rrdb_layouts": 2,
     "models": 1,
     "losses": 1,
     "data": 1,
