@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
-_OPEN = ("sets", "data.train", "data.val")  # a user's own names stand below these
+_OPEN = ("sets", "callbacks", "data.train", "data.val")  # a user's own names stand below these
 _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed, they would be ignored
     "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",

@@ -25,6 +25,14 @@ def test_without_an_experiment_there_is_one_stage_main():
     }  # fmt: skip
 
 
+def test_a_callback_of_ones_own_is_named_on_the_command_line():
+    spec = "callbacks.stats={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}"
+    (stage,) = plan(["experiment=quickstart", spec]).stages
+    assert stage.config["callbacks"]["stats"]["_target_"].endswith("DeviceStatsMonitor")
+    with pytest.raises(ConfigError, match="cpu_stat"):
+        plan(["experiment=quickstart", spec.replace("}", ", cpu_stat: true}")])
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -34,7 +34,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -173,14 +172,10 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 def theirs(job: dict[str, Any]) -> dict[str, Any]:
     """BasicSR's side, under its own Python: making its two LMDBs, or one run."""
-    import torchvision.transforms.functional as functional
+    from peer import stand_in
     from torch.utils.data import DataLoader, default_collate
 
-    # BasicSR 1.4.2 imports one function from a module that torchvision no longer has.
-    stand_in: Any = types.ModuleType("torchvision.transforms.functional_tensor")
-    stand_in.rgb_to_grayscale = functional.rgb_to_grayscale
-    sys.modules[stand_in.__name__] = stand_in
-
+    stand_in()
     folder = Path(job["folder"])
     databases = {name: folder / f"basicsr_{name}.lmdb" for name in ("hr", "lr")}
     if job["kind"] == "prepare":

@@ -1,0 +1,178 @@
+"""BasicSR 1.4.2 under its own Python (see loader.py for the venv): the jobs that step.py and learning.py give it.
+
+    BASICSR_PYTHON scripts/bench/peer.py JOB
+
+JOB is JSON; the last line printed is the result. Nothing of sr-train is imported here: that venv does not have it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job by a script in a process of its own; the last line it prints is the result."""
+    done = subprocess.run([python, file, json.dumps(job)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{file} {job} failed:\n{done.stdout[-2000:]}{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class Turns:
+    """Lets programs that run side by side take turns: told ``begin`` at each step's begin, waits when a block is over.
+
+    A block of steps is told from the begin of its first to the begin of the next: everything that the loop does in between.
+    Words go by stdin ("go") and stdout ("TURN seconds"); the parent's side is :class:`Program`.
+
+    Args:
+        block: steps of a block.
+        blocks: how many; then the program runs on to its end.
+    """
+
+    def __init__(self, block: int, blocks: int) -> None:
+        self.block, self.blocks = block, blocks
+        self.step, self.since = 0, 0.0
+
+    def begin(self) -> None:
+        """A step begins."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        done, within = divmod(self.step, self.block)
+        self.step += 1
+        if within == 0 and done <= self.blocks:
+            print(f"\nTURN {time.perf_counter() - self.since if done else 0}", flush=True)
+            if done < self.blocks:
+                sys.stdin.readline()
+            self.since = time.perf_counter()
+
+
+class Program:
+    """A script's job in a process of its own, whose loop tells :class:`Turns` of its steps; waits before its first."""
+
+    def __init__(self, python: str, file: str, job: dict[str, Any], log: Path) -> None:
+        self.log = log
+        with log.open("w") as errors:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            self.process = subprocess.Popen([python, file, json.dumps(job)], text=True, **pipes)
+        self._wait()
+
+    def _wait(self) -> float:
+        for line in self.process.stdout or ():
+            if line.startswith("TURN "):
+                return float(line.split()[1])
+        raise SystemExit(f"{self.log.stem} ended early:\n{self.log.read_text()}")
+
+    def turn(self) -> float:
+        """Seconds of the next block."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._wait()
+
+    def end(self) -> dict[str, Any]:
+        """Let it run to its end; the last line it prints is the result."""
+        output, _ = self.process.communicate()
+        if self.process.returncode:
+            raise SystemExit(f"{self.log.stem} failed:\n{self.log.read_text()}")
+        return json.loads(output.splitlines()[-1])
+
+
+def stand_in() -> None:
+    """Give BasicSR 1.4.2 the one function that it imports from a module that torchvision no longer has."""
+    import torchvision.transforms.functional as functional
+
+    module: Any = types.ModuleType("torchvision.transforms.functional_tensor")
+    module.rgb_to_grayscale = functional.rgb_to_grayscale
+    sys.modules[module.__name__] = module
+
+
+def options(job: dict[str, Any]) -> dict[str, Any]:
+    """What its EDSR and the training of it are called in its options."""
+    network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
+    network |= {"upscale": 2, "res_scale": 1, "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040]}
+    train = {
+        "ema_decay": job["ema"],
+        "optim_g": {"type": "Adam", "lr": job["rate"], "weight_decay": 0, "betas": job["betas"]},
+        "scheduler": {"type": "MultiStepLR", "milestones": [job["milestone"]], "gamma": job["gamma"]},
+        "total_iter": job["steps"],
+        "warmup_iter": -1,
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+    }
+    opt: dict[str, Any] = {
+        "name": "peer",
+        "model_type": "SRModel",
+        "scale": 2,
+        "num_gpu": job["gpus"],
+        "manual_seed": 0,
+    }
+    return {**opt, "network_g": network, "train": train, "path": {"pretrain_network_g": None, "resume_state": None}}
+
+
+def loop(job: dict[str, Any]) -> dict[str, Any]:
+    """Its whole training program (prefetcher, logs, TensorBoard; validation left out), in turns with others."""
+    data = {
+        "name": "photographs",
+        "type": "PairedImageDataset",
+        "dataroot_gt": str(Path(job["folder"], "hr")),
+        "dataroot_lq": str(Path(job["folder"], "lr")),
+        "filename_tmpl": "{}",
+        "io_backend": {"type": "disk"},
+        "gt_size": 2 * job["patch"],
+        "use_hflip": True,
+        "use_rot": True,
+        "use_shuffle": True,
+        "num_worker_per_gpu": job["workers"],
+        "batch_size_per_gpu": job["batch"],
+        "dataset_enlarge_ratio": 1000,
+        "prefetch_mode": None,
+    }
+    logger = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": True}
+    root = Path(job["folder"], "basicsr")
+    root.mkdir(exist_ok=True)
+    file = root / "options.yml"
+    file.write_text(json.dumps({**options(job), "datasets": {"train": data}, "logger": logger}))  # JSON is YAML
+
+    stand_in()
+    model = importlib.import_module("basicsr.models.sr_model").SRModel
+    feed, turns = model.feed_data, Turns(job["block"], job["blocks"])
+
+    def feed_data(self: Any, batch: Any) -> None:
+        turns.begin()
+        feed(self, batch)
+
+    model.feed_data = feed_data
+    sys.argv = ["train.py", "-opt", str(file)]
+    importlib.import_module("basicsr.train").train_pipeline(str(root))
+    return {"version": importlib.import_module("basicsr.version").__version__}
+
+
+def learn(job: dict[str, Any]) -> dict[str, Any]:
+    """Its SRModel from given weights, over given crops in their order; writes the raw weights."""
+    stand_in()
+    opt = {**options(job), "dist": False, "is_train": True, "rank": 0, "world_size": 1}
+    opt["path"]["pretrain_network_g"] = job["start"]
+    model = importlib.import_module("basicsr.models").build_model(opt)
+    lr, hr = (np.load(Path(job["folder"], f"{name}.npy"), mmap_mode="r") for name in ("lr", "hr"))
+    for step in range(job["steps"]):
+        part = slice(step * job["batch"], (step + 1) * job["batch"])
+        images = (torch.from_numpy(np.moveaxis(x[part], -1, 1) / np.float32(255)).contiguous() for x in (lr, hr))
+        model.update_learning_rate(step + 1)
+        model.feed_data(dict(zip(("lq", "gt"), images, strict=True)))
+        model.optimize_parameters(step + 1)
+    torch.save(model.net_g.state_dict(), job["out"])
+    return {"version": importlib.import_module("basicsr.version").__version__}
+
+
+if __name__ == "__main__":
+    task = json.loads(sys.argv[1])
+    print("\n" + json.dumps({"loop": loop, "learn": learn}[task["kind"]](task)))
