@@ -130,6 +130,44 @@ def preflight(stage: Stage) -> None:
         )
     with torch.device("meta"):
         build(config["model"])
+    if config["task"].get("discriminator") is not None:
+        _check_discriminator(stage.name, config)
+    _check_features(stage.name, config["loss"])
+
+
+def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
+    """A discriminator is built for patches of one size."""
+    import torch
+
+    spec, patch = config["task"]["discriminator"], int(config["data"]["lr_patch"])
+    side, size = config["scale"] * patch, spec.get("size")
+    if isinstance(size, int) and size != side:
+        whole, rest = divmod(size, config["scale"])
+        remedy = (
+            f"task.discriminator.size={side}" if rest else f"data.lr_patch={whole} or task.discriminator.size={side}"
+        )
+        raise ValueError(
+            f"stage {name}: task.discriminator.size={size}, but HR patches are of {side} px (scale {config['scale']} x "
+            f"data.lr_patch {patch}): give {remedy}"
+        )
+    with torch.device("meta"):
+        build(spec)
+
+
+def _check_features(name: str, loss: Mapping[str, Any]) -> None:
+    """The weights of the perceptual loss' network are at hand, or can be downloaded now."""
+    from sr_train.models.features import FeatureError, FeatureExtractor, check_weights
+
+    extractor = (loss.get("perceptual") or {}).get("extractor") or {}
+    if extractor.get("_target_") != f"{FeatureExtractor.__module__}.{FeatureExtractor.__name__}":
+        return
+    try:
+        check_weights(**{k: v for k, v in extractor.items() if k != "_target_"})
+    except FeatureError as error:
+        raise ValueError(
+            f"stage {name}: loss.perceptual: {error}. Give the file as loss.perceptual.extractor.weights=FILE, put it into "
+            "torch's cache, or train without a perceptual loss: loss.perceptual=null"
+        ) from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:

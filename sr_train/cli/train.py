@@ -22,6 +22,8 @@ _GROUPS = (
     "model",
     "task",
     "optimizer",
+    "discriminator",
+    "discriminator",
     "loss",
     "curve",
     "data",

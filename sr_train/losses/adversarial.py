@@ -1,7 +1,7 @@
 """Adversarial losses on the discriminator's logits, [B, 1], positive for real: of SRGAN and of ESRGAN.
 
 Each has ``generator(real_logits, fake_logits)`` and ``discriminator(real_logits, fake_logits)``, both -> scalar, a mean
-over this process' batch. Averaging gradients over processes, as ddp does, gives the gradient of the global batch, as
+over this process' batch, and ``accuracy(real_logits, fake_logits)``, the share of this batch that D is right about. Averaging gradients over processes, as ddp does, gives the gradient of the global batch, as
 long as all processes have equally many samples.
 """
 
@@ -23,6 +23,11 @@ def _real(logits: torch.Tensor) -> torch.Tensor:
 def _fake(logits: torch.Tensor) -> torch.Tensor:
     """-log (1 - sigmoid(logits)), the mean: small where they say fake."""
     return F.softplus(logits.float()).mean()
+
+
+def _share(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """Of true ones, of both halves."""
+    return (real.float().mean() + fake.float().mean()) / 2
 
 
 class _MeanOverProcesses(torch.autograd.Function):
@@ -73,6 +78,11 @@ class StandardGAN(nn.Module):
         """-log D(HR) - log(1 - D(G(LR))) (SRGAN eq. 2)."""
         return _real(real_logits) + _fake(fake_logits)
 
+    @torch.no_grad()
+    def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        """Real where the logit is positive."""
+        return _share(real_logits > 0, fake_logits < 0)
+
 
 class RelativisticAverage(nn.Module):
     """Relativistic average GAN (ESRGAN section 3.2): is real more real than the average fake, and fake less than real?
@@ -96,3 +106,8 @@ class RelativisticAverage(nn.Module):
         real = real_logits - global_mean(fake_logits)
         fake = fake_logits - global_mean(real_logits)
         return (_real(real) + _fake(fake)) / 2
+
+    @torch.no_grad()
+    def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        """Real above the average fake, fake below the average real: the logits' level means nothing here."""
+        return _share(real_logits > fake_logits.mean(), fake_logits < real_logits.mean())

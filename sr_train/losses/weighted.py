@@ -60,6 +60,10 @@ class Adversarial(Protocol):
         """D's loss."""
         ...
 
+    def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        """Share of the images that D is right about."""
+        ...
+
 
 class GANLoss(nn.Module):
     """What a GAN task minimizes: for G a weighted sum of content and adversarial terms, for D its adversarial loss.
@@ -72,7 +76,7 @@ class GANLoss(nn.Module):
         d_loss, d_parts = loss.discriminator(discriminator(hr), discriminator(sr.detach()))
 
     Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G; ``discriminator``,
-    ``real_logit``, ``fake_logit`` (the batch's means) for D. The total of G is the sum of weight times part.
+    ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. The total of G is the sum of weight times part.
 
     Args:
         adversarial: of :mod:`sr_train.losses.adversarial`.
@@ -135,5 +139,6 @@ class GANLoss(nn.Module):
             "discriminator": loss,
             "real_logit": real_logits.float().mean(),
             "fake_logit": fake_logits.float().mean(),
+            "accuracy": self.adversarial.accuracy(real_logits, fake_logits),
         }
         return loss, {name: part.detach() for name, part in parts.items()}

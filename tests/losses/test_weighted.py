@@ -61,7 +61,12 @@ def test_the_discriminators_loss_comes_with_the_mean_logits(batch):
     total, parts = loss.discriminator(real, fake)
     assert total.item() == pytest.approx(StandardGAN().discriminator(real, fake).item())
     assert {n: v.item() for n, v in parts.items()} == pytest.approx(
-        {"discriminator": total.item(), "real_logit": real.mean().item(), "fake_logit": fake.mean().item()}
+        {
+            "discriminator": total.item(),
+            "real_logit": real.mean().item(),
+            "fake_logit": fake.mean().item(),
+            "accuracy": ((real > 0).sum().item() + (fake < 0).sum().item()) / 4,
+        }
     )
 
 
