@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-import torch
-
 Layout = Literal["2018", "2019", "basicsr"]
 Value = TypeVar("Value")
 
@@ -89,36 +87,33 @@ def _renamed(state: Mapping[str, Value], new: Callable[[str], str | None], layou
     return {to: state[name] for name, to in names.items() if to is not None}
 
 
-def infer_rrdbnet(state: Mapping[str, torch.Tensor], *, scale: int | None = None) -> dict[str, Any] | None:
-    """The arguments, with ``_target_``, of the RRDBNet that BasicSR-named tensors are of; ``None`` where they are of none.
+def infer_rrdbnet(shapes: Mapping[str, tuple[int, ...]], *, scale: int | None = None) -> dict[str, Any] | None:
+    """The arguments, with ``_target_``, of the RRDBNet that BasicSR-named shapes are of; ``None`` where they are of none.
 
     Read off the shapes: 12 input channels are x2 and 48 are x1, folded; with 3, no enlargement is x1, two are x4 and three
-    x8. A single one is x2 or x3, which no shape tells: it must be given as ``scale``. Whether every tensor fits is for
-    whoever builds the network to check. Raises ValueError where ``scale`` is needed, or contradicts the shapes.
+    x8. A single one is x2 or x3, which no shape tells: ``scale`` decides, and only here. Whether every tensor fits is
+    for whoever builds the network to check. Raises ValueError where ``scale`` is needed and is neither.
     """
-    first, dense = state.get("conv_first.weight"), state.get("body.0.rdb1.conv1.weight")
-    last = state.get("conv_last.weight")
-    if first is None or dense is None or last is None or any(t.ndim != 4 for t in (first, dense, last)):
+    first, dense = shapes.get("conv_first.weight"), shapes.get("body.0.rdb1.conv1.weight")
+    last = shapes.get("conv_last.weight")
+    if first is None or dense is None or last is None or any(len(s) != 4 for s in (first, dense, last)):
         return None
-    ups = sum(f"conv_up{i}.weight" in state for i in (1, 2, 3))
-    possible = {(3, 0): [1], (3, 1): [2, 3], (3, 2): [4], (3, 3): [8], (12, 2): [2], (48, 2): [1]}.get(
-        (first.shape[1], ups)
-    )
-    if possible is None or last.shape[0] != 3:
+    ups = sum(f"conv_up{i}.weight" in shapes for i in (1, 2, 3))
+    possible = {(3, 0): [1], (3, 1): [2, 3], (3, 2): [4], (3, 3): [8], (12, 2): [2], (48, 2): [1]}.get((first[1], ups))
+    if possible is None or last[0] != 3:
         return None
-    if scale is None and len(possible) > 1:
+    if len(possible) > 1 and scale not in possible:
         raise ValueError(
-            "one enlarging convolution and 3 input channels are x2 or x3, and nothing tells which: give scale=2 or 3"
+            "one enlarging convolution and 3 input channels are an RRDBNet x2 or x3, and nothing tells which: give scale=2 "
+            "or scale=3"
         )
-    if scale is not None and scale not in possible:
-        raise ValueError(f"scale={scale}: these tensors are of an RRDBNet x{' or x'.join(map(str, possible))}")
-    blocks = {int(m[1]) for m in (re.match(r"body\.(\d+)\.", name) for name in state) if m}
-    scale = possible[0] if scale is None else scale
+    blocks = {int(m[1]) for m in (re.match(r"body\.(\d+)\.", name) for name in shapes) if m}
+    scale = scale if scale in possible else possible[0]
     return {
         "_target_": "sr_train.models.rrdbnet.RRDBNet",
         "scale": scale,
-        "channels": first.shape[0],
-        "growth": dense.shape[0],
+        "channels": first[0],
+        "growth": dense[0],
         "blocks": len(blocks),
-        "unshuffle": first.shape[1] > 3 or scale > 2,
+        "unshuffle": first[1] > 3 or scale > 2,
     }

@@ -68,11 +68,11 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     write_bytes(path, to_bytes(tensors, metadata=header))
 
 
-def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> Weights:
+def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
     """Read a weights file, ours or one that a layout fits; its content decides which, not its suffix.
 
     Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
-    ``sr_train.models`` that the network may come from.
+    ``sr_train.models`` that the network may come from; ``scale`` decides where another program's file leaves it open.
     """
     path = Path(path)
     if not path.exists():
@@ -84,7 +84,10 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
             head = file.read(16)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
-    weights = Weights(*recognize(path, read_torch(path))) if is_torch_file(head) else _read_safetensors(path)
+    if is_torch_file(head):
+        weights = Weights(*recognize(path, read_torch(path), scale=scale))
+    else:
+        weights = _read_safetensors(path, scale)
     check_model_config(weights.model, where=str(path), allow=allow)
     bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
@@ -92,7 +95,7 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
     return weights
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path, scale: int | None) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -100,7 +103,7 @@ def _read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
     if header.get("format") != FORMAT:
-        return Weights(*recognize(path, state))
+        return Weights(*recognize(path, state, scale=scale))
     if header.get("version") != VERSION:
         raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
     try:

@@ -2,9 +2,14 @@ import pytest
 import torch
 
 from sr_train.rrdb_layouts import infer_rrdbnet, layout_of, rename
-from sr_train.weights import build_model, match_warm_start
+from sr_train.models.rrdbnet import RRDBNet
+from sr_train.weights import WeightsError, build_model, build_network, load_weights, match_warm_start
 
 PARTS = ("weight", "bias")
+
+
+def shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def names_2018(blocks, ups):
@@ -89,25 +94,54 @@ def test_a_network_is_inferred_from_its_tensors(scale, unshuffle):
     with torch.device("meta"):
         state = build_model(config, where="test").state_dict()
     ambiguous = (scale, unshuffle) in {(3, True), (2, False)}
-    found = infer_rrdbnet(state, scale=scale if ambiguous else None)
+    found = infer_rrdbnet(shapes(state), scale=scale if ambiguous else 5)
     assert found is not None
     with torch.device("meta"):
         rebuilt = build_model(found, where="test").state_dict()
     assert not match_warm_start(rebuilt, state, [], where="test").afresh
     assert found == config
     if ambiguous:
-        with pytest.raises(ValueError, match="x2 or x3, and nothing tells which: give scale=2 or 3"):
-            infer_rrdbnet(state)
-    with pytest.raises(ValueError, match=r"scale=5: these tensors are of an RRDBNet x"):
-        infer_rrdbnet(state, scale=5)
+        for unknown in (None, 4):
+            with pytest.raises(ValueError, match="x2 or x3, and nothing tells which: give scale=2 or scale=3"):
+                infer_rrdbnet(shapes(state), scale=unknown)
 
 
 def test_other_networks_are_not_taken_for_it():
     edsr = {"_target_": "sr_train.models.edsr.EDSR", "scale": 4, "channels": 8, "blocks": 2}
     with torch.device("meta"):
-        assert infer_rrdbnet(build_model(edsr, where="test").state_dict()) is None
+        assert infer_rrdbnet(shapes(build_model(edsr, where="test").state_dict())) is None
         state = build_model(
             {"_target_": "sr_train.models.rrdbnet.RRDBNet", "scale": 4, "blocks": 1}, where="t"
         ).state_dict()
-    assert infer_rrdbnet({**state, "conv_first.weight": torch.empty(64, 4, 3, 3, device="meta")}) is None
-    assert infer_rrdbnet({**state, "conv_last.weight": torch.empty(1, 64, 3, 3, device="meta")}) is None
+    assert infer_rrdbnet({**shapes(state), "conv_first.weight": (64, 4, 3, 3)}) is None
+    assert infer_rrdbnet({**shapes(state), "conv_last.weight": (1, 64, 3, 3)}) is None
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "basicsr"])
+def test_a_file_in_any_layout_gives_the_network_it_was_saved_from(layout, tmp_path):
+    torch.manual_seed(0)
+    network = RRDBNet(scale=4, channels=4, growth=2, blocks=2).eval()
+    names = LAYOUTS[layout](2, 2) if layout in LAYOUTS else {}
+    state = {}
+    for key, value in network.state_dict().items():
+        name, _, part = key.rpartition(".")
+        state[f"{names.get(name, name)}.{part}"] = value
+    torch.save(state if layout == "2018" else {"params_ema": state}, tmp_path / "net.pth")
+    weights = load_weights(tmp_path / "net.pth")
+    assert weights.origin["layout"].endswith("RRDBNet" if layout == "basicsr" else f"RRDBNet of {layout}")
+    lr = torch.rand(1, 3, 5, 6)
+    with torch.no_grad():
+        assert torch.equal(build_network(weights, where="test")(lr), network(lr))
+    torch.save({**state, "wings.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(WeightsError, match=r"more\.pth: .*wings\.weight"):
+        build_network(load_weights(tmp_path / "more.pth"), where=str(tmp_path / "more.pth"))
+
+
+def test_a_file_that_does_not_say_its_scale_is_refused_until_it_is_given(invoke, tmp_path, photographs):
+    network = RRDBNet(scale=3, channels=4, growth=2, blocks=1)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    done = invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu")
+    assert done.returncode == 1
+    assert "net.pth: one enlarging convolution" in done.stderr
+    assert "give scale=2 or scale=3" in done.stderr
+    assert invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu", "scale=3").returncode == 0

@@ -38,7 +38,7 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
 
     init = stage.config["init"]
     if init["weights"] is not None:
-        return Source(*load(str(init["weights"])))
+        return Source(*load(str(init["weights"]), scale=stage.config["scale"]))
     if init["stage"] is None:
         return None
     folder = next(s.folder for s in plan.stages if s.name == init["stage"])
