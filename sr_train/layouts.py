@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
     name: str
     #: (shapes, the scale if the user said one); None where the tensors are another network's
-    match: Callable[[Shapes, "int | None"], Match | None]
+    match: Callable[[Shapes, int | None], Match | None]
 
 
 class Foreign(NamedTuple):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sr_train.rrdb_layouts import infer_rrdbnet, layout_of, rename
 from sr_train.models.rrdbnet import RRDBNet
+from sr_train.rrdb_layouts import infer_rrdbnet, layout_of, rename
 from sr_train.weights import WeightsError, build_model, build_network, load_weights, match_warm_start
 
 PARTS = ("weight", "bias")

@@ -35,7 +35,8 @@ import torch
 from peer import child
 
 from sr_train.cli.common import build
-from sr_train.cli.train import full_arguments, train
+from sr_train.cli.locate import full_arguments
+from sr_train.cli.train import train
 from sr_train.data.dataset import EvalImages
 from sr_train.data.index import Pairs
 from sr_train.inference import super_resolve

@@ -164,10 +164,8 @@ def _check_features(name: str, loss: Mapping[str, Any]) -> None:
     try:
         check_weights(**{k: v for k, v in extractor.items() if k != "_target_"})
     except FeatureError as error:
-        raise ValueError(
-            f"stage {name}: loss.perceptual: {error}. Give the file as loss.perceptual.extractor.weights=FILE, put it into "
-            "torch's cache, or train without a perceptual loss: loss.perceptual=null"
-        ) from None
+        said = str(error).replace("extractor.weights=", "loss.perceptual.extractor.weights=")
+        raise ValueError(f"stage {name}: {said}. Or train without a perceptual loss: loss.perceptual=null") from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:

@@ -1,8 +1,9 @@
 """Adversarial losses on the discriminator's logits, [B, 1], positive for real: of SRGAN and of ESRGAN.
 
 Each has ``generator(real_logits, fake_logits)`` and ``discriminator(real_logits, fake_logits)``, both -> scalar, a mean
-over this process' batch, and ``accuracy(real_logits, fake_logits)``, the share of this batch that D is right about. Averaging gradients over processes, as ddp does, gives the gradient of the global batch, as
-long as all processes have equally many samples.
+over this process' batch, and ``accuracy(real_logits, fake_logits)``, the share of this batch that D is right about.
+Averaging gradients over processes, as ddp does, gives the gradient of the global batch, as long as all processes have
+equally many samples.
 """
 
 from __future__ import annotations
