@@ -69,7 +69,8 @@ class Discriminator(nn.Sequential):
     # left as their gradient.
 
     def __init__(self, *, size: int = 32):
-        super().__init__(nn.Conv2d(3, 8, 4, 4, bias=False), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(size * size // 2, 1, bias=False))
+        last = nn.Linear(size * size // 2, 1, bias=False)
+        super().__init__(nn.Conv2d(3, 8, 4, 4, bias=False), nn.LeakyReLU(0.2), nn.Flatten(), last)
 """
 
 

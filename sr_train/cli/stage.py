@@ -39,9 +39,11 @@ def stage_seed(seed: int, stage: str) -> int:
 class Export:
     """Writes the network that counts as a self-describing file."""
 
-    def __init__(self, plan: Plan, stage: Stage) -> None:
+    def __init__(self, plan: Plan, stage: Stage, source: Source | None) -> None:
         self.model = full_arguments(stage.config["model"])
-        self.origin = {"run": plan.name, "stage": stage.name}
+        self.origin: dict[str, Any] = {"run": plan.name, "stage": stage.name}
+        if source is not None:
+            self.origin["ancestors"] = source.ancestors
 
     def __call__(self, task: SRTask, path: Path, scores: Mapping[str, float], step: int) -> None:
         """Write ``task.averaged()`` with its scores and its origin."""
@@ -193,7 +195,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     if found is not None and found.step > last:
         raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
     task = build_task(config, stage.name, source)
-    export = Export(plan, stage)
+    export = Export(plan, stage, source)
     callbacks = _callbacks(stage, data, export)
     trainer = build_trainer(config, callbacks, folder)
     data.per_device(trainer.world_size)
