@@ -185,6 +185,8 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
     "resume": Literal["auto", "force", "never"],
     "validate.every": int,
     "validate.protocols": list[str],
+    "validate.metrics": list[str],
+    "validate.lpips": str | None,
     "validate.best": str | None,
     "validate.pictures": int,
     "validate.crop": int,

@@ -14,7 +14,7 @@ _LAYERS = {
     "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
     "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
 }
-PROTOCOL = "perceptual"  #: what their rows are called where PSNR and SSIM have a protocol
+PROTOCOL = "perceptual"  #: what their rows are called where PSNR and SSIM have a protocol; as in sr_train.validation
 DEFINITIONS = {
     "lpips": "LPIPS v0.1 (lower is better)",
     "niqe": "NIQE by pyiqa, of the result alone (lower is better)",

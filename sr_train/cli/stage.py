@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import build, say
 from sr_train.cli.locate import full_arguments
+from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import resolve_precision
 from sr_train.cli.starts import find_source
 
@@ -62,13 +63,18 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
     record = Record(every=config["record"]["every"], folder=str(folder))
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
-    options = {k: v for k, v in config["validate"].items() if k != "protocols"}
-    metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in ("psnr", "ssim")]
+    options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
+    measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"])
+    plain = [m for m in config["validate"]["metrics"] if m not in measures]
+    metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in plain]
+    metrics += [f"{s}/{PROTOCOL}/{m}" for s in data.val for m in measures]
     if config["validate"]["best"] is not None and config["validate"]["best"] not in metrics:
         raise ValueError(
             f"validate.best={config['validate']['best']} is not measured; choose from {', '.join(metrics)}"
         )
-    validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
+    validate = Validate(
+        images=data.val_images(), last=last, export=export, folder=str(folder), measures=measures, **options
+    )
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     return [*own, record, validate, save, Stop(save), Progress(record)]
 
@@ -130,6 +136,7 @@ def preflight(stage: Stage) -> None:
         raise ValueError(
             f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"
         )
+    open_measures(validate["metrics"], validate["lpips"])
     with torch.device("meta"):
         build(config["model"])
     if config["task"].get("discriminator") is not None:
