@@ -83,7 +83,7 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
             "task.ema=null", "curve=constant", "validate.best=toy/perceptual/lpips")  # fmt: skip
     missing = invoke("sr-train", *SMALL, *more)
     assert missing.returncode == 1
-    assert "needs its weights: give lpips=FILE" in missing.stderr
+    assert "needs its weights: give validate.lpips=FILE" in missing.stderr
     done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "quickstart" / "x2"

@@ -43,17 +43,21 @@ def open_lpips(file: str) -> Measure:
     return lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device))
 
 
-def open_measures(metrics: Sequence[str], lpips: str | None) -> dict[str, Measure]:
-    """Those of ``metrics`` that no protocol computes. Raises ValueError for what is not known or not given."""
+def open_measures(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, Measure]:
+    """Those of ``metrics`` that no protocol computes. Raises ValueError for what is not known or not given.
+
+    ``keys`` stands before ``metrics=`` and ``lpips=`` where a user types them.
+    """
     unknown = [m for m in metrics if m not in METRICS]
     if unknown or not metrics:
-        raise ValueError(f"metrics={list(metrics)}: choose from {', '.join(METRICS)}")
+        raise ValueError(f"{keys}metrics={list(metrics)}: choose from {', '.join(METRICS)}")
     measures: dict[str, Measure] = {}
     for name in metrics:
         if name == "lpips":
             if lpips is None:
                 raise ValueError(
-                    "metrics=[lpips] needs its weights: give lpips=FILE, alex.pth or vgg.pth of LPIPS v0.1"
+                    f"{keys}metrics=[lpips] needs its weights: give {keys}lpips=FILE, alex.pth or vgg.pth of the lpips "
+                    "package's weights/v0.1"
                 )
             measures[name] = open_lpips(lpips)
         elif name in DEFINITIONS:

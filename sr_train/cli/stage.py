@@ -64,7 +64,7 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     record = Record(every=config["record"]["every"], folder=str(folder))
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
-    measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"])
+    measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
     plain = [m for m in config["validate"]["metrics"] if m not in measures]
     metrics = [f"{s}/{p}/{m}" for s in data.val for p in config["validate"]["protocols"] for m in plain]
     metrics += [f"{s}/{PROTOCOL}/{m}" for s in data.val for m in measures]
@@ -136,7 +136,7 @@ def preflight(stage: Stage) -> None:
         raise ValueError(
             f"data.batch={config['data']['batch']} must be at least 1, data.workers={config['data']['workers']} 0"
         )
-    open_measures(validate["metrics"], validate["lpips"])
+    open_measures(validate["metrics"], validate["lpips"], keys="validate.")
     with torch.device("meta"):
         build(config["model"])
     if config["task"].get("discriminator") is not None:
