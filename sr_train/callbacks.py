@@ -144,7 +144,7 @@ class Record(StepCallback):
         steps, self._since = step - self._since, step
         pairs = steps * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         for i, group in enumerate(trainer.optimizers[0].param_groups):
-            numbers[f"train/rate{'' if i == 0 else f'_{i}'}"] = group["lr"]
+            numbers[f"train/rate{group.get('suffix', '' if i == 0 else f'_{i}')}"] = group["lr"]
         numbers |= {"train/refused": float(task.refused)}
         numbers |= {"speed/steps_per_s": steps / seconds, "speed/pairs_per_s": pairs / seconds, "speed/wait": waited}
         log_numbers(trainer, numbers, step)
@@ -283,9 +283,8 @@ class Progress(StepCallback):
             self._bar.update(step - self._bar.n)
 
     def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float) -> str:
-        parts = [
-            f"{k.removeprefix('train/')} {float(v):.4g}" for k, v in task.numbers.items() if k != "train/grad_norm"
-        ]
+        numbers = {k: task.numbers[f"train/{k}"] for k in task.shown if f"train/{k}" in task.numbers}
+        parts = [f"{k} {float(v):.4g}" for k, v in numbers.items()]
         pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         _, wait = self.record.speed.read()
         parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]

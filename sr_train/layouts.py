@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sr_train import rrdb_layouts
 from sr_train.files import archive_problem
 
 Shapes = Mapping[str, "tuple[int, ...]"]
@@ -34,18 +35,15 @@ class Match(NamedTuple):
 
     model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
     assumed: str = ""  #: what the file does not say
-
-
-def _same(name: str) -> str:
-    return name
+    names: Mapping[str, str] | None = None  #: our name of each tensor -> the file's; None where they are the same
 
 
 class Layout(NamedTuple):
     """A network's tensors as some program names them."""
 
     name: str
-    match: Callable[[Shapes], Match | None]  #: None where the tensors are another network's
-    rename: Callable[[str], str | None] = _same  #: a tensor's name in our network; None leaves it out
+    #: (shapes, the scale if the user said one); None where the tensors are another network's
+    match: Callable[[Shapes, int | None], Match | None]
 
 
 class Foreign(NamedTuple):
@@ -75,7 +73,7 @@ def _shuffled(shapes: Shapes, features: int, convolutions: tuple[str, ...]) -> i
     return 2 ** len(found) if all(s == (4 * features, features, 3, 3) for s in found) else None
 
 
-def _edsr(shapes: Shapes) -> Match | None:
+def _edsr(shapes: Shapes, _: int | None) -> Match | None:
     """BasicSR's EDSR, whose keys are ours. Residual scaling and range are not in the file; the paper's are taken."""
     body = _residual_body(shapes, "conv_after_body", "upsample.0")
     scale = _shuffled(shapes, body[0], ("upsample.0", "upsample.2", "upsample.4")) if body else None
@@ -88,7 +86,7 @@ def _edsr(shapes: Shapes) -> Match | None:
     return Match({"_target_": "sr_train.models.edsr.EDSR", **model}, assumed)
 
 
-def _msrresnet(shapes: Shapes) -> Match | None:
+def _msrresnet(shapes: Shapes, _: int | None) -> Match | None:
     """BasicSR's MSRResNet, whose keys are ours."""
     body = _residual_body(shapes, "upconv1", "conv_hr")
     scale = _shuffled(shapes, body[0], ("upconv1", "upconv2")) if body else None
@@ -98,12 +96,32 @@ def _msrresnet(shapes: Shapes) -> Match | None:
     return Match({"_target_": "sr_train.models.msrresnet.MSRResNet", **model})
 
 
-LAYOUTS = (Layout("BasicSR's EDSR", _edsr), Layout("BasicSR's MSRResNet", _msrresnet))
+def _rrdbnet(layout: rrdb_layouts.Layout) -> Callable[[Shapes, int | None], Match | None]:
+    """RRDBNet as its authors or BasicSR name it. Raises ValueError for names that do not belong, or x2 or x3 not told apart."""
+
+    def match(shapes: Shapes, scale: int | None) -> Match | None:
+        if rrdb_layouts.layout_of(shapes) != layout:
+            return None
+        names = rrdb_layouts.rename({name: name for name in shapes})
+        model = rrdb_layouts.infer_rrdbnet({new: shapes[old] for new, old in names.items()}, scale=scale)
+        return None if model is None else Match(model, names=names)
+
+    return match
 
 
-def recognize(path: Path, content: object) -> Foreign:
+LAYOUTS = (
+    Layout("BasicSR's EDSR", _edsr),
+    Layout("BasicSR's MSRResNet", _msrresnet),
+    Layout("BasicSR's RRDBNet", _rrdbnet("basicsr")),
+    Layout("ESRGAN's RRDBNet of 2019", _rrdbnet("2019")),
+    Layout("ESRGAN's RRDBNet of 2018", _rrdbnet("2018")),
+)
+
+
+def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
     """The network in what a file holds: tensors by name, bare or wrapped, with ``module.`` before all names or without.
 
+    ``scale`` decides where the tensors leave it open, and only there.
     Tensors become float32 copies, independent of the file. Raises WeightsError where no layout fits.
     """
     wrapper, tensors = _unwrap(path, content)
@@ -112,10 +130,14 @@ def recognize(path: Path, content: object) -> Foreign:
     _check_tensors(path, tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     for layout in LAYOUTS:
-        match = layout.match(shapes)
+        try:
+            match = layout.match(shapes, scale)
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}") from None
         if match is None:
             continue
-        state = {new: _copy(value) for old, value in tensors.items() if (new := layout.rename(old)) is not None}
+        names = match.names or {name: name for name in tensors}
+        state = {new: _copy(tensors[old]) for new, old in names.items()}
         origin = {"file": path.name, "layout": layout.name, "wrapper": wrapper, "assumed": match.assumed}
         return Foreign(match.model, state, {k: v for k, v in origin.items() if v})
     shown = ", ".join(f"{name[:60]} {list(shape)}" for name, shape in list(shapes.items())[:4])

@@ -35,6 +35,9 @@ _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed,
     "fast_dev_run", "overfit_batches", "barebones", "max_time", "min_steps", "reload_dataloaders_every_n_epochs",
     "enable_autolog_hparams", "inference_mode", "model_registry",
 }  # fmt: skip
+_NESTED = {
+    "discriminator": "discriminator@task.discriminator"
+}  # groups that a task's file chooses, as Hydra calls them
 _GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
 
 
@@ -184,6 +187,8 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
     "resume": Literal["auto", "force", "never"],
     "validate.every": int,
     "validate.protocols": list[str],
+    "validate.metrics": list[str],
+    "validate.lpips": str | None,
     "validate.best": str | None,
     "validate.pictures": int,
     "validate.crop": int,
@@ -292,8 +297,9 @@ def _stage_config(
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]
     own = list(_flatten(entries))
-    choices = [f"{k}={v}" for k, v in own if _is_choice(k, v, group_names)]
-    choices += [t.text for t in mine if _is_choice(t.key, t.value, group_names)]
+    choices = [f"{_NESTED.get(k, k)}={v}" for k, v in own if _is_choice(k, v, group_names)]
+    chosen = [t for t in mine if _is_choice(t.key, t.value, group_names)]
+    choices += [f"{_NESTED[t.key]}={t.value}" if t.key in _NESTED else t.text for t in chosen]
     config = compose_config("train", [*experiment, *choices])
     reached = {t.text for t in mine if _is_choice(t.key, t.value, group_names)}
     problems: list[str] = []

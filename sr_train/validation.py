@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from sr_train.models.bicubic import Bicubic
 from sr_train.tasks.base import SRTask
 
 Export = Callable[[SRTask, Path, dict[str, float], int], object]
+Measure = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
+PERCEPTUAL = "perceptual"  #: what measures stand under, where PSNR and SSIM have a protocol
 
 
 class Validate(StepCallback):
@@ -38,6 +40,8 @@ class Validate(StepCallback):
         folder: of the stage.
         pictures: how many images are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
         crop: side of their crops, in HR pixels.
+        metrics: which of the protocols' are kept: ``psnr``, ``ssim``.
+        measures: others by name, e.g. LPIPS.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Validate(StepCallback):
         folder: str,
         pictures: int = 4,
         crop: int = 192,
+        metrics: Sequence[str] = ("psnr", "ssim"),
+        measures: Mapping[str, Measure] | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -63,6 +69,8 @@ class Validate(StepCallback):
         self.folder = Path(folder)
         self.pictures = pictures
         self.crop = crop
+        self.metrics = list(metrics)
+        self.measures = dict(measures or {})
         self.best: float | None = None
         self.best_step = -1
         self.scores: dict[str, float] = {}
@@ -88,7 +96,7 @@ class Validate(StepCallback):
             image = self.images[number]
             sr = task.upscale(image.lr)
             try:
-                mine.append((number, image.set, image.key, task.score(image, sr)))
+                mine.append((number, image.set, image.key, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
             if number < self.pictures:
@@ -100,14 +108,24 @@ class Validate(StepCallback):
         self.scores = dict(meter.flat())
         if trainer.is_global_zero:
             log_numbers(trainer, self.scores, step)
-            shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if k.endswith("psnr"))
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
             tqdm.write(f"step {step}: {shown}", file=sys.stderr)
         self._keep_best(trainer, task, step)
 
+    def _score(self, task: SRTask, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
+        scores = {
+            p: {m: v for m, v in found.items() if m in self.metrics} for p, found in task.score(image, sr).items()
+        }
+        if self.measures:
+            a, b = sr.to(task.device), image.hr.to(task.device)
+            scores[PERCEPTUAL] = {name: measure(a, b) for name, measure in self.measures.items()}
+        return {protocol: values for protocol, values in scores.items() if values}
+
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        name = self.best_name or next(n for n in self.scores if n.endswith("psnr"))
+        name = self.best_name or next((n for n in self.scores if n.endswith("psnr")), next(iter(self.scores)))
         value = self.scores[name]
-        if self.best is None or value > self.best or math.isnan(self.best):
+        lower = f"/{PERCEPTUAL}/" in name  # is better
+        if self.best is None or math.isnan(self.best) or (value < self.best if lower else value > self.best):
             self.best, self.best_step = value, step
             if trainer.is_global_zero:
                 self.export(task, self.folder / "best.safetensors", self.scores, step)

@@ -8,6 +8,7 @@ Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
@@ -41,7 +42,7 @@ class Weights:
     state: dict[str, torch.Tensor]
     origin: dict[str, Any] = field(
         default_factory=dict
-    )  #: run, stage, step, version; or another program's file, layout
+    )  #: run, stage, step, version, ancestors (digests of what it started from); or another program's file, layout
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -68,11 +69,11 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     write_bytes(path, to_bytes(tensors, metadata=header))
 
 
-def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> Weights:
+def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
     """Read a weights file, ours or one that a layout fits; its content decides which, not its suffix.
 
     Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
-    ``sr_train.models`` that the network may come from.
+    ``sr_train.models`` that the network may come from; ``scale`` decides where another program's file leaves it open.
     """
     path = Path(path)
     if not path.exists():
@@ -84,7 +85,10 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
             head = file.read(16)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
-    weights = Weights(*recognize(path, read_torch(path))) if is_torch_file(head) else _read_safetensors(path)
+    if is_torch_file(head):
+        weights = Weights(*recognize(path, read_torch(path), scale=scale))
+    else:
+        weights = _read_safetensors(path, scale)
     check_model_config(weights.model, where=str(path), allow=allow)
     bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
@@ -92,7 +96,7 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = ()) -> 
     return weights
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path, scale: int | None) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -100,7 +104,7 @@ def _read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
     if header.get("format") != FORMAT:
-        return Weights(*recognize(path, state))
+        return Weights(*recognize(path, state, scale=scale))
     if header.get("version") != VERSION:
         raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
     try:
@@ -226,3 +230,62 @@ def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) ->
     network = build_model(weights.model, where=where, allow=allow)
     network.load_state_dict(weights.state)
     return network.eval()
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Of names and values: the same network in whatever file or memory format."""
+    found = hashlib.blake2b(digest_size=8)
+    for name in sorted(state):
+        found.update(name.encode())
+        found.update(state[name].contiguous().float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def family(weights: Weights) -> set[str]:
+    """Digests of a network and of all that it started from: two that share one descend from one another, or from a third."""
+    return {digest(weights.state), *(str(a) for a in weights.origin.get("ancestors", []))}
+
+
+def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
+    """Raise WeightsError with everything that keeps networks (by name) from being mixed."""
+    problems = [f"mix={list(mix)}: {len(mix)} factors for {len(sources)} networks"] if len(mix) != len(sources) else []
+    problems += [f"mix={list(mix)}: factors lie between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
+    problems += [f"mix={list(mix)}: sums to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []
+    (first, a), *others = sources.items()
+    for name, b in others:
+        keys = dict.fromkeys((*a.model, *b.model))
+        problems += [
+            f"{name}: model.{k}={b.model.get(k)!r}, {first} has {a.model.get(k)!r}"
+            for k in keys
+            if a.model.get(k) != b.model.get(k)
+        ]
+        problems += [f"{name}: {k}: missing" for k in a.state if k not in b.state]
+        problems += [f"{name}: {k}: not in {first}" for k in b.state if k not in a.state]
+        problems += [
+            f"{name}: {k}: {list(b.state[k].shape)}, {first} has {list(v.shape)}"
+            for k, v in a.state.items()
+            if k in b.state and b.state[k].shape != v.shape
+        ]
+    for name, weights in sources.items():
+        bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        problems += [f"{name}: {k}: holds NaN or infinity" for k in bad]
+    if problems:
+        raise WeightsError("\n  ".join(["these networks cannot be mixed:", *problems]))
+
+
+def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
+    """Sum of factor times tensor (ESRGAN eq. 4, with (1 - alpha, alpha)), in float64; a factor of 1 reproduces bit for bit.
+
+    BatchNorm's running statistics are mixed as well; its integer counters come from the network with the largest factor.
+    The states must fit, see :func:`check_mix`.
+    """
+    nearest = states[max(range(len(mix)), key=mix.__getitem__)]
+    used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]
+    result = {}
+    for name, value in nearest.items():
+        if len(used) == 1 or not value.is_floating_point():
+            result[name] = value.clone()
+        else:
+            parts = [state[name].double() * factor for state, factor in used]
+            result[name] = torch.stack(parts).sum(0).to(value.dtype)
+    return result

@@ -58,6 +58,48 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
+@pytest.fixture(scope="session")
+def tiny_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with random weights in the place of torchvision's VGG19."""
+    from safetensors.torch import save_file
+
+    from sr_train.models.features import _layers_of
+
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for i, layer in enumerate(_layers_of("vgg19")):
+        if layer.kind == "conv":
+            weight = torch.randn(layer.outputs, layer.inputs, 3, 3, generator=generator)
+            state[f"features.{i}.weight"] = weight * (2 / (9 * layer.inputs)) ** 0.5
+            state[f"features.{i}.bias"] = torch.zeros(layer.outputs)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.safetensors"
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_lpips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with random weights in the place of AlexNet's and LPIPS' layers."""
+    from safetensors.torch import save_file
+
+    from sr_train.models.features import _layers_of
+
+    generator = torch.Generator().manual_seed(0)
+    state, count = {}, 0
+    for i, layer in enumerate(_layers_of("alexnet")):
+        if layer.kind == "conv":
+            size = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+            state[f"features.{i}.weight"] = (
+                torch.randn(size, generator=generator) * (2 / (size[1] * size[2] ** 2)) ** 0.5
+            )
+            state[f"features.{i}.bias"] = torch.zeros(layer.outputs)
+            state[f"lin{count}.model.1.weight"] = torch.rand(1, layer.outputs, 1, 1, generator=generator)
+            count += 1
+    path = tmp_path_factory.mktemp("lpips") / "alex.safetensors"
+    save_file(state, path)
+    return path
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """A folder with four crops of 96x80 pixels from real photographs."""

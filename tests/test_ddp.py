@@ -4,6 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sr_train.checkpoints import list_checkpoints, read_checkpoint
+from sr_train.models.rrdbnet import RRDBNet
+from sr_train.weights import Weights, save_weights
+
 SMALL = (
     "experiment=quickstart", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
     "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
@@ -48,3 +52,44 @@ def test_a_batch_that_two_devices_cannot_share_is_refused(command, folder):
     )
     assert done.returncode != 0
     assert "data.batch=7 cannot be shared by 2 devices" in done.stderr
+
+
+GAN = (
+    "experiment=esrgan_x4", "stage=gan", "init.weights=start.safetensors", "data=toy", "sets=[toy]", "model.blocks=1",
+    "model.channels=16", "model.growth=8", "loss.perceptual=null", "trainer.max_steps=10", "trainer.precision=32",
+    "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=8", "validate.pictures=0", "logger=csv",
+    "task.discriminator._target_=plain.Discriminator", "task.discriminator.size=32", "trainer.gradient_clip_val=1",
+)  # fmt: skip
+PLAIN = """
+from torch import nn
+
+class Discriminator(nn.Sequential):
+    # Without BatchNorm, whose statistics are each process' own, and without biases: a relativistic loss does not depend on
+    # the last one, nor on one whose units are all on one side of zero, and Adam makes whole steps of the rounding that is
+    # left as their gradient.
+
+    def __init__(self, *, size: int = 32):
+        last = nn.Linear(size * size // 2, 1, bias=False)
+        super().__init__(nn.Conv2d(3, 8, 4, 4, bias=False), nn.LeakyReLU(0.2), nn.Flatten(), last)
+"""
+
+
+def test_a_gan_on_two_processes_equals_one(command, folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (folder / "plain.py").write_text(PLAIN)
+    torch.manual_seed(0)
+    model = {"scale": 4, "channels": 16, "growth": 8, "blocks": 1}
+    start = Weights({"_target_": "sr_train.models.rrdbnet.RRDBNet", **model}, RRDBNet(**model).state_dict())
+    save_weights(folder / "start.safetensors", start)
+    for name, more in (("gan1", ()), ("gan2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = command("sr-train", *GAN, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    states = [
+        read_checkpoint(list_checkpoints(folder / "runs" / n / "gan" / "checkpoints")[0][1]).content["state_dict"]
+        for n in ("gan1", "gan2")
+    ]
+    for network in ("model.", "ema.module.", "discriminator."):
+        one, two = ({k: v for k, v in s.items() if k.startswith(network)} for s in states)
+        assert relative_l2(one, two) < 1e-5, network
+    assert relative_l2({k: v for k, v in start.state.items()}, {k: states[0][f"model.{k}"] for k in start.state}) > 1e-4

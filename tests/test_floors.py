@@ -21,6 +21,7 @@ FLOOR = {
     "inference": 2,
     "weights": 2,
     "layouts": 2,
+    "rrdb_layouts": 2,
     "models": 1,
     "losses": 1,
     "data": 1,
@@ -29,6 +30,7 @@ FLOOR = {
     "advice": 0,
     "files": 0,
     "imresize": 0,
+    "tensor_files": 0,
     "typecheck": 0,
 }
 ONLY = {  # who may know a package

@@ -73,3 +73,21 @@ def test_the_validated_network_is_evaluated_in_fp32_and_scores_what_sr_eval_says
     pairs = Pairs("toy:chelsea", scale=2)
     hr = pairs.whole(0)[1][2:-2, 2:-2]
     assert abs(peak_signal_noise_ratio(hr, sr, data_range=255) - ours) < 1e-6
+
+
+def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
+    from sr_train.records import read_rows
+    from sr_train.weights import load_weights
+
+    more = ("trainer.max_steps=8", "validate.every=2", "validate.pictures=0", "validate.metrics=[psnr,lpips]", "task.rate=0.01",
+            "task.ema=null", "curve=constant", "validate.best=toy/perceptual/lpips")  # fmt: skip
+    missing = invoke("sr-train", *SMALL, *more)
+    assert missing.returncode == 1
+    assert "needs its weights: give validate.lpips=FILE" in missing.stderr
+    done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "quickstart" / "x2"
+    rows = {step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/perceptual/lpips"}
+    assert sorted(rows) == [2, 4, 6, 8]
+    assert not any(name.endswith("/ssim") for _, name, _ in read_rows(folder / "metrics.csv"))
+    assert load_weights(folder / "best.safetensors").origin["step"] == min(rows, key=lambda s: rows[s])

@@ -29,7 +29,7 @@ def installed(tmp_path_factory):
 
 def _run(site, tmp_path, command, *arguments):
     program = f"import sys, sr_train; assert sr_train.__file__.startswith({str(site)!r}); sys.argv[0] = {command!r}; "
-    module = {"sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale"}[command]
+    module = {"sr-eval": "evaluate"}.get(command, command.removeprefix("sr-"))
     program += f"from sr_train.cli.{module} import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(
@@ -50,7 +50,7 @@ def test_every_yaml_travels_in_the_wheel(installed):
     assert yaml | python | {"sr_train/py.typed"} <= names
 
 
-@pytest.mark.parametrize("command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale"])
+@pytest.mark.parametrize("command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale", "sr-interp"])
 def test_commands_help_from_an_empty_folder(installed, tmp_path, command):
     done = _run(installed[1], tmp_path, command, "--help")
     assert done.returncode == 0, done.stderr

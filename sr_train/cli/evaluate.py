@@ -148,18 +148,21 @@ def evaluate(arguments: list[str]) -> int:
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
     from tqdm import tqdm
 
+    from sr_train.cli.measures import open_measures
     from sr_train.metrics.protocol import get_protocols
 
     try:
         protocols = get_protocols(names)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    metrics = expect(config, "metrics", list, "a list, e.g. metrics=[psnr,ssim,lpips]")
+    measures = open_measures(metrics, config["lpips"])
     out = None if config["out"] is None else Path(str(config["out"]))
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
         raise UsageError("save=true needs a folder: give out=DIR")
     columns, titles, scale, items = _outputs(config)
-    scores = Scores(columns, titles, protocols, scale, out, save=save)
+    scores = Scores(columns, titles, protocols, scale, out, save=save, metrics=metrics, measures=measures)
     shown = tqdm(items, desc="score", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
     try:
         for item in shown:

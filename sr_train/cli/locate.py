@@ -21,17 +21,17 @@ def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": model["_target_"], **defaults, **{k: v for k, v in model.items() if k != "_target_"}}
 
 
-def load(source: str, *, allow: Sequence[str] = ()) -> tuple[Weights, Path]:
+def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
     """Weights and the file they were read from.
 
     A stage's folder gives its ``weights.safetensors`` or, while it is in training, the network of its newest checkpoint
-    (the EMA where there is one).
+    (the EMA where there is one). ``scale`` decides where another program's file leaves it open.
     """
     from sr_train.weights import WeightsError, load_weights
 
     path = Path(source)
     if not path.is_dir():
-        return load_weights(path, allow=allow), path
+        return load_weights(path, allow=allow, scale=scale), path
     if (path / "weights.safetensors").exists():
         return load_weights(path / "weights.safetensors", allow=allow), path / "weights.safetensors"
     if (path / "checkpoints").is_dir():

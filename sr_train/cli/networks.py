@@ -91,7 +91,7 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
         allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
         if not all(isinstance(package, str) for package in allow):
             raise UsageError(f"allow={allow}: expected names of packages")
-        weights, file = load(source, allow=allow)
+        weights, file = load(source, allow=allow, scale=config["scale"])
         scale = scale_of(config, weights.scale, source)
         model = build_network(weights, where=str(file), allow=allow).to(device)
         recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)

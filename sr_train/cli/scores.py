@@ -6,16 +6,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sr_train.cli.measures import DEFINITIONS, PROTOCOL
 
 if TYPE_CHECKING:
     import torch
 
+    from sr_train.cli.measures import Measure
     from sr_train.metrics.protocol import Protocol
 
-_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4)}
+_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "niqe": ("NIQE", 3), "pi": ("PI", 3)}
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
@@ -41,6 +44,8 @@ class Scores:
         scale: HR pixels per LR pixel, which borders depend on.
         out: folder of the files, or None for the table alone.
         save: also write the images.
+        metrics: what is shown, in this order.
+        measures: those of them that no protocol computes, by name.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Scores:
         out: Path | None,
         *,
         save: bool,
+        metrics: Sequence[str] = ("psnr", "ssim"),
+        measures: Mapping[str, Measure] | None = None,
     ) -> None:
         from sr_train.metrics.meter import Meter
 
@@ -59,6 +66,7 @@ class Scores:
         self.protocols, self.scale = list(protocols), scale
         self.meters = {c: Meter() for c in self.columns}
         self.out, self.save = out, save
+        self.metrics, self.measures = list(dict.fromkeys(metrics)), dict(measures or {})
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
@@ -66,12 +74,16 @@ class Scores:
         """Score one image, [C, H, W] each."""
         from sr_train.metrics.protocol import score
 
-        for protocol in self.protocols:
-            try:
+        try:
+            for protocol in self.protocols:
                 values = score(sr, hr, protocol, self.scale)
-            except ValueError as error:
-                raise ValueError(f"{set_name}: {key}: {error}") from None
-            self.meters[column].add(set_name, key, protocol.name, values)
+                kept = {m: v for m, v in values.items() if m in self.metrics}
+                if kept:
+                    self.meters[column].add(set_name, key, protocol.name, kept)
+            if self.measures:
+                self.meters[column].add(set_name, key, PROTOCOL, {m: f(sr, hr) for m, f in self.measures.items()})
+        except ValueError as error:
+            raise ValueError(f"{set_name}: {key}: {error}") from None
         if self.save and self.out is not None:
             folder = self.out / "images" / (column if len(self.columns) > 1 else "")
             self._write_image(folder / set_name / f"{key}.png", sr)
@@ -108,16 +120,20 @@ class Scores:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         several = len(self.columns) > 1
-        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *rows[0][1].values])
+        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *self.metrics])
         for column, row in rows:
-            values = [f"{v:.6f}" for v in row.values.values()]
+            values = [f"{row.values[m]:.6f}" if m in row.values else "" for m in self.metrics]
             table.writerow([*([column] if several else []), row.set, row.key, row.protocol, *values])
         write_bytes(self.out / "metrics.csv", text.getvalue().encode())
 
     def table(self) -> str:
         """The means, with every protocol's definition beneath."""
         lines = self._one() if len(self.columns) == 1 else self._side_by_side()
-        lines += [f"{p.name}: {p.definition}" for p in self.protocols]
+        if len(self.measures) < len(self.metrics):
+            lines += [f"{p.name}: {p.definition}" for p in self.protocols]
+        if self.measures:
+            means = "; ".join(DEFINITIONS[m] for m in self.measures)
+            lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
         return "\n".join(lines)
@@ -125,12 +141,14 @@ class Scores:
     def _one(self) -> list[str]:
         summary = self.meters[self.columns[0]].summary()
         width = max(len(s) for s in [*summary, "set"])
-        names = "".join(f"  {title:>8}" for title, _ in _DIGITS.values())
-        lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<9}{names}"]
+        names = "".join(f"  {_DIGITS[m][0]:>8}" for m in self.metrics)
+        wide = 10 if self.measures else 9
+        lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<{wide}}{names}"]
         for set_name, protocols in summary.items():
             for protocol, v in protocols.items():
-                values = "".join(f"  {v[m]:>8.{digits}f}" for m, (_, digits) in _DIGITS.items())
-                lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<9}{values}")
+                cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in self.metrics]
+                values = "".join(f"  {cell:>8}" for cell in cells)
+                lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<{wide}}{values}")
         return lines
 
     def _side_by_side(self) -> list[str]:
@@ -139,11 +157,12 @@ class Scores:
         wide = [max(8, len(c)) for c in self.columns]
         head = "".join(f"  {c:>{w}}" for c, w in zip(self.columns, wide, strict=True))
         lines = [f"{c}: {t}" for c, t in zip(self.columns, self.titles, strict=True)]
-        lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<9}  {'':<8}{head}")
+        lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<10}  {'':<8}{head}")
         for set_name, protocols in summaries[0].items():
             for protocol, v in protocols.items():
-                for metric, (title, digits) in _DIGITS.items():
+                for metric in (m for m in self.metrics if m in v):
+                    title, digits = _DIGITS[metric]
                     values = [s[set_name][protocol][metric] for s in summaries]
                     cells = "".join(f"  {x:>{w}.{digits}f}" for x, w in zip(values, wide, strict=True))
-                    lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<9}  {title:<8}{cells}")
+                    lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<10}  {title:<8}{cells}")
         return lines

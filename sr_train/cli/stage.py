@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import UsageError, build, say
 from sr_train.cli.locate import full_arguments
+from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
 from sr_train.cli.starts import find_source
 
@@ -42,9 +43,11 @@ def stage_seed(seed: int, stage: str) -> int:
 class Export:
     """Writes the network that counts as a self-describing file."""
 
-    def __init__(self, plan: Plan, stage: Stage) -> None:
+    def __init__(self, plan: Plan, stage: Stage, source: Source | None) -> None:
         self.model = full_arguments(stage.config["model"])
-        self.origin = {"run": plan.name, "stage": stage.name}
+        self.origin: dict[str, Any] = {"run": plan.name, "stage": stage.name}
+        if source is not None:
+            self.origin["ancestors"] = source.ancestors
 
     def __call__(self, task: SRTask, path: Path, scores: Mapping[str, float], step: int) -> None:
         """Write ``task.averaged()`` with its scores and its origin."""
@@ -63,8 +66,11 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
     record = Record(every=config["record"]["every"], folder=str(folder))
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
-    options = {k: v for k, v in config["validate"].items() if k != "protocols"}
-    validate = Validate(images=data.val_images(), last=last, export=export, folder=str(folder), **options)
+    options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
+    measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
+    validate = Validate(
+        images=data.val_images(), last=last, export=export, folder=str(folder), measures=measures, **options
+    )
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     measure = _measure(stage, record, validate, save) if config["profile"] else []
     return [*own, record, validate, save, Stop(save), *measure, Progress(record)]
@@ -149,18 +155,59 @@ def preflight(stage: Stage) -> None:
                 raise UsageError(f"{group}.{name}={config[group][name]}: expected a whole number from {least} on")
     if config["profile_steps"] < 1:
         raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
-    metrics = [
-        f"{s}/{p}/{m}" for s in config["data"]["val"] or {} for p in validate["protocols"] for m in ("psnr", "ssim")
-    ]
+    measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
+    plain = [m for m in validate["metrics"] if m not in measures]
+    sets = list(config["data"]["val"] or {})
+    metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
+    metrics += [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
     if validate["best"] is not None and validate["best"] not in metrics:
         raise UsageError(
             f"validate.best={validate['best']} is not measured; choose from {', '.join(metrics) or 'null'}"
         )
+    if config["task"].get("discriminator") is not None:
+        _check_discriminator(stage.name, config)
+    _check_features(stage.name, config["loss"])
     try:
         with torch.device("meta"):
-            build(config["task"], **{name: build(config[name]) for name in ("model", "loss", "curve")})
+            model = build(config["model"])
+        loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
+        with torch.device("meta"):
+            build(config["task"], model=model, loss=loss, curve=curve)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
+    """A discriminator is built for patches of one size."""
+    import torch
+
+    spec, patch = config["task"]["discriminator"], int(config["data"]["lr_patch"])
+    side, size = config["scale"] * patch, spec.get("size")
+    if isinstance(size, int) and size != side:
+        whole, rest = divmod(size, config["scale"])
+        remedy = (
+            f"task.discriminator.size={side}" if rest else f"data.lr_patch={whole} or task.discriminator.size={side}"
+        )
+        raise UsageError(
+            f"stage {name}: task.discriminator.size={size}, but HR patches are of {side} px (scale {config['scale']} x "
+            f"data.lr_patch {patch}): give {remedy}"
+        )
+    with torch.device("meta"):
+        build(spec)
+
+
+def _check_features(name: str, loss: Mapping[str, Any]) -> None:
+    """The weights of the perceptual loss' network are at hand, or can be downloaded now."""
+    from sr_train.models.features import FeatureError, FeatureExtractor, check_weights
+
+    extractor = (loss.get("perceptual") or {}).get("extractor") or {}
+    if extractor.get("_target_") != f"{FeatureExtractor.__module__}.{FeatureExtractor.__name__}":
+        return
+    try:
+        check_weights(**{k: v for k, v in extractor.items() if k != "_target_"})
+    except FeatureError as error:
+        said = str(error).replace("extractor.weights=", "loss.perceptual.extractor.weights=")
+        raise UsageError(f"stage {name}: {said}. Or train without a perceptual loss: loss.perceptual=null") from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:
@@ -188,7 +235,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     if found is not None and found.step > last:
         raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
     task = build_task(config, stage.name, source)
-    export = Export(plan, stage)
+    export = Export(plan, stage, source)
     callbacks = _callbacks(stage, data, export)
     trainer = build_trainer(config, callbacks, folder)
     data.per_device(trainer.world_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,11 +24,14 @@ class Source(NamedTuple):
     @property
     def digest(self) -> str:
         """Of the tensors: another source makes another run."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name in sorted(self.weights.state):
-            digest.update(name.encode())
-            digest.update(self.weights.state[name].contiguous().float().numpy().tobytes())
-        return digest.hexdigest()
+        from sr_train.weights import digest
+
+        return digest(self.weights.state)
+
+    @property
+    def ancestors(self) -> list[str]:
+        """Digests of the source and of what it started from in its turn."""
+        return [self.digest, *map(str, self.weights.origin.get("ancestors", []))]
 
 
 def find_source(plan: Plan, stage: Stage) -> Source | None:
@@ -38,7 +40,7 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
 
     init = stage.config["init"]
     if init["weights"] is not None:
-        return Source(*load(str(init["weights"])))
+        return Source(*load(str(init["weights"]), scale=stage.config["scale"]))
     if init["stage"] is None:
         return None
     folder = next(s.folder for s in plan.stages if s.name == init["stage"])

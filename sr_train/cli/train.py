@@ -23,6 +23,8 @@ _GROUPS = (
     "model",
     "task",
     "optimizer",
+    "discriminator",
+    "discriminator",
     "loss",
     "curve",
     "data",

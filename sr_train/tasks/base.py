@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
@@ -59,7 +59,8 @@ def recompute_activations(network: nn.Module) -> int:
 
 
 class SRTask(L.LightningModule):
-    """Base of all tasks. Subclasses write ``training_step``.
+    """Base of all tasks. Subclasses write ``training_step``; those with a second network extend ``networks`` and
+    ``parameter_groups``.
 
     Args:
         model: the network; states ``scale`` and ``multiple_of``.
@@ -72,6 +73,8 @@ class SRTask(L.LightningModule):
         compile: run the network through ``torch.compile``.
         recompute: activation checkpointing: less memory for one more forward pass.
     """
+
+    shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class SRTask(L.LightningModule):
         self.events: list[tuple[str, str]] = []  #: (what, which keys) since they were last written down
         self._in_a_row = 0
         self._keys: list[str] = []
+        self._statistics: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
         self._optimizer = optimizer
 
@@ -126,10 +130,14 @@ class SRTask(L.LightningModule):
 
     # -- optimization --------------------------------------------------------------------------------------------
 
+    def networks(self) -> list[nn.Module]:
+        """What a step changes."""
+        return [self.model]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups, each with the ``base_rate`` that the curve scales."""
+        """Parameter groups, each with the ``base_rate`` that the curve scales and the ``suffix`` of its names in logs."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": self.rate, "base_rate": self.rate}]
+        return [{"params": trained, "lr": self.rate, "base_rate": self.rate, "suffix": ""}]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over :meth:`parameter_groups`."""
@@ -145,6 +153,10 @@ class SRTask(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The rate is a function of the step; the keys are kept in case the step must be refused."""
         self.set_rate(self.trainer.optimizers)
+        if (
+            not self._keys
+        ):  # of the step's first micro-batch: BatchNorm's statistics, which a refused step must not keep
+            self._statistics = [b.clone() for network in self.networks() for b in network.buffers()]
         self._keys += _suspects(batch)
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
@@ -155,9 +167,14 @@ class SRTask(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse the step where loss or gradient is not finite: without gradients the optimizer changes nothing."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm(gradients)
-        self.numbers["train/grad_norm"] = norm
+        norms = {
+            f"train/grad_norm{group.get('suffix', '')}": get_total_norm(
+                [p.grad for p in group["params"] if p.grad is not None]
+            )
+            for group in optimizer.param_groups
+        }
+        self.numbers.update(norms)
+        norm = torch.stack(list(norms.values())).sum()
         loss = torch.stack(self._losses).sum() if self._losses else norm
         finite = bool(torch.isfinite(norm + loss.to(norm.device)))
         if self.trainer.world_size > 1:
@@ -172,12 +189,30 @@ class SRTask(L.LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
+        buffers = [b for network in self.networks() for b in network.buffers()]
+        for buffer, before in zip(
+            buffers, self._statistics, strict=False
+        ):  # none are kept where a hook was called by hand
+            buffer.copy_(before)
         if self._in_a_row >= self.patience:
             raise NonFiniteError(
                 f"step {self.global_step}: loss or gradient was not finite in {self._in_a_row} steps in a row; the weights "
                 f"are those before them. Last images: {', '.join(self._keys[:8])}. A lower task.rate, "
                 "trainer.gradient_clip_val=1 or trainer.precision=32 usually helps; events.csv names the images"
             )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """``trainer.gradient_clip_val``, each group by its own norm: one network's large gradient must not stop another."""
+        if not gradient_clip_val:
+            return
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        for group in optimizer.param_groups:
+            clip(group["params"], gradient_clip_val)
 
     def optimizer_step(
         self,

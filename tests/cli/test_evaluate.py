@@ -149,3 +149,64 @@ def test_networks_that_cannot_be_compared_are_refused(invoke, photographs, tmp_p
     assert "x2.safetensors x2, x3.safetensors x3" in done.stderr
     assert "twice" in invoke("sr-eval", "weights=[bicubic,bicubic]", "hr=photographs", "scale=2").stderr
     assert "or a list of them" in invoke("sr-eval", "weights=[]", "hr=photographs", "scale=2").stderr
+
+
+def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
+    call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
+    done = invoke(*call, "metrics=[psnr,ssim,lpips]", f"lpips={tiny_lpips}", "out=scores")
+    assert done.returncode == 0, done.stderr
+    assert "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 (lower is better)" in done.stdout
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
+    assert scores["perceptual"].keys() == {"lpips", "n"}
+    assert scores["perceptual"]["lpips"] > 0.01
+    assert scores["rgb"].keys() == {"psnr", "ssim", "n"}
+    rows = list(csv.DictReader((tmp_path / "scores" / "metrics.csv").open()))
+    assert len(rows) == 4 * 3
+    assert {(r["protocol"], r["psnr"] == "", r["lpips"] == "") for r in rows} == {
+        ("y", False, True), ("rgb", False, True), ("perceptual", True, False),
+    }  # fmt: skip
+    alone = invoke(*call, "metrics=[lpips]", f"lpips={tiny_lpips}")
+    assert alone.returncode == 0, alone.stderr
+    assert "PSNR" not in alone.stdout
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
+    save_weights(tmp_path / "net.safetensors", Weights(model, EDSR(scale=2, channels=4, blocks=1).state_dict()))
+    two = invoke("sr-eval", "weights=[bicubic,net.safetensors]", "hr=photographs", "device=cpu", "metrics=[psnr,lpips]",
+                 f"lpips={tiny_lpips}")  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert "LPIPS" in two.stdout
+    assert "SSIM  " not in two.stdout
+
+
+def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
+    for metrics, message in {
+        "[psnr,niqe]": 'metrics=[niqe] is computed by pyiqa, which is not installed: pip install "sr-train[metrics]"',
+        "[pi]": "metrics=[pi] is computed by pyiqa",
+        "[lpips]": "give lpips=FILE",
+        "[psnr,lpisp]": "choose from psnr, ssim, lpips, niqe, pi",
+        "[]": "choose from",
+    }.items():
+        done = invoke(*call, f"metrics={metrics}")
+        assert done.returncode == 1
+        assert message in done.stderr
+    assert "there is no such file" in invoke(*call, "metrics=[lpips]", "lpips=none.pth").stderr
+
+
+def test_niqe_and_pi_are_pyiqas(invoke, photographs, monkeypatch, tmp_path):
+    import sys
+    from types import SimpleNamespace
+
+    def create_metric(name, device):
+        return lambda image: (
+            image.mean() if name == "niqe" and image.shape == (1, 3, 80, 96) else torch.tensor(float("nan"))
+        )
+
+    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
+    done = invoke(
+        "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[niqe]", "out=scores"
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["perceptual"]["niqe"] < 1

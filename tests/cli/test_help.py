@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-COMMANDS = {"sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale"}
+COMMANDS = {
+    "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
+}  # fmt: skip
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "numpy", "cv2", "lmdb", "skimage")
 
 

@@ -1,0 +1,56 @@
+"""The perceptual loss: a distance between features of a fixed network (SRGAN section 2.2.1, ESRGAN section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Extractor(Protocol):
+    """What gives the features, e.g. ``sr_train.models.features.FeatureExtractor``."""
+
+    channels: dict[str, int]  #: of each layer it gives
+
+    def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[B, 3, H, W] in [0, 1] -> {layer: [B, c, H', W']}."""
+        ...
+
+
+class PerceptualLoss(nn.Module):
+    """Weighted sum over layers of the mean distance of features: [B, 3, H, W] in [0, 1] twice -> scalar.
+
+    HR's features are computed without a graph. Distances are taken in float32, whatever the features come in.
+
+    Args:
+        extractor: a module that gives the features.
+        layers: {layer: weight}; the extractor must give each of them.
+        criterion: ``l1``, the mean absolute difference (ESRGAN's code), or ``l2``, the mean of squares (SRGAN).
+    """
+
+    def __init__(
+        self, *, extractor: Extractor, layers: Mapping[str, float], criterion: Literal["l1", "l2"] = "l1"
+    ) -> None:
+        super().__init__()
+        if criterion not in ("l1", "l2"):
+            raise ValueError(f"criterion={criterion!r} is neither l1 nor l2")
+        missing = [name for name in layers if name not in extractor.channels]
+        if missing or not layers:
+            raise ValueError(
+                f"layers={list(layers)}: the extractor gives {', '.join(extractor.channels)}; name layers among these"
+            )
+        self.extractor = extractor
+        self.layers = dict(layers)
+        self.criterion = criterion
+
+    def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """The loss; see the class."""
+        with torch.no_grad():
+            targets = self.extractor(hr)
+        features = self.extractor(sr)
+        distance = F.l1_loss if self.criterion == "l1" else F.mse_loss
+        parts = [w * distance(features[name].float(), targets[name].float()) for name, w in self.layers.items()]
+        return torch.stack(parts).sum()

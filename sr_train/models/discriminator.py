@@ -1,0 +1,97 @@
+"""Discriminators of SRGAN and ESRGAN: an image patch of one fixed size -> one logit, positive for real."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def _check_input(image: torch.Tensor, size: int, name: str) -> None:
+    if image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
+        raise ValueError(
+            f"{name} was built for patches [B, 3, {size}, {size}], got {list(image.shape)}; "
+            "its size is that of the HR patch: scale x data.lr_patch"
+        )
+
+
+class SRGANDiscriminator(nn.Module):
+    """SRGAN's discriminator (Ledig et al. 2017, section 2.1 and Fig. 4): [B, 3, size, size] in [0, 1] -> logits [B, 1].
+
+    Eight 3x3 convolutions, every second one halves the side and every second doubles the channels; BN on all but the
+    first; LeakyReLU 0.2; dense layers of 1024 and 1. The paper's last sigmoid is part of the loss. Convolutions before BN
+    keep their bias (the paper does not say): 23,565,505 parameters at 96 px.
+
+    Args:
+        size: side of the HR patch in pixels, a multiple of 16; the paper's 96.
+        channels: of the first convolution; 64 in the paper.
+    """
+
+    def __init__(self, *, size: int = 96, channels: int = 64) -> None:
+        super().__init__()
+        if size < 16 or size % 16:
+            raise ValueError(f"discriminator size={size} is not built; SRGAN's is for multiples of 16 (four halvings)")
+        if channels < 1:
+            raise ValueError(f"discriminator channels={channels} must be at least 1")
+        self.size = size
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        before = channels
+        for after, stride in [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)]:
+            conv = nn.Conv2d(before, after * channels, 3, stride=stride, padding=1)
+            before = after * channels
+            layers += [conv, nn.BatchNorm2d(before), nn.LeakyReLU(0.2, inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.linear1 = nn.Linear(before * (size // 16) ** 2, 1024)
+        self.linear2 = nn.Linear(1024, 1)
+        self.lrelu = nn.LeakyReLU(0.2, inplace=True)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Judge; see the class for shapes and ranges."""
+        _check_input(image, self.size, "SRGANDiscriminator")
+        x = self.features(image).flatten(1)
+        return self.linear2(self.lrelu(self.linear1(x))).float()
+
+
+class VGGStyleDiscriminator(nn.Module):
+    """ESRGAN's discriminator: [B, 3, size, size] in [0, 1] -> logits [B, 1]. State-dict keys are BasicSR's.
+
+    Stages of a 3x3 convolution and a 4x4 one of stride 2, until 4x4 pixels are left; BN on all but the very first, which
+    alone has a bias; LeakyReLU 0.2; dense layers of 100 and 1. At 128 px 14,499,401 parameters, at 256 px 21,055,049.
+
+    Args:
+        size: side of the HR patch in pixels: 128 or, with a sixth stage, 256 as in BasicSR. 64 and 32, with one and two
+            stages fewer, are for small trials.
+        channels: of the first stage; 64 in BasicSR.
+    """
+
+    def __init__(self, *, size: int = 128, channels: int = 64) -> None:
+        super().__init__()
+        stages = {32: 3, 64: 4, 128: 5, 256: 6}
+        if size not in stages:
+            built = ", ".join(map(str, stages))
+            raise ValueError(f"discriminator size={size} is not built; VGGStyleDiscriminator is for {built}")
+        if channels < 1:
+            raise ValueError(f"discriminator channels={channels} must be at least 1")
+        self.size = size
+        self.stages = stages[size]
+        before = 3
+        for i in range(self.stages):
+            after = channels * min(2**i, 8)
+            self.add_module(f"conv{i}_0", nn.Conv2d(before, after, 3, padding=1, bias=i == 0))
+            if i > 0:
+                self.add_module(f"bn{i}_0", nn.BatchNorm2d(after))
+            self.add_module(f"conv{i}_1", nn.Conv2d(after, after, 4, stride=2, padding=1, bias=False))
+            self.add_module(f"bn{i}_1", nn.BatchNorm2d(after))
+            before = after
+        self.linear1 = nn.Linear(before * 4 * 4, 100)
+        self.linear2 = nn.Linear(100, 1)
+        self.lrelu = nn.LeakyReLU(0.2, inplace=True)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Judge; see the class for shapes and ranges."""
+        _check_input(image, self.size, "VGGStyleDiscriminator")
+        x = image
+        for i in range(self.stages):
+            x = self.get_submodule(f"conv{i}_0")(x)
+            x = self.lrelu(x if i == 0 else self.get_submodule(f"bn{i}_0")(x))
+            x = self.lrelu(self.get_submodule(f"bn{i}_1")(self.get_submodule(f"conv{i}_1")(x)))
+        return self.linear2(self.lrelu(self.linear1(x.flatten(1)))).float()

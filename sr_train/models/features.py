@@ -1,0 +1,198 @@
+"""Features of ImageNet networks (VGG19, VGG16, AlexNet), for the perceptual loss and LPIPS: frozen, and never saved."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_train.tensor_files import read_tensors
+
+# LPIPS' scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) is the same map, said of [0, 1].
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+_SITE = "https://download.pytorch.org/models/"
+FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
+_BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions a block, each block closed by a pool
+
+
+class FeatureError(ValueError):
+    """Weights of a feature network that cannot be had or do not fit, and what to do."""
+
+
+class _Layer(NamedTuple):
+    """One layer of torchvision's ``features``; its place there is its place in :func:`_layers_of`."""
+
+    name: str
+    kind: Literal["conv", "relu", "pool"]
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    inputs: int = 0
+    outputs: int = 0
+
+
+def _layers_of(network: str) -> list[_Layer]:
+    if network == "alexnet":
+        pool = partial(_Layer, kind="pool", kernel=3, stride=2)
+        return [
+            _Layer("conv1", "conv", 11, 4, 2, 3, 64), _Layer("relu1", "relu"), pool("pool1"),
+            _Layer("conv2", "conv", 5, 1, 2, 64, 192), _Layer("relu2", "relu"), pool("pool2"),
+            _Layer("conv3", "conv", 3, 1, 1, 192, 384), _Layer("relu3", "relu"),
+            _Layer("conv4", "conv", 3, 1, 1, 384, 256), _Layer("relu4", "relu"),
+            _Layer("conv5", "conv", 3, 1, 1, 256, 256), _Layer("relu5", "relu"), pool("pool5"),
+        ]  # fmt: skip
+    if network not in _BLOCKS:
+        raise ValueError(f"network={network!r}: choose from {', '.join(FILES)}")
+    layers, before = [], 3
+    for block, convolutions in enumerate(_BLOCKS[network], start=1):
+        for i in range(1, convolutions + 1):
+            after = min(64 * 2 ** (block - 1), 512)
+            layers += [_Layer(f"conv{block}_{i}", "conv", 3, 1, 1, before, after), _Layer(f"relu{block}_{i}", "relu")]
+            before = after
+        layers.append(_Layer(f"pool{block}", "pool", 2, 2))
+    return layers
+
+
+def _needed(network: str, layers: Sequence[str]) -> list[_Layer]:
+    """The network up to the last layer asked for."""
+    known = _layers_of(network)
+    names = [layer.name for layer in known]
+    for name in layers:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            hint = f"; did you mean {', '.join(near)}" if near else ""
+            raise ValueError(f"layer {name!r}: {network} has none{hint}; it has {', '.join(names)}")
+    if not layers:
+        raise ValueError(f"layers=[]: name at least one of {network}'s {', '.join(names)}")
+    return known[: max(map(names.index, layers)) + 1]
+
+
+def _file(network: str, weights: str | None) -> Path:
+    """The file that is given, or else torchvision's, downloaded unless torch's cache has it."""
+    if weights is not None:
+        return Path(weights)
+    name = FILES[network]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = Path(name).stem.rpartition("-")[2]  # of its SHA-256
+            torch.hub.download_url_to_file(f"{_SITE}{name}", str(path), hash_prefix=prefix)
+        except (OSError, RuntimeError) as error:
+            raise FeatureError(
+                f"{network}: its ImageNet weights are not here and cannot be downloaded ({error}). Fetch {_SITE}{name} "
+                f"on another machine, then either give the file, extractor.weights={name}, or put it at {path}"
+            ) from None
+    return path
+
+
+def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[str, torch.Tensor]:
+    """Weights and biases of the convolutions needed, by ``LAYER_weight`` and ``LAYER_bias``."""
+    path = _file(network, weights)
+    try:
+        state = read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise FeatureError(f"{network}: {error}. It should be {FILES[network]} (from {_SITE})") from None
+    prefix = "features." if any(name.startswith("features.") for name in state) else ""
+    found: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(needed):
+        if layer.kind != "conv":
+            continue
+        shapes = {"weight": (layer.outputs, layer.inputs, layer.kernel, layer.kernel), "bias": (layer.outputs,)}
+        for part, shape in shapes.items():
+            key = f"{prefix}{index}.{part}"
+            if key not in state or tuple(state[key].shape) != shape:
+                has = f"is {list(state[key].shape)}" if key in state else "is missing"
+                raise FeatureError(
+                    f"{path}: no weights of {network}: {key} ({layer.name}) {has}, expected {list(shape)}. "
+                    f"It should be {FILES[network]} (from {_SITE}), or a safetensors file with its names"
+                )
+            found[f"{layer.name}_{part}"] = state[key].float()
+    return found
+
+
+def check_weights(*, network: str, layers: Sequence[str], weights: str | None = None) -> None:
+    """Raise what :class:`FeatureExtractor` would with these arguments, and download what it would: for before a run."""
+    _read(network, _needed(network, layers), weights)
+
+
+class FeatureExtractor(nn.Module):
+    """Named features of an ImageNet network: [B, 3, H, W] RGB in [0, 1] -> {layer: [B, c, H', W']}, in ``layers``' order.
+
+    ImageNet's mean and deviation are applied inside, in float32; the convolutions run in whatever autocast there is.
+    Nothing after the last layer asked for is computed or loaded. Gradients reach the image, never the weights, which stand
+    in no state dict: a checkpoint does not grow by them, and none is needed to load one.
+
+    Args:
+        network: ``vgg19``, ``vgg16`` or ``alexnet``.
+        layers: VGG: ``conv5_4`` (before its activation), ``relu5_4`` (after), ``pool5``, ...; AlexNet: ``conv1``, ``relu1``,
+            ``pool1``, ... ``relu5``.
+        weights: file with torchvision's names (``features.N.weight``, with or without ``features.``), as ``.pth`` or
+            ``.safetensors``. ``None``: torchvision's, from torch's cache or downloaded.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, *, network: Literal["vgg19", "vgg16", "alexnet"], layers: Sequence[str], weights: str | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = list(layers)
+        self._needed = _needed(network, layers)
+        for name, tensor in _read(network, self._needed, weights).items():
+            if tensor.ndim == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        #: channels of each layer asked for
+        self.channels = {name: self._channels(name) for name in self.layers}
+        #: shortest side of an image that leaves a pixel at the deepest layer
+        self.minimum = 1
+        for layer in reversed(self._needed):
+            self.minimum = max(1, (self.minimum - 1) * layer.stride + layer.kernel - 2 * layer.padding)
+        self.eval()
+
+    def _channels(self, name: str) -> int:
+        upto = [layer.name for layer in self._needed].index(name)
+        return [layer.outputs for layer in self._needed[: upto + 1] if layer.kind == "conv"][-1]
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Stays in eval mode: it is a ruler, not a network in training."""
+        return super().train(False)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Nothing: the weights come from their file again."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Nothing, and nothing is missed."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The features; see the class for shapes and ranges."""
+        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < self.minimum:
+            raise ValueError(
+                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] of at least "
+                f"{self.minimum}x{self.minimum} pixels, got {list(image.shape)}"
+            )
+        x = (image.float() - self.mean) / self.std
+        features: dict[str, torch.Tensor] = {}
+        for layer in self._needed:
+            if layer.kind == "conv":
+                weight, bias = self.get_parameter(f"{layer.name}_weight"), self.get_parameter(f"{layer.name}_bias")
+                x = F.conv2d(x, weight, bias, stride=layer.stride, padding=layer.padding)
+            elif layer.kind == "relu":  # in place, but for a feature that is still wanted as it was
+                x = F.relu(x, inplace=not any(x is kept for kept in features.values()))
+            else:
+                x = F.max_pool2d(x, layer.kernel, layer.stride)
+            if layer.name in self.channels:
+                features[layer.name] = x
+        return {name: features[name] for name in self.layers}

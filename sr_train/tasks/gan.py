@@ -1,0 +1,189 @@
+"""GAN training (SRGAN, ESRGAN): generator and discriminator in one step, by one optimizer of two parameter groups."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sr_train.batch import Batch, to_float
+from sr_train.tasks.base import OptimizerFactory, SRTask
+from sr_train.tasks.optim import Curve
+
+_WINDOW = 200  # steps that the discriminator's accuracy is averaged over
+_WON = 0.99
+_REMEDIES = (
+    "It tells G little from here on. What usually helps: a lower task.discriminator_rate (a tenth of task.rate), a larger "
+    "loss.weights.adversarial, more or more varied data, or a generator that was trained longer before (init.stage)"
+)
+
+
+class AdversarialLoss(Protocol):
+    """What :class:`sr_train.losses.weighted.GANLoss` is."""
+
+    needs_real: bool
+
+    def generator(
+        self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """G's loss and its parts."""
+        ...
+
+    def discriminator(
+        self, real_logits: torch.Tensor, fake_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """D's loss and its parts, ``accuracy`` among them."""
+        ...
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Graphs built inside carry gradients through ``network`` but not to its parameters."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class GANTask(SRTask):
+    """Trains a generator against a discriminator: both move once a step, from the same generated images.
+
+    That is a simultaneous update, bit for bit what two optimizers give that step one after the other on one batch
+    (``tests/tasks/test_gan.py``). As one automatic optimizer it counts once in every counter, and accumulation, clipping
+    and plain ddp work. Under accumulation a relativistic loss sees its averages over a micro-batch, as BatchNorm does; over
+    several devices BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
+
+    Args:
+        model: the generator G.
+        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Starts afresh in every stage; saved in checkpoints only.
+        loss: a :class:`sr_train.losses.weighted.GANLoss`.
+        optimizer: called with (parameter groups, lr=rate).
+        rate: base learning rate of G.
+        discriminator_rate: of D; ``None`` for G's.
+        curve: factor of the rate by step.
+        discriminator_curve: of D's rate; ``None`` for G's.
+        ema: decay of the average of G that is evaluated and exported; ``None`` for none.
+        protocols: of validation.
+        patience: refused steps in a row before the run gives up.
+        compile: G through ``torch.compile``.
+        recompute: activation checkpointing of G.
+    """
+
+    shown = ("pixel", "perceptual", "adversarial", "discriminator", "accuracy")
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        discriminator: nn.Module,
+        loss: nn.Module,
+        optimizer: OptimizerFactory,
+        rate: float,
+        discriminator_rate: float | None = None,
+        curve: Curve,
+        discriminator_curve: Curve | None = None,
+        ema: float | None = 0.999,
+        protocols: Sequence[str] = ("y", "rgb"),
+        patience: int = 10,
+        compile: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            rate=rate,
+            curve=curve,
+            ema=ema,
+            protocols=protocols,
+            patience=patience,
+            compile=compile,
+            recompute=recompute,
+        )
+        if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
+            raise ValueError(f"task=gan needs a loss for two networks, not {type(loss).__name__}: loss=esrgan or srgan")
+        if discriminator_rate is not None and not discriminator_rate > 0:
+            raise ValueError(f"task.discriminator_rate={discriminator_rate} must be positive, or null for task.rate")
+        self.discriminator = discriminator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.loss: AdversarialLoss = loss  # pyright: ignore[reportAttributeAccessIssue]
+        self.discriminator_rate = rate if discriminator_rate is None else discriminator_rate
+        self.discriminator_curve = curve if discriminator_curve is None else discriminator_curve
+        self._right: torch.Tensor | None = None  # D's accuracies of this window, summed
+        self._seen = 0
+        self._warned = False
+
+    # -- optimization --------------------------------------------------------------------------------------------
+
+    def networks(self) -> list[nn.Module]:
+        """G and D: what a step changes."""
+        return [self.model, self.discriminator]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """G's group, then D's."""
+        rate = self.discriminator_rate
+        own = {"params": list(self.discriminator.parameters()), "lr": rate, "base_rate": rate, "suffix": "_d"}
+        return [*super().parameter_groups(), own]
+
+    def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Set G's rate by its curve and D's by D's."""
+        optimizers = list(optimizers)
+        super().set_rate(optimizers)
+        factor = self.discriminator_curve(self.global_step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if group["suffix"] == "_d":
+                    group["lr"] = group["base_rate"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One step of both: G's loss with D frozen, plus D's loss with the generated images detached."""
+        hr = to_float(batch["hr"])
+        sr = self.model(to_float(batch["lr"])).float()
+        # Real and fake go through D apart, as everywhere: its BatchNorm must not average over both.
+        with frozen(self.discriminator):
+            real = None
+            if self.loss.needs_real:
+                with torch.no_grad():  # inside frozen: autocast would keep its casts of parameters, without their graph
+                    real = self.discriminator(hr)
+            fake = self.discriminator(sr)
+            g_loss, g_parts = self.loss.generator(sr, hr, real_logits=real, fake_logits=fake)
+        d_loss, d_parts = self.loss.discriminator(self.discriminator(hr), self.discriminator(sr.detach()))
+        self._watch(d_parts["accuracy"])
+        return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts)
+
+    # -- whether D has won ---------------------------------------------------------------------------------------
+
+    def _watch(self, accuracy: torch.Tensor) -> None:
+        """Warn once a run where D tells real from fake almost without fail. The device is waited for once a window."""
+        if self._warned:
+            return
+        self._right = accuracy.detach() if self._right is None else self._right + accuracy.detach()
+        self._seen += 1
+        if self._seen < _WINDOW * max(1, self.trainer.accumulate_grad_batches):
+            return
+        mean = float(self._right) / self._seen
+        self._right, self._seen = None, 0
+        if mean > _WON:
+            self._warned = True
+            if self.trainer.is_global_zero:
+                warnings.warn(
+                    f"step {self.global_step + 1}: the discriminator has won: over the last {_WINDOW} steps it was right about "
+                    f"{mean:.1%} of the images. {_REMEDIES}",
+                    stacklevel=2,
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The guard's counters, and whether the warning was given."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["guard"]["warned"] = self._warned
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The guard's counters, and whether the warning was given."""
+        super().on_load_checkpoint(checkpoint)
+        self._warned = bool(checkpoint.get("guard", {}).get("warned", False))

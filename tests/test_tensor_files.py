@@ -1,0 +1,48 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sr_train.tensor_files import read_tensors
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old"])
+def test_tensors_are_read_from_either_kind_of_file(tmp_path, kind):
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        save_file(STATE, path)
+    else:
+        torch.save({**STATE, "step": 3}, path, _use_new_zipfile_serialization=kind == "zip")
+    read = read_tensors(path)
+    assert read.keys() == STATE.keys()
+    assert all(torch.equal(read[k], v) for k, v in STATE.items())
+
+
+class Harm:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth: there is no such file"):
+        read_tensors(tmp_path / "missing.pth")
+    contents = {
+        "text.pth": b"hello",
+        "empty.pth": b"",
+        "text.safetensors": b"hello there",
+        "harm.pth": pickle.dumps(Harm(), protocol=2),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: not a readable file of tensors"):
+            read_tensors(tmp_path / name)
+    torch.save({"a": Harm()}, tmp_path / "harm2.pth")
+    with pytest.raises(ValueError, match=r"harm2\.pth: not a readable"):
+        read_tensors(tmp_path / "harm2.pth")
+    assert capsys.readouterr().out == ""
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        read_tensors(tmp_path / "list.pth")
