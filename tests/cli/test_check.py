@@ -33,7 +33,7 @@ def test_check_tries_every_stage_and_changes_nothing(invoke, tmp_path):
     assert done.returncode == 0, done.stderr
     assert _tree(tmp_path) == before
     for text in ("stage x2: EDSR x2", "stage x4: EDSR x4", "from random weights, as stage x2 is not trained yet",
-                 "copied", "G multiply-adds", "all sizes agree", "toy/chelsea", "MB in training", "are free",
+                 "copied", "G multiply-adds", "all sizes agree", "toy/chelsea", " in training, ", "are free",
                  "2 stages", "nothing was changed"):  # fmt: skip
         assert text in done.stdout, text
 
