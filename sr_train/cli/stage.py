@@ -207,7 +207,7 @@ def _check_features(name: str, loss: Mapping[str, Any]) -> None:
         check_weights(**{k: v for k, v in extractor.items() if k != "_target_"})
     except FeatureError as error:
         said = str(error).replace("extractor.weights=", "loss.perceptual.extractor.weights=")
-        raise UsageError(f"stage {name}: {said}. Or train without a perceptual loss: loss.perceptual=null") from None
+        raise ValueError(f"stage {name}: {said}. Or train without a perceptual loss: loss.perceptual=null") from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:

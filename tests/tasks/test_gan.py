@@ -304,7 +304,7 @@ def test_the_stage_alone_starts_from_a_file_which_reaches_the_generator_only(inv
 
 def test_what_does_not_fit_is_said_before_the_first_stage(invoke, tmp_path, monkeypatch):
     done = invoke("sr-train", *SMALL, "gan.task.discriminator.size=64", "trainer.max_steps=1")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert (
         "stage gan: task.discriminator.size=64, but HR patches are of 32 px (scale 4 x data.lr_patch 8): give "
         in done.stderr
