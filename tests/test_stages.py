@@ -27,11 +27,7 @@ def test_without_an_experiment_there_is_one_stage_main():
 
 def test_a_callback_of_ones_own_is_named_on_the_command_line():
     spec = "callbacks.stats={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}"
-<<<<<<< HEAD
     stage = plan(["experiment=quickstart", spec]).stages[0]
-=======
-    stage, *_ = plan(["experiment=quickstart", spec]).stages
->>>>>>> w-gan
     assert stage.config["callbacks"]["stats"]["_target_"].endswith("DeviceStatsMonitor")
     with pytest.raises(ConfigError, match="cpu_stat"):
         plan(["experiment=quickstart", spec.replace("}", ", cpu_stat: true}")])
