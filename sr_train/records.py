@@ -164,4 +164,8 @@ class TensorBoard(Logger):
         if self._writer is not None:
             writer, self._writer = self._writer, None
             with self._named():
-                writer.close()
+                try:
+                    if status == "success":  # close() alone does not tell that the writer's thread has failed
+                        writer.flush()
+                finally:
+                    writer.close()
