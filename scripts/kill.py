@@ -1,6 +1,6 @@
 """Kill a run at random moments, run the same command again each time, and compare with a run that nobody disturbed.
 
-    python scripts/kill.py --kills 10 experiment=quickstart trainer.max_steps=60 checkpoint.every=5 validate.every=10
+    python scripts/kill.py --kills 10 experiment=quickstart_edsr trainer.max_steps=60 checkpoint.every=5 validate.every=10
 
 All weights must be equal bit for bit, and all rows of metrics.csv but those of speed. ``--kills`` are in each stage,
 ``--between`` after a stage and before the next one's first checkpoint. ``--term 5`` also ends each stage by SIGTERM five

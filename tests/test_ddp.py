@@ -9,8 +9,9 @@ from sr_train.models.rrdbnet import RRDBNet
 from sr_train.weights import Weights, save_weights
 
 SMALL = (
-    "experiment=quickstart", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
-    "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
+    "experiment=quickstart_edsr", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20",
+    "trainer.precision=32", "trainer.accelerator=cpu",
+    "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
     "checkpoint.every=10", "logger=csv",
 )  # fmt: skip
 

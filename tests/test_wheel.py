@@ -64,6 +64,6 @@ def test_the_installed_bicubic_scores_the_toy_set(installed, tmp_path):
 
 
 def test_the_installed_wheel_composes_an_experiment(installed, tmp_path):
-    done = _run(installed[1], tmp_path, "sr-train", "experiment=quickstart", "trainer.max_stesp=1")
+    done = _run(installed[1], tmp_path, "sr-train", "experiment=quickstart_edsr", "trainer.max_stesp=1")
     assert done.returncode == 2
     assert "did you mean max_steps" in done.stderr

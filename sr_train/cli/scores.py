@@ -22,7 +22,7 @@ _DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
-    """A column's title for each source: as few of its last parts (``quickstart/x2``) as tell them apart."""
+    """A column's title for each source: as few of its last parts (``quickstart_edsr/x2``) as tell them apart."""
     parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
     parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
     parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]

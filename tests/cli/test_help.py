@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy_and_shows_keys_and_two_examples(command):
 def test_bare_sr_train_lists_the_experiments_and_imports_nothing_heavy():
     text = _loaded_by("train")
     assert text.rstrip().endswith("LOADED []")
-    assert re.search(r"\n  quickstart +A small EDSR on five", text)
+    assert re.search(r"\n  quickstart_edsr +A small EDSR on five", text)
     assert re.search(r"\n  edsr_x4 +EDSR x4 on DIV2K", text)
 
 
