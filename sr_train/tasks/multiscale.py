@@ -78,8 +78,6 @@ class MultiScaleTask(SRTask):
         scale = batch["scale"]
         sr = self.model(to_float(batch["lr"]), scale)
         loss = self.loss(sr.float(), to_float(batch["hr"]))
-        # A row holds the loss of its own step's scale and of no other: a resumed run writes the same.
-        for name in [k for k in self.numbers if k.startswith("train/loss_x")]:
-            del self.numbers[name]
+        self.numbers.clear()  # a row holds the loss of its own step's scale and of no other: a resumed run writes the same
         self._newest[scale] = loss.detach()
         return self.note(loss, **{f"loss_x{scale}": loss})
