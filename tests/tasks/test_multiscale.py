@@ -134,7 +134,7 @@ def test_every_scale_learns(tmp_path):
         batch = patches.__getitems__(list(range(50)))
         with torch.no_grad():
             before, after = (
-                F.l1_loss(t.model(to_float(batch["lr"]), scale), to_float(batch["hr"])) for t in (start, task)
+                F.l1_loss(n(to_float(batch["lr"]), scale), to_float(batch["hr"])) for n in (start, task.model)
             )
         assert after < before * 2 / 3, f"x{scale}: {before:.4f} -> {after:.4f}"
 
