@@ -13,6 +13,7 @@ from sr_train.cli.common import UsageError, build, listed, say
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
+from sr_train.cli.several import check_network_scales, finding_unused, scored_sets
 from sr_train.cli.starts import find_source
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def preflight(stage: Stage) -> None:
         raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
     measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
     plain = [m for m in validate["metrics"] if m not in measures]
-    sets = _scored_sets(config["data"])
+    sets = scored_sets(config["data"])
     metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
     metrics += [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
     if validate["best"] is not None and validate["best"] not in metrics:
@@ -176,41 +177,14 @@ def preflight(stage: Stage) -> None:
     try:
         with torch.device("meta"):
             model = build(config["model"])
-        _check_network_scales(stage, model)
+        check_network_scales(stage, model)
         loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
         with torch.device("meta"):
             task = build(config["task"], model=model, loss=loss, curve=curve)
         if not task.uses_all:
-            trainer["strategy"] = _finding_unused(trainer)
+            trainer["strategy"] = finding_unused(trainer)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _check_network_scales(stage: Stage, model: Any) -> None:
-    """The data's scales are the network's."""
-    own = list(getattr(model, "scales", [getattr(model, "scale", None)]))
-    if sorted(stage.scales) != sorted(own):
-        raise ValueError(
-            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give scale= (or of a "
-            "network of several, scales=) and leave model.scale and data.scale to follow it"
-        )
-
-
-def _finding_unused(trainer: Mapping[str, Any]) -> str:
-    """The strategy that looks for parameters without a gradient, which plain ddp would wait for."""
-    strategy = trainer["strategy"]
-    one = trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
-    if strategy == "auto" and not one:
-        strategy = "ddp"
-    return f"{strategy}_find_unused_parameters_true" if strategy in ("ddp", "ddp_spawn", "ddp_fork") else strategy
-
-
-def _scored_sets(data: Mapping[str, Any]) -> list[str]:
-    """What the scores of validation are called, sets and their means over the scales."""
-    from sr_train.data.module import means_of, set_name
-
-    names, scales = list(data["val"] or {}), data.get("scales") or ()
-    return [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
 
 
 def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
