@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.dataset import EvalImages, TrainPatches, one_thread, passthrough
+from sr_train.data.clip_sets import is_clip_set, open_set
+from sr_train.data.dataset import EvalImages, EvalSet, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler
 from sr_train.data.index import Pairs
 
@@ -21,7 +22,7 @@ class SRData(L.LightningDataModule):
     Args:
         train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
             Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.clip_module.ClipData`).
         scale: HR pixels per LR pixel.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
@@ -67,11 +68,19 @@ class SRData(L.LightningDataModule):
         if any(w is None for w in given) and any(w is not None for w in given):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
         self.weights = None if given[0] is None else [float(w) for w in given if w is not None]
-        self.val = {name: self._open(f"data.val.{name}", spec, options) for name, spec in (val or {}).items()}
-        self.dataset = TrainPatches(self.sources, self._draws(), lr_patch=lr_patch, augment=augment)
+        self.val = {name: self._open_set(f"data.val.{name}", spec, options) for name, spec in (val or {}).items()}
+        self.dataset = self._dataset()
 
-    @staticmethod
-    def _open(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Pairs:
+    def _dataset(self) -> Any:
+        return TrainPatches(self.sources, self._draws(), lr_patch=self.lr_patch, augment=self.augment)
+
+    def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
+        """A validation set; of clips a network that takes images is given each frame by itself."""
+        return (
+            open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
+        )
+
+    def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         if not isinstance(spec, Mapping):
             raise ValueError(f"{where}={spec!r}: a source is {{hr: ..., lr: ..., weight: ...}}")
         unknown = set(spec) - {"hr", "lr", "weight"}
