@@ -31,6 +31,8 @@ PERCEPTUAL = "perceptual"  #: what measures stand under, where PSNR and SSIM hav
 class Validate(StepCallback):
     """Scores whole images every ``every`` steps and at the end, in fp32, the images shared out among the ranks.
 
+    Of clips every frame is scored, with its window; a set's score is the mean over clips of the means over frames.
+
     Args:
         images: what to score; none turns validation off.
         every: steps.
@@ -91,20 +93,20 @@ class Validate(StepCallback):
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Score all images, log, keep the best."""
         assert self.images is not None
-        mine: list[tuple[int, str, str, dict[str, dict[str, float]]]] = []
+        mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
             sr = task.upscale(image.lr)
             try:
-                mine.append((number, image.set, image.key, self._score(task, image, sr)))
+                mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
             if number < self.pictures:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
-        for _, set_name, key, scores in sorted(_gather(trainer, mine)):
+        for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
             for protocol, values in scores.items():
-                meter.add(set_name, key, protocol, values)
+                meter.add(set_name, key, protocol, values, clip)
         self.scores = dict(meter.flat())
         if trainer.is_global_zero:
             log_numbers(trainer, self.scores, step)
@@ -151,9 +153,12 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 
 
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8."""
+    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8.
+
+    Of a window it is the centre frame.
+    """
     scale = image.scale
-    lr = to_float(image.lr).unsqueeze(0)
+    lr = to_float(image.centre).unsqueeze(0)
     repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
     bicubic = Bicubic(scale=scale)(lr)[0]
     height, width = image.hr.shape[-2:]

@@ -43,8 +43,9 @@ def multiply_adds(model: Mapping[str, Any], *, width: int = 1280, height: int = 
 
     with torch.device("meta"), torch.inference_mode():
         network = build(model).eval()
+        frames = getattr(network, "frames", None)
         with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 3, _SIDE, _SIDE))
+            network(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
     scale = int(network.scale)
     return counter.get_total_flops() / 2 * width * height / (_SIDE * scale) ** 2
 
@@ -176,7 +177,9 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
     flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
     say(f"  network   {count:,} parameters, {flops} for an output of 1280x720")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
-    say(f"  data      {sum(map(len, data.sources))} images to train on, all sizes agree; to validate: {sets}")
+    say(
+        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} to train on, all sizes agree; to validate: {sets}"
+    )
     times = _few_steps(config, task, data)
     device = task.trainer.strategy.root_device
     step = statistics.median(times[1:] or times)

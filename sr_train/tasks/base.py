@@ -125,7 +125,7 @@ class SRTask(L.LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
+        """[B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
         return self.model(lr)
 
     # -- optimization --------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def upscale(self, lr: torch.Tensor) -> torch.Tensor:
-        """One whole image by the network that counts, in fp32: [C, h, w] -> [C, H, W] in [0, 1], on the CPU."""
+        """One whole image by the network that counts, in fp32: [C, h, w] or [T, C, h, w] -> [C, H, W] in [0, 1], on the CPU."""
         network = self.averaged()
         training = network.training
         network.eval()

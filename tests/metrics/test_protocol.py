@@ -58,7 +58,7 @@ def test_sizes_that_differ_are_refused():
 
 def test_every_definition_names_colour_and_border():
     for protocol in PROTOCOLS.values():
-        assert "border scale" in protocol.definition
+        assert f"border {'scale' if protocol.cut_scale else protocol.border}" in protocol.definition
         assert ("RGB" in protocol.definition) != ("BT.601" in protocol.definition)
 
 
