@@ -94,6 +94,7 @@ class Validate(StepCallback):
         """Score all images, log, keep the best."""
         assert self.images is not None
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
+        shown = self.images.shown(self.pictures)
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
             sr = task.upscale(image.lr)
@@ -101,7 +102,7 @@ class Validate(StepCallback):
                 mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
-            if number < self.pictures:
+            if number in shown:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
         for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
@@ -110,8 +111,8 @@ class Validate(StepCallback):
         self.scores = dict(meter.flat())
         if trainer.is_global_zero:
             log_numbers(trainer, self.scores, step)
-            shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
-            tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+            numbers = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
+            tqdm.write(f"step {step}: {numbers}", file=sys.stderr)
         self._keep_best(trainer, task, step)
 
     def _score(self, task: SRTask, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:

@@ -186,6 +186,13 @@ class EvalImages(Dataset[EvalImage]):
         """The clip of every image, in order; empty for those that are of none."""
         return [self.sets[name].clip(i) for name, i in self._where]
 
+    def shown(self, count: int) -> list[int]:
+        """The first ``count`` images to look at; of each clip only its middle frame, as neighbours look alike."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
+            groups.setdefault((name, clip or f"image {i}"), []).append(number)
+        return [numbers[len(numbers) // 2] for numbers in groups.values()][:count]
+
     def names(self) -> list[tuple[str, str]]:
         """(set, key) of every image, in order."""
         return [(name, self.sets[name].keys[i]) for name, i in self._where]
