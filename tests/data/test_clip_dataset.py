@@ -116,8 +116,8 @@ def test_half_of_the_windows_run_backwards_where_that_is_asked_for(store):
 
 def test_lr_made_in_passing_is_the_crop_of_prepared_lr(store, tmp_path, write_clips):
     prepared = data_of(store).dataset.__getitems__(range(16))
-    lr = write_clips(tmp_path / "LR", lr=2)
-    for hr, lr in ((store, None), (str(tmp_path / "HR"), None), (str(tmp_path / "HR"), lr)):
+    given = write_clips(tmp_path / "LR", lr=2)
+    for hr, lr in ((store, None), (str(tmp_path / "HR"), None), (str(tmp_path / "HR"), given)):
         made = ClipData(train=[{"hr": hr, "lr": lr}], scale=2, lr_patch=8, seed=3).dataset.__getitems__(range(16))
         assert same(made, prepared)
 
