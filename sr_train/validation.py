@@ -69,10 +69,10 @@ class Validate(StepCallback):
         self.best_name = best
         self.export = export
         self.folder = Path(folder)
-        self.pictures = pictures
         self.crop = crop
         self.metrics = list(metrics)
         self.measures = dict(measures or {})
+        self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
         self.scores: dict[str, float] = {}
@@ -94,7 +94,6 @@ class Validate(StepCallback):
         """Score all images, log, keep the best."""
         assert self.images is not None
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
-        shown = self.images.shown(self.pictures)
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
             sr = task.upscale(image.lr)
@@ -102,7 +101,7 @@ class Validate(StepCallback):
                 mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
-            if number in shown:
+            if number in self._shown:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
         for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
@@ -111,8 +110,8 @@ class Validate(StepCallback):
         self.scores = dict(meter.flat())
         if trainer.is_global_zero:
             log_numbers(trainer, self.scores, step)
-            numbers = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
-            tqdm.write(f"step {step}: {numbers}", file=sys.stderr)
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
+            tqdm.write(f"step {step}: {shown}", file=sys.stderr)
         self._keep_best(trainer, task, step)
 
     def _score(self, task: SRTask, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:

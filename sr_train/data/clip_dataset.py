@@ -161,7 +161,8 @@ class EvalWindows:
         check_padding(padding)
         if score not in ("all", "centre"):
             raise ValueError(f"score={score!r}: choose from all (frames), centre (the middle one of each clip)")
-        self.pairs, self.scale, self.frames, self.padding = clips.pairs, clips.pairs.scale, frames, padding
+        self.pairs, self.hr, self.scale = clips.pairs, clips.pairs.hr, clips.pairs.scale
+        self.frames, self.padding = frames, padding
         self._names, self._spans = clips.names, clips.spans
         self._where = [
             (clip, t)

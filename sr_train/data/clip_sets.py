@@ -48,7 +48,8 @@ def _names(where: str, value: object) -> list[str] | None:
 def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str, Any]) -> Clips:
     clips = _names(f"{where}.clips", spec.get("clips"))
     without = _names(f"{where}.without", spec.get("without")) or []
-    return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **options)
+    known = {key: options[key] for key in ("scale", "arithmetic", "cache") if key in options}
+    return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
 
 
 def open_training(
@@ -60,7 +61,7 @@ def open_training(
     reverse: bool,
     options: Mapping[str, Any],
 ) -> TrainWindows:
-    """A source of windows to train on; ``where`` it stands in the config, ``options`` are those of :class:`Clips`."""
+    """A source of windows to train on; ``where`` it stands in the config, ``options`` say scale, arithmetic and cache."""
     spec = _check_spec(where, spec, _TRAIN)
     clips = _open(where, spec, (frames - 1) * max(intervals) + 1, options)
     return TrainWindows(clips, frames=frames, intervals=intervals, reverse=reverse)

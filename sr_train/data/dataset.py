@@ -187,11 +187,12 @@ class EvalImages(Dataset[EvalImage]):
         return [self.sets[name].clip(i) for name, i in self._where]
 
     def shown(self, count: int) -> list[int]:
-        """The first ``count`` images to look at; of each clip only its middle frame, as neighbours look alike."""
-        groups: dict[tuple[str, str], list[int]] = {}
+        """The first ``count`` images of each scale to look at; of a clip only its middle frame, as neighbours look alike."""
+        groups: dict[int, dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
-            groups.setdefault((name, clip or f"image {i}"), []).append(number)
-        return [numbers[len(numbers) // 2] for numbers in groups.values()][:count]
+            of_scale = groups.setdefault(self.sets[name].scale, {})
+            of_scale.setdefault((name, clip or f"image {i}"), []).append(number)
+        return [n[len(n) // 2] for of_scale in groups.values() for n in list(of_scale.values())[:count]]
 
     def names(self) -> list[tuple[str, str]]:
         """(set, key) of every image, in order."""
