@@ -283,8 +283,7 @@ class Progress(StepCallback):
             self._bar.update(step - self._bar.n)
 
     def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float) -> str:
-        numbers = {k: task.numbers[f"train/{k}"] for k in task.shown if f"train/{k}" in task.numbers}
-        parts = [f"{k} {float(v):.4g}" for k, v in numbers.items()]
+        parts = [f"{k} {float(v):.4g}" for k, v in task.progress().items()]
         pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         _, wait = self.record.speed.read()
         parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]

@@ -123,7 +123,7 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
 def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list[Item]]:
     """Names of the columns, what they stand for, the scale, and what computes each image."""
     if config["sr"] is not None:
-        scale, name = scale_of(config, None, "sr"), str(config["sr"])
+        scale, name = scale_of(config, (), "sr"), str(config["sr"])
         items = [
             Item(set_name, key, lambda a=a, b=b: ([_tensor(*a)], _tensor(*b)))
             for set_name, pairs in _finished(config, scale).items()

@@ -9,10 +9,11 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, build, say
+from sr_train.cli.common import UsageError, build, listed, say
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
+from sr_train.cli.several import check_network_scales, finding_unused, scored_sets
 from sr_train.cli.starts import find_source
 
 if TYPE_CHECKING:
@@ -70,7 +71,13 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
     measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
     validate = Validate(
-        images=data.val_images(), last=last, export=export, folder=str(folder), measures=measures, **options
+        images=data.val_images(),
+        last=last,
+        export=export,
+        folder=str(folder),
+        measures=measures,
+        means=data.means,
+        **options,
     )
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     measure = _measure(stage, record, validate, save) if config["profile"] else []
@@ -159,7 +166,7 @@ def preflight(stage: Stage) -> None:
     _check_window(config["data"])
     measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
     plain = [m for m in validate["metrics"] if m not in measures]
-    sets = list(config["data"]["val"] or {})
+    sets = scored_sets(config["data"])
     metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
     metrics += [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
     if validate["best"] is not None and validate["best"] not in metrics:
@@ -173,9 +180,12 @@ def preflight(stage: Stage) -> None:
         with torch.device("meta"):
             model = build(config["model"])
         _check_input(stage.name, config, model)
+        check_network_scales(stage, model)
         loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
         with torch.device("meta"):
-            build(config["task"], model=model, loss=loss, curve=curve)
+            task = build(config["task"], model=model, loss=loss, curve=curve)
+        if not task.uses_all:
+            trainer["strategy"] = finding_unused(trainer)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -251,7 +261,9 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     last = int(config["trainer"]["max_steps"])
     data = build(config["data"])
     source = find_source(plan, stage)
-    described = resume.describe(config, data.sources, [] if source is None else [source.digest])
+    described = resume.describe(
+        config, [p for pairs in data.by_scale.values() for p in pairs], [] if source is None else [source.digest]
+    )
     for note in resume.check(folder, described, force=config["resume"] == "force"):
         say(f"stage {stage.name}: {note}")
     done = folder / "weights.safetensors"
@@ -291,6 +303,9 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
     where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
     say(
         f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images}, "
+
+
+        f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images} images, "
         f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sr_train.batch import Batch
-from sr_train.data.draws import Draws, below
+from sr_train.data.draws import Draws, StepScales, below
 from sr_train.data.images import BadFilesError, to_rgb
 from sr_train.data.index import Pairs
 from sr_train.data.transforms import TURNS, turn
@@ -98,6 +98,30 @@ class TrainPatches(Dataset[Batch]):
             _place(hr_out[slot], hr, k)
             keys.append(key)
         return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "scale": self.scale}
+
+
+class MultiScalePatches(Dataset[Batch]):
+    """Training pairs of several scales: all of a global step's are of that step's scale, wherever they are loaded.
+
+    Args:
+        patches: by scale, all with the same draws: which image and which turn a position has does not depend on the scale.
+        scales: which scale each global step has.
+        batch: positions of a global step, over all devices and micro-batches.
+    """
+
+    def __init__(self, patches: Mapping[int, TrainPatches], scales: StepScales, *, batch: int) -> None:
+        self.patches = dict(patches)
+        self.scales = scales
+        self.batch = batch
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Batch of the samples at ``positions``, which belong to one step."""
+        step = positions[0] // self.batch
+        assert positions[-1] // self.batch == step
+        return self.patches[self.scales(step)].__getitems__(positions)
 
 
 def _real(pixels: Image) -> Image:
@@ -197,6 +221,10 @@ class EvalImages(Dataset[EvalImage]):
     def names(self) -> list[tuple[str, str]]:
         """(set, key) of every image, in order."""
         return [(name, self.sets[name].keys[i]) for name, i in self._where]
+
+    def scale(self, index: int) -> int:
+        """HR pixels per LR pixel of an image."""
+        return self.sets[self._where[index][0]].scale
 
     def pixels(self, index: int) -> int:
         """HR pixels of an image, without decoding it."""

@@ -182,6 +182,7 @@ class Pairs:
         arithmetic: of that reduction.
         cache: keep decoded files in memory.
         choose: (HR source, names of its images, LR source) -> the names to use, in order; default: all.
+        opened: the source of ``hr``, where it is open already: several scales share one, and what it keeps.
 
     Raises:
         BadFilesError: with every image at once whose LR is missing or of the wrong size.
@@ -198,13 +199,14 @@ class Pairs:
         arithmetic: str = "float",
         cache: bool = False,
         choose: Callable[[Source, Sequence[str], Source | None], Sequence[str]] | None = None,
+        opened: Source | None = None,
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale={scale} must be a whole number from 1 on")
         check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic
-        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache)
+        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
         names = hr_names(self.hr.keys)
         if not names:
             raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
@@ -220,6 +222,9 @@ class Pairs:
 
     def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
         if isinstance(lr, Mapping):
+            if not all(str(k).isdigit() and isinstance(v, str) for k, v in lr.items()):
+                raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
+            lr = {int(scale): where for scale, where in lr.items()}
             if self.scale not in lr:
                 raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
             lr = lr[self.scale]
@@ -332,3 +337,15 @@ class Pairs:
             lambda y, x, h, w: hr[y : y + h, x : x + w], hr.shape[:2], self.scale, 0, 0, height, width, self.arithmetic
         )
         return window, hr
+
+
+def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:
+    """Raise ValueError unless the pairs of several scales are of the same images, in the same order."""
+    (first, one), *others = pairs.items()
+    for scale, other in others:
+        if other.keys != one.keys:
+            different = sorted(set(one.keys) ^ set(other.keys))[:5]
+            raise ValueError(
+                f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} hold different images "
+                f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same ones"
+            )
