@@ -44,13 +44,38 @@ def _attributes(model: nn.Module) -> tuple[int, int]:
     return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
 
 
+def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+    """What a network takes of an image or a window: one that takes images is given the centre frame. Raises ValueError."""
+    frames = getattr(model, "frames", None)
+    if frames is None:
+        return lr if lr.ndim == 3 else lr[len(lr) // 2]
+    if lr.ndim == 3 or len(lr) != frames:
+        given = "one image" if lr.ndim == 3 else f"{len(lr)} frames"
+        raise ValueError(f"{type(model).__name__} takes clips in windows of {frames} frames; it was given {given}")
+    return lr
+
+
+def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """A black input of a network: [1, 3, h, w], or [1, T, 3, h, w]."""
+    frames = getattr(model, "frames", None)
+    return torch.zeros((1, *(() if frames is None else (frames,)), 3, height, width), device=device)
+
+
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
+
+
 def _run(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """[1, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; sizes are padded by mirroring, and cut back."""
+    """[1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; padded by mirroring, and cut
+    back.
+    """
     scale, multiple = _attributes(model)
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down or right:
-        x = F.pad(x, (0, right, 0, down), mode="reflect" if down < height and right < width else "replicate")
+        mode = "reflect" if down < height and right < width else "replicate"
+        x = F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3])
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         sr = model(x)
     return sr[..., : height * scale, : width * scale].clamp(0, 1)
@@ -62,7 +87,7 @@ def _ensemble(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor
     for turned in range(8):
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if turned & bit]
         y = x.transpose(-1, -2) if turned & 4 else x
-        y = _run(model, y.flip(axes).contiguous(memory_format=torch.channels_last), precision).flip(axes)
+        y = _run(model, _packed(y.flip(axes)), precision).flip(axes)
         y = y.transpose(-1, -2) if turned & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
@@ -80,6 +105,7 @@ def super_resolve(
 ) -> torch.Tensor:
     """One image through a network: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
 
+    A window [T, C, h, w] likewise, for networks that state ``frames``; of others the centre frame is taken.
     Sizes that the network cannot take (``model.multiple_of``) are padded by mirroring at the right and bottom, and the
     result is cut back. The image is where the network is; so is the result.
     """
@@ -101,7 +127,8 @@ def super_resolve_bands(
 
     Args:
         model: states ``scale`` and ``multiple_of``; in eval mode.
-        lr: [C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are moved.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are
+            moved.
         tiling: how to cut; ``None`` for the whole image at once.
         ensemble: the mean of the network's eight answers to the turned image.
         precision: "32", or "bf16" for autocast.
@@ -109,11 +136,11 @@ def super_resolve_bands(
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), lr.device)
     run = _ensemble if ensemble else _run
-    height, width = lr.shape[-2:]
+    lr = _suited(model, lr)
+    channels, height, width = lr.shape[-3:]
 
     def compute(window: torch.Tensor) -> torch.Tensor:
-        x = to_float(window.to(device)).unsqueeze(0).contiguous(memory_format=torch.channels_last)
-        return run(model, x, precision)[0]
+        return run(model, _packed(to_float(window.to(device)).unsqueeze(0)), precision)[0]
 
     if tiling is None or tiling.tile is None:
         yield 0, compute(lr)
@@ -121,15 +148,15 @@ def super_resolve_bands(
         return
     scale, multiple = _attributes(model)
     rows, columns = (_cuts(size, tiling, multiple) for size in (height, width))
-    carry = lr.new_empty((lr.shape[0], 0, width * scale), dtype=torch.float32)
+    carry = lr.new_empty((channels, 0, width * scale), dtype=torch.float32)
     for y0, y1 in rows:
         seen, kept = _spans(y0, y1, height, tiling, multiple)
-        band = torch.zeros((lr.shape[0], (kept[1] - kept[0]) * scale, width * scale))
+        band = torch.zeros((channels, (kept[1] - kept[0]) * scale, width * scale))
         band[:, : carry.shape[1]] += carry
         vertical = _ramp(kept, (y0, y1), height, tiling.blend, scale)[:, None]
         for x0, x1 in columns:
             across, place = _spans(x0, x1, width, tiling, multiple)
-            sr = compute(lr[:, seen[0] : seen[1], across[0] : across[1]])
+            sr = compute(lr[..., seen[0] : seen[1], across[0] : across[1]])
             sr = sr[:, _slice(kept, seen[0], scale), _slice(place, across[0], scale)].cpu()
             weight = vertical * _ramp(place, (x0, x1), width, tiling.blend, scale)
             band[:, :, place[0] * scale : place[1] * scale].addcmul_(sr.float(), weight)
@@ -182,7 +209,7 @@ def receptive_radius(model: nn.Module) -> int | None:
     width = 64
     while width <= _WIDEST:
         wide = math.ceil(width / multiple) * multiple
-        strip = torch.zeros((1, 3, height, wide), device=device)
+        strip = _probe(model, height, wide, device)
         middle = wide // 2 // multiple * multiple
         strip[..., middle] = math.nan
         with torch.autocast(strip.device.type, enabled=False):
@@ -229,7 +256,7 @@ def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
     _, multiple = _attributes(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
-    x = torch.zeros((1, 3, side, side), device=device).contiguous(memory_format=torch.channels_last)
+    x = _packed(_probe(model, side, side, device))
     with torch.autocast(device.type, enabled=False), _Peak() as peak:
         model(x)
     return peak.peak / side**2

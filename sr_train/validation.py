@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ PERCEPTUAL = "perceptual"  #: what measures stand under, where PSNR and SSIM hav
 
 class Validate(StepCallback):
     """Scores whole images every ``every`` steps and at the end, in fp32, the images shared out among the ranks.
+
+    Of clips every frame is scored, with its window; a set's score is the mean over clips of the means over frames.
 
     Args:
         images: what to score; none turns validation off.
@@ -71,12 +72,11 @@ class Validate(StepCallback):
         self.best_name = best
         self.export = export
         self.folder = Path(folder)
-        self.pictures = pictures
         self.crop = crop
         self.metrics = list(metrics)
         self.measures = dict(measures or {})
         self.means = dict(means or {})
-        self._shown = set() if images is None else _first_of_each_scale(images, pictures)
+        self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
         self.scores: dict[str, float] = {}
@@ -97,20 +97,20 @@ class Validate(StepCallback):
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Score all images, log, keep the best."""
         assert self.images is not None
-        mine: list[tuple[int, str, str, dict[str, dict[str, float]]]] = []
+        mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
             sr = task.upscale(image)
             try:
-                mine.append((number, image.set, image.key, self._score(task, image, sr)))
+                mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
             if number in self._shown:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
-        for _, set_name, key, scores in sorted(_gather(trainer, mine)):
+        for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
             for protocol, values in scores.items():
-                meter.add(set_name, key, protocol, values)
+                meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
         self.scores = {**_means(scores, self.means), **scores}
         if trainer.is_global_zero:
@@ -148,17 +148,6 @@ class Validate(StepCallback):
                 logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _first_of_each_scale(images: EvalImages, count: int) -> set[int]:
-    """Numbers of the first ``count`` images of every scale."""
-    seen: Counter[int] = Counter()
-    shown = set()
-    for number in range(len(images)):
-        seen[images.scale(number)] += 1
-        if seen[images.scale(number)] <= count:
-            shown.add(number)
-    return shown
-
-
 def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """``NAME/protocol/metric`` of each mean, from those of its sets."""
     found = {}
@@ -178,9 +167,12 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 
 
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8."""
+    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8.
+
+    Of a window it is the centre frame.
+    """
     scale = image.scale
-    lr = to_float(image.lr).unsqueeze(0)
+    lr = to_float(image.centre).unsqueeze(0)
     repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
     bicubic = Bicubic(scale=scale)(lr)[0]
     height, width = image.hr.shape[-2:]

@@ -28,6 +28,14 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
     np.testing.assert_array_equal(picture[::2, :96:2], lr[top // 2 : top // 2 + 48, left // 2 : left // 2 + 48])
 
 
+def test_of_a_window_the_picture_shows_the_centre_frame():
+    image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
+    around = torch.stack([255 - image.lr, image.lr, image.lr // 2])
+    sr = torch.zeros_like(image.hr).float()
+    window = comparison(image._replace(lr=around, clip="a"), sr, 96)
+    np.testing.assert_array_equal(window, comparison(image, sr, 96))
+
+
 def test_the_best_is_kept_by_the_metric_that_was_asked_for(invoke, tmp_path):
     from sr_train.records import read_rows
     from sr_train.weights import load_weights

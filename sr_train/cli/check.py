@@ -48,8 +48,9 @@ def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: 
     with torch.device("meta"), torch.inference_mode():
         network = build(model).eval()
         branch = network if scale is None or not hasattr(network, "scales") else network.at(scale)
+        frames = getattr(network, "frames", None)
         with FlopCounterMode(display=False) as counter:
-            branch(torch.empty(1, 3, _SIDE, _SIDE))
+            branch(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
     return counter.get_total_flops() / 2 * width * height / (_SIDE * int(branch.scale)) ** 2
 
 
@@ -203,7 +204,9 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
         branch = f"x{scale}: " if len(stage.scales) > 1 else ""
         say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
-    say(f"  data      {sum(map(len, data.sources))} images to train on, all sizes agree; to validate: {sets}")
+    say(
+        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} to train on, all sizes agree; to validate: {sets}"
+    )
     times = _few_steps(config, task, data)
     device = task.trainer.strategy.root_device
     kind, middle = ("mean", statistics.mean) if len(stage.scales) > 1 else ("median", statistics.median)

@@ -60,8 +60,13 @@ class Network:
     ensemble: bool
     precision: str
 
+    @property
+    def frames(self) -> int | None:
+        """Frames of the window that a video network takes; None for images."""
+        return getattr(self.model, "frames", None)
+
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
-        """[C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
+        """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
         from sr_train.inference import super_resolve, whole_if_small
 
         tiling = whole_if_small(self.tiling, *lr.shape[-2:])

@@ -70,8 +70,8 @@ class Scores:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
-    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor) -> None:
-        """Score one image, [C, H, W] each."""
+    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor, *, clip: str = "") -> None:
+        """Score one image, or one frame of ``clip``, [C, H, W] each."""
         from sr_train.metrics.protocol import score
 
         try:
@@ -79,9 +79,10 @@ class Scores:
                 values = score(sr, hr, protocol, self.scale)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
-                    self.meters[column].add(set_name, key, protocol.name, kept)
+                    self.meters[column].add(set_name, key, protocol.name, kept, clip)
             if self.measures:
-                self.meters[column].add(set_name, key, PROTOCOL, {m: f(sr, hr) for m, f in self.measures.items()})
+                found = {m: f(sr, hr) for m, f in self.measures.items()}
+                self.meters[column].add(set_name, key, PROTOCOL, found, clip)
         except ValueError as error:
             raise ValueError(f"{set_name}: {key}: {error}") from None
         if self.save and self.out is not None:
@@ -134,6 +135,9 @@ class Scores:
         if self.measures:
             means = "; ".join(DEFINITIONS[m] for m in self.measures)
             lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        for set_name, clips in self.meters[self.columns[0]].clips().items():
+            means = "the mean over each clip's frames, then over clips"
+            lines.append(f"{set_name}: {len(clips)} clips of {sum(clips.values())} frames, {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
         return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.dataset import EvalImages, MultiScalePatches, TrainPatches, one_thread, passthrough
+from sr_train.data.clip_sets import is_clip_set, open_set
+from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.index import Pairs, check_shared
 
@@ -21,7 +22,7 @@ class SRData(L.LightningDataModule):
     Args:
         train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
             Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.clip_module.ClipData`).
         scale: HR pixels per LR pixel.
         scales: instead of it, those that the steps take turns in; every set is then validated at each, as ``NAME_xSCALE``.
         scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
@@ -66,16 +67,16 @@ class SRData(L.LightningDataModule):
         if not train:
             raise ValueError("data.train names no source: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
-        opened = [self._open_all(f"data.train[{i}]", source, options) for i, source in enumerate(train)]
+        opened = [self._open_all(f"data.train[{i}]", source, options, self._open) for i, source in enumerate(train)]
         self.by_scale = {s: [pairs[s] for pairs in opened] for s in self.scales}
         self.sources = self.by_scale[self.scales[0]]  #: the images, whose LR may be of any scale
         given = [source.get("weight") for source in train]
         if any(w is None for w in given) and any(w is not None for w in given):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
         self.weights = None if given[0] is None else [float(w) for w in given if w is not None]
-        self.val: dict[str, Pairs] = {}
+        self.val: dict[str, EvalSet] = {}
         for name, spec in (val or {}).items():
-            found = self._open_all(f"data.val.{name}", spec, options)
+            found = self._open_all(f"data.val.{name}", spec, options, self._open_set)
             self.val |= {set_name(name, s, scales or ()): pairs for s, pairs in found.items()}
         self.means = means_of(list(val or {}), scales or ())
         self.step_scales: StepScales | None = None
@@ -87,16 +88,18 @@ class SRData(L.LightningDataModule):
             self.step_scales = StepScales(self.scales, weights=scale_weights, seed=seed, stage=stage)
         self.dataset = self._dataset()
 
-    def _open_all(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[int, Pairs]:
+    def _open_all(
+        self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any], open_one: Callable[..., Any]
+    ) -> dict[int, Any]:
         """A source at every scale; HR that does not depend on the scale is opened once."""
-        found: dict[int, Pairs] = {}
+        found: dict[int, Any] = {}
         for scale in self.scales:
             shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
-            found[scale] = self._open(where, spec, {**options, "scale": scale, "opened": shared})
+            found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
         check_shared(where, found)
         return found
 
-    def _dataset(self) -> TrainPatches | MultiScalePatches:
+    def _dataset(self) -> Any:
         draws = self._draws()
         patches = {
             s: TrainPatches(pairs, draws, lr_patch=self.lr_patch, augment=self.augment)
@@ -106,8 +109,13 @@ class SRData(L.LightningDataModule):
             return patches[self.scales[0]]
         return MultiScalePatches(patches, self.step_scales, batch=self.batch)
 
-    @staticmethod
-    def _open(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Pairs:
+    def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
+        """A validation set; of clips a network that takes images is given each frame by itself."""
+        return (
+            open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
+        )
+
+    def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         if not isinstance(spec, Mapping):
             raise ValueError(f"{where}={spec!r}: a source is {{hr: ..., lr: ..., weight: ...}}")
         unknown = set(spec) - {"hr", "lr", "weight"}

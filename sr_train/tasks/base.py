@@ -137,7 +137,7 @@ class SRTask(L.LightningModule):
         return {k: self.numbers[f"train/{k}"] for k in self.shown if f"train/{k}" in self.numbers}
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
+        """[B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
         return self.model(lr)
 
     # -- optimization --------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
-        """One whole image by the network that counts, in fp32: its LR [C, h, w] -> [C, H, W] in [0, 1], on the CPU."""
+        """One whole image by the network that counts, in fp32: its LR, or its window, -> [C, H, W] in [0, 1], on the CPU."""
         network = self.evaluated(image.scale)
         training = network.training
         network.eval()
