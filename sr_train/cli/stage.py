@@ -105,10 +105,13 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
     """Lightning's Trainer with our callbacks in place of its loops' own habits."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from sr_train.callbacks import StreamedCheckpoints
+
     try:
         return build(
             {k: v for k, v in config["trainer"].items() if v is not None},
             callbacks=list(callbacks),
+            plugins=[StreamedCheckpoints()],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
             max_epochs=-1,

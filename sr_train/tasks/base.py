@@ -165,6 +165,9 @@ class SRTask(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The rate is a function of the step; the keys are kept in case the step must be refused."""
         self.set_rate(self.trainer.optimizers)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
+            for network in self.networks():
+                network.zero_grad(set_to_none=True)
         if (
             not self._keys
         ):  # of the step's first micro-batch: BatchNorm's statistics, which a refused step must not keep

@@ -213,7 +213,10 @@ def test_each_network_is_clipped_by_its_own_norm():
     norms = {}
 
     class Watch(L.Callback):
-        def on_before_zero_grad(self, trainer, module, optimizer):
+        def on_train_start(self, trainer, module):
+            trainer.optimizers[0].register_step_post_hook(lambda optimizer, *_: self.note(optimizer))
+
+        def note(self, optimizer):
             for group in optimizer.param_groups:
                 grads = [p.grad.flatten() for p in group["params"] if p.grad is not None]
                 if grads:
