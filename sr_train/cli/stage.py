@@ -278,6 +278,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
         raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
     task = build_task(config, stage.name, source)
     export = Export(plan, stage, source)
+    del source  # its tensors are copied: a network's size less for as long as the stage takes
     callbacks = _callbacks(stage, data, export)
     trainer = build_trainer(config, callbacks, folder)
     data.per_device(trainer.world_size)

@@ -114,7 +114,8 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
                     f"{path}: no weights of {network}: {key} ({layer.name}) {has}, expected {list(shape)}. "
                     f"It should be {FILES[network]} (from {_SITE}), or a safetensors file with its names"
                 )
-            found[f"{layer.name}_{part}"] = state[key].float()
+            # A copy: one tensor left of the file would keep all that was read of it in memory.
+            found[f"{layer.name}_{part}"] = state[key].to(torch.float32, copy=True)
     return found
 
 
