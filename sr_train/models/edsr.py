@@ -12,6 +12,7 @@ class ResidualBlock(nn.Module):
     """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same."""
 
     checkpoint_unit = True  # what activation checkpointing recomputes
+    residual_end = "conv2"  # zeroed, the block hands its input on
 
     def __init__(self, channels: int, res_scale: float) -> None:
         super().__init__()
