@@ -22,6 +22,7 @@ FLOOR = {
     "weights": 2,
     "layouts": 2,
     "rrdb_layouts": 2,
+    "edvr_layouts": 2,
     "models": 1,
     "losses": 1,
     "data": 1,
