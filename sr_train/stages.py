@@ -186,6 +186,7 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
     "init.stage": str | None,
     "init.weights": str | None,
     "init.skip": list[str],
+    "init.grow": list[str],
     "resume": Literal["auto", "force", "never"],
     "validate.every": int,
     "validate.protocols": list[str],
@@ -434,8 +435,9 @@ def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
         if init["stage"] is not None and init["stage"] not in earlier:
             known = ", ".join(earlier) or "there are none"
             problems.append(f"stage {stage.name}: init.stage={init['stage']} is no earlier stage; {known}")
-        if init["skip"] and init["stage"] is None and init["weights"] is None:
-            problems.append(f"stage {stage.name}: init.skip without init.stage or init.weights")
+        for key in ("skip", "grow"):
+            if init[key] and init["stage"] is None and init["weights"] is None:
+                problems.append(f"stage {stage.name}: init.{key} without init.stage or init.weights")
     return problems
 
 

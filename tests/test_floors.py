@@ -20,6 +20,7 @@ FLOOR = {
     "tasks": 2,
     "inference": 2,
     "weights": 2,
+    "growth": 2,
     "layouts": 2,
     "rrdb_layouts": 2,
     "edvr_layouts": 2,

@@ -124,9 +124,8 @@ def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> 
     if source is not None:
         from sr_train.weights import warm_start
 
-        warm_start(
-            parts["model"], source.weights.state, config["init"]["skip"], where=f"stage {stage} from {source.file}"
-        )
+        init, where = config["init"], f"stage {stage} from {source.file}"
+        warm_start(parts["model"], source.weights.state, init["skip"], grow=init["grow"], where=where)
     return build(config["task"], **parts)
 
 
