@@ -44,29 +44,49 @@ def _attributes(model: nn.Module) -> tuple[int, int]:
     return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
 
 
+def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """A black image, or clip for a network that states ``frames``, to measure it with: [1, 3, h, w] or [1, T, 3, h, w]."""
+    frames = getattr(model, "frames", None)
+    return torch.zeros((1, 3, height, width) if frames is None else (1, int(frames), 3, height, width), device=device)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """[..., C, h, w], each image of it in channels-last memory."""
+    images = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=torch.channels_last)
+    return images.unflatten(0, x.shape[:-3])
+
+
 def _run(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """[1, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; sizes are padded by mirroring, and cut back."""
+    """[1, C, h, w] or [1, T, C, h, w], any size -> [1, C, scale h, scale w] float32 in [0, 1].
+
+    Sizes are padded by mirroring, and cut back.
+    """
     scale, multiple = _attributes(model)
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down or right:
-        x = F.pad(x, (0, right, 0, down), mode="reflect" if down < height and right < width else "replicate")
+        mode = "reflect" if down < height and right < width else "replicate"
+        x = _channels_last(F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3]))
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         sr = model(x)
     return sr[..., : height * scale, : width * scale].clamp(0, 1)
 
 
 def _ensemble(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """The mean over the eight flips and transposes of the input, turned back (EDSR section 3.3, "self-ensemble")."""
+    """The mean over the eight flips and transposes of the input, turned back (EDSR section 3.3, "self-ensemble").
+
+    Of a clip over its four flips alone, as EDVR's authors do.
+    """
     total = None
-    for turned in range(8):
+    count = 8 if x.dim() == 4 else 4
+    for turned in range(count):
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if turned & bit]
         y = x.transpose(-1, -2) if turned & 4 else x
-        y = _run(model, y.flip(axes).contiguous(memory_format=torch.channels_last), precision).flip(axes)
+        y = _run(model, _channels_last(y.flip(axes)), precision).flip(axes)
         y = y.transpose(-1, -2) if turned & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
-    return total.div_(8)
+    return total.div_(count)
 
 
 @torch.inference_mode()
@@ -78,7 +98,9 @@ def super_resolve(
     ensemble: bool = False,
     precision: str = "32",
 ) -> torch.Tensor:
-    """One image through a network: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
+    """One image, or clip of T frames, through a network: [C, h, w] or [T, C, h, w] -> [C, scale h, scale w] in [0, 1].
+
+    Pixels are uint8, or float in [0, 1]; the result is float.
 
     Sizes that the network cannot take (``model.multiple_of``) are padded by mirroring at the right and bottom, and the
     result is cut back. The image is where the network is; so is the result.
@@ -101,9 +123,10 @@ def super_resolve_bands(
 
     Args:
         model: states ``scale`` and ``multiple_of``; in eval mode.
-        lr: [C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are moved.
+        lr: [C, h, w], or [T, C, h, w], uint8, or float in [0, 1]. It may lie in another memory than the network: tiles
+            are moved.
         tiling: how to cut; ``None`` for the whole image at once.
-        ensemble: the mean of the network's eight answers to the turned image.
+        ensemble: the mean of the network's eight answers to the turned image, or four to the flipped clip.
         precision: "32", or "bf16" for autocast.
         done: told the LR pixels of every tile that is finished.
     """
@@ -112,8 +135,7 @@ def super_resolve_bands(
     height, width = lr.shape[-2:]
 
     def compute(window: torch.Tensor) -> torch.Tensor:
-        x = to_float(window.to(device)).unsqueeze(0).contiguous(memory_format=torch.channels_last)
-        return run(model, x, precision)[0]
+        return run(model, _channels_last(to_float(window.to(device)).unsqueeze(0)), precision)[0]
 
     if tiling is None or tiling.tile is None:
         yield 0, compute(lr)
@@ -121,15 +143,16 @@ def super_resolve_bands(
         return
     scale, multiple = _attributes(model)
     rows, columns = (_cuts(size, tiling, multiple) for size in (height, width))
-    carry = lr.new_empty((lr.shape[0], 0, width * scale), dtype=torch.float32)
+    channels = lr.shape[-3]
+    carry = lr.new_empty((channels, 0, width * scale), dtype=torch.float32)
     for y0, y1 in rows:
         seen, kept = _spans(y0, y1, height, tiling, multiple)
-        band = torch.zeros((lr.shape[0], (kept[1] - kept[0]) * scale, width * scale))
+        band = torch.zeros((channels, (kept[1] - kept[0]) * scale, width * scale))
         band[:, : carry.shape[1]] += carry
         vertical = _ramp(kept, (y0, y1), height, tiling.blend, scale)[:, None]
         for x0, x1 in columns:
             across, place = _spans(x0, x1, width, tiling, multiple)
-            sr = compute(lr[:, seen[0] : seen[1], across[0] : across[1]])
+            sr = compute(lr[..., seen[0] : seen[1], across[0] : across[1]])
             sr = sr[:, _slice(kept, seen[0], scale), _slice(place, across[0], scale)].cpu()
             weight = vertical * _ramp(place, (x0, x1), width, tiling.blend, scale)
             band[:, :, place[0] * scale : place[1] * scale].addcmul_(sr.float(), weight)
@@ -175,14 +198,17 @@ def receptive_radius(model: nn.Module) -> int | None:
     """How many LR pixels to each side an output pixel depends on; None where it is the whole image.
 
     Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
+    A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
     """
+    if getattr(model, "reaches_anywhere", False):
+        return None
     scale, multiple = _attributes(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     height = math.ceil(8 / multiple) * multiple
     width = 64
     while width <= _WIDEST:
         wide = math.ceil(width / multiple) * multiple
-        strip = torch.zeros((1, 3, height, wide), device=device)
+        strip = _probe(model, height, wide, device)
         middle = wide // 2 // multiple * multiple
         strip[..., middle] = math.nan
         with torch.autocast(strip.device.type, enabled=False):
@@ -229,7 +255,7 @@ def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
     _, multiple = _attributes(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
-    x = torch.zeros((1, 3, side, side), device=device).contiguous(memory_format=torch.channels_last)
+    x = _channels_last(_probe(model, side, side, device))
     with torch.autocast(device.type, enabled=False), _Peak() as peak:
         model(x)
     return peak.peak / side**2

@@ -44,7 +44,8 @@ def multiply_adds(model: Mapping[str, Any], *, width: int = 1280, height: int = 
     with torch.device("meta"), torch.inference_mode():
         network = build(model).eval()
         with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 3, _SIDE, _SIDE))
+            frames = getattr(network, "frames", None)
+            network(torch.empty((1, 3, _SIDE, _SIDE) if frames is None else (1, frames, 3, _SIDE, _SIDE)))
     scale = int(network.scale)
     return counter.get_total_flops() / 2 * width * height / (_SIDE * scale) ** 2
 
