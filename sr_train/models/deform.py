@@ -30,7 +30,7 @@ _PIECE = 1024  # positions that a CPU samples at once: their nine taps of 64 cha
 
 def _side(size: int) -> int:
     """The least power of two from ``size - 1`` on."""
-    return 1 << max(size - 2, 0).bit_length()
+    return 1 << max(int(size) - 2, 0).bit_length()  # traced, a size is a tensor
 
 
 def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:

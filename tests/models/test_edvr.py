@@ -219,6 +219,15 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
     assert (half - plain).abs().mean() < 0.02 * plain.std()
 
 
+@pytest.mark.filterwarnings("ignore")  # what tracers say of sizes that become constants
+def test_it_can_be_traced_and_exported():
+    network, lr = small(frames=3), torch.rand(1, 3, 3, 8, 12)
+    with torch.no_grad():
+        expected = network(lr)
+        torch.testing.assert_close(torch.jit.trace(network, lr)(lr), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.export.export(network, (lr,)).module()(lr), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_all_parameters_learn_from_the_first_step_but_those_behind_zeroed_offsets():
     torch.manual_seed(0)
     network = EDVR(**SMALL)
