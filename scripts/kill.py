@@ -1,8 +1,9 @@
 """Kill a run at random moments, run the same command again each time, and compare with a run that nobody disturbed.
 
-    python scripts/kill.py --kills 10 experiment=quickstart trainer.max_steps=60 checkpoint.every=5 validate.every=10
+    python scripts/kill.py --kills 10 experiment=quickstart_edsr trainer.max_steps=60 checkpoint.every=5 validate.every=10
 
-All weights must be equal bit for bit, and all rows of metrics.csv but those of speed. ``--kills`` are in each stage,
+All weights must be equal bit for bit, what the last checkpoint holds (a discriminator, the optimizer's state) too, and all
+rows of metrics.csv but those of speed. ``--kills`` are in each stage,
 ``--between`` after a stage and before the next one's first checkpoint. ``--term 5`` also ends each stage by SIGTERM five
 times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may; ``--writing 5`` also kills
 each stage five times while it is writing a checkpoint, its ``.part`` standing beside the others.
@@ -46,6 +47,23 @@ def rows(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if ",speed/" not in line]
 
 
+def same(a: object, b: object) -> bool:
+    """Whether two contents of a checkpoint are equal bit for bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def last_state(stage: Path) -> dict[str, object]:
+    """Networks, averages and optimizer in a stage's last checkpoint."""
+    content = torch.load(max(stage.glob("checkpoints/step_*.ckpt")), map_location="cpu", weights_only=True)
+    return {k: content[k] for k in ("global_step", "state_dict", "optimizer_states")}
+
+
 def compare(a: Path, b: Path) -> list[str]:
     problems = []
     stages = sorted(p.parent.relative_to(a) for p in a.glob("run/*/weights.safetensors"))
@@ -55,6 +73,8 @@ def compare(a: Path, b: Path) -> list[str]:
             one, two = load_file(a / stage / name), load_file(b / stage / name)
             if one.keys() != two.keys() or any(not torch.equal(one[k], two[k]) for k in one):
                 problems.append(f"{stage}/{name} differs")
+        if not same(last_state(a / stage), last_state(b / stage)):
+            problems.append(f"{stage}/checkpoints: the last ones differ")
         if rows(a / stage / "metrics.csv") != rows(b / stage / "metrics.csv"):
             problems.append(f"{stage}/metrics.csv differs")
     return problems

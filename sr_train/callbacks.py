@@ -11,11 +11,24 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from sr_train.checkpoints import write_checkpoint
 from sr_train.files import write_bytes
 from sr_train.tasks.base import SRTask
+
+
+class StreamedCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint straight to its file. Lightning builds it in memory first, twice: as much again as the run takes.
+
+    The caller renames a finished file into place (:func:`sr_train.checkpoints.write_checkpoint`).
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write; OSError or RuntimeError where the disk is full."""
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> None:
@@ -283,8 +296,7 @@ class Progress(StepCallback):
             self._bar.update(step - self._bar.n)
 
     def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float) -> str:
-        numbers = {k: task.numbers[f"train/{k}"] for k in task.shown if f"train/{k}" in task.numbers}
-        parts = [f"{k} {float(v):.4g}" for k, v in numbers.items()]
+        parts = [f"{k} {float(v):.4g}" for k, v in task.progress().items()]
         pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         _, wait = self.record.speed.read()
         parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]

@@ -44,29 +44,38 @@ def _attributes(model: nn.Module) -> tuple[int, int]:
     return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
 
 
-def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """A black image, or clip for a network that states ``frames``, to measure it with: [1, 3, h, w] or [1, T, 3, h, w]."""
+def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+    """What a network takes of an image or a window: one that takes images is given the centre frame. Raises ValueError."""
     frames = getattr(model, "frames", None)
-    return torch.zeros((1, 3, height, width) if frames is None else (1, int(frames), 3, height, width), device=device)
+    if frames is None:
+        return lr if lr.ndim == 3 else lr[len(lr) // 2]
+    if lr.ndim == 3 or len(lr) != frames:
+        given = "one image" if lr.ndim == 3 else f"{len(lr)} frames"
+        raise ValueError(f"{type(model).__name__} takes clips in windows of {frames} frames; it was given {given}")
+    return lr
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """[..., C, h, w], each image of it in channels-last memory."""
-    images = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=torch.channels_last)
-    return images.unflatten(0, x.shape[:-3])
+def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """A black input of a network: [1, 3, h, w], or [1, T, 3, h, w]."""
+    frames = getattr(model, "frames", None)
+    return torch.zeros((1, *(() if frames is None else (frames,)), 3, height, width), device=device)
+
+
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
 
 
 def _run(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """[1, C, h, w] or [1, T, C, h, w], any size -> [1, C, scale h, scale w] float32 in [0, 1].
-
-    Sizes are padded by mirroring, and cut back.
+    """[1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; padded by mirroring, and cut
+    back.
     """
     scale, multiple = _attributes(model)
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down or right:
         mode = "reflect" if down < height and right < width else "replicate"
-        x = _channels_last(F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3]))
+        x = F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3])
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         sr = model(x)
     return sr[..., : height * scale, : width * scale].clamp(0, 1)
@@ -82,7 +91,7 @@ def _ensemble(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor
     for turned in range(count):
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if turned & bit]
         y = x.transpose(-1, -2) if turned & 4 else x
-        y = _run(model, _channels_last(y.flip(axes)), precision).flip(axes)
+        y = _run(model, _packed(y.flip(axes)), precision).flip(axes)
         y = y.transpose(-1, -2) if turned & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
@@ -98,10 +107,9 @@ def super_resolve(
     ensemble: bool = False,
     precision: str = "32",
 ) -> torch.Tensor:
-    """One image, or clip of T frames, through a network: [C, h, w] or [T, C, h, w] -> [C, scale h, scale w] in [0, 1].
+    """One image through a network: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
 
-    Pixels are uint8, or float in [0, 1]; the result is float.
-
+    A window [T, C, h, w] likewise, for networks that state ``frames``; of others the centre frame is taken.
     Sizes that the network cannot take (``model.multiple_of``) are padded by mirroring at the right and bottom, and the
     result is cut back. The image is where the network is; so is the result.
     """
@@ -123,8 +131,8 @@ def super_resolve_bands(
 
     Args:
         model: states ``scale`` and ``multiple_of``; in eval mode.
-        lr: [C, h, w], or [T, C, h, w], uint8, or float in [0, 1]. It may lie in another memory than the network: tiles
-            are moved.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are
+            moved.
         tiling: how to cut; ``None`` for the whole image at once.
         ensemble: the mean of the network's eight answers to the turned image, or four to the flipped clip.
         precision: "32", or "bf16" for autocast.
@@ -132,10 +140,11 @@ def super_resolve_bands(
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), lr.device)
     run = _ensemble if ensemble else _run
-    height, width = lr.shape[-2:]
+    lr = _suited(model, lr)
+    channels, height, width = lr.shape[-3:]
 
     def compute(window: torch.Tensor) -> torch.Tensor:
-        return run(model, _channels_last(to_float(window.to(device)).unsqueeze(0)), precision)[0]
+        return run(model, _packed(to_float(window.to(device)).unsqueeze(0)), precision)[0]
 
     if tiling is None or tiling.tile is None:
         yield 0, compute(lr)
@@ -143,7 +152,6 @@ def super_resolve_bands(
         return
     scale, multiple = _attributes(model)
     rows, columns = (_cuts(size, tiling, multiple) for size in (height, width))
-    channels = lr.shape[-3]
     carry = lr.new_empty((channels, 0, width * scale), dtype=torch.float32)
     for y0, y1 in rows:
         seen, kept = _spans(y0, y1, height, tiling, multiple)
@@ -255,7 +263,7 @@ def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
     _, multiple = _attributes(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
-    x = _channels_last(_probe(model, side, side, device))
+    x = _packed(_probe(model, side, side, device))
     with torch.autocast(device.type, enabled=False), _Peak() as peak:
         model(x)
     return peak.peak / side**2

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sr_train import edvr_layouts, rrdb_layouts
+from sr_train import edsr_layouts, edvr_layouts, rrdb_layouts
 from sr_train.files import archive_problem
 
 Shapes = Mapping[str, "tuple[int, ...]"]
@@ -44,6 +44,8 @@ class Layout(NamedTuple):
     name: str
     #: (shapes, the scale if the user said one); None where the tensors are another network's
     match: Callable[[Shapes, int | None], Match | None]
+    #: looks at values as well, once the names have matched; raises ValueError
+    check: Callable[[Mapping[str, torch.Tensor]], None] = lambda tensors: None
 
 
 class Foreign(NamedTuple):
@@ -96,6 +98,21 @@ def _msrresnet(shapes: Shapes, _: int | None) -> Match | None:
     return Match({"_target_": "sr_train.models.msrresnet.MSRResNet", **model})
 
 
+def _authors_edsr(shapes: Shapes, _: int | None) -> Match | None:
+    """EDSR as its authors' PyTorch code names it."""
+    found = edsr_layouts.edsr(shapes)
+    if found is None:
+        return None
+    model, names = found
+    return Match(model, f"res_scale={model['res_scale']:g} for {model['channels']} channels", names)
+
+
+def _authors_mdsr(shapes: Shapes, _: int | None) -> Match | None:
+    """MDSR as its authors' PyTorch code names it."""
+    found = edsr_layouts.mdsr(shapes)
+    return None if found is None else Match(found[0], names=found[1])
+
+
 def _rrdbnet(layout: rrdb_layouts.Layout) -> Callable[[Shapes, int | None], Match | None]:
     """RRDBNet as its authors or BasicSR name it. Raises ValueError for names that do not belong, or x2 or x3 not told apart."""
 
@@ -125,6 +142,8 @@ def _edvr(layout: str) -> Callable[[Shapes, int | None], Match | None]:
 LAYOUTS = (
     Layout("BasicSR's EDSR", _edsr),
     Layout("BasicSR's MSRResNet", _msrresnet),
+    Layout("EDSR-PyTorch's EDSR", _authors_edsr, edsr_layouts.check_means),
+    Layout("EDSR-PyTorch's MDSR", _authors_mdsr, edsr_layouts.check_means),
     Layout("BasicSR's RRDBNet", _rrdbnet("basicsr")),
     Layout("ESRGAN's RRDBNet of 2019", _rrdbnet("2019")),
     Layout("ESRGAN's RRDBNet of 2018", _rrdbnet("2018")),
@@ -147,6 +166,8 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
     for layout in LAYOUTS:
         try:
             match = layout.match(shapes, scale)
+            if match is not None:
+                layout.check(tensors)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}") from None
         if match is None:

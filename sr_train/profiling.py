@@ -213,7 +213,7 @@ class Measure(StepCallback):
         pixels = [images.pixels(i) for i in range(len(images))]
         start = time.perf_counter()
         image = images[0]
-        task.score(image, task.upscale(image.lr))
+        task.score(image, task.upscale(image))
         return (time.perf_counter() - start) * sum(pixels) / pixels[0] / trainer.world_size
 
     def _report(self, profile: Profile, setup: Setup, *, traced: bool) -> None:

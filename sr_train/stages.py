@@ -58,6 +58,11 @@ class Stage:
     config: dict[str, Any]
 
     @property
+    def scales(self) -> list[int]:
+        """What is trained: one scale, or those of a network of several."""
+        return list(self.config["scales"] or [self.config["scale"]])
+
+    @property
     def folder(self) -> Path:
         """Where everything of this stage is written."""
         return Path(self.config["folder"])
@@ -181,7 +186,8 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
     "check": bool,
     "profile": bool,
     "profile_steps": int,
-    "scale": int,
+    "scale": int | None,
+    "scales": list[int] | None,
     "seed": int,
     "init.stage": str | None,
     "init.weights": str | None,
@@ -398,7 +404,7 @@ def plan(arguments: Sequence[str]) -> Plan:
         problems += [
             f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
             for t in typed
-            if t.stage is None and (t.key == "scale" or t.key.startswith("init."))
+            if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
         ]
     allowed = [str(k) for k in compose_config("train", [])]
     reached: set[str] = set()
@@ -415,6 +421,7 @@ def plan(arguments: Sequence[str]) -> Plan:
         if not found:
             resolved = _resolved(config, name, problems)
             problems += check_values(resolved, f"stage {name}")
+            problems += _check_scales(resolved, f"stage {name}")
             built.append(Stage(name, resolved))
     problems += _check_inits(built, names)
     if len(built) == len(names):
@@ -422,6 +429,19 @@ def plan(arguments: Sequence[str]) -> Plan:
     if problems:
         raise ConfigError(problems)
     return Plan(run_name, tuple(built), tuple(selected))
+
+
+def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
+    """A network has one scale or several."""
+    scale, scales = config.get("scale"), config.get("scales")
+    if scale is None and not scales:
+        return [f"{where}: scale=null, scales={scales}: give scale=4, or of a network of several (mdsr) scales=[2,3,4]"]
+    if scale is not None and scales is not None:
+        return [
+            f"{where}: scale={scale} and scales={scales}: a network has one or the other; of MDSR give scales=[{scale}] with "
+            "scale=null, of others scales=null"
+        ]
+    return []
 
 
 def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:

@@ -31,17 +31,21 @@ PERCEPTUAL = "perceptual"  #: what measures stand under, where PSNR and SSIM hav
 class Validate(StepCallback):
     """Scores whole images every ``every`` steps and at the end, in fp32, the images shared out among the ranks.
 
+    Of clips every frame is scored, with its window; a set's score is the mean over clips of the means over frames.
+
     Args:
         images: what to score; none turns validation off.
         every: steps.
         last: the step that the stage ends at.
-        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the first set's first protocol.
+        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the first set's first protocol,
+            of several scales their mean.
         export: writes the network that counts: (task, file, scores, step).
         folder: of the stage.
-        pictures: how many images are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
+        pictures: how many images, of each scale, are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
         crop: side of their crops, in HR pixels.
         metrics: which of the protocols' are kept: ``psnr``, ``ssim``.
         measures: others by name, e.g. LPIPS.
+        means: name of a mean -> the sets it is of, e.g. ``set5_mean`` of ``set5_x2``, ``set5_x3``, ``set5_x4``.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Validate(StepCallback):
         crop: int = 192,
         metrics: Sequence[str] = ("psnr", "ssim"),
         measures: Mapping[str, Measure] | None = None,
+        means: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -67,10 +72,11 @@ class Validate(StepCallback):
         self.best_name = best
         self.export = export
         self.folder = Path(folder)
-        self.pictures = pictures
         self.crop = crop
         self.metrics = list(metrics)
         self.measures = dict(measures or {})
+        self.means = dict(means or {})
+        self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
         self.scores: dict[str, float] = {}
@@ -91,21 +97,22 @@ class Validate(StepCallback):
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Score all images, log, keep the best."""
         assert self.images is not None
-        mine: list[tuple[int, str, str, dict[str, dict[str, float]]]] = []
+        mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
-            sr = task.upscale(image.lr)
+            sr = task.upscale(image)
             try:
-                mine.append((number, image.set, image.key, self._score(task, image, sr)))
+                mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             except ValueError as error:
                 raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
-            if number < self.pictures:
+            if number in self._shown:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
-        for _, set_name, key, scores in sorted(_gather(trainer, mine)):
+        for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
             for protocol, values in scores.items():
-                meter.add(set_name, key, protocol, values)
-        self.scores = dict(meter.flat())
+                meter.add(set_name, key, protocol, values, clip)
+        scores = dict(meter.flat())
+        self.scores = {**_means(scores, self.means), **scores}
         if trainer.is_global_zero:
             log_numbers(trainer, self.scores, step)
             shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
@@ -141,6 +148,15 @@ class Validate(StepCallback):
                 logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """``NAME/protocol/metric`` of each mean, from those of its sets."""
+    found = {}
+    for name, sets in means.items():
+        rests = [key.partition("/")[2] for key in scores if key.startswith(f"{sets[0]}/")]
+        found |= {f"{name}/{rest}": sum(scores[f"{s}/{rest}"] for s in sets) / len(sets) for rest in rests}
+    return found
+
+
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
     """Every rank's list, joined."""
     if trainer.world_size == 1:
@@ -151,9 +167,12 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 
 
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8."""
+    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8.
+
+    Of a window it is the centre frame.
+    """
     scale = image.scale
-    lr = to_float(image.lr).unsqueeze(0)
+    lr = to_float(image.centre).unsqueeze(0)
     repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
     bicubic = Bicubic(scale=scale)(lr)[0]
     height, width = image.hr.shape[-2:]

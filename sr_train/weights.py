@@ -2,8 +2,8 @@
 
 Files without such a header, other programs', are recognized by their tensors (:mod:`sr_train.layouts`).
 
-Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale``,
-``origin`` (JSON: where they come from) and ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
+Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4`` of a
+network of several), ``origin`` (JSON: where they come from) and ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
 """
 
 from __future__ import annotations
@@ -47,9 +47,15 @@ class Weights:
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
+    def scales(self) -> tuple[int, ...]:
+        """HR pixels per LR pixel: one, or one of each branch."""
+        return tuple(self.model["scales"]) if "scales" in self.model else (int(self.model["scale"]),)
+
+    @property
     def scale(self) -> int:
-        """HR pixels per LR pixel."""
-        return int(self.model["scale"])
+        """HR pixels per LR pixel, of a network that has one scale (:func:`one_scale` chooses)."""
+        (scale,) = self.scales
+        return scale
 
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
@@ -63,7 +69,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
         "format": FORMAT,
         "version": VERSION,
         "model": json.dumps(weights.model),
-        "scale": str(weights.scale),
+        "scale": ",".join(map(str, weights.scales)),
         "origin": json.dumps(weights.origin),
         "scores": json.dumps(weights.scores),
     }
@@ -136,6 +142,10 @@ def _check_plain(value: object, where: str) -> None:
         raise WeightsError(f"{where} is a {type(value).__name__}; a network's arguments are plain values")
 
 
+def _is_scale(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 16
+
+
 def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
     """Raise WeightsError unless ``model`` names a class of sr_train.models (or of a package in ``allow``), plainly."""
     if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
@@ -148,8 +158,10 @@ def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) 
         raise WeightsError(
             f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file"
         )
-    scale = model.get("scale")
-    if isinstance(scale, bool) or not isinstance(scale, int) or not 1 <= scale <= 16:
+    scale, scales = model.get("scale"), model.get("scales")
+    if "scales" in model and (not isinstance(scales, list) or not scales or not all(map(_is_scale, scales))):
+        raise WeightsError(f"{where}: model.scales={scales!r} is not a list of whole numbers from 1 to 16")
+    if "scales" not in model and not _is_scale(scale):
         raise WeightsError(f"{where}: model.scale={scale!r} is not a whole number from 1 to 16")
     for name, value in model.items():
         _check_plain(value, f"{where}: model.{name}")
@@ -248,6 +260,30 @@ def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) ->
     network = build_model(weights.model, where=where, allow=allow)
     network.load_state_dict(weights.state)
     return network.eval()
+
+
+def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] = ()) -> Weights:
+    """The branch of one scale as a network of its own; of a network that has only this scale, the same.
+
+    Scores of sets that are named after the scale (``set5_x3/y/psnr``) go along under the sets' own names.
+    """
+    if scale not in weights.scales:
+        raise WeightsError(f"{where}: is a network for {', '.join(f'x{s}' for s in weights.scales)}, not for x{scale}")
+    if len(weights.scales) == 1:
+        return weights
+    model = {**weights.model, "scales": [scale]}
+    with torch.device("meta"):
+        outline = build_model(model, where=where, allow=allow).state_dict()
+    missing = [name for name in outline if name not in weights.state]
+    if missing:
+        raise WeightsError(f"{where}: {len(missing)} tensors of x{scale} are missing: {', '.join(missing[:5])}")
+    scores = {}
+    for name, value in weights.scores.items():
+        set_name, _, rest = name.partition("/")
+        if set_name.endswith(f"_x{scale}"):
+            scores[f"{set_name.removesuffix(f'_x{scale}')}/{rest}"] = value
+    origin = {**weights.origin, "scale_of": list(weights.scales), "ancestors": sorted(family(weights))}
+    return Weights(model, {name: weights.state[name] for name in outline}, origin, scores)
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -10,9 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
+from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 
@@ -108,3 +110,43 @@ def photographs(tmp_path: Path) -> Path:
     for i, path in enumerate(toy_files("astronaut,coffee,chelsea,rocket").values()):
         write_image(folder / f"{i:04d}.png", read_image(path)[60:140, 100:196])
     return folder
+
+
+CLIPS = {"000": 8, "001": 6, "011": 9}  #: names of tiny clips and their frames
+
+
+def moving(clip: int, frames: int) -> np.ndarray:
+    """[T, 40, 48, 3]: a window that moves over a photograph, two pixels a frame. No patch occurs in two frames."""
+    photograph = read_image(toy_files("coffee")["coffee"])
+    top, left = 60 + 37 * clip, 80 + 53 * clip
+    return np.stack([photograph[top + t :, left + 2 * t :][:40, :48] ^ np.uint8(t) for t in range(frames)])
+
+
+def write_clips(folder: Path, *, lr: int = 0, sizes: dict[str, int] | None = None, template: str = "{:08d}") -> str:
+    """Clips as folders of frames; with ``lr`` their bicubic LR instead."""
+    for number, (name, frames) in enumerate((sizes or CLIPS).items()):
+        (folder / name).mkdir(parents=True)
+        for t, frame in enumerate(moving(number, frames)):
+            write_image(folder / name / f"{template.format(t)}.png", reduce_image(frame, lr) if lr else frame)
+    return str(folder)
+
+
+@pytest.fixture(name="moving", scope="session")
+def moving_fixture() -> Callable[..., np.ndarray]:
+    """The frames that tiny clips are made of: moving(number of the clip, frames)."""
+    return moving
+
+
+@pytest.fixture(name="write_clips", scope="session")
+def write_clips_fixture() -> Callable[..., str]:
+    """Tiny clips as files: write_clips(folder, lr=0, sizes={"000": 8, "001": 6, "011": 9})."""
+    return write_clips
+
+
+@pytest.fixture
+def tiny_video(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a command is told to train a tiny network of EDVR's contract."""
+    nets = str(Path(__file__).parent / "nets")
+    monkeypatch.syspath_prepend(nets)
+    monkeypatch.setenv("PYTHONPATH", nets)
+    return ["model._target_=tiny_video.TinyVideo", "model.channels=8", "model.blocks=1", "model.frames=5"]

@@ -37,7 +37,7 @@ from sr_train.stages import plan
 from sr_train.weights import Weights, save_weights
 
 TINY = (
-    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=4", "data.workers=0", "data.batch=2",
+    "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=4", "data.workers=0", "data.batch=2",
     "data.lr_patch=12", "trainer.accelerator=cpu", "checkpoint.every=2", "sets=[]", "logger=csv", "curve=constant",
     "record.every=1",
 )  # fmt: skip
@@ -45,7 +45,7 @@ TRAIN = ("sr-train", *TINY, "data.train=[{hr: hr}]", "trainer.max_steps=4")
 LONGER = (*TRAIN[:-1], "trainer.max_steps=6")
 EVAL = ("sr-eval", "device=cpu", "hr=hr")
 UPSCALE = ("sr-upscale", "device=cpu", "weights=net.safetensors", "output=out")
-RUN = Path("runs/quickstart/x2")
+RUN = Path("runs/quickstart_edsr/x2")
 
 
 @pytest.fixture(scope="module")
@@ -339,10 +339,10 @@ CASES = [
     ),
     Case(
         "run for a stage",
-        (*EVAL, "weights=runs/quickstart"),
+        (*EVAL, "weights=runs/quickstart_edsr"),
         nothing,
         1,
-        "its stages are x2: give weights=runs/quickstart/x2",
+        "its stages are x2: give weights=runs/quickstart_edsr/x2",
     ),
     Case(
         "image for weights", (*EVAL, "weights=hr/0000.png"), nothing, 1, "hr/0000.png: not a readable safetensors file"
@@ -802,21 +802,21 @@ CASES = [
     ),
     Case(
         "a later stage's rate",
-        ("sr-train", "experiment=quickstart", *TRAIN[3:], "x4.task.rate=-1", "name=n"),
+        ("sr-train", "experiment=quickstart_edsr", *TRAIN[3:], "x4.task.rate=-1", "name=n"),
         nothing,
         2,
         "task.rate=-1 must be positive",
     ),
     Case(
         "a later stage's best",
-        ("sr-train", "experiment=quickstart", *TRAIN[3:], "x4.validate.best=a/y/psnr", "name=n"),
+        ("sr-train", "experiment=quickstart_edsr", *TRAIN[3:], "x4.validate.best=a/y/psnr", "name=n"),
         nothing,
         2,
         "validate.best=a/y/psnr is not measured",
     ),
     Case(
         "a later stage's typo",
-        ("sr-train", "experiment=quickstart", *TRAIN[3:], "x4.task.rte=1"),
+        ("sr-train", "experiment=quickstart_edsr", *TRAIN[3:], "x4.task.rte=1"),
         nothing,
         2,
         "did you mean rate",
@@ -958,7 +958,7 @@ def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(comman
     )
     failed = command(*run)
     assert failed.returncode == 1, failed.stderr
-    assert "disk/quickstart/x2" in failed.stderr
+    assert "disk/quickstart_edsr/x2" in failed.stderr
     assert "the disk is full; make room and run the same command again" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert small_disk("50m").returncode == 0
@@ -986,7 +986,7 @@ def test_a_run_that_is_being_written_is_not_begun_twice(invoke, place, monkeypat
 
     monkeypatch.setattr(lock, "hold", lambda folder: hold(folder, 0.3))
     program = "from sr_train.cli.lock import hold\nfrom pathlib import Path\nimport time\n"
-    program += "with hold(Path('runs/quickstart')): print('held', flush=True); time.sleep(60)"
+    program += "with hold(Path('runs/quickstart_edsr')): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", program], cwd=place, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
@@ -994,7 +994,7 @@ def test_a_run_that_is_being_written_is_not_begun_twice(invoke, place, monkeypat
     holder.kill()
     holder.wait()
     assert done.returncode == 1
-    assert f"runs/quickstart: is being written by process {holder.pid}" in done.stderr
+    assert f"runs/quickstart_edsr: is being written by process {holder.pid}" in done.stderr
     assert "wait for it, stop it, or give another name=" in done.stderr
 
 

@@ -9,8 +9,9 @@ from sr_train.models.rrdbnet import RRDBNet
 from sr_train.weights import Weights, save_weights
 
 SMALL = (
-    "experiment=quickstart", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20", "trainer.precision=32",
-    "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
+    "experiment=quickstart_edsr", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20",
+    "trainer.precision=32", "trainer.accelerator=cpu",
+    "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
     "checkpoint.every=10", "logger=csv",
 )  # fmt: skip
 
@@ -93,3 +94,32 @@ def test_a_gan_on_two_processes_equals_one(command, folder, monkeypatch):
         one, two = ({k: v for k, v in s.items() if k.startswith(network)} for s in states)
         assert relative_l2(one, two) < 1e-5, network
     assert relative_l2({k: v for k, v in start.state.items()}, {k: states[0][f"model.{k}"] for k in start.state}) > 1e-4
+
+
+MDSR = (
+    "experiment=quickstart_mdsr", "model.blocks=2", "model.channels=16", "task.rate=1e-4", "curve=constant",
+    "trainer.max_steps=12", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=8",
+    "data.lr_patch=12", "validate.every=12", "validate.pictures=0", "record.every=4", "checkpoint.every=6", "logger=csv",
+)  # fmt: skip
+
+
+def test_an_mdsr_on_two_processes_equals_one(command, folder, monkeypatch):
+    """Both train the same scale at a step, whose other branches have no gradient, with accumulation as well."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accumulate_grad_batches=2")
+    for name, more in (("mdsr1", ()), ("mdsr2", two)):
+        done = command("sr-train", *MDSR, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    checkpoints = [
+        read_checkpoint(list_checkpoints(folder / "runs" / n / "main" / "checkpoints")[-1][1]).content
+        for n in ("mdsr1", "mdsr2")
+    ]
+    one, two = (c["state_dict"] for c in checkpoints)
+    for network in ("model.", "ema.module."):
+        assert relative_l2(*({k: v for k, v in s.items() if k.startswith(network)} for s in (one, two))) < 1e-5
+    counts = [{k: int(s["step"]) for k, s in c["optimizer_states"][0]["state"].items()} for c in checkpoints]
+    assert counts[0] == counts[1]
+    assert set(counts[0].values()) != {12}, "Adam counts a branch's own steps"
+    rows = [(folder / "runs" / n / "main" / "metrics.csv").read_text() for n in ("mdsr1", "mdsr2")]
+    names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
+    assert names[0] == names[1]

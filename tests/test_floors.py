@@ -24,6 +24,7 @@ FLOOR = {
     "layouts": 2,
     "rrdb_layouts": 2,
     "edvr_layouts": 2,
+    "edsr_layouts": 2,
     "models": 1,
     "losses": 1,
     "data": 1,

@@ -1,4 +1,4 @@
-"""A short round of scripts/kill.py: both stages of quickstart, killed at random and while they write, end as if undisturbed."""
+"""A short round of scripts/kill.py: both stages of a recipe, killed at random and while they write, end as if undisturbed."""
 
 import importlib.util
 import multiprocessing
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 TINY = [
-    "experiment=quickstart", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2", "data.lr_patch=12",
+    "experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2", "data.lr_patch=12",
     "trainer.accelerator=cpu", "trainer.max_steps=60", "checkpoint.every=5", "validate.every=60", "record.every=5",
     "logger=csv", "validate.pictures=0",
 ]  # fmt: skip
@@ -114,7 +114,7 @@ def test_sigterm_ends_a_sweep_and_not_one_job_of_it(kill, tmp_path):
         f"paths.runs={tmp_path}/runs",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    runs = tmp_path / "runs" / "quickstart"
+    runs = tmp_path / "runs" / "quickstart_edsr"
     kill.wait(process, lambda: any(runs.glob("*/x2/checkpoints/last")), 60)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)

@@ -33,7 +33,7 @@ from sr_train.stages import plan
 from sr_train.validation import Validate
 
 SMALL = (
-    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
+    "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
     "data.lr_patch=12", "curve=constant", "trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "validate.crop=32",
 )  # fmt: skip
 
@@ -241,4 +241,4 @@ def test_two_processes_print_one_table(command, tmp_path, monkeypatch):
                    "trainer.devices=2", "trainer.strategy=ddp")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("profile of steps 4 to 8") == 1
-    assert (tmp_path / "runs" / "quickstart" / "x2" / "profile" / "trace.json").exists()
+    assert (tmp_path / "runs" / "quickstart_edsr" / "x2" / "profile" / "trace.json").exists()

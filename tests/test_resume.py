@@ -21,7 +21,7 @@ from sr_train.data.store import Record, pixel_name, record_name
 from sr_train.records import read_rows
 
 SMALL = (
-    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
+    "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
     "data.lr_patch=12", "trainer.accelerator=cpu", "checkpoint.every=3", "validate.every=8", "record.every=2", "logger=csv",
 )  # fmt: skip
 LONG = ("name=run", "trainer.max_steps=200", "checkpoint.every=10", "validate.every=80")
@@ -83,7 +83,7 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
     if process.returncode:  # else it was done before the signal
         assert process.returncode == 128 + signal.SIGTERM, output
         assert "stopped by SIGTERM at step" in output
-        assert "continue with: sr-train experiment=quickstart" in output
+        assert "continue with: sr-train experiment=quickstart_edsr" in output
     assert f"{newest.name}: damaged" in output
     assert "falling back to the one before" in output
     # Ctrl-C and the end
@@ -129,7 +129,7 @@ def test_a_command_that_failed_before_its_first_checkpoint_may_be_corrected(invo
 
 def test_a_run_in_progress_is_not_shortened_below_its_checkpoint(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=6").returncode == 0
-    (tmp_path / "runs" / "quickstart" / "x2" / "weights.safetensors").unlink()
+    (tmp_path / "runs" / "quickstart_edsr" / "x2" / "weights.safetensors").unlink()
     done = invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=4")
     assert done.returncode == 1
     assert "is beyond trainer.max_steps=4; a run can be extended, not shortened" in done.stderr
@@ -137,7 +137,7 @@ def test_a_run_in_progress_is_not_shortened_below_its_checkpoint(invoke, tmp_pat
 
 def test_a_run_whose_config_is_gone_is_not_continued_blindly(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "trainer.max_steps=2").returncode == 0
-    (tmp_path / "runs" / "quickstart" / "x2" / "config.yaml").write_text("")
+    (tmp_path / "runs" / "quickstart_edsr" / "x2" / "config.yaml").write_text("")
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
     assert done.returncode == 1
     assert "config.yaml: is missing or empty" in done.stderr
@@ -159,13 +159,13 @@ def test_a_complete_stage_is_extended_to_what_one_run_would_have_given(command, 
 
 
 def test_resume_never_moves_a_whole_run_aside(invoke, tmp_path):
-    (tmp_path / "runs" / "quickstart" / "x2").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart_edsr" / "x2").mkdir(parents=True)
     whole = [a for a in SMALL if a != "stage=x2"]
     done = invoke("sr-train", *whole, "trainer.max_steps=1", "resume=never")
     assert done.returncode == 0, done.stderr
-    assert "moved aside to runs/quickstart.old-1" in done.stdout
-    assert (tmp_path / "runs" / "quickstart.old-1" / "x2").is_dir()
-    assert (tmp_path / "runs" / "quickstart" / "x4" / "weights.safetensors").exists()
+    assert "moved aside to runs/quickstart_edsr.old-1" in done.stdout
+    assert (tmp_path / "runs" / "quickstart_edsr.old-1" / "x2").is_dir()
+    assert (tmp_path / "runs" / "quickstart_edsr" / "x4" / "weights.safetensors").exists()
 
 
 def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invoke, tmp_path):
@@ -183,8 +183,8 @@ def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invok
     assert "continues though task.rate: 0.003 -> 0.001" in forced.stdout
     never = invoke("sr-train", *SMALL, "trainer.max_steps=2", "task.rate=2e-3", "resume=never")
     assert never.returncode == 0, never.stderr
-    assert "moved aside to runs/quickstart/x2.old-1" in never.stdout
-    assert (tmp_path / "runs" / "quickstart" / "x2.old-1" / "weights.safetensors").exists()
+    assert "moved aside to runs/quickstart_edsr/x2.old-1" in never.stdout
+    assert (tmp_path / "runs" / "quickstart_edsr" / "x2.old-1" / "weights.safetensors").exists()
     assert invoke("sr-train", *SMALL, "resume=sometimes").returncode == 2
 
 
@@ -277,7 +277,7 @@ def test_a_step_that_is_not_finite_is_refused_and_its_image_named(invoke, photog
         "sets=[toy]", "task.patience=3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "quickstart" / "x2"
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
     events = (folder / "events.csv").read_text().splitlines()
     assert len(events) == 3  # 12 steps over four images: three epochs
     assert all(line.endswith("refused: loss not finite,0002") for line in events)

@@ -4,7 +4,7 @@ from sr_train.stages import ConfigError, plan
 
 
 def test_stages_are_composed_in_the_order_groups_experiment_stage_typed():
-    composed = plan(["experiment=quickstart", "name=a/b", "x2.data.batch=8", "trainer.max_steps=7"])
+    composed = plan(["experiment=quickstart_edsr", "name=a/b", "x2.data.batch=8", "trainer.max_steps=7"])
     stage, other = composed.stages
     assert (other.name, other.config["scale"], other.config["data"]["batch"]) == ("x4", 4, 16)
     config = stage.config
@@ -27,10 +27,10 @@ def test_without_an_experiment_there_is_one_stage_main():
 
 def test_a_callback_of_ones_own_is_named_on_the_command_line():
     spec = "callbacks.stats={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}"
-    stage = plan(["experiment=quickstart", spec]).stages[0]
+    stage = plan(["experiment=quickstart_edsr", spec]).stages[0]
     assert stage.config["callbacks"]["stats"]["_target_"].endswith("DeviceStatsMonitor")
     with pytest.raises(ConfigError, match="cpu_stat"):
-        plan(["experiment=quickstart", spec.replace("}", ", cpu_stat: true}")])
+        plan(["experiment=quickstart_edsr", spec.replace("}", ", cpu_stat: true}")])
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_a_callback_of_ones_own_is_named_on_the_command_line():
 )
 def test_a_typo_is_refused_with_the_nearest_name(typed, message):
     with pytest.raises(ConfigError, match=message):
-        plan(["experiment=quickstart", typed] if not typed.startswith("experiment") else [typed])
+        plan(["experiment=quickstart_edsr", typed] if not typed.startswith("experiment") else [typed])
 
 
 def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
-        plan(["experiment=quickstart", "trainer.max_stesp=5", "modl.blocks=2", "data.wrkers=1"])
+        plan(["experiment=quickstart_edsr", "trainer.max_stesp=5", "modl.blocks=2", "data.wrkers=1"])
     assert len(caught.value.problems) == 3
 
 
@@ -82,7 +82,7 @@ def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "compose_config", compose_with_typos)
     with pytest.raises(ConfigError) as caught:
-        plan(["experiment=quickstart"])
+        plan(["experiment=quickstart_edsr"])
     assert "stage x2: unknown key 'trainer.max_stpes'; did you mean max_steps" in str(caught.value)
 
 

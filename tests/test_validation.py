@@ -9,7 +9,7 @@ from sr_train.imresize import imresize
 from sr_train.validation import comparison
 
 SMALL = (
-    "experiment=quickstart", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
+    "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
     "data.lr_patch=12", "trainer.accelerator=cpu", "trainer.precision=32",
 )  # fmt: skip
 
@@ -28,6 +28,14 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
     np.testing.assert_array_equal(picture[::2, :96:2], lr[top // 2 : top // 2 + 48, left // 2 : left // 2 + 48])
 
 
+def test_of_a_window_the_picture_shows_the_centre_frame():
+    image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
+    around = torch.stack([255 - image.lr, image.lr, image.lr // 2])
+    sr = torch.zeros_like(image.hr).float()
+    window = comparison(image._replace(lr=around, clip="a"), sr, 96)
+    np.testing.assert_array_equal(window, comparison(image, sr, 96))
+
+
 def test_the_best_is_kept_by_the_metric_that_was_asked_for(invoke, tmp_path):
     from sr_train.records import read_rows
     from sr_train.weights import load_weights
@@ -37,7 +45,7 @@ def test_the_best_is_kept_by_the_metric_that_was_asked_for(invoke, tmp_path):
         "task.rate=0.05", "task.ema=null", "curve=constant",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "quickstart" / "x2"
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
     rows = {step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/rgb/ssim"}
     assert sorted(rows) == [3, 6, 9, 12]
     best = max(rows, key=lambda s: rows[s])
@@ -59,7 +67,7 @@ def test_the_validated_network_is_evaluated_in_fp32_and_scores_what_sr_eval_says
 
     done = invoke("sr-train", *SMALL[:-1], "trainer.precision=bf16-mixed", "trainer.max_steps=6", "checkpoint.every=3")
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "quickstart" / "x2"
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
     (folder / "weights.safetensors").unlink()  # as if in progress: the newest checkpoint is scored
     scored = invoke("sr-eval", f"weights={folder}", "hr=toy:chelsea", "out=scores", "save=true", "device=cpu")
     assert scored.returncode == 0, scored.stderr
@@ -86,7 +94,7 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
     assert "needs its weights: give validate.lpips=FILE" in missing.stderr
     done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "quickstart" / "x2"
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
     rows = {step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/perceptual/lpips"}
     assert sorted(rows) == [2, 4, 6, 8]
     assert not any(name.endswith("/ssim") for _, name, _ in read_rows(folder / "metrics.csv"))

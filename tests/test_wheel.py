@@ -50,7 +50,7 @@ def test_every_yaml_travels_in_the_wheel(installed):
     assert yaml | python | {"sr_train/py.typed"} <= names
 
 
-@pytest.mark.parametrize("command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale", "sr-interp"])
+@pytest.mark.parametrize("command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale", "sr-interp", "sr-convert"])
 def test_commands_help_from_an_empty_folder(installed, tmp_path, command):
     done = _run(installed[1], tmp_path, command, "--help")
     assert done.returncode == 0, done.stderr
@@ -64,6 +64,6 @@ def test_the_installed_bicubic_scores_the_toy_set(installed, tmp_path):
 
 
 def test_the_installed_wheel_composes_an_experiment(installed, tmp_path):
-    done = _run(installed[1], tmp_path, "sr-train", "experiment=quickstart", "trainer.max_stesp=1")
+    done = _run(installed[1], tmp_path, "sr-train", "experiment=quickstart_edsr", "trainer.max_stesp=1")
     assert done.returncode == 2
     assert "did you mean max_steps" in done.stderr

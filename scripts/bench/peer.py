@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,17 @@ def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{file} {job} failed:\n{done.stdout[-2000:]}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def clear_peak() -> None:
+    """Forget the most memory that this process ever had, so that what it took to start does not count."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Bytes of memory that this process had at most since :func:`clear_peak`."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 class Turns:
@@ -51,6 +63,8 @@ class Turns:
         self.step += 1
         if within == 0 and done <= self.blocks:
             print(f"\nTURN {time.perf_counter() - self.since if done else 0}", flush=True)
+            if done == 1:
+                clear_peak()
             if done < self.blocks:
                 sys.stdin.readline()
             self.since = time.perf_counter()
@@ -96,8 +110,37 @@ def stand_in() -> None:
     sys.modules[module.__name__] = module
 
 
+def esrgan_options(job: dict[str, Any]) -> dict[str, Any]:
+    """The GAN stage of its train_ESRGAN_x4.yml, which has VGG19's weights from experiments/pretrained_models."""
+    adam = {"type": "Adam", "lr": 1e-4, "weight_decay": 0, "betas": [0.9, 0.99]}
+    vgg = {"layer_weights": {"conv5_4": 1}, "vgg_type": "vgg19", "use_input_norm": True, "range_norm": False}
+    adversarial = {"gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0, "loss_weight": 5e-3}
+    train = {
+        "ema_decay": job["ema"],
+        "optim_g": dict(adam),
+        "optim_d": dict(adam),
+        "scheduler": {"type": "MultiStepLR", "milestones": [50_000, 100_000, 200_000, 300_000], "gamma": 0.5},
+        "total_iter": job["steps"],
+        "warmup_iter": -1,
+        "pixel_opt": {"type": "L1Loss", "loss_weight": 1e-2, "reduction": "mean"},
+        "perceptual_opt": {
+            "type": "PerceptualLoss", **vgg, "perceptual_weight": 1.0, "style_weight": 0, "criterion": "l1",
+        },
+        "gan_opt": {"type": "GANLoss", **adversarial},
+        "net_d_iters": 1,
+        "net_d_init_iters": 0,
+    }  # fmt: skip
+    generator = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": job["blocks_of_net"]}
+    opt: dict[str, Any] = {"name": "peer", "model_type": "ESRGANModel", "scale": 4, "num_gpu": job["gpus"]}
+    opt |= {"manual_seed": 0, "network_g": generator, "network_d": {"type": "VGGStyleDiscriminator"}}
+    opt["network_d"] |= {"num_in_ch": 3, "num_feat": 64, "input_size": 4 * job["patch"]}
+    return {**opt, "train": train, "path": {"pretrain_network_g": None, "resume_state": None}}
+
+
 def options(job: dict[str, Any]) -> dict[str, Any]:
     """What its EDSR and the training of it are called in its options."""
+    if job.get("recipe") == "esrgan":
+        return esrgan_options(job)
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
     network |= {"upscale": 2, "res_scale": 1, "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040]}
     train = {
@@ -127,7 +170,7 @@ def loop(job: dict[str, Any]) -> dict[str, Any]:
         "dataroot_lq": str(Path(job["folder"], "lr")),
         "filename_tmpl": "{}",
         "io_backend": {"type": "disk"},
-        "gt_size": 2 * job["patch"],
+        "gt_size": job.get("scale", 2) * job["patch"],
         "use_hflip": True,
         "use_rot": True,
         "use_shuffle": True,
@@ -152,8 +195,9 @@ def loop(job: dict[str, Any]) -> dict[str, Any]:
 
     model.feed_data = feed_data
     sys.argv = ["train.py", "-opt", str(file)]
+    os.chdir(job["folder"])  # where it looks for experiments/pretrained_models
     importlib.import_module("basicsr.train").train_pipeline(str(root))
-    return {"version": importlib.import_module("basicsr.version").__version__}
+    return {"version": importlib.import_module("basicsr.version").__version__, "peak": peak()}
 
 
 def learn(job: dict[str, Any]) -> dict[str, Any]:

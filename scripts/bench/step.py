@@ -187,7 +187,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     return RESULT
 
 
-def prepare(images: Path | None, folder: Path) -> int:
+def prepare(images: Path | None, folder: Path, scale: int = 2) -> int:
     """PNG of HR and LR, and our store of both; returns how many images."""
     from sr_train.data.build import StoreBuilder
     from sr_train.data.degrade import reduce_image
@@ -199,10 +199,11 @@ def prepare(images: Path | None, folder: Path) -> int:
     files = (list_images(images) if images else toy_files()).values()
     for number, file in enumerate(files):
         image = to_uint8(to_rgb(read_image(file)))
-        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]  # BasicSR asks for HR of exactly 2 x LR
+        # BasicSR asks for HR of exactly scale x LR.
+        image = image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
         write_image(folder / "hr" / f"{number:04}.png", image)
-        write_image(folder / "lr" / f"{number:04}.png", reduce_image(image, 2))
-    StoreBuilder(folder / "hr", folder / "pairs.lmdb", scales=[2]).build()
+        write_image(folder / "lr" / f"{number:04}.png", reduce_image(image, scale))
+    StoreBuilder(folder / "hr", folder / "pairs.lmdb", scales=[scale]).build()
     return len(files)
 
 

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sr_train.cli.common import build, say
+from sr_train.cli.common import build, listed, say
 from sr_train.cli.stage import build_task, build_trainer, preflight
 from sr_train.cli.starts import Source, check_warm_starts, find_source
 
 if TYPE_CHECKING:
     import torch
 
+    from sr_train.data.dataset import EvalImages
     from sr_train.data.module import SRData
     from sr_train.stages import Plan, Stage
     from sr_train.tasks.base import SRTask
@@ -36,18 +37,21 @@ class Finding(NamedTuple):
     bytes: int
 
 
-def multiply_adds(model: Mapping[str, Any], *, width: int = 1280, height: int = 720) -> float:
-    """Multiply-adds of one forward pass for an output of ``width`` x ``height``, as the field's tables count them."""
+def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: int = 1280, height: int = 720) -> float:
+    """Multiply-adds of one forward pass for an output of ``width`` x ``height``, as the field's tables count them.
+
+    Of a network of several scales, by the branch of ``scale``.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.inference_mode():
         network = build(model).eval()
+        branch = network if scale is None or not hasattr(network, "scales") else network.at(scale)
+        frames = getattr(network, "frames", None)
         with FlopCounterMode(display=False) as counter:
-            frames = getattr(network, "frames", None)
-            network(torch.empty((1, 3, _SIDE, _SIDE) if frames is None else (1, frames, 3, _SIDE, _SIDE)))
-    scale = int(network.scale)
-    return counter.get_total_flops() / 2 * width * height / (_SIDE * scale) ** 2
+            branch(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
+    return counter.get_total_flops() / 2 * width * height / (_SIDE * int(branch.scale)) ** 2
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -74,7 +78,7 @@ def _peak(device: torch.device) -> tuple[int, str]:
 
 
 def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
-    """Train a few steps by the trainer that the run will use; seconds of each."""
+    """Train a few steps, of every scale at least one, by the trainer that the run will use; seconds of each."""
     import lightning as L
 
     from sr_train.callbacks import StepCallback
@@ -94,7 +98,8 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
             trainer.should_stop = trainer.strategy.reduce_boolean_decision(late, all=False)
 
     few = copy.deepcopy(dict(config))
-    few["trainer"]["max_steps"] = min(_STEPS, int(few["trainer"]["max_steps"]))
+    steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
+    few["trainer"]["max_steps"] = min(steps, int(few["trainer"]["max_steps"]))
     few["logger"] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(few, [Timing()], Path(folder))
@@ -126,8 +131,9 @@ def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
     checkpoint = _size(task.state_dict()) + sum(_size(o.state_dict()) for o in optimizers)
     weights = _size(task.averaged().state_dict())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
+    scales = len(config["scales"] or [1])
     validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
-    pictures = validations * validate["pictures"] * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
+    pictures = validations * validate["pictures"] * scales * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
     rows = steps // config["record"]["every"] * 12 * _ROW * 2
     keep = config["checkpoint"]["keep"] + 1  # one is being written while the oldest is still there
     total = keep * checkpoint + 2 * weights + pictures + rows
@@ -163,6 +169,24 @@ def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
     return source, "" if source is None else f"; from {source.file}"
 
 
+def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
+    """Score the first image of each scale; seconds of a whole validation."""
+    total = 0.0
+    by_scale: dict[int, list[int]] = {}
+    for i in range(len(images)):
+        by_scale.setdefault(images.scale(i), []).append(i)
+    for numbers in by_scale.values():
+        image = images[numbers[0]]
+        start = time.perf_counter()
+        scores = task.score(image, task.upscale(image))
+        took = time.perf_counter() - start
+        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
+        height, width = image.hr.shape[-2:]
+        say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {steps} steps")
+        total += took * sum(images.pixels(i) for i in numbers) / (height * width)
+    return total
+
+
 def check_stage(plan: Plan, stage: Stage) -> Finding:
     """Try a stage out and print what it takes. Raises ValueError where it could not be trained here."""
     import torch
@@ -172,17 +196,23 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
     source, note = _start(plan, stage)
     task = build_task(config, stage.name, source)
     count = sum(p.numel() for p in task.model.parameters())
-    work = multiply_adds(config["model"])
-    say(f"stage {stage.name}: {type(task.model).__name__} x{config['scale']}, {config['trainer']['precision']}{note}")
-    flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
-    say(f"  network   {count:,} parameters, {flops} for an output of 1280x720")
+    name = f"{type(task.model).__name__} {listed(stage.scales)}"
+    say(f"stage {stage.name}: {name}, {config['trainer']['precision']}{note}")
+    for scale in stage.scales:
+        work = multiply_adds(config["model"], scale=scale)
+        flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
+        branch = f"x{scale}: " if len(stage.scales) > 1 else ""
+        say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
-    say(f"  data      {sum(map(len, data.sources))} images to train on, all sizes agree; to validate: {sets}")
+    say(
+        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} to train on, all sizes agree; to validate: {sets}"
+    )
     times = _few_steps(config, task, data)
     device = task.trainer.strategy.root_device
-    step = statistics.median(times[1:] or times)
+    kind, middle = ("mean", statistics.mean) if len(stage.scales) > 1 else ("median", statistics.median)
+    step = middle(times[1:] or times)
     loss = float(task.numbers["train/loss"])
-    say(f"  step      {step:.3f} s (median of {len(times[1:] or times)}; the first {times[0]:.3f} s), loss {loss:.4g}")
+    say(f"  step      {step:.3f} s ({kind} of {len(times[1:] or times)}; the first {times[0]:.3f} s), loss {loss:.4g}")
     if task.refused:
         raise ValueError(
             f"stage {stage.name}: the loss or the gradient of {task.refused} of {len(times)} steps is not finite"
@@ -192,16 +222,8 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
     images = data.val_images()
     if images is not None:
         task.to(device)
-        image = images[0]
-        start = time.perf_counter()
-        scores = task.score(image, task.upscale(image.lr))
-        took = time.perf_counter() - start
-        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
-        height, width = image.hr.shape[-2:]
-        say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {len(times)} steps")
-        area = sum(images.pixels(i) for i in range(len(images)))
         validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
-        seconds += validations * took * area / (height * width) / max(task.trainer.world_size, 1)
+        seconds += validations * _validation(task, images, len(times)) / max(task.trainer.world_size, 1)
     whole, whole_of = max((peak, of), _peak(device))
     say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
     size, text = _disk(config, task)

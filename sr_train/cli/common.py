@@ -166,6 +166,11 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
+def listed(scales: Sequence[int]) -> str:
+    """[2, 3] -> "x2, x3"."""
+    return ", ".join(f"x{s}" for s in scales)
+
+
 def build(node: Mapping[str, Any], **given: Any) -> Any:
     """Hydra's ``instantiate``, with the constructor's own error instead of Hydra's around it."""
     from hydra.errors import InstantiationException

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from sr_train.cli.networks import Network
-    from sr_train.data.index import Pairs
+    from sr_train.data.dataset import EvalSet
 
 
 class Item(NamedTuple):
@@ -24,6 +24,7 @@ class Item(NamedTuple):
     set: str
     key: str
     compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: the results, one a column, and HR
+    clip: str = ""  #: the clip whose scores are averaged first
 
 
 def _set_name(folder: str) -> str:
@@ -34,8 +35,9 @@ def _set_name(folder: str) -> str:
     return path.name.removesuffix(".lmdb") or "images"
 
 
-def _sets(config: Mapping[str, Any], scale: int) -> dict[str, Pairs]:
-    """The sets to score: ``hr=``, or those named in ``sets=``."""
+def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str, EvalSet]:
+    """The sets to score: ``hr=``, or those named in ``sets=``; of clips in windows of ``frames`` for a video network."""
+    from sr_train.data.clip_sets import is_clip_set, open_set
     from sr_train.data.index import Pairs
 
     named = dict(config.get("sets") or {})
@@ -43,13 +45,17 @@ def _sets(config: Mapping[str, Any], scale: int) -> dict[str, Pairs]:
         name = _set_name(str(config["hr"]))
         if name in named:
             name = f"{name} (hr)"
-        named = {name: {"hr": str(config["hr"]), "lr": config["lr"]}, **named}
+        clips = {k: config[k] for k in ("clips", "padding") if config["clips"] is not None or frames is not None}
+        named = {name: {"hr": str(config["hr"]), "lr": config["lr"], **clips}, **named}
     elif config["lr"] is not None:
         raise UsageError("lr= alone cannot be scored: give hr= as well")
     if not named:
         raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
+    options = {"scale": scale, "arithmetic": str(config["arithmetic"])}
     return {
-        name: Pairs(spec["hr"], lr=spec.get("lr"), scale=scale, arithmetic=str(config["arithmetic"]))
+        name: open_set(f"sets.{name}", spec, frames=frames or 1, options=options)
+        if is_clip_set(spec) or frames is not None
+        else Pairs(spec["hr"], lr=spec.get("lr"), **options)
         for name, spec in named.items()
     }
 
@@ -106,6 +112,10 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
     if len(scales) > 1:
         listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
         raise ValueError(f"weights: networks of one scale can be compared, these are {listed}")
+    windows = {n.frames for n in networks.values() if n.frames is not None}
+    if len(windows) > 1:
+        listed = ", ".join(f"{s} {n.frames} frames" for s, n in networks.items())
+        raise ValueError(f"weights: video networks of one window can be compared, these take {listed}")
     own = {**config, "scale": next(iter(scales), config["scale"])}
     return [networks[s] if s in networks else open_network(own, s) for s in sources]
 
@@ -113,7 +123,7 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
 def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list[Item]]:
     """Names of the columns, what they stand for, the scale, and what computes each image."""
     if config["sr"] is not None:
-        scale, name = scale_of(config, None, "sr"), str(config["sr"])
+        scale, name = scale_of(config, (), "sr"), str(config["sr"])
         items = [
             Item(set_name, key, lambda a=a, b=b: ([_tensor(*a)], _tensor(*b)))
             for set_name, pairs in _finished(config, scale).items()
@@ -124,7 +134,8 @@ def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list
 
     networks = _networks(config)
     scale = networks[0].scale
-    images = EvalImages(_sets(config, scale))
+    frames = next((n.frames for n in networks if n.frames is not None), None)
+    images = EvalImages(_sets(config, scale, frames))
 
     def scored(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         image = images[index]
@@ -135,7 +146,10 @@ def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list
         short_names(sources),
         [network.name for network in networks],
         scale,
-        [Item(s, k, lambda i=i: scored(i)) for i, (s, k) in enumerate(images.names())],
+        [
+            Item(s, k, lambda i=i: scored(i), clip)
+            for i, ((s, k), clip) in enumerate(zip(images.names(), images.clips(), strict=True))
+        ],
     )
 
 
@@ -169,7 +183,7 @@ def evaluate(arguments: list[str]) -> int:
             results, hr = item.compute()
             for column, sr in zip(columns, results, strict=True):
                 cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
-                scores.add(column, item.set, item.key, *cut)
+                scores.add(column, item.set, item.key, *cut, clip=item.clip)
     finally:
         scores.write()  # what was scored before an error or Ctrl-C is kept
     print(scores.table())

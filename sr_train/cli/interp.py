@@ -97,6 +97,20 @@ def _warn_strangers(sources: Mapping[str, Weights]) -> None:
             )
 
 
+def _check_scale(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> None:
+    """Of networks of several scales, ``scale=`` chooses what ``images=`` shows; the mixture itself holds all."""
+    from sr_train.cli.networks import scale_of
+
+    name, weights = next(iter(sources.items()))
+    if config["images"] is not None or config["scale"] is not None:
+        scale = scale_of(config, weights.scales, name)
+        if config["images"] is None and len(weights.scales) > 1:
+            raise ValueError(
+                f"scale={scale} is of images=; a mixture holds all scales: sr-convert weights=FILE scale={scale} out=... takes "
+                "one out of it"
+            )
+
+
 def _origin(sources: Mapping[str, Weights], mix: Sequence[float]) -> dict[str, Any]:
     import sr_train
     from sr_train.weights import digest, family
@@ -128,12 +142,13 @@ def interp(arguments: list[str]) -> int:
 
     sources: dict[str, Weights] = {}
     for name in names:
-        weights, file = load(name, allow=allow)
+        weights, file = load(name, allow=allow, scale=config["scale"])
         sources[str(file)] = Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores)
     if len(sources) < len(names):
         raise ValueError(f"weights={names}: names one of them twice")
     for mix in mixes.values():
         check_mix(sources, mix)
+    _check_scale(config, sources)
     _warn_strangers(sources)
     out.mkdir(parents=True, exist_ok=True)
     states, model = [w.state for w in sources.values()], next(iter(sources.values())).model
@@ -158,16 +173,19 @@ class _Show:
 
     def __init__(self, config: Mapping[str, Any], sources: Sequence[Weights]) -> None:
         from sr_train.cli.measures import open_lpips
-        from sr_train.cli.networks import device_of
+        from sr_train.cli.networks import device_of, scale_of
         from sr_train.data.dataset import EvalImages
         from sr_train.data.index import Pairs
         from sr_train.metrics.protocol import get_protocols
+        from sr_train.weights import one_scale
 
-        self.sources, self.allow = sources, config["allow"]
+        self.allow = config["allow"]
+        scale = scale_of(config, sources[0].scales, "the mixture")
+        self.sources = [one_scale(w, scale, where="the mixture", allow=self.allow) for w in sources]
         self.device = device_of(str(config["device"]))
         (self.protocol,) = get_protocols([str(config["protocol"])])
         self.lpips = None if config["lpips"] is None else open_lpips(str(config["lpips"]))
-        self.images = EvalImages({"images": Pairs(str(config["images"]), scale=sources[0].scale)})
+        self.images = EvalImages({"images": Pairs(str(config["images"]), scale=scale)})
         self.rows, self.crop = (expect(config, k, int, "a whole number from 1 on") for k in ("rows", "crop"))
 
     def write(self, out: Path, alphas: Sequence[float]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, expect
+from sr_train.cli.common import UsageError, expect, listed
 
 if TYPE_CHECKING:
     import torch
@@ -29,17 +29,23 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def scale_of(config: Mapping[str, Any], known: int | None, source: str) -> int:
-    """The scale of a network, which ``scale=`` must agree with; of those that know none, ``scale=`` itself."""
+def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
+    """The scale of a network, which ``scale=`` must agree with; of those that know none, ``scale=`` itself.
+
+    ``known`` are the scales that it has: none of bicubic, several of an MDSR, of which ``scale=`` chooses one.
+    """
     scale = config["scale"]
-    if scale is None and known is None:
+    if scale is None and not known:
         raise UsageError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
+    if scale is None and len(known) > 1:
+        choices = " or ".join(f"scale={s}" for s in known)
+        raise ValueError(f"{source} is a network for {listed(known)}: give {choices}")
     if scale is None:
-        return int(known or 0)
+        return known[0]
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
         raise UsageError(f"scale={scale!r}: expected a whole number from 1 on")
-    if known is not None and scale != known:
-        raise ValueError(f"scale={scale}, but {source} is a network for x{known}")
+    if known and scale not in known:
+        raise ValueError(f"scale={scale}, but {source} is a network for {listed(known)}")
     return scale
 
 
@@ -54,8 +60,13 @@ class Network:
     ensemble: bool
     precision: str
 
+    @property
+    def frames(self) -> int | None:
+        """Frames of the window that a video network takes; None for images."""
+        return getattr(self.model, "frames", None)
+
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
-        """[C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
+        """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
         from sr_train.inference import super_resolve, whole_if_small
 
         tiling = whole_if_small(self.tiling, *lr.shape[-2:])
@@ -78,13 +89,13 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
     from sr_train.cli.locate import load
     from sr_train.inference import TileError, plan_tiles
     from sr_train.models.bicubic import Bicubic
-    from sr_train.weights import build_network
+    from sr_train.weights import build_network, one_scale
 
     device = device_of(str(config["device"]))
     ensemble = expect(config, "ensemble", bool, "true or false")
     precision = _precision(config, device)
     if source == "bicubic":
-        scale = scale_of(config, None, source)
+        scale = scale_of(config, (), source)
         model: nn.Module = Bicubic(scale=scale, arithmetic=config.get("arithmetic", "float"))
         name = f"bicubic x{scale} ({config.get('arithmetic', 'float')})"
     else:
@@ -92,7 +103,8 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
         if not all(isinstance(package, str) for package in allow):
             raise UsageError(f"allow={allow}: expected names of packages")
         weights, file = load(source, allow=allow, scale=config["scale"])
-        scale = scale_of(config, weights.scale, source)
+        scale = scale_of(config, weights.scales, source)
+        weights = one_scale(weights, scale, where=str(file), allow=allow)
         model = build_network(weights, where=str(file), allow=allow).to(device)
         recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
         name = f"{file} (x{scale}{recognized})"

@@ -1,8 +1,9 @@
-"""``sr-prepare``: a store from a folder of images."""
+"""``sr-prepare``: a store from a folder of images, or of clips."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from sr_train.cli.common import UsageError, arithmetic_of, compose_command, expect, run, workers_of
@@ -43,6 +44,30 @@ def _describe(path: str) -> str:
     return f"{path}: {len(store.keys())} images{lr}, {size:,.1f} MB"
 
 
+def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
+    """``images=`` or ``clips=``; None where neither is given."""
+    images, clips = config["images"], config["clips"]
+    if images is not None and clips is not None:
+        raise UsageError("give images=DIR or clips=DIR, not both")
+    if clips is None and config["list"] is not None:
+        raise UsageError("list= names clips: give clips=DIR as well")
+    if clips is not None and skip_bad:
+        raise UsageError(
+            "skip_bad=true: a clip without one of its frames is of no use; leave the whole clip out with list="
+        )
+    return None if images is None and clips is None else str(images if clips is None else clips)
+
+
+def _clips(folder: str, names: Any) -> dict[str, Any]:
+    """What a store of clips keeps, and what else is checked before it is made."""
+    from sr_train.data.clips import clip_files, read_list, split_key, unequal_sizes
+
+    files = clip_files(folder, None if names is None else read_list(str(names)))
+    clips = len({split_key(key)[0] for key in files})
+    print(f"{folder}: {clips} clips of {len(files)} frames, without gaps", flush=True)
+    return {"files": files, "check": unequal_sizes}
+
+
 def prepare(arguments: list[str]) -> int:
     """Build, complete or verify a store."""
     config = compose_command("prepare", arguments)
@@ -56,16 +81,17 @@ def prepare(arguments: list[str]) -> int:
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
-    if config["images"] is None:
+    folder = _folder(config, skip_bad=skip_bad)
+    if folder is None:
         if not verify:
-            raise UsageError("give images=DIR to make a store, or verify=true to check one")
+            raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
     from sr_train.data.build import StoreBuilder
     from sr_train.data.store import Store
 
-    builder = StoreBuilder(
-        str(config["images"]), path, scales=scales, arithmetic=arithmetic, workers=workers, skip_bad=skip_bad
-    )
+    options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
+    options |= {} if config["clips"] is None else _clips(folder, config["list"])
+    builder = StoreBuilder(folder, path, **options)
     if builder.complete():
         left_out = Store(path).summary.get("skipped", [])
         if left_out:

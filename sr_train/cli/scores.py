@@ -22,7 +22,7 @@ _DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
-    """A column's title for each source: as few of its last parts (``quickstart/x2``) as tell them apart."""
+    """A column's title for each source: as few of its last parts (``quickstart_edsr/x2``) as tell them apart."""
     parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
     parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
     parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]
@@ -70,8 +70,8 @@ class Scores:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
-    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor) -> None:
-        """Score one image, [C, H, W] each."""
+    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor, *, clip: str = "") -> None:
+        """Score one image, or one frame of ``clip``, [C, H, W] each."""
         from sr_train.metrics.protocol import score
 
         try:
@@ -79,9 +79,10 @@ class Scores:
                 values = score(sr, hr, protocol, self.scale)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
-                    self.meters[column].add(set_name, key, protocol.name, kept)
+                    self.meters[column].add(set_name, key, protocol.name, kept, clip)
             if self.measures:
-                self.meters[column].add(set_name, key, PROTOCOL, {m: f(sr, hr) for m, f in self.measures.items()})
+                found = {m: f(sr, hr) for m, f in self.measures.items()}
+                self.meters[column].add(set_name, key, PROTOCOL, found, clip)
         except ValueError as error:
             raise ValueError(f"{set_name}: {key}: {error}") from None
         if self.save and self.out is not None:
@@ -134,6 +135,9 @@ class Scores:
         if self.measures:
             means = "; ".join(DEFINITIONS[m] for m in self.measures)
             lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        for set_name, clips in self.meters[self.columns[0]].clips().items():
+            means = "the mean over each clip's frames, then over clips"
+            lines.append(f"{set_name}: {len(clips)} clips of {sum(clips.values())} frames, {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
         return "\n".join(lines)

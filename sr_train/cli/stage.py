@@ -9,14 +9,16 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, build, say
+from sr_train.cli.common import UsageError, build, listed, say
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
+from sr_train.cli.several import check_network_scales, finding_unused, scored_sets
 from sr_train.cli.starts import find_source
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import nn
 
     from sr_train.callbacks import Checkpoints, Record
     from sr_train.checkpoints import Checkpoint
@@ -69,7 +71,13 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
     measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
     validate = Validate(
-        images=data.val_images(), last=last, export=export, folder=str(folder), measures=measures, **options
+        images=data.val_images(),
+        last=last,
+        export=export,
+        folder=str(folder),
+        measures=measures,
+        means=data.means,
+        **options,
     )
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
     measure = _measure(stage, record, validate, save) if config["profile"] else []
@@ -97,10 +105,13 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
     """Lightning's Trainer with our callbacks in place of its loops' own habits."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from sr_train.callbacks import StreamedCheckpoints
+
     try:
         return build(
             {k: v for k, v in config["trainer"].items() if v is not None},
             callbacks=list(callbacks),
+            plugins=[StreamedCheckpoints()],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
             max_epochs=-1,
@@ -154,9 +165,10 @@ def preflight(stage: Stage) -> None:
                 raise UsageError(f"{group}.{name}={config[group][name]}: expected a whole number from {least} on")
     if config["profile_steps"] < 1:
         raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
+    _check_window(config["data"])
     measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
     plain = [m for m in validate["metrics"] if m not in measures]
-    sets = list(config["data"]["val"] or {})
+    sets = scored_sets(config["data"])
     metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
     metrics += [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
     if validate["best"] is not None and validate["best"] not in metrics:
@@ -169,11 +181,39 @@ def preflight(stage: Stage) -> None:
     try:
         with torch.device("meta"):
             model = build(config["model"])
+        _check_input(stage.name, config, model)
+        check_network_scales(stage, model)
         loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
         with torch.device("meta"):
-            build(config["task"], model=model, loss=loss, curve=curve)
+            task = build(config["task"], model=model, loss=loss, curve=curve)
+        if not task.uses_all:
+            trainer["strategy"] = finding_unused(trainer)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_window(data: Mapping[str, Any]) -> None:
+    """The window of frames that video data is asked for."""
+    frames, intervals = data.get("frames", 1), data.get("intervals", [1])
+    if frames < 1 or frames % 2 == 0:
+        raise UsageError(f"data.frames={frames}: expected an odd number: the centre frame and as many on each side")
+    if not intervals or any(i < 1 for i in intervals):
+        raise UsageError(f"data.intervals={intervals}: expected whole numbers from 1 on, e.g. [1] or [1,2]")
+
+
+def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None:
+    """The data is what the network takes: images or windows of so many frames, patches of a size it can halve."""
+    kind, takes, given = type(model).__name__, getattr(model, "frames", None), config["data"].get("frames")
+    if takes != given:
+        need = "images" if takes is None else f"windows of {takes} frames"
+        have = "images" if given is None else f"windows of {given} frames"
+        remedy = {True: "choose data of images, e.g. data=toy", False: f"give data.frames={takes}"}[takes is None]
+        if given is None:
+            remedy = "choose data of clips, e.g. data=toy_clips"
+        raise UsageError(f"stage {name}: {kind} takes {need}, the data gives {have}: {remedy}")
+    patch, multiple = config["data"]["lr_patch"], int(getattr(model, "multiple_of", 1))
+    if patch % multiple:
+        raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
 
 
 def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
@@ -223,7 +263,9 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     last = int(config["trainer"]["max_steps"])
     data = build(config["data"])
     source = find_source(plan, stage)
-    described = resume.describe(config, data.sources, [] if source is None else [source.digest])
+    described = resume.describe(
+        config, [p for pairs in data.by_scale.values() for p in pairs], [] if source is None else [source.digest]
+    )
     for note in resume.check(folder, described, force=config["resume"] == "force"):
         say(f"stage {stage.name}: {note}")
     done = folder / "weights.safetensors"
@@ -258,11 +300,12 @@ def _trained(folder: Path) -> int:
 
 def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
     count = sum(p.numel() for p in task.model.parameters())
-    images = sum(map(len, data.sources))
+    images = f"{sum(map(len, data.sources))} {data.sources[0].unit}"
     trainer = stage.config["trainer"]
     where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
     say(
-        f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images} images, "
+        f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images}, "
+        f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images} images, "
         f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
     )
 

@@ -8,18 +8,15 @@ import os
 import shutil
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import lmdb
-import numpy as np
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
+from sr_train.data.partial import find_offsets, parallel, same_file, size_of, writer_lock
 from sr_train.data.store import (
     FORMAT,
     MARK,
@@ -32,7 +29,6 @@ from sr_train.data.store import (
     Store,
     StoreError,
     bytes_used,
-    checksum,
     mark_bytes,
     pixel_name,
     record_name,
@@ -46,9 +42,6 @@ _COMMIT_BYTES = 128 << 20  # or _COMMIT_SECONDS: what a kill can cost
 _COMMIT_SECONDS = 1.0
 _OVERHEAD = 1.02  # of LMDB's pages over the pixels
 _MAP_START = 64 << 20
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Plan(NamedTuple):
@@ -83,22 +76,6 @@ class Report(NamedTuple):
     skipped: list[str]  #: bad files passed over, with reasons
 
 
-def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
-    """Futures of ``function`` over ``items``, in order, a bounded number ahead (threads: decoders release the GIL)."""
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 class StoreBuilder:
     """Builds ``store`` from the images below ``images``.
 
@@ -109,6 +86,8 @@ class StoreBuilder:
         arithmetic: of the reduction, see :mod:`sr_train.imresize`.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
+        files: key -> file of what to keep; default: every image below the folder.
+        check: told every good file's header before work starts; returns what is wrong with them together.
     """
 
     def __init__(
@@ -120,6 +99,8 @@ class StoreBuilder:
         arithmetic: Arithmetic = "float",
         workers: int = 2,
         skip_bad: bool = False,
+        files: Mapping[str, Path] | None = None,
+        check: Callable[[Mapping[str, Header]], list[str]] = lambda headers: [],
     ) -> None:
         check_arithmetic(arithmetic)
         if any(s < 2 for s in scales) or len(set(scales)) != len(scales):
@@ -134,7 +115,9 @@ class StoreBuilder:
         self.plan = Plan(tuple(sorted(scales)), arithmetic)
         self.workers = workers
         self.skip_bad = skip_bad
-        self.files = list_images(self.images)
+        self.check = check
+        self.remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
+        self.files = list_images(self.images) if files is None else dict(files)
         self.listed = frozenset(self.files)
         self.bad: list[str] = []
         long = [f"{p}: its path is over {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
@@ -155,7 +138,7 @@ class StoreBuilder:
 
         Raises BadFilesError with every bad file at once (unless ``skip_bad``), OSError where the disk is too small.
         """
-        total, good = 0, {}
+        total, good, known = 0, {}, {}
         share = 1 + sum(1 / s**2 for s in self.plan.scales)
         headers = parallel(lambda item: self._check_header(item[1]), self.files.items(), self.workers)
         for (key, path), future in zip(self.files.items(), headers, strict=True):
@@ -164,9 +147,10 @@ class StoreBuilder:
             except ImageError as error:
                 self.bad.append(str(error))
             else:
-                good[key] = path
+                good[key], known[key] = path, header
                 total += int(header.height * header.width * header.channels * header.dtype.itemsize * share)
             progress(1)
+        self.bad += self.check(known)
         if (
             self.bad and not self.skip_bad
         ):  # it fails anyhow: decode the others too, so that all bad files are in one list
@@ -183,7 +167,7 @@ class StoreBuilder:
         parent = self.store.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
-        here = _size_of(self.partial)
+        here = size_of(self.partial)
         if total * _OVERHEAD > free + here:
             raise OSError(
                 f"{parent}: the store needs about {total * _OVERHEAD / 1e9:.2f} GB, "
@@ -195,7 +179,7 @@ class StoreBuilder:
         if self.bad and not self.skip_bad:
             raise BadFilesError(
                 f"{self.images}: {len(self.bad)} bad files; mend or remove them and run the same command again "
-                "(what is done is kept), or leave them out with skip_bad=true",
+                f"(what is done is kept), or leave {self.remedy}",
                 self.bad,
             )
 
@@ -217,7 +201,7 @@ class StoreBuilder:
         records = store.records[1]
         left_out = set(store.summary.get("skipped", []))
         changed = sorted(records.keys() ^ (self.files.keys() - left_out))
-        changed += [k for k, p in self.files.items() if k in records and not _same_file(records[k], p)]
+        changed += [k for k, p in self.files.items() if k in records and not same_file(records[k], p)]
         if changed:
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             raise FileExistsError(
@@ -248,7 +232,7 @@ class StoreBuilder:
         OSError when the disk is full (what was committed is kept).
         """
         self.partial.mkdir(parents=True, exist_ok=True)
-        with _writer_lock(self.partial):
+        with writer_lock(self.partial):
             try:
                 return self._build(progress)
             except lmdb.DiskError as error:
@@ -317,7 +301,7 @@ class StoreBuilder:
             )
         seen: dict[str, set[int]] = {}
         for scale, key, record in records:
-            if key in self.files and _same_file(record, self.files[key]):
+            if key in self.files and same_file(record, self.files[key]):
                 seen.setdefault(key, set()).add(scale)
         wanted = {1, *self.plan.scales}
         done = {key for key, scales in seen.items() if scales == wanted}
@@ -367,30 +351,7 @@ class StoreBuilder:
             size, needed = os.fstat(file.fileno()).st_size, bytes_used(environment)
             if size < needed:  # a last page that was freed before it was written; readers would find the file cut short
                 file.truncate(needed)
-        write_bytes(self.partial / OFFSETS, self._find_offsets(environment))
-
-    def _find_offsets(self, environment: lmdb.Environment) -> bytes:
-        """Where in the file the mark and each image's pixels stand. Committed pages of a value of their own never move.
-
-        LMDB tells addresses in its map only; the mark, searched in the file, tells where the map begins.
-        """
-        mark = mark_bytes()
-        with (
-            environment.begin(buffers=True) as transaction,
-            (self.partial / "data.mdb").open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            records = list(walk_records(transaction))
-            names = [MARK, *(pixel_name(scale, key) for scale, key, _ in records)]
-            values = [memoryview(transaction.get(name) or b"") for name in names]
-            addresses = np.array([np.frombuffer(v, np.uint8).ctypes.data for v in values], np.int64)
-            at = -1
-            while (at := data.find(mark, at + 1)) >= 0:  # a freed copy of the mark may stand before it
-                offsets = addresses - addresses[0] + at
-                if all(data[o : o + 64] == bytes(v[:64]) for o, v in zip(offsets.tolist(), values, strict=True)):
-                    found = offsets.astype("<u8").tobytes()
-                    return found + checksum(records, found).to_bytes(8, "little")
-        raise StoreError(f"{self.partial}: the pixels were not found in the file; delete it and run sr-prepare again")
+        write_bytes(self.partial / OFFSETS, find_offsets(self.partial, environment))
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
@@ -402,37 +363,3 @@ def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction],
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
-
-
-def _same_file(record: Record, path: Path) -> bool:
-    """Whether a file is the one a record was made of; its content decides where only the time differs (a copied folder)."""
-    try:
-        status = path.stat()
-        if status.st_size != record.file_size:
-            return False
-        return status.st_mtime_ns == record.file_mtime or zlib.crc32(path.read_bytes()) == record.file_crc
-    except OSError:
-        return False
-
-
-def _size_of(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.glob("*")) if folder.is_dir() else 0
-
-
-@contextmanager
-def _writer_lock(folder: Path) -> Iterator[None]:
-    """One writer a store. Record locks vanish with their process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: two sr-prepare at once are then the user's to avoid
-        yield
-        return
-    handle: Any = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{folder}: another sr-prepare is writing it at this moment") from None
-        yield
-    finally:
-        os.close(handle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from sr_train.batch import Batch
-from sr_train.data.draws import Draws, below
+from sr_train.data.draws import Draws, StepScales, below
 from sr_train.data.images import BadFilesError, to_rgb
 from sr_train.data.index import Pairs
 from sr_train.data.transforms import TURNS, turn
@@ -100,6 +100,30 @@ class TrainPatches(Dataset[Batch]):
         return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "scale": self.scale}
 
 
+class MultiScalePatches(Dataset[Batch]):
+    """Training pairs of several scales: all of a global step's are of that step's scale, wherever they are loaded.
+
+    Args:
+        patches: by scale, all with the same draws: which image and which turn a position has does not depend on the scale.
+        scales: which scale each global step has.
+        batch: positions of a global step, over all devices and micro-batches.
+    """
+
+    def __init__(self, patches: Mapping[int, TrainPatches], scales: StepScales, *, batch: int) -> None:
+        self.patches = dict(patches)
+        self.scales = scales
+        self.batch = batch
+
+    def __getitem__(self, position: int) -> Batch:
+        return self.__getitems__([position])
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Batch of the samples at ``positions``, which belong to one step."""
+        step = positions[0] // self.batch
+        assert positions[-1] // self.batch == step
+        return self.patches[self.scales(step)].__getitems__(positions)
+
+
 def _real(pixels: Image) -> Image:
     """Any depth as float32 in [0, 1]."""
     if pixels.dtype == np.float32:
@@ -129,28 +153,78 @@ def one_thread(_: int) -> None:
 
 
 class EvalImage(NamedTuple):
-    """One image to be scored."""
+    """One image, or the centre frame of a window, to be scored."""
 
     set: str  #: name of the set
     key: str  #: name of the image
-    lr: torch.Tensor  #: [C, h, w] uint8, or float32 in [0, 1] for 16 bit
+    lr: torch.Tensor  #: [C, h, w], or [T, C, h, w] for video; uint8, or float32 in [0, 1] for 16 bit
     hr: torch.Tensor  #: [C, H, W] likewise
     scale: int
+    clip: str = ""  #: the clip whose scores are averaged first; none for an image
+
+    @property
+    def centre(self) -> torch.Tensor:
+        """The LR image that is to be restored, [C, h, w]."""
+        return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
+
+
+class EvalSet(Protocol):
+    """Pairs of images, or of windows and their centre frames, by number."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images."""
+        ...
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int) -> str:
+        """The clip whose scores are averaged first; empty for an image."""
+        ...
+
+    def hr_size(self, index: int) -> tuple[int, int]:
+        """(H, W) without decoding."""
+        ...
+
+    def whole(self, index: int) -> tuple[Image, Image]:
+        """(LR [h, w, C] or [T, h, w, C], HR [H, W, C])."""
+        ...
 
 
 class EvalImages(Dataset[EvalImage]):
-    """Whole images of named sets, in RGB. ``sets`` maps a set's name to its pairs."""
+    """Whole images of named sets, in RGB. ``sets`` maps a set's name to its pairs or windows."""
 
-    def __init__(self, sets: Mapping[str, Pairs]) -> None:
+    def __init__(self, sets: Mapping[str, EvalSet]) -> None:
         self.sets = dict(sets)
         self._where = [(name, i) for name, pairs in self.sets.items() for i in range(len(pairs))]
 
     def __len__(self) -> int:
         return len(self._where)
 
+    def clips(self) -> list[str]:
+        """The clip of every image, in order; empty for those that are of none."""
+        return [self.sets[name].clip(i) for name, i in self._where]
+
+    def shown(self, count: int) -> list[int]:
+        """The first ``count`` images of each scale to look at; of a clip only its middle frame, as neighbours look alike."""
+        groups: dict[int, dict[tuple[str, str], list[int]]] = {}
+        for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
+            of_scale = groups.setdefault(self.sets[name].scale, {})
+            of_scale.setdefault((name, clip or f"image {i}"), []).append(number)
+        return [n[len(n) // 2] for of_scale in groups.values() for n in list(of_scale.values())[:count]]
+
     def names(self) -> list[tuple[str, str]]:
         """(set, key) of every image, in order."""
         return [(name, self.sets[name].keys[i]) for name, i in self._where]
+
+    def scale(self, index: int) -> int:
+        """HR pixels per LR pixel of an image."""
+        return self.sets[self._where[index][0]].scale
 
     def pixels(self, index: int) -> int:
         """HR pixels of an image, without decoding it."""
@@ -162,4 +236,4 @@ class EvalImages(Dataset[EvalImage]):
         name, i = self._where[index]
         pairs = self.sets[name]
         lr, hr = (_tensor(np.array(to_rgb(image))) for image in pairs.whole(i))
-        return EvalImage(name, pairs.keys[i], lr, hr, pairs.scale)
+        return EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, pairs.clip(i))

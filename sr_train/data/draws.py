@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
@@ -129,6 +130,39 @@ class Draws:
             raise ValueError(f"position {position} is negative")
         words = struct.unpack(f"<{_WORDS}Q", self._hash(b"sample", position, size=8 * _WORDS))
         return Draw(*self._image(position), words)
+
+
+class StepScales:
+    """Which scale each global step of a stage trains: the same for all micro-batches and ranks (EDSR section 4.2).
+
+    Args:
+        scales: to draw from.
+        weights: how often each is drawn, relative to the others; ``None`` draws uniformly, as the paper does.
+        seed: the run's seed.
+        stage: the stage's name.
+    """
+
+    def __init__(self, scales: Sequence[int], *, weights: Sequence[float] | None, seed: int, stage: str) -> None:
+        if weights is not None and len(weights) != len(scales):
+            raise ValueError(f"scale_weights={list(weights)}: {len(weights)} numbers for scales {list(scales)}")
+        self.scales = tuple(scales)
+        counts = [1] * len(scales) if weights is None else counts_of_weights(weights)
+        self._ends = np.cumsum(counts).tolist()
+        self._key = hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=32).digest()
+
+    def __call__(self, step: int) -> int:
+        """The scale of global step ``step`` (0, 1, 2, ...)."""
+        digest = hashlib.blake2b(struct.pack("<q", step), key=self._key, person=b"scale", digest_size=8).digest()
+        return self.scales[bisect_right(self._ends, below(int.from_bytes(digest, "little"), self._ends[-1]))]
+
+    def until_all(self) -> int:
+        """Steps from the first on in which every scale has had its turn."""
+        seen: set[int] = set()
+        step = 0
+        while len(seen) < len(self.scales):
+            seen.add(self(step))
+            step += 1
+        return step
 
 
 class PositionSampler:

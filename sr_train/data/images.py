@@ -128,6 +128,23 @@ def _chunks_fit(data: bytes) -> bool:
     return kind == b"IEND" and at <= len(data)
 
 
+def missing_end(path: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a PNG that was cut short, told by its last bytes, or None; other formats are not looked at."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            file.seek(-min(1 << 12, path.stat().st_size), os.SEEK_END)
+            end = file.read()
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror or error}"
+    if start.startswith(b"\x89PNG") and b"IEND" not in end:
+        return f"{path}: corrupt or truncated image (it has no end)"
+    return None
+
+
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     """Decode an image file's bytes to [H, W, C] uint8 or uint16, RGB order; ``path`` names it in errors.
 
@@ -222,10 +239,10 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
 
 
 def to_rgb(image: Image) -> Image:
-    """[H, W, C] -> [H, W, 3]: grey is repeated, alpha is dropped (not blended)."""
-    if image.shape[2] == 1:
-        return np.repeat(image, 3, axis=2)
-    return image[:, :, :3]
+    """[..., H, W, C] -> [..., H, W, 3]: grey is repeated, alpha is dropped (not blended)."""
+    if image.shape[-1] == 1:
+        return np.repeat(image, 3, axis=-1)
+    return image[..., :3]
 
 
 def to_uint8(image: Image) -> Image:

@@ -1,13 +1,14 @@
 """Sources of images and pairs of them: folders, stores and the toy photographs behind one interface.
 
-A source is written as one string: a folder, a ``NAME.lmdb`` store, or ``toy:NAME,NAME`` (photographs of scikit-image).
+A source is written as one string: a folder, a ``NAME.lmdb`` store, ``toy:NAME,NAME`` (photographs of scikit-image) or
+``toy_clips:NAME,NAME`` (clips made of them).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from sr_train.data.degrade import reduce_window
 from sr_train.data.images import BadFilesError, ImageError, list_images, read_header, read_image, to_rgb
 from sr_train.data.store import Store, StoreError, is_store
 from sr_train.data.toy import toy_files
+from sr_train.data.toy_clips import ToyClips
 from sr_train.imresize import check_arithmetic
 
 Image = NDArray[Any]
@@ -107,11 +109,13 @@ class StoreSource:
 
 
 def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source:
-    """Open a source by its name: a folder, a store (``*.lmdb``) or ``toy:NAMES``."""
+    """Open a source by its name: a folder, a store (``*.lmdb``), ``toy:NAMES`` or ``toy_clips:NAMES``."""
     text = os.fspath(where)
     if text == "toy" or text.startswith("toy:"):
         names = text.partition(":")[2]
         return FileSource(toy_files(names) if names else toy_files(), name=text, cache=True)
+    if text == "toy_clips" or text.startswith("toy_clips:"):
+        return ToyClips(text.partition(":")[2])
     if is_store(text):
         return StoreSource(Store(text))
     return FileSource(list_images(text), name=text, cache=cache)
@@ -177,10 +181,14 @@ class Pairs:
         lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
         arithmetic: of that reduction.
         cache: keep decoded files in memory.
+        choose: (HR source, names of its images, LR source) -> the names to use, in order; default: all.
+        opened: the source of ``hr``, where it is open already: several scales share one, and what it keeps.
 
     Raises:
         BadFilesError: with every image at once whose LR is missing or of the wrong size.
     """
+
+    unit = "images"  #: what is counted
 
     def __init__(
         self,
@@ -190,19 +198,23 @@ class Pairs:
         lr: str | Mapping[int, str] | None = None,
         arithmetic: str = "float",
         cache: bool = False,
+        choose: Callable[[Source, Sequence[str], Source | None], Sequence[str]] | None = None,
+        opened: Source | None = None,
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale={scale} must be a whole number from 1 on")
         check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic
-        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache)
+        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
         names = hr_names(self.hr.keys)
         if not names:
             raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
+        self.lr = None if lr is None else self._open_lr(lr, cache=cache)
+        if choose is not None:
+            names = {name: names[name] for name in choose(self.hr, list(names), self.lr)}
         self.keys = list(names)
         self._hr_index = list(names.values())
-        self.lr = None if lr is None else self._open_lr(lr, cache=cache)
         self._lr_index: list[int] = []
         if self.lr is not None:
             self._match(lr_names(self.lr.keys, scale))
@@ -210,6 +222,9 @@ class Pairs:
 
     def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
         if isinstance(lr, Mapping):
+            if not all(str(k).isdigit() and isinstance(v, str) for k, v in lr.items()):
+                raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
+            lr = {int(scale): where for scale, where in lr.items()}
             if self.scale not in lr:
                 raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
             lr = lr[self.scale]
@@ -267,6 +282,16 @@ class Pairs:
         height, width, _ = self.hr.shape(self._hr_index[index])
         return height, width
 
+    def clip(self, index: int) -> str:
+        """The clip whose scores are averaged first: an image stands for itself."""
+        return ""
+
+    def used(self) -> Iterator[tuple[Source, list[int]]]:
+        """The sources, and which of their images are used."""
+        yield self.hr, self._hr_index
+        if self.lr is not None:
+            yield self.lr, self._lr_index
+
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
         """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""
         scale = self.scale
@@ -287,14 +312,40 @@ class Pairs:
         y, x = top * scale - held["y"], left * scale - held["x"]
         return lr, held["window"][y : y + size * scale, x : x + size * scale]
 
+    def lr_crop(self, index: int, top: int, left: int, size: int) -> Image:
+        """The LR window of :meth:`patch` alone: where LR is given, nothing of HR is fetched."""
+        if self.lr is not None:
+            return to_rgb(self.lr.crop(self._lr_index[index], top, left, size, size))
+        return self.patch(index, top, left, size)[0]
+
+    def lr_whole(self, index: int) -> Image:
+        """The LR image of :meth:`whole` alone."""
+        return self.whole(index)[0] if self.lr is None else self.lr.read(self._lr_index[index])
+
+    def hr_whole(self, index: int) -> Image:
+        """The HR image of :meth:`whole` alone."""
+        height, width = self.lr_size(index)
+        return self.hr.read(self._hr_index[index])[: height * self.scale, : width * self.scale]
+
     def whole(self, index: int) -> tuple[Image, Image]:
         """(LR, HR) whole images [h, w, C], [scale h, scale w, C]; HR is cut to fit LR, channels are the files' own."""
-        hr = self.hr.read(self._hr_index[index])
+        hr = self.hr_whole(index)
         height, width = self.lr_size(index)
-        hr = hr[: height * self.scale, : width * self.scale]
         if self.lr is not None:
             return self.lr.read(self._lr_index[index]), hr
         window = reduce_window(
             lambda y, x, h, w: hr[y : y + h, x : x + w], hr.shape[:2], self.scale, 0, 0, height, width, self.arithmetic
         )
         return window, hr
+
+
+def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:
+    """Raise ValueError unless the pairs of several scales are of the same images, in the same order."""
+    (first, one), *others = pairs.items()
+    for scale, other in others:
+        if other.keys != one.keys:
+            different = sorted(set(one.keys) ^ set(other.keys))[:5]
+            raise ValueError(
+                f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} hold different images "
+                f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same ones"
+            )

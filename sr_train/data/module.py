@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.dataset import EvalImages, TrainPatches, one_thread, passthrough
-from sr_train.data.draws import Draws, PositionSampler
-from sr_train.data.index import Pairs
+from sr_train.data.clip_sets import is_clip_set, open_set
+from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
+from sr_train.data.draws import Draws, PositionSampler, StepScales
+from sr_train.data.index import Pairs, check_shared
 
 
 class SRData(L.LightningDataModule):
@@ -21,8 +22,10 @@ class SRData(L.LightningDataModule):
     Args:
         train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
             Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.clip_module.ClipData`).
         scale: HR pixels per LR pixel.
+        scales: instead of it, those that the steps take turns in; every set is then validated at each, as ``NAME_xSCALE``.
+        scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
@@ -39,7 +42,9 @@ class SRData(L.LightningDataModule):
         *,
         train: Sequence[Mapping[str, Any]],
         val: Mapping[str, Mapping[str, Any]] | None = None,
-        scale: int,
+        scale: int | None = None,
+        scales: Sequence[int] | None = None,
+        scale_weights: Sequence[float] | None = None,
         lr_patch: int,
         batch: int = 16,
         accumulate: int = 1,
@@ -51,7 +56,7 @@ class SRData(L.LightningDataModule):
         cache: bool = False,
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scales = _scales(scale, scales)
         self.lr_patch = lr_patch
         self.batch = batch
         self.accumulate = accumulate
@@ -59,19 +64,58 @@ class SRData(L.LightningDataModule):
         self.seed = seed
         self.stage = stage
         self.augment = augment
-        options: dict[str, Any] = {"scale": scale, "arithmetic": arithmetic, "cache": cache}
-        self.sources = [self._open(f"data.train[{i}]", source, options) for i, source in enumerate(train)]
-        if not self.sources:
+        if not train:
             raise ValueError("data.train names no source: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
+        options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
+        opened = [self._open_all(f"data.train[{i}]", source, options, self._open) for i, source in enumerate(train)]
+        self.by_scale = {s: [pairs[s] for pairs in opened] for s in self.scales}
+        self.sources = self.by_scale[self.scales[0]]  #: the images, whose LR may be of any scale
         given = [source.get("weight") for source in train]
         if any(w is None for w in given) and any(w is not None for w in given):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
         self.weights = None if given[0] is None else [float(w) for w in given if w is not None]
-        self.val = {name: self._open(f"data.val.{name}", spec, options) for name, spec in (val or {}).items()}
-        self.dataset = TrainPatches(self.sources, self._draws(), lr_patch=lr_patch, augment=augment)
+        self.val: dict[str, EvalSet] = {}
+        for name, spec in (val or {}).items():
+            found = self._open_all(f"data.val.{name}", spec, options, self._open_set)
+            self.val |= {set_name(name, s, scales or ()): pairs for s, pairs in found.items()}
+        self.means = means_of(list(val or {}), scales or ())
+        self.step_scales: StepScales | None = None
+        if scales is None and scale_weights is not None:
+            raise ValueError(
+                f"data.scale_weights={list(scale_weights)} is of data.scales, and there is data.scale alone"
+            )
+        if scales is not None:
+            self.step_scales = StepScales(self.scales, weights=scale_weights, seed=seed, stage=stage)
+        self.dataset = self._dataset()
 
-    @staticmethod
-    def _open(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Pairs:
+    def _open_all(
+        self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any], open_one: Callable[..., Any]
+    ) -> dict[int, Any]:
+        """A source at every scale; HR that does not depend on the scale is opened once."""
+        found: dict[int, Any] = {}
+        for scale in self.scales:
+            shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
+            found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
+        check_shared(where, found)
+        return found
+
+    def _dataset(self) -> Any:
+        draws = self._draws()
+        patches = {
+            s: TrainPatches(pairs, draws, lr_patch=self.lr_patch, augment=self.augment)
+            for s, pairs in self.by_scale.items()
+        }
+        if self.step_scales is None:
+            return patches[self.scales[0]]
+        return MultiScalePatches(patches, self.step_scales, batch=self.batch)
+
+    def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
+        """A validation set; of clips a network that takes images is given each frame by itself."""
+        return (
+            open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
+        )
+
+    def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         if not isinstance(spec, Mapping):
             raise ValueError(f"{where}={spec!r}: a source is {{hr: ..., lr: ..., weight: ...}}")
         unknown = set(spec) - {"hr", "lr", "weight"}
@@ -130,3 +174,22 @@ class SRData(L.LightningDataModule):
     def val_images(self) -> EvalImages | None:
         """Whole validation images, or None without sets."""
         return EvalImages(self.val) if self.val else None
+
+
+def _scales(scale: int | None, scales: Sequence[int] | None) -> tuple[int, ...]:
+    if (scale is None) == (scales is None) or scales == []:
+        raise ValueError(f"data.scale={scale}, data.scales={scales}: give one of them")
+    found = (scale,) if scale is not None else tuple(scales or ())
+    if len(set(found)) < len(found):
+        raise ValueError(f"data.scales={list(found)}: names one of them twice")
+    return found
+
+
+def set_name(name: str, scale: int, scales: Sequence[int]) -> str:
+    """What a validation set is called at a scale: by its name alone where there is one scale, ``scales`` being empty."""
+    return f"{name}_x{scale}" if scales else name
+
+
+def means_of(names: Sequence[str], scales: Sequence[int]) -> dict[str, list[str]]:
+    """What a set's mean over the scales is called -> its names at each; empty where there is one scale."""
+    return {f"{name}_mean": [set_name(name, s, scales) for s in scales] for name in names} if scales else {}

@@ -27,23 +27,24 @@ class PerceptualLoss(nn.Module):
 
     Args:
         extractor: a module that gives the features.
-        layers: {layer: weight}; the extractor must give each of them.
+        layers: {layer: weight}; the extractor must give each of them. A weight of ``None`` leaves the layer out.
         criterion: ``l1``, the mean absolute difference (ESRGAN's code), or ``l2``, the mean of squares (SRGAN).
     """
 
     def __init__(
-        self, *, extractor: Extractor, layers: Mapping[str, float], criterion: Literal["l1", "l2"] = "l1"
+        self, *, extractor: Extractor, layers: Mapping[str, float | None], criterion: Literal["l1", "l2"] = "l1"
     ) -> None:
         super().__init__()
         if criterion not in ("l1", "l2"):
             raise ValueError(f"criterion={criterion!r} is neither l1 nor l2")
-        missing = [name for name in layers if name not in extractor.channels]
-        if missing or not layers:
+        weights = {name: weight for name, weight in layers.items() if weight is not None}
+        missing = [name for name in weights if name not in extractor.channels]
+        if missing or not weights:
             raise ValueError(
-                f"layers={list(layers)}: the extractor gives {', '.join(extractor.channels)}; name layers among these"
+                f"layers={list(weights)}: the extractor gives {', '.join(extractor.channels)}; name layers among these"
             )
         self.extractor = extractor
-        self.layers = dict(layers)
+        self.layers = weights
         self.criterion = criterion
 
     def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,12 @@
-"""Collects scores image by image; a set's value is the mean over its images, as in every paper's table."""
+"""Collects scores image by image; a set's value is the mean over its images, as in every paper's table.
+
+Of clips it is the mean over clips of the mean over each one's frames, as in EDVR's: a long clip counts no more than a
+short one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -13,6 +17,11 @@ class Row(NamedTuple):
     key: str
     protocol: str
     values: dict[str, float]
+    clip: str = ""  #: whose frame it is; none for an image
+
+
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(v[name] for v in values) / len(values) for name in values[0]}
 
 
 class Meter:
@@ -21,9 +30,9 @@ class Meter:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def add(self, set_name: str, key: str, protocol: str, values: dict[str, float]) -> None:
-        """Keep the values of one image under one protocol."""
-        self.rows.append(Row(set_name, key, protocol, values))
+    def add(self, set_name: str, key: str, protocol: str, values: dict[str, float], clip: str = "") -> None:
+        """Keep the values of one image, or of one frame of a clip, under one protocol."""
+        self.rows.append(Row(set_name, key, protocol, values, clip))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -31,14 +40,23 @@ class Meter:
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
         """Means by set and protocol, and ``n``, the number of images."""
-        groups: dict[tuple[str, str], list[dict[str, float]]] = {}
+        groups: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = {}
         for row in self.rows:
-            groups.setdefault((row.set, row.protocol), []).append(row.values)
+            clips = groups.setdefault((row.set, row.protocol), {})
+            clips.setdefault(f"clip {row.clip}" if row.clip else f"image {row.key}", []).append(row.values)
         result: dict[str, dict[str, dict[str, float]]] = {}
-        for (set_name, protocol), values in groups.items():
-            means = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
-            result.setdefault(set_name, {})[protocol] = {**means, "n": len(values)}
+        for (set_name, protocol), clips in groups.items():
+            means = _mean([_mean(values) for values in clips.values()])
+            result.setdefault(set_name, {})[protocol] = {**means, "n": sum(map(len, clips.values()))}
         return result
+
+    def clips(self) -> dict[str, dict[str, int]]:
+        """Sets of clips: how many frames of each were scored."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for row in self.rows:
+            if row.clip:
+                found.setdefault(row.set, {}).setdefault(row.clip, set()).add(row.key)
+        return {name: {clip: len(keys) for clip, keys in clips.items()} for name, clips in found.items()}
 
     def flat(self) -> Iterator[tuple[str, float]]:
         """``set/protocol/metric`` and its mean, for logs and for choosing the best."""

@@ -61,6 +61,8 @@ PROTOCOLS = {
         Protocol("y_matlab", "y_matlab", 0, True, "EDSR's and SelfExSR's MATLAB tables"),
         Protocol("rgb", "rgb", 0, True, "BasicSR's and MMagic's model zoos"),
         Protocol("div2k", "rgb", 6, True, "EDSR and MDSR on DIV2K"),
+        Protocol("rgb_full", "rgb", 0, False, "EDVR and BasicSR on REDS4"),
+        Protocol("y_full", "y", 0, False, "EDVR and BasicSR on Vid4 and Vimeo-90K"),
     )
 }
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
 
 
 class ResidualBlock(nn.Module):
-    """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same."""
+    """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same.
+
+    Its convolutions are ``kernel`` wide: 3, or 5 in MDSR's pre-processing (section 3.3).
+    """
 
     checkpoint_unit = True  # what activation checkpointing recomputes
     residual_end = "conv2"  # zeroed, the block hands its input on
 
-    def __init__(self, channels: int, res_scale: float) -> None:
+    def __init__(self, channels: int, res_scale: float, *, kernel: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.conv2 = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
         self.relu = nn.ReLU(inplace=True)
         self.res_scale = res_scale
 
@@ -65,7 +68,7 @@ class EDSR(nn.Module):
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = upsampler(channels, scale)
         self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
-        self.register_buffer("mean", torch.tensor(_DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Super-resolve; see the class for shapes and ranges."""

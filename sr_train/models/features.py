@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -118,9 +118,19 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
     return found
 
 
-def check_weights(*, network: str, layers: Sequence[str], weights: str | None = None) -> None:
+Layers = Sequence[str] | Mapping[str, float | None]
+
+
+def _names(layers: Layers) -> list[str]:
+    """The names, without those whose weight is null: how a command line takes a recipe's layer out of a mapping."""
+    if isinstance(layers, Mapping):
+        return [name for name, weight in layers.items() if weight is not None]
+    return list(layers)
+
+
+def check_weights(*, network: str, layers: Layers, weights: str | None = None) -> None:
     """Raise what :class:`FeatureExtractor` would with these arguments, and download what it would: for before a run."""
-    _read(network, _needed(network, layers), weights)
+    _read(network, _needed(network, _names(layers)), weights)
 
 
 class FeatureExtractor(nn.Module):
@@ -133,7 +143,7 @@ class FeatureExtractor(nn.Module):
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
         layers: VGG: ``conv5_4`` (before its activation), ``relu5_4`` (after), ``pool5``, ...; AlexNet: ``conv1``, ``relu1``,
-            ``pool1``, ... ``relu5``.
+            ``pool1``, ... ``relu5``. Names, or the perceptual loss's {name: weight}; those of weight ``None`` are left out.
         weights: file with torchvision's names (``features.N.weight``, with or without ``features.``), as ``.pth`` or
             ``.safetensors``. ``None``: torchvision's, from torch's cache or downloaded.
     """
@@ -142,12 +152,12 @@ class FeatureExtractor(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, *, network: Literal["vgg19", "vgg16", "alexnet"], layers: Sequence[str], weights: str | None = None
+        self, *, network: Literal["vgg19", "vgg16", "alexnet"], layers: Layers, weights: str | None = None
     ) -> None:
         super().__init__()
         self.network = network
-        self.layers = list(layers)
-        self._needed = _needed(network, layers)
+        self.layers = _names(layers)
+        self._needed = _needed(network, self.layers)
         for name, tensor in _read(network, self._needed, weights).items():
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)

@@ -80,7 +80,7 @@ class SRTask(L.LightningModule):
     ``parameter_groups``.
 
     Args:
-        model: the network; states ``scale`` and ``multiple_of``; may be :class:`Watched`.
+        model: the network; states ``scale`` (or ``scales``) and ``multiple_of``; may be :class:`Watched`.
         optimizer: called with (parameter groups, lr=rate).
         rate: base learning rate.
         curve: factor of the rate by step.
@@ -94,6 +94,7 @@ class SRTask(L.LightningModule):
     """
 
     shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
+    uses_all = True  #: whether every step uses every parameter; else ddp has to look for those it does not
 
     def __init__(
         self,
@@ -111,6 +112,9 @@ class SRTask(L.LightningModule):
         rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        scales: tuple[int, ...] = getattr(model, "scales", ())
+        if self.uses_all and len(scales) > 1:
+            raise ValueError(f"{type(model).__name__} has branches for scales {list(scales)}: give task=multiscale")
         if not rate > 0:
             raise ValueError(f"task.rate={rate} must be positive")
         if ema is not None and not 0 < ema < 1:
@@ -150,8 +154,16 @@ class SRTask(L.LightningModule):
         """The network that is evaluated and exported: the EMA where there is one."""
         return self.model if self.ema is None else self.ema.module
 
+    def evaluated(self, scale: int) -> nn.Module:
+        """The network that counts, for images of ``scale``; where it has several, the branch."""
+        return self.averaged()
+
+    def progress(self) -> dict[str, torch.Tensor]:
+        """What the progress display shows, by name."""
+        return {k: self.numbers[f"train/{k}"] for k in self.shown if f"train/{k}" in self.numbers}
+
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
+        """[B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
         return self.model(lr)
 
     # -- optimization --------------------------------------------------------------------------------------------
@@ -183,6 +195,9 @@ class SRTask(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The rate is a function of the step; the keys are kept in case the step must be refused."""
         self.set_rate(self.trainer.optimizers)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
+            for network in self.networks():
+                network.zero_grad(set_to_none=True)
         if (
             not self._keys
         ):  # of the step's first micro-batch: BatchNorm's statistics, which a refused step must not keep
@@ -282,13 +297,13 @@ class SRTask(L.LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
-    def upscale(self, lr: torch.Tensor) -> torch.Tensor:
-        """One whole image by the network that counts, in fp32: [C, h, w] -> [C, H, W] in [0, 1], on the CPU."""
-        network = self.averaged()
+    def upscale(self, image: EvalImage) -> torch.Tensor:
+        """One whole image by the network that counts, in fp32: its LR, or its window, -> [C, H, W] in [0, 1], on the CPU."""
+        network = self.evaluated(image.scale)
         training = network.training
         network.eval()
         try:
-            return super_resolve(network, lr.to(self.device)).cpu()
+            return super_resolve(network, image.lr.to(self.device)).cpu()
         finally:
             network.train(training)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -53,13 +53,48 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+class _Settled(torch.autograd.Function):
+    """A loss whose gradients are known already: its value forward, those gradients backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(g.mul_(outer[0]) for g in gradients)
+
+
+def settled(loss: torch.Tensor, parameters: Sequence[nn.Parameter], scaler: Any = None) -> torch.Tensor:
+    """``loss``, differentiated by ``parameters`` at once, so that its graph is gone before another one is built.
+
+    ``backward()`` of what is returned, or of a sum that it is part of, gives ``parameters`` the same gradients, then and not
+    before: ddp's hooks and accumulation see nothing unusual.
+
+    Args:
+        loss: scalar.
+        parameters: all that it depends on.
+        scaler: of 16-mixed: without its factor the gradients would vanish on their way through float16.
+    """
+    factor = torch.ones((), device=loss.device) if scaler is None else scaler.scale(torch.ones((), device=loss.device))
+    with torch.autocast(loss.device.type, enabled=False):  # backward passes run outside of it
+        gradients = [g / factor for g in torch.autograd.grad(loss * factor, parameters)]
+    return cast(torch.Tensor, _Settled.apply(loss.detach(), gradients, *parameters))
+
+
 class GANTask(SRTask):
     """Trains a generator against a discriminator: both move once a step, from the same generated images.
 
     That is a simultaneous update, bit for bit what two optimizers give that step one after the other on one batch
     (``tests/tasks/test_gan.py``). As one automatic optimizer it counts once in every counter, and accumulation, clipping
-    and plain ddp work. Under accumulation a relativistic loss sees its averages over a micro-batch, as BatchNorm does; over
-    several devices BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
+    and plain ddp work; two in Lightning's manual form count each step twice, and forbid all three. What one backward pass
+    over both losses would cost is the memory of D's graphs beside G's: D's loss is therefore differentiated first, when
+    only G's own forward pass is held (:func:`settled`). Under accumulation a relativistic loss sees its averages over a
+    micro-batch, as BatchNorm does; over several devices BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
 
     Args:
         model: the generator G.
@@ -143,18 +178,20 @@ class GANTask(SRTask):
         return super().rate_of(suffix, step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step of both: G's loss with D frozen, plus D's loss with the generated images detached."""
+        """One step of both: D's loss with the generated images detached, plus G's loss with D frozen."""
         hr = to_float(batch["hr"])
         sr = self.model(to_float(batch["lr"])).float()
         # Real and fake go through D apart, as everywhere: its BatchNorm must not average over both.
+        real = self.discriminator(hr)
+        d_loss, d_parts = self.loss.discriminator(real, self.discriminator(sr.detach()))
+        trained = [p for p in self.discriminator.parameters() if p.requires_grad]
+        d_loss = settled(d_loss, trained, getattr(self.trainer.precision_plugin, "scaler", None))
+        # D does not move before the end of the step: what it said of HR holds for G's loss as well.
+        torch.clear_autocast_cache()  # where there is one, it holds D's parameters as cast above, whatever is frozen
         with frozen(self.discriminator):
-            real = None
-            if self.loss.needs_real:
-                with torch.no_grad():  # inside frozen: autocast would keep its casts of parameters, without their graph
-                    real = self.discriminator(hr)
             fake = self.discriminator(sr)
+            real = real.detach() if self.loss.needs_real else None
             g_loss, g_parts = self.loss.generator(sr, hr, real_logits=real, fake_logits=fake)
-        d_loss, d_parts = self.loss.discriminator(self.discriminator(hr), self.discriminator(sr.detach()))
         self._watch(d_parts["accuracy"])
         return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts)
 

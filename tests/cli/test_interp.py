@@ -187,10 +187,12 @@ def test_images_give_a_sheet_and_a_curve(invoke, files, photographs, tiny_lpips)
 
 
 def test_an_exported_network_knows_what_it_started_from(invoke, tmp_path):
-    small = ("experiment=quickstart", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",
+    small = ("experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",
              "data.lr_patch=12", "trainer.accelerator=cpu", "trainer.max_steps=1", "logger=none",
              "validate.pictures=0")  # fmt: skip
     assert invoke("sr-train", *small).returncode == 0
-    first, second = (load_weights(tmp_path / "runs" / "quickstart" / s / "weights.safetensors") for s in ("x2", "x4"))
+    first, second = (
+        load_weights(tmp_path / "runs" / "quickstart_edsr" / s / "weights.safetensors") for s in ("x2", "x4")
+    )
     assert "ancestors" not in first.origin
     assert second.origin["ancestors"] == [digest(first.state)]

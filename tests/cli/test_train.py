@@ -18,12 +18,19 @@ SMALL = (
 
 
 def test_a_stage_trains_writes_its_weights_and_is_then_complete(command, tmp_path):
-    arguments = ("sr-train", "experiment=quickstart", "stage=x2", "trainer.max_steps=30", "validate.every=20", *SMALL)
+    arguments = (
+        "sr-train",
+        "experiment=quickstart_edsr",
+        "stage=x2",
+        "trainer.max_steps=30",
+        "validate.every=20",
+        *SMALL,
+    )
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     assert "EDSR x2" in done.stdout
     assert "step 20: toy/y/psnr" in done.stderr
-    file = tmp_path / "runs" / "quickstart" / "x2" / "weights.safetensors"
+    file = tmp_path / "runs" / "quickstart_edsr" / "x2" / "weights.safetensors"
     weights = load_weights(file)
     assert weights.model == {
         "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0
@@ -40,12 +47,12 @@ def test_a_stage_trains_writes_its_weights_and_is_then_complete(command, tmp_pat
 
 def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_path):
     short = ("checkpoint.every=5", "trainer.precision=32-true", "curve=constant", *SMALL)
-    whole = command("sr-train", "experiment=quickstart", "stage=x2", "name=whole", "trainer.max_steps=12", *short)
+    whole = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=whole", "trainer.max_steps=12", *short)
     assert whole.returncode == 0, whole.stderr
-    half = command("sr-train", "experiment=quickstart", "stage=x2", "name=half", "trainer.max_steps=5", *short)
+    half = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=5", *short)
     assert half.returncode == 0, half.stderr
     (tmp_path / "runs" / "half" / "x2" / "weights.safetensors").unlink()
-    rest = command("sr-train", "experiment=quickstart", "stage=x2", "name=half", "trainer.max_steps=12", *short)
+    rest = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=12", *short)
     assert rest.returncode == 0, rest.stderr
     a, b = (load_weights(tmp_path / "runs" / n / "x2" / "weights.safetensors").state for n in ("whole", "half"))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -54,51 +61,55 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["experiment=quickstart", "stage=x2", "trainer.max_stesp=1"], 2, "did you mean max_steps"),
+        (["experiment=quickstart_edsr", "stage=x2", "trainer.max_stesp=1"], 2, "did you mean max_steps"),
         (["experiment=nothing"], 2, "nothing"),
-        (["experiment=quickstart", "stage=x2", "data.lr_patch=400"], 1, "smaller than the patch of 400x400"),
+        (["experiment=quickstart_edsr", "stage=x2", "data.lr_patch=400"], 1, "smaller than the patch of 400x400"),
         (
-            ["experiment=quickstart", "stage=x2", "data.batch=3", "trainer.accumulate_grad_batches=2"],
+            ["experiment=quickstart_edsr", "stage=x2", "data.batch=3", "trainer.accumulate_grad_batches=2"],
             1,
             "make it a multiple of 2",
         ),
-        (["experiment=quickstart", "stage=x2", "data.train=[{hr: missing}]"], 1, "missing: there is no such folder"),
-        (["experiment=quickstart", "stage=x2", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
-        (["experiment=quickstart", "stage=x2", "scale=7"], 2, "scale=7 is not built"),
         (
-            ["experiment=quickstart", "stage=x2", "trainer.max_steps=-1", "curve=constant"],
+            ["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: missing}]"],
+            1,
+            "missing: there is no such folder",
+        ),
+        (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
+        (["experiment=quickstart_edsr", "stage=x2", "scale=7"], 2, "scale=7 is not built"),
+        (
+            ["experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=-1", "curve=constant"],
             2,
             "trainer.max_steps=-1: expected",
         ),
         (
-            ["experiment=quickstart", "stage=x2", "trainer.gradient_clip_val=-1"],
+            ["experiment=quickstart_edsr", "stage=x2", "trainer.gradient_clip_val=-1"],
             2,
             "gradient_clip_val=-1: expected a positive",
         ),
-        (["experiment=quickstart", "stage=x2", "validate.crop=0"], 2, "validate.crop=0"),
-        (["experiment=quickstart", "stage=x2", "data.batch=0"], 2, "data.batch=0"),
-        (["experiment=quickstart", "stage=x2", "name=../esc"], 2, "expected a folder's name below runs"),
+        (["experiment=quickstart_edsr", "stage=x2", "validate.crop=0"], 2, "validate.crop=0"),
+        (["experiment=quickstart_edsr", "stage=x2", "data.batch=0"], 2, "data.batch=0"),
+        (["experiment=quickstart_edsr", "stage=x2", "name=../esc"], 2, "expected a folder's name below runs"),
         (["experiment=quikstart"], 2, "did you mean quickstart"),
         (
-            ["experiment=quickstart", "stage=x2", "model=edsrr", "loss=l3", "sets=[tpy]"],
+            ["experiment=quickstart_edsr", "stage=x2", "model=edsrr", "loss=l3", "sets=[tpy]"],
             2,
             "there is no such sets; did you mean toy",
         ),
-        (["experiment=quickstart", "stage=x2", "data.train=[{hr: 5}]"], 1, "hr and lr are folders, stores"),
+        (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 5}]"], 1, "hr and lr are folders, stores"),
         (
-            ["experiment=quickstart", "stage=x2", "data.train=[{hr: toy, weight: abc}]"],
+            ["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: toy, weight: abc}]"],
             1,
             "weight='abc': expected a positive number",
         ),
-        (["experiment=quickstart", "stage=x2", "trainer.precision=16-mixed"], 1, "needs a GPU"),
+        (["experiment=quickstart_edsr", "stage=x2", "trainer.precision=16-mixed"], 1, "needs a GPU"),
         (
-            ["experiment=quickstart", "stage=x2", "trainer.precision=fp8"],
+            ["experiment=quickstart_edsr", "stage=x2", "trainer.precision=fp8"],
             1,
             "choose from auto, 32, bf16-mixed, 16-mixed",
         ),
-        (["experiment=quickstart", "stage=x2", "task.ema=2"], 2, "task.ema=2"),
-        (["experiment=quickstart", "stage=x2", "task.rate=0"], 2, "task.rate=0"),
-        (["experiment=quickstart", "stage=x2", "validate.protocols=[Y]"], 2, "choose from y, y_matlab"),
+        (["experiment=quickstart_edsr", "stage=x2", "task.ema=2"], 2, "task.ema=2"),
+        (["experiment=quickstart_edsr", "stage=x2", "task.rate=0"], 2, "task.rate=0"),
+        (["experiment=quickstart_edsr", "stage=x2", "validate.protocols=[Y]"], 2, "choose from y, y_matlab"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, arguments, code, message):
@@ -121,7 +132,7 @@ def test_a_models_arguments_are_completed_by_its_defaults():
 
 def test_validation_is_turned_off_by_an_empty_list_of_sets(invoke, tmp_path):
     done = invoke(
-        "sr-train", "experiment=quickstart", "stage=x2", *SMALL, "sets=[]", "trainer.max_steps=2", "logger=csv"
+        "sr-train", "experiment=quickstart_edsr", "stage=x2", *SMALL, "sets=[]", "trainer.max_steps=2", "logger=csv"
     )
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "runs" / "quickstart" / "x2" / "best.safetensors").exists()
+    assert not (tmp_path / "runs" / "quickstart_edsr" / "x2" / "best.safetensors").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from sr_train.data.draws import Draws, PositionSampler, below, counts_of_weights, permutation
+from sr_train.data.draws import Draws, PositionSampler, StepScales, below, counts_of_weights, permutation
 
 MIXES = [([7], None), ([5, 11], None), ([4, 10, 3], [2, 1, 1]), ([6, 6], [0.75, 0.25]), ([1, 9], None)]
 
@@ -219,3 +219,45 @@ def test_negative_positions_and_impossible_shares_are_refused():
             PositionSampler(**options)
     with pytest.raises(ValueError, match="first_step=-1"):
         PositionSampler(1, first_step=-1)
+
+
+def step_scales(scales=(2, 3, 4), weights=None, seed=0, stage="main"):
+    return StepScales(scales, weights=weights, seed=seed, stage=stage)
+
+
+def test_a_steps_scale_depends_on_seed_stage_and_step_alone():
+    expected = [step_scales()(t) for t in range(300)]
+    again = step_scales()
+    order = np.random.default_rng(0).permutation(300).tolist()
+    assert {t: again(t) for t in order} == dict(enumerate(expected))
+    assert [pickle.loads(pickle.dumps(again))(t) for t in range(300)] == expected
+    for other in (step_scales(seed=1), step_scales(stage="x")):
+        assert [other(t) for t in range(300)] != expected
+    assert [{2: 4, 3: 3, 4: 2}[s] for s in expected] == [step_scales((4, 3, 2))(t) for t in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"), [(None, (1, 1, 1)), ([1, 1, 2], (1, 1, 2)), ([0.5, 1.5, 1.0], (1, 3, 2))]
+)
+def test_scales_are_drawn_as_often_as_their_weights_say(weights, shares):
+    count, draw = 30_000, step_scales(weights=weights)
+    counts = Counter(draw(t) for t in range(count))
+    expected = [count * s / sum(shares) for s in shares]
+    assert chisquare([counts[s] for s in (2, 3, 4)], expected).pvalue > 1e-3
+    pairs = Counter((draw(t), draw(t + 1)) for t in range(0, count, 2))  # no scale announces the next
+    joint = [count / 2 * a * b / sum(shares) ** 2 for a, b in itertools.product(shares, shares)]
+    assert chisquare([pairs[p] for p in itertools.product((2, 3, 4), repeat=2)], joint).pvalue > 1e-3
+
+
+def test_until_all_is_where_the_last_scale_has_its_first_turn():
+    for seed in range(20):
+        draw = step_scales(seed=seed)
+        n = draw.until_all()
+        assert {draw(t) for t in range(n)} == {2, 3, 4} != {draw(t) for t in range(n - 1)}
+
+
+def test_scale_weights_must_fit_the_scales():
+    with pytest.raises(ValueError, match=r"scale_weights=\[1, 2\]: 2 numbers for scales \[2, 3, 4\]"):
+        step_scales(weights=[1, 2])
+    with pytest.raises(ValueError, match="positive"):
+        step_scales(weights=[1, 0, 1])

@@ -286,7 +286,7 @@ def interrupt(monkeypatch, where, name, calls):
         (StoreBuilder, "_commit", 1, 1),
         (StoreBuilder, "_commit", 7, 7),
         (StoreBuilder, "_finish", 0, 12),
-        (StoreBuilder, "_find_offsets", 0, 12),
+        (build, "find_offsets", 0, 12),
         (os, "replace", 0, 12),  # the offsets are written, not yet renamed
         (os, "replace", 1, 12),  # the store is whole, not yet renamed
     ],

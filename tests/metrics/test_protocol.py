@@ -56,9 +56,22 @@ def test_sizes_that_differ_are_refused():
         score(torch.zeros(3, 16, 16), torch.zeros(3, 16, 18), PROTOCOLS["rgb"], 2)
 
 
+@pytest.mark.parametrize("name", ["rgb_full", "y_full"])
+def test_videos_protocols_ignore_no_border(name):
+    hr = torch.randint(0, 256, (3, 40, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    sr = hr.clone()
+    sr[:, 0] = 255 - sr[:, 0]  # the first row alone is wrong
+    found = score(sr, hr, PROTOCOLS[name], 4)["psnr"]
+    a, b = hr.double(), sr.double()
+    if name == "y_full":
+        a, b = (16 + (65.481 * x[0] + 128.553 * x[1] + 24.966 * x[2]) / 255 for x in (a, b))
+    assert abs(found - float(10 * torch.log10(255**2 / (a - b).square().mean()))) < 1e-9
+    assert score(sr, hr, PROTOCOLS["rgb"], 4)["psnr"] == float("inf")
+
+
 def test_every_definition_names_colour_and_border():
     for protocol in PROTOCOLS.values():
-        assert "border scale" in protocol.definition
+        assert f"border {'scale' if protocol.cut_scale else protocol.border}" in protocol.definition
         assert ("RGB" in protocol.definition) != ("BT.601" in protocol.definition)
 
 

@@ -1,0 +1,41 @@
+"""``sr-convert``: a network of any source as a self-describing file; one scale of several as a network of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sr_train.cli.common import UsageError, compose_command, expect, listed, run
+from sr_train.cli.locate import full_arguments, load
+
+
+def convert(arguments: list[str]) -> int:
+    """Read, choose, check and write."""
+    config = compose_command("convert", arguments)
+    allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+    overwrite = expect(config, "overwrite", bool, "true or false")
+    source, out = str(config["weights"]), Path(str(config["out"]))
+    if out.suffix != ".safetensors":
+        raise UsageError(
+            f"out={out}: give a name that ends in .safetensors, e.g. out={out.with_suffix('.safetensors')}"
+        )
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: is there already; name another, or give overwrite=true")
+    from sr_train.cli.networks import scale_of
+    from sr_train.weights import Weights, build_network, one_scale, save_weights
+
+    weights, file = load(source, allow=allow, scale=config["scale"])
+    if config["scale"] is not None:
+        scale = scale_of(config, weights.scales, source)
+        weights = one_scale(weights, scale, where=str(file), allow=allow)
+    network = build_network(weights, where=str(file), allow=allow)  # whole, and of the right shapes
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(out, Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores))
+    count = sum(p.numel() for p in network.parameters())
+    recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
+    print(f"{out}: {type(network).__name__} {listed(weights.scales)}, {count:,} parameters, from {file}{recognized}")
+    return 0
+
+
+def main() -> None:
+    """Entry point of ``sr-convert``."""
+    run("sr-convert", "convert", convert)
