@@ -16,7 +16,7 @@ from sr_train.tasks.parameters import freeze, split, suffixes
 from sr_train.tasks.pixel import PixelTask
 
 SMALL = (
-    "experiment=edsr_baseline_x2", "data=toy", "sets=[]", "model.blocks=1", "model.channels=8", "data.workers=0",
+    "model=edsr_baseline", "data=toy", "sets=[]", "model.blocks=1", "model.channels=8", "data.workers=0",
     "data.batch=2", "data.lr_patch=12", "trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "record.every=1",
     "validate.pictures=0", "name=run",
 )  # fmt: skip
