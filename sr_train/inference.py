@@ -82,16 +82,20 @@ def _run(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
 
 
 def _ensemble(model: nn.Module, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """The mean over the eight flips and transposes of the input, turned back (EDSR section 3.3, "self-ensemble")."""
+    """The mean over the eight flips and transposes of the input, turned back (EDSR section 3.3, "self-ensemble").
+
+    Of a clip over its four flips alone, as EDVR's authors do.
+    """
     total = None
-    for turned in range(8):
+    count = 8 if x.dim() == 4 else 4
+    for turned in range(count):
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if turned & bit]
         y = x.transpose(-1, -2) if turned & 4 else x
         y = _run(model, _packed(y.flip(axes)), precision).flip(axes)
         y = y.transpose(-1, -2) if turned & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
-    return total.div_(8)
+    return total.div_(count)
 
 
 @torch.inference_mode()
@@ -130,7 +134,7 @@ def super_resolve_bands(
         lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are
             moved.
         tiling: how to cut; ``None`` for the whole image at once.
-        ensemble: the mean of the network's eight answers to the turned image.
+        ensemble: the mean of the network's eight answers to the turned image, or four to the flipped clip.
         precision: "32", or "bf16" for autocast.
         done: told the LR pixels of every tile that is finished.
     """
@@ -202,7 +206,10 @@ def receptive_radius(model: nn.Module) -> int | None:
     """How many LR pixels to each side an output pixel depends on; None where it is the whole image.
 
     Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
+    A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
     """
+    if getattr(model, "reaches_anywhere", False):
+        return None
     scale, multiple = _attributes(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     height = math.ceil(8 / multiple) * multiple

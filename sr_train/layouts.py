@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sr_train import edsr_layouts, rrdb_layouts
+from sr_train import edsr_layouts, edvr_layouts, rrdb_layouts
 from sr_train.files import archive_problem
 
 Shapes = Mapping[str, "tuple[int, ...]"]
@@ -126,6 +126,19 @@ def _rrdbnet(layout: rrdb_layouts.Layout) -> Callable[[Shapes, int | None], Matc
     return match
 
 
+def _edvr(layout: str) -> Callable[[Shapes, int | None], Match | None]:
+    """EDVR as its authors or BasicSR name it. The centre frame is the middle one. Raises ValueError for foreign names."""
+
+    def match(shapes: Shapes, _: int | None) -> Match | None:
+        if edvr_layouts.layout_of(shapes) != layout:
+            return None
+        names = edvr_layouts.rename(shapes)
+        model = edvr_layouts.infer_edvr({new: shapes[old] for new, old in names.items()})
+        return None if model is None else Match(model, names=names)
+
+    return match
+
+
 LAYOUTS = (
     Layout("BasicSR's EDSR", _edsr),
     Layout("BasicSR's MSRResNet", _msrresnet),
@@ -134,6 +147,8 @@ LAYOUTS = (
     Layout("BasicSR's RRDBNet", _rrdbnet("basicsr")),
     Layout("ESRGAN's RRDBNet of 2019", _rrdbnet("2019")),
     Layout("ESRGAN's RRDBNet of 2018", _rrdbnet("2018")),
+    Layout("BasicSR's EDVR", _edvr("basicsr")),
+    Layout("EDVR's of 2019", _edvr("2019")),
 )
 
 

@@ -28,6 +28,7 @@ from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
 _OPEN = ("sets", "callbacks", "data.train", "data.val")  # a user's own names stand below these
+_WHOLE = ("task.rate_scale",)  # mappings whose keys are globs, with dots of their own
 _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed, they would be ignored
     "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",
@@ -138,7 +139,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """A stage's entries as (dotted key, value)."""
     for key, value in entries.items():
-        if isinstance(value, Mapping) and value and "_target_" not in value:
+        whole = f"{prefix}{key}" in _WHOLE
+        if isinstance(value, Mapping) and value and "_target_" not in value and not whole:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -190,6 +192,7 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
     "init.stage": str | None,
     "init.weights": str | None,
     "init.skip": list[str],
+    "init.grow": list[str],
     "resume": Literal["auto", "force", "never"],
     "validate.every": int,
     "validate.protocols": list[str],
@@ -452,8 +455,9 @@ def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
         if init["stage"] is not None and init["stage"] not in earlier:
             known = ", ".join(earlier) or "there are none"
             problems.append(f"stage {stage.name}: init.stage={init['stage']} is no earlier stage; {known}")
-        if init["skip"] and init["stage"] is None and init["weights"] is None:
-            problems.append(f"stage {stage.name}: init.skip without init.stage or init.weights")
+        for key in ("skip", "grow"):
+            if init[key] and init["stage"] is None and init["weights"] is None:
+                problems.append(f"stage {stage.name}: init.{key} without init.stage or init.weights")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""BasicSR 1.4.2 under its own Python (see loader.py for the venv): the jobs that step.py and learning.py give it.
+"""BasicSR 1.4.2 under its own Python (see loader.py for the venv): the jobs that step.py, learning.py and clips.py give it.
 
     BASICSR_PYTHON scripts/bench/peer.py JOB
 
@@ -217,6 +217,48 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
     return {"version": importlib.import_module("basicsr.version").__version__}
 
 
+def video(job: dict[str, Any]) -> dict[str, Any]:
+    """Steps of its EDVRModel on one clip in memory, with the settings of its train_EDVR_M_x4_SR_REDS.yml, in turns."""
+    stand_in()
+    network = {"type": "EDVR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_frame": job["frames"]}
+    network |= {
+        "deformable_groups": 8,
+        "num_extract_block": 5,
+        "num_reconstruct_block": job["blocks"],
+        "with_tsa": True,
+    }
+    rate = {"type": "CosineAnnealingRestartLR", "periods": [600_000], "restart_weights": [1], "eta_min": 1e-7}
+    train = {
+        "ema_decay": job["ema"],
+        "optim_g": {"type": "Adam", "lr": 4e-4, "weight_decay": 0, "betas": [0.9, 0.99]},
+        "scheduler": rate,
+        "total_iter": 600_000,
+        "warmup_iter": -1,
+        "dcn_lr_mul": 1,
+        "tsa_iter": None,
+        "pixel_opt": {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "sum"},
+    }
+    opt: dict[str, Any] = {
+        "name": "peer",
+        "model_type": "EDVRModel",
+        "scale": 4,
+        "num_gpu": job["gpus"],
+        "manual_seed": 0,
+    }
+    opt |= {"network_g": network, "train": train, "path": {"pretrain_network_g": None, "resume_state": None}}
+    opt |= {"dist": False, "is_train": True, "rank": 0, "world_size": 1}
+    model = importlib.import_module("basicsr.models").build_model(opt)
+    side, turns = job["patch"], Turns(job["block"], job["blocks_of_steps"])
+    lr = torch.rand(job["batch"], job["frames"], 3, side, side)
+    hr = torch.rand(job["batch"], 3, 4 * side, 4 * side)
+    for step in range(1, job["steps"] + 1):
+        turns.begin()
+        model.update_learning_rate(step)
+        model.feed_data({"lq": lr, "gt": hr})
+        model.optimize_parameters(step)
+    return {"version": importlib.import_module("basicsr.version").__version__}
+
+
 if __name__ == "__main__":
     task = json.loads(sys.argv[1])
-    print("\n" + json.dumps({"loop": loop, "learn": learn}[task["kind"]](task)))
+    print("\n" + json.dumps({"loop": loop, "learn": learn, "video": video}[task["kind"]](task)))

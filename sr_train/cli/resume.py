@@ -18,8 +18,8 @@ from sr_train.files import write_bytes
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
     "paths.*", "sets.*", "logger.*", "callbacks.*", "record.*", "checkpoint.*", "validate.*", "data.val*", "data.workers",
-    "data.cache", "data.train*", "task.protocols*", "task.patience", "task.compile", "task.recompute", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
+    "data.cache", "data.train*", "task.protocols*", "task.patience", "task.compile", "task.recompute", "model.deform",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
 )  # fmt: skip
 _STEPS = "trainer.max_steps"
 

@@ -135,9 +135,8 @@ def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> 
     if source is not None:
         from sr_train.weights import warm_start
 
-        warm_start(
-            parts["model"], source.weights.state, config["init"]["skip"], where=f"stage {stage} from {source.file}"
-        )
+        init, where = config["init"], f"stage {stage} from {source.file}"
+        warm_start(parts["model"], source.weights.state, init["skip"], grow=init["grow"], where=where)
     return build(config["task"], **parts)
 
 
@@ -307,8 +306,6 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
     where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
     say(
         f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images}, "
-
-
         f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images} images, "
         f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
     )

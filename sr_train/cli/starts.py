@@ -1,15 +1,15 @@
-"""What a stage starts from: ``init.stage``, ``init.weights``, ``init.skip``."""
+"""What a stage starts from: ``init.stage``, ``init.weights``, ``init.skip``, ``init.grow``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import build, say
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
     from sr_train.stages import Plan, Stage
     from sr_train.weights import Weights
@@ -55,15 +55,15 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
 def check_warm_starts(plan: Plan) -> None:
     """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
 
-    The costliest failure is a bad warm start after three days. Prints what is copied, started afresh and unused.
+    The costliest failure is a bad warm start after three days. Prints what is copied, grown, started afresh and unused.
     """
     import torch
 
-    from sr_train.weights import match_warm_start
+    from sr_train.weights import match_warm_start, residual_ends
 
-    def outline(config: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    def outline(config: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
-            return build(config["model"]).state_dict()
+            return build(config["model"])
 
     for stage in plan.stages:
         init = stage.config["init"]
@@ -75,11 +75,26 @@ def check_warm_starts(plan: Plan) -> None:
             state, name = source.weights.state, str(source.file)
         else:
             state, name = (
-                outline(next(s.config for s in plan.stages if s.name == init["stage"])),
+                outline(next(s.config for s in plan.stages if s.name == init["stage"])).state_dict(),
                 f"stage {init['stage']}",
             )
-        decided = match_warm_start(outline(stage.config), state, init["skip"], where=f"stage {stage.name} from {name}")
+        where, network = f"stage {stage.name} from {name}", outline(stage.config)
+        ends = residual_ends(network, init["grow"], where=where)
+        decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
         say(f"stage {stage.name} starts from {name}:")
-        for what, names in (("copied", decided.copied), ("afresh", decided.afresh), ("unused", decided.unused)):
-            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if what != "copied" else ""
+        say(f"  copied {len(decided.copied):>5} tensors")
+        if decided.grown:
+            say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
+        for what, names in (("afresh", decided.afresh), ("unused", decided.unused)):
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
             say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
+
+
+def _blocks(names: Sequence[str], lists: Iterable[str]) -> str:
+    """Which blocks tensors are of: "reconstruction.10 to reconstruction.39"."""
+    parts = []
+    for blocks in lists:
+        numbers = [int(n.removeprefix(f"{blocks}.").partition(".")[0]) for n in names if n.startswith(f"{blocks}.")]
+        first, last = min(numbers, default=0), max(numbers, default=0)
+        parts.append(f"{blocks}.{first}" if first == last else f"{blocks}.{first} to {blocks}.{last}")
+    return ", ".join(parts)

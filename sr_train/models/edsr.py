@@ -15,6 +15,7 @@ class ResidualBlock(nn.Module):
     """
 
     checkpoint_unit = True  # what activation checkpointing recomputes
+    residual_end = "conv2"  # zeroed, the block hands its input on
 
     def __init__(self, channels: int, res_scale: float, *, kernel: int = 3) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -15,3 +16,35 @@ def scaled_kaiming_(module: nn.Module, factor: float) -> None:
                 layer.weight.mul_(factor)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+class ResidualBlock(nn.Module):
+    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same. MSRResNet's and EDVR's."""
+
+    checkpoint_unit = True  # what activation checkpointing recomputes
+    residual_end = "conv2"  # zeroed, the block hands its input on
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x + conv2(relu(conv1(x)))."""
+        return x + self.conv2(self.relu(self.conv1(x)))
+
+
+def leaky(x: torch.Tensor) -> torch.Tensor:
+    """Leaky ReLU of slope 0.1, in place."""
+    return F.leaky_relu_(x, 0.1)
+
+
+def enlarged(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
+    """[B, C, h, w] -> [B, C, factor h, factor w], bilinear."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def frames_joined(x: torch.Tensor) -> torch.Tensor:
+    """[B, T, C, h, w] -> [B, T C, h, w] in channels-last memory."""
+    return x.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

@@ -6,23 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.models.layers import scaled_kaiming_
-
-
-class ResidualBlock(nn.Module):
-    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same."""
-
-    checkpoint_unit = True
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + conv2(relu(conv1(x)))."""
-        return x + self.conv2(self.relu(self.conv1(x)))
+from sr_train.models.layers import ResidualBlock, scaled_kaiming_
 
 
 class MSRResNet(nn.Module):

@@ -10,6 +10,7 @@ class ResidualBlock(nn.Module):
     """conv - BN - PReLU - conv - BN, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
 
     checkpoint_unit = True  # what activation checkpointing recomputes
+    residual_end = "bn2"  # zeroed, the block hands its input on
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -19,8 +20,24 @@ from sr_train.data.dataset import EvalImage
 from sr_train.inference import super_resolve
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.tasks.optim import Curve
+from sr_train.tasks.parameters import freeze, split, suffixes
+
+_LOOK = 100  # steps between looks at a network's alarm, which wait for the device
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A network that has something to say of itself."""
+
+    def numbers(self) -> dict[str, torch.Tensor]:
+        """Of the newest training step, for the logs; on the device."""
+        ...
+
+    def alarm(self) -> str | None:
+        """What a user must know, and what helps; ``None`` while all is well."""
+        ...
 
 
 class NonFiniteError(ValueError):
@@ -63,7 +80,7 @@ class SRTask(L.LightningModule):
     ``parameter_groups``.
 
     Args:
-        model: the network; states ``scale`` (or ``scales``) and ``multiple_of``.
+        model: the network; states ``scale`` (or ``scales``) and ``multiple_of``; may be :class:`Watched`.
         optimizer: called with (parameter groups, lr=rate).
         rate: base learning rate.
         curve: factor of the rate by step.
@@ -72,6 +89,8 @@ class SRTask(L.LightningModule):
         patience: steps in a row that may be refused for a loss or gradient that is not finite.
         compile: run the network through ``torch.compile``.
         recompute: activation checkpointing: less memory for one more forward pass.
+        trainable: globs on the names of the network's parameters; those that none matches are frozen.
+        rate_scale: glob -> factor of the rate of the parameters it matches, the first that does; ``None`` for none.
     """
 
     shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
@@ -89,6 +108,8 @@ class SRTask(L.LightningModule):
         patience: int = 10,
         compile: bool = False,
         recompute: bool = False,
+        trainable: Sequence[str] = ("*",),
+        rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         scales: tuple[int, ...] = getattr(model, "scales", ())
@@ -109,6 +130,10 @@ class SRTask(L.LightningModule):
             recompute_activations(self.model)
         if compile:
             self.model.compile()  # in place: no _orig_mod. in the keys
+        freeze(self.model, trainable)
+        self._scales = dict(rate_scale or {})
+        self._suffixes = suffixes(self._scales)
+        split(self.model, self._scales)  # what is wrong with it is said now
         self.rate = rate
         self.curve = curve
         self.protocols = get_protocols(protocols)
@@ -117,6 +142,7 @@ class SRTask(L.LightningModule):
         self.numbers: dict[str, torch.Tensor] = {}  #: of the newest step, by name, for the logs
         self.events: list[tuple[str, str]] = []  #: (what, which keys) since they were last written down
         self._in_a_row = 0
+        self._alarmed = False
         self._keys: list[str] = []
         self._statistics: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
@@ -147,9 +173,14 @@ class SRTask(L.LightningModule):
         return [self.model]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups, each with the ``base_rate`` that the curve scales and the ``suffix`` of its names in logs."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        return [{"params": trained, "lr": self.rate, "base_rate": self.rate, "suffix": ""}]
+        """What is trained, each group with the ``suffix`` of its names in logs, by which its rate is found."""
+        groups = [(self._suffixes.get(glob, ""), chosen) for glob, chosen in split(self.model, self._scales)]
+        return [{"params": chosen, "lr": self.rate_of(suffix, 0), "suffix": suffix} for suffix, chosen in groups]
+
+    def rate_of(self, suffix: str, step: int) -> float:
+        """The rate of a parameter group: of the task as it is now, not of the checkpoint that the group came with."""
+        factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
+        return self.rate * factors.get(suffix, 1.0) * self.curve(step)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over :meth:`parameter_groups`."""
@@ -157,10 +188,9 @@ class SRTask(L.LightningModule):
 
     def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Set each group's rate for the current step."""
-        factor = self.curve(self.global_step)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["base_rate"] * factor
+                group["lr"] = self.rate_of(group["suffix"], self.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The rate is a function of the step; the keys are kept in case the step must be refused."""
@@ -177,7 +207,8 @@ class SRTask(L.LightningModule):
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
         """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss."""
         self._losses.append(loss.detach())
-        self.numbers.update({"train/loss": loss.detach(), **{f"train/{k}": v.detach() for k, v in numbers.items()}})
+        told = self.model.numbers() if isinstance(self.model, Watched) else {}
+        self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **told, **numbers}.items()})
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -222,12 +253,12 @@ class SRTask(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """``trainer.gradient_clip_val``, each group by its own norm: one network's large gradient must not stop another."""
+        """``trainer.gradient_clip_val``, each network by its own norm: one's large gradient must not stop another."""
         if not gradient_clip_val:
             return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        for group in optimizer.param_groups:
-            clip(group["params"], gradient_clip_val)
+        for network in self.networks():
+            clip(network.parameters(), gradient_clip_val)
 
     def optimizer_step(
         self,
@@ -241,15 +272,28 @@ class SRTask(L.LightningModule):
         if self.ema is not None and not self._in_a_row:
             self.ema.update_parameters(self.model)
         self._keys, self._losses = [], []
+        self._listen()
+
+    def _listen(self) -> None:
+        """Warn once a run of what the network finds alarming."""
+        step = self.global_step + 1  # Lightning counts it when this is over
+        if self._alarmed or step % _LOOK or not isinstance(self.model, Watched):
+            return
+        said = self.model.alarm()
+        if said is not None:
+            self._alarmed = True
+            if self.trainer.is_global_zero:
+                warnings.warn(f"step {step}: {said}", stacklevel=2)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters."""
-        checkpoint["guard"] = {"refused": self.refused, "in_a_row": self._in_a_row}
+        """The guard's counters, and whether the alarm was given."""
+        checkpoint["guard"] = {"refused": self.refused, "in_a_row": self._in_a_row, "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters."""
+        """The guard's counters, and whether the alarm was given."""
         guard = checkpoint.get("guard", {})
         self.refused, self._in_a_row = int(guard.get("refused", 0)), int(guard.get("in_a_row", 0))
+        self._alarmed = bool(guard.get("alarmed", False))
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -110,6 +110,8 @@ class GANTask(SRTask):
         patience: refused steps in a row before the run gives up.
         compile: G through ``torch.compile``.
         recompute: activation checkpointing of G.
+        trainable: globs on names of G's parameters; its others are frozen. D trains as a whole.
+        rate_scale: glob on names of G's parameters -> factor of their rate.
     """
 
     shown = ("pixel", "perceptual", "adversarial", "discriminator", "accuracy")
@@ -130,6 +132,8 @@ class GANTask(SRTask):
         patience: int = 10,
         compile: bool = False,
         recompute: bool = False,
+        trainable: Sequence[str] = ("*",),
+        rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -141,6 +145,8 @@ class GANTask(SRTask):
             patience=patience,
             compile=compile,
             recompute=recompute,
+            trainable=trainable,
+            rate_scale=rate_scale,
         )
         if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
             raise ValueError(f"task=gan needs a loss for two networks, not {type(loss).__name__}: loss=esrgan or srgan")
@@ -162,19 +168,14 @@ class GANTask(SRTask):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """G's group, then D's."""
-        rate = self.discriminator_rate
-        own = {"params": list(self.discriminator.parameters()), "lr": rate, "base_rate": rate, "suffix": "_d"}
+        own = {"params": list(self.discriminator.parameters()), "lr": self.rate_of("_d", 0), "suffix": "_d"}
         return [*super().parameter_groups(), own]
 
-    def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Set G's rate by its curve and D's by D's."""
-        optimizers = list(optimizers)
-        super().set_rate(optimizers)
-        factor = self.discriminator_curve(self.global_step)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                if group["suffix"] == "_d":
-                    group["lr"] = group["base_rate"] * factor
+    def rate_of(self, suffix: str, step: int) -> float:
+        """G's rate by its curve, D's by D's."""
+        if suffix == "_d":
+            return self.discriminator_rate * self.discriminator_curve(step)
+        return super().rate_of(suffix, step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One step of both: D's loss with the generated images detached, plus G's loss with D frozen."""

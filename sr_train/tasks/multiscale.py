@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -31,6 +31,8 @@ class MultiScaleTask(SRTask):
         patience: refused steps in a row before the run gives up.
         compile: through ``torch.compile``.
         recompute: activation checkpointing.
+        trainable: globs on names of parameters; the others are frozen.
+        rate_scale: glob -> factor of the rate.
     """
 
     uses_all = False
@@ -48,6 +50,8 @@ class MultiScaleTask(SRTask):
         patience: int = 10,
         compile: bool = False,
         recompute: bool = False,
+        trainable: Sequence[str] = ("*",),
+        rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         if not hasattr(model, "scales"):
             raise ValueError(f"task=multiscale: {type(model).__name__} has one scale; give task=pixel, or model=mdsr")
@@ -61,6 +65,8 @@ class MultiScaleTask(SRTask):
             patience=patience,
             compile=compile,
             recompute=recompute,
+            trainable=trainable,
+            rate_scale=rate_scale,
         )
         self.loss = loss
         self._newest: dict[int, torch.Tensor] = {}  # loss by scale, for the progress display alone

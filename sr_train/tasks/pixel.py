@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -26,6 +26,8 @@ class PixelTask(SRTask):
         patience: refused steps in a row before the run gives up.
         compile: through ``torch.compile``.
         recompute: activation checkpointing.
+        trainable: globs on names of parameters; the others are frozen.
+        rate_scale: glob -> factor of the rate.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class PixelTask(SRTask):
         patience: int = 10,
         compile: bool = False,
         recompute: bool = False,
+        trainable: Sequence[str] = ("*",),
+        rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -52,6 +56,8 @@ class PixelTask(SRTask):
             patience=patience,
             compile=compile,
             recompute=recompute,
+            trainable=trainable,
+            rate_scale=rate_scale,
         )
         self.loss = loss
 

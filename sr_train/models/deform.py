@@ -1,0 +1,231 @@
+"""Modulated deformable convolution (DCNv2, Zhu et al. 2019) as EDVR uses it: 3x3, stride 1, offsets from other features.
+
+Two ways to compute it agree to float rounding, forward and in all gradients:
+
+- ``torchvision``: its compiled operator, fast on CUDA;
+- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product. On a CPU several times as fast,
+  and the product may be in bf16; whatever can run or export ``grid_sample`` can run it.
+
+Where a tap falls on a whole pixel an offset's gradient jumps (all of them do before training, with offsets of 0): there both
+take the same side, because maps are padded to 2^k + 1, which makes torch's coordinates in [-1, 1] exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+Way = Literal["auto", "torchvision", "sampling"]
+
+_TAPS = 9
+_PIECE = 1024  # positions that a CPU samples at once: their nine taps of 64 channels, 2.4 MB, stay in its cache
+
+
+def _side(size: int) -> int:
+    """The least power of two from ``size - 1`` on."""
+    return 1 << max(int(size) - 2, 0).bit_length()  # traced, a size is a tensor
+
+
+def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """[B, C, h, w] -> [B groups, C / groups, 2^i + 1, 2^j + 1], zeros at the bottom and at the right."""
+    batch, channels, height, width = x.shape
+    tall, wide = _side(height) + 1, _side(width) + 1
+    x = F.pad(x.contiguous(), (0, wide - width, 0, tall - height))
+    return x.reshape(batch * groups, channels // groups, tall, wide)
+
+
+def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
+    """Where ``rows`` are sampled: [B, groups 9 2, h, w], (y, x) in pixels -> [B groups, 9 rows, w, 2], (x, y) in [-1, 1]."""
+    batch, _, height, width = offset.shape
+    tall, wide = 2 / _side(height), 2 / _side(width)
+    own = offset.reshape(batch * groups, _TAPS, 2, height, width)[:, :, :, rows]
+    y = torch.arange(height, dtype=offset.dtype, device=offset.device)[rows, None] - 1
+    x = torch.arange(width, dtype=offset.dtype, device=offset.device)[None, :] - 1
+    tap = torch.arange(_TAPS, device=offset.device)[:, None, None]
+    across = torch.add((x + tap % 3) * wide - 1, own[:, :, 1], alpha=wide)
+    down = torch.add((y + tap // 3) * tall - 1, own[:, :, 0], alpha=tall)
+    return torch.stack((across, down), -1).flatten(1, 2)
+
+
+def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """[N, c, H, W] at [N, 9 rows, w, 2] -> [N, c, 9, rows w]; zero outside."""
+    found = F.grid_sample(padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return found.reshape(*found.shape[:2], _TAPS, -1)
+
+
+def _by_sampling(
+    x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """The convolution in operations that differentiate themselves; the product is in ``weight``'s type."""
+    batch, channels, height, width = x.shape
+    groups = mask.shape[1] // _TAPS
+    found = _sample(_padded(x, groups), _grid(offset, groups, slice(0, height)))
+    columns = found * mask.reshape(batch * groups, 1, _TAPS, height * width)
+    columns = columns.reshape(batch, channels * _TAPS, height * width).to(weight.dtype)
+    out = torch.matmul(weight.flatten(1), columns) + bias[:, None]
+    return out.reshape(batch, len(weight), height, width)
+
+
+def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
+    """Images to be sampled together, enough to keep the threads busy (one works on one group), and blocks of rows in them."""
+    batch, width = mask.shape[0], mask.shape[-1]
+    together = math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1])
+    tall = max(1, _PIECE // width)
+    rows = [slice(top, min(top + tall, mask.shape[2])) for top in range(0, mask.shape[2], tall)]
+    for first in range(0, batch, together):
+        yield slice(first, min(first + together, batch)), rows
+
+
+class _Pieces(torch.autograd.Function):
+    """:func:`_by_sampling` for a CPU, to [B, h, w, C']: in pieces that stay in its cache, sampled again on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, offset, mask, weight)
+        (batch, channels, height, width), groups = x.shape, mask.shape[1] // _TAPS
+        kernel = weight.flatten(1).t()
+        out = weight.new_empty((batch, height, width, len(weight)))
+        for some, blocks in _pieces(mask):
+            padded = _padded(x[some], groups)
+            for rows in blocks:
+                columns = _sample(padded, _grid(offset[some], groups, rows))
+                columns.mul_(mask[some, :, rows].reshape(len(columns), 1, _TAPS, -1))
+                columns = columns.view(-1, channels * _TAPS, columns.shape[-1]).to(weight.dtype)
+                for image, taps in zip(out[some], columns, strict=True):
+                    torch.addmm(bias, taps.t(), kernel, out=image[rows].flatten(0, 1))
+        return out  # channels last: permuted here, it would be a view, which nothing may change in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: torch.Tensor) -> tuple[torch.Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, offset, mask, weight = ctx.saved_tensors
+        (_, channels, height, width), groups = x.shape, mask.shape[1] // _TAPS
+        of_x, of_offset, of_mask = (
+            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, offset, mask)
+        )
+        of_kernel = torch.zeros((channels * _TAPS, len(weight)), dtype=x.dtype)
+        for some, blocks in _pieces(mask):
+            padded = _padded(x[some], groups)
+            of_padded = torch.zeros_like(padded)
+            to_offset = of_offset[some].view(len(padded), _TAPS, 2, height, width)
+            to_mask = of_mask[some].view(len(padded), _TAPS, height, width)
+            for rows in blocks:
+                after = of_out[some, rows].flatten(1, 2).transpose(1, 2).to(weight.dtype)
+                of_taps = (
+                    torch.matmul(weight.flatten(1).t(), after).to(x.dtype).view(len(padded), -1, _TAPS, after.shape[2])
+                )
+                mine = mask[some, :, rows].reshape(len(padded), _TAPS, -1)
+                grid = _grid(offset[some], groups, rows)
+                taps = _sample(padded, grid)
+                to_mask[:, :, rows] = _sum_of_products(taps, of_taps).view(*mine.shape[:2], -1, width)
+                columns = taps.mul_(mine[:, None]).view(-1, channels * _TAPS, taps.shape[-1]).to(weight.dtype)
+                for one, other in zip(columns, after, strict=True):
+                    of_kernel.add_(torch.mm(one, other.t()))
+                share, of_grid = torch.ops.aten.grid_sampler_2d_backward(
+                    of_taps.mul_(mine[:, None]).view(*taps.shape[:2], -1, width), padded, grid, 0, 0, True, [True, True]
+                )
+                of_padded.add_(share)
+                of_grid = of_grid.view(len(padded), _TAPS, -1, width, 2)
+                torch.mul(of_grid[..., 1], 2 / _side(height), out=to_offset[:, :, 0, rows])
+                torch.mul(of_grid[..., 0], 2 / _side(width), out=to_offset[:, :, 1, rows])
+            of_x[some] = of_padded[..., :height, :width].reshape(of_x[some].shape)
+        of_weight = of_kernel.t().reshape(weight.shape).to(weight.dtype)
+        return of_x, of_offset, of_mask, of_weight, of_out.sum((0, 1, 2), dtype=x.dtype).to(weight.dtype)
+
+
+def _sum_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Over the channels, without a product as large as they are: [N, c, 9, n] twice -> [N, 9, n]."""
+    total = a[:, 0] * b[:, 0]
+    for c in range(1, a.shape[1]):
+        total.addcmul_(a[:, c], b[:, c])
+    return total
+
+
+def deformable_conv(
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    way: Way = "auto",
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Modulated deformable 3x3 convolution, zero outside: [B, C, h, w] -> [B, C', h, w].
+
+    Args:
+        x: of any floating type; sampled in that of ``offset``.
+        offset: [B, groups 9 2, h, w] in pixels: of each group, of each tap row by row, (y, x).
+        mask: [B, groups 9, h, w]: what each tap is multiplied by.
+        weight: [C', C, 3, 3].
+        bias: [C'].
+        way: see the module; ``auto`` is torchvision's on CUDA, sampling elsewhere.
+        dtype: of the matrix product where it is ours, and of the result; ``None`` for that of ``offset``.
+    """
+    dtype = offset.dtype if dtype is None else dtype
+    if way == "torchvision" or (way == "auto" and x.is_cuda):
+        from torchvision.ops import deform_conv2d
+
+        weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
+        return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
+    tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if x.device.type != "cpu" or traced:
+        return _by_sampling(*tensors)
+    return _Pieces.apply(*tensors).permute(0, 3, 1, 2)
+
+
+class DeformableConv(nn.Module):
+    """Deformable 3x3 convolution whose offsets and masks come from other features. State-dict keys are BasicSR's DCNv2Pack.
+
+    ([B, channels, h, w], features of the same size) -> [B, channels, h, w]. It starts as half of a plain convolution:
+    offsets 0, masks 0.5. Under autocast the offsets, their convolution and the sampling stay in float32: in bf16 a
+    coordinate is off by up to 0.06 px at 64 px.
+
+    Args:
+        channels: in and out.
+        groups: deformable groups: channels that move together are ``channels / groups``.
+        way: see :func:`deformable_conv`.
+    """
+
+    checkpoint_unit = True
+
+    def __init__(self, channels: int, *, groups: int = 8, way: Way = "auto") -> None:
+        super().__init__()
+        if channels % groups:
+            raise ValueError(f"channels={channels} must be a multiple of the {groups} deformable groups")
+        if way not in ("auto", "torchvision", "sampling"):
+            raise ValueError(f"deform={way!r} is none of auto, torchvision, sampling")
+        self.groups = groups
+        self.way: Way = way
+        self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.conv_offset = nn.Conv2d(channels, groups * 3 * _TAPS, 3, padding=1)
+        bound = 1 / math.sqrt(channels * _TAPS)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.conv_offset.weight)
+        assert self.conv_offset.bias is not None
+        nn.init.zeros_(self.conv_offset.bias)
+        self.mean_offset: torch.Tensor | None = None  #: mean |offset| in pixels of the newest training step
+        self.side = 0  #: of the shorter sides of the maps it was taken from
+
+    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """``x`` sampled where ``features`` say, and convolved."""
+        kind = x.device.type
+        casts = torch.amp.is_autocast_available(kind)  # on meta there is none
+        dtype = torch.get_autocast_dtype(kind) if casts and torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False) if casts else nullcontext():
+            found = self.conv_offset(features.to(self.weight.dtype))
+            offset, mask = found.split((self.groups * 2 * _TAPS, self.groups * _TAPS), dim=1)
+            if self.training:
+                self.mean_offset, self.side = offset.detach().abs().mean(), min(x.shape[-2:])
+            return deformable_conv(x, offset, mask.sigmoid(), self.weight, self.bias, way=self.way, dtype=dtype)

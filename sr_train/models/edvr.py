@@ -1,0 +1,194 @@
+"""EDVR (Wang et al., CVPRW 2019): a frame restored from itself and its neighbours, aligned by deformable convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_train.models.deform import Way
+from sr_train.models.layers import ResidualBlock, enlarged, frames_joined, leaky, scaled_kaiming_
+from sr_train.models.pcd import PCDAlignment
+from sr_train.models.tsa import TSAFusion
+
+Levels = Mapping[str, torch.Tensor]
+
+_LOST = 0.5  # of the maps' shorter side: see EDVR.alarm
+
+
+def _blocks(channels: int, count: int) -> nn.Sequential:
+    """Residual blocks that start near identity, as in the authors' code."""
+    body = nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+    scaled_kaiming_(body, 0.1)
+    return body
+
+
+class Predeblur(nn.Module):
+    """Features of blurred frames, cleaned on three scales (section 3.1): [N, 3, h, w] -> [N, channels, h, w].
+
+    Args:
+        channels: features.
+        hr_in: frames are large; features have a quarter of their side.
+    """
+
+    def __init__(self, channels: int, *, hr_in: bool) -> None:
+        super().__init__()
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.hr_in = hr_in
+        if hr_in:
+            self.stride_conv_hr1 = nn.Conv2d(channels, channels, 3, 2, 1)
+            self.stride_conv_hr2 = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.stride_conv_l2 = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.stride_conv_l3 = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.resblock_l3 = ResidualBlock(channels)
+        self.resblock_l2_1 = ResidualBlock(channels)
+        self.resblock_l2_2 = ResidualBlock(channels)
+        self.resblock_l1 = nn.Sequential(*(ResidualBlock(channels) for _ in range(5)))
+        for blocks in (self.resblock_l3, self.resblock_l2_1, self.resblock_l2_2, self.resblock_l1):
+            scaled_kaiming_(blocks, 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        l1 = leaky(self.conv_first(x))
+        if self.hr_in:
+            l1 = leaky(self.stride_conv_hr2(leaky(self.stride_conv_hr1(l1))))
+        l2 = leaky(self.stride_conv_l2(l1))
+        l3 = self.resblock_l3(leaky(self.stride_conv_l3(l2)))
+        l2 = self.resblock_l2_2(self.resblock_l2_1(l2) + enlarged(l3))
+        l1 = self.resblock_l1[:2](l1) + enlarged(l2)
+        return self.resblock_l1[2:](l1)
+
+
+class EDVR(nn.Module):
+    """EDVR: [B, T, 3, h, w] in [0, 1] -> the centre frame, [B, 3, scale h, scale w], not clamped.
+
+    State-dict keys are BasicSR's. ``fuse(features(frames), centre frame)`` is the network: features of a frame can be
+    kept for the next window that holds it.
+
+    Args:
+        scale: 4; 1 with ``hr_in``.
+        channels: features; 64 (M) or 128 (L).
+        frames: T, odd: 5, or 7 for Vimeo-90K.
+        groups: deformable groups.
+        front_blocks: residual blocks before the alignment.
+        back_blocks: and after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
+        tsa: temporal and spatial attention (section 3.3); ``False``: one 1x1 convolution.
+        predeblur: for blurred frames (section 3.1).
+        hr_in: frames come in the size they shall have: deblurring, and the second stage. Features are at a quarter of it.
+        deform: how deformable convolutions are computed: ``auto``, ``torchvision``, ``sampling``; see ``deform.py``.
+    """
+
+    reaches_anywhere = True  # offsets decide how far an output pixel sees
+
+    def __init__(
+        self,
+        *,
+        scale: int = 4,
+        channels: int = 64,
+        frames: int = 5,
+        groups: int = 8,
+        front_blocks: int = 5,
+        back_blocks: int = 10,
+        tsa: bool = True,
+        predeblur: bool = False,
+        hr_in: bool = False,
+        deform: Way = "auto",
+    ) -> None:
+        super().__init__()
+        if scale != (1 if hr_in else 4):
+            raise ValueError(f"scale={scale} is not built; EDVR is for 4, or for 1 with model.hr_in=true")
+        if frames < 1 or frames % 2 == 0:
+            raise ValueError(f"frames={frames} must be odd: 5, or 7; the centre frame is the one restored")
+        if channels < 1 or front_blocks < 0 or back_blocks < 0:
+            raise ValueError(
+                f"channels={channels} must be at least 1, blocks {front_blocks} and {back_blocks} at least 0"
+            )
+        self.scale, self.frames, self.centre = scale, frames, frames // 2
+        self.multiple_of = 16 if hr_in else 4
+        self.hr_in, self.predeblurs = hr_in, predeblur
+        if predeblur:
+            self.predeblur = Predeblur(channels, hr_in=hr_in)
+            self.conv_1x1 = nn.Conv2d(channels, channels, 1)
+        elif hr_in:  # the second stage; its names are the authors', BasicSR does not have it
+            self.conv_first_1 = nn.Conv2d(3, channels, 3, padding=1)
+            self.conv_first_2 = nn.Conv2d(channels, channels, 3, 2, 1)
+            self.conv_first_3 = nn.Conv2d(channels, channels, 3, 2, 1)
+        else:
+            self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.feature_extraction = _blocks(channels, front_blocks)
+        self.conv_l2_1 = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.conv_l2_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_l3_1 = nn.Conv2d(channels, channels, 3, 2, 1)
+        self.conv_l3_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.pcd_align = PCDAlignment(channels, groups=groups, way=deform)
+        self.fusion: nn.Module = nn.Conv2d(frames * channels, channels, 1)
+        if tsa:
+            self.fusion = TSAFusion(channels, frames=frames, centre=self.centre)
+        self.reconstruction = _blocks(channels, back_blocks)
+        self.upconv1 = nn.Conv2d(channels, channels * 4, 3, padding=1)
+        self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, also of L
+        self.conv_hr = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv_last = nn.Conv2d(64, 3, 3, padding=1)
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Restore the centre frame; see the class for shapes and ranges."""
+        if lr.dim() != 5 or lr.shape[1] != self.frames:
+            raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], not {list(lr.shape)}")
+        levels = self.features(lr.flatten(0, 1))
+        return self.fuse({k: x.unflatten(0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.centre])
+
+    def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features of single frames, [N, 3, h, w], on three scales: l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
+
+        With ``hr_in`` l1 has a quarter of the frames' side.
+        """
+        height, width = frames.shape[-2:]
+        if height % self.multiple_of or width % self.multiple_of:
+            raise ValueError(f"EDVR takes multiples of {self.multiple_of}, not {width}x{height}")
+        if self.predeblurs:
+            x = self.conv_1x1(self.predeblur(frames))
+        elif self.hr_in:
+            x = leaky(self.conv_first_2(leaky(self.conv_first_1(frames))))
+            x = leaky(self.conv_first_3(x))
+        else:
+            x = leaky(self.conv_first(frames))
+        l1 = self.feature_extraction(x)
+        l2 = leaky(self.conv_l2_2(leaky(self.conv_l2_1(l1))))
+        l3 = leaky(self.conv_l3_2(leaky(self.conv_l3_1(l2))))
+        return {"l1": l1, "l2": l2, "l3": l3}
+
+    def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
+        """Features of a window, each level [B, T, C, h, w], and its centre frame [B, 3, h, w] -> that frame restored."""
+        aligned = self.pcd_align(levels, self.centre)
+        x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
+        x = self.reconstruction(x)
+        x = leaky(F.pixel_shuffle(self.upconv1(x), 2))
+        x = leaky(F.pixel_shuffle(self.upconv2(x), 2))
+        x = self.conv_last(leaky(self.conv_hr(x)))
+        return x.float() + (centre if self.hr_in else enlarged(centre, 4)).float()
+
+    def numbers(self) -> dict[str, torch.Tensor]:
+        """For the logs: the mean absolute offset, in pixels of its level, of the newest training step."""
+        convs = self.pcd_align.deformable().items()
+        return {f"offset_{level}": conv.mean_offset for level, conv in convs if conv.mean_offset is not None}
+
+    def alarm(self) -> str | None:
+        """What to say of offsets that have exploded, or ``None``. Waits for the device.
+
+        The bound is half a map's shorter side, which is the same motion on every level (32 LR pixels in patches of 64,
+        where BasicSR warns at 50 on all levels): moved so far along one axis, half of all taps read zeros beyond the image,
+        and there an offset has no gradient that could lead it back.
+        """
+        for level, conv in self.pcd_align.deformable().items():
+            mean = 0.0 if conv.mean_offset is None else float(conv.mean_offset)
+            if not mean <= _LOST * conv.side:
+                return (
+                    f"the offsets of the alignment have exploded: {mean:.1f} px on average at level {level}, in maps whose "
+                    f"shorter side is {conv.side}: most of what is aligned is read from outside the image. What usually "
+                    "helps: start again from a checkpoint before it, with a lower rate for what moves "
+                    "(task.rate_scale={*dcn*:0.1}) or for everything (task.rate), trainer.gradient_clip_val=1, a longer "
+                    "stage without TSA, or a network grown from a trained smaller one (init.grow)"
+                )
+        return None

@@ -1,0 +1,82 @@
+"""EDVR's alignment (Wang et al. 2019, section 3.2): Pyramid, Cascading and Deformable convolutions, of all frames at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_train.models.deform import DeformableConv, Way
+from sr_train.models.layers import enlarged, leaky
+
+
+def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``conv`` of [each frame's features, the reference's]: [B T, C, h, w] and [B, C, h, w] -> [B T, C, h, w].
+
+    The reference's half is the same for all frames of a clip and computed once.
+    """
+    of_own, of_reference = conv.weight.split(own.shape[1], dim=1)
+    common = F.conv2d(reference, of_reference, conv.bias, padding=1)
+    x = F.conv2d(own, of_own, padding=1)
+    x.unflatten(0, (len(reference), -1)).add_(common.unsqueeze(1))
+    return x
+
+
+class PCDAlignment(nn.Module):
+    """Features of every frame, the centre one included, moved to where the centre frame has them.
+
+    Args:
+        channels: features.
+        groups: deformable groups.
+        way: how deformable convolutions are computed, see :mod:`sr_train.models.deform`.
+    """
+
+    def __init__(self, channels: int, *, groups: int = 8, way: Way = "auto") -> None:
+        super().__init__()
+
+        def convs(inputs: int, levels: Sequence[str]) -> nn.ModuleDict:
+            return nn.ModuleDict({level: nn.Conv2d(inputs * channels, channels, 3, padding=1) for level in levels})
+
+        self.offset_conv1 = convs(2, ("l3", "l2", "l1"))
+        self.offset_conv2 = convs(2, ("l2", "l1"))
+        self.offset_conv2["l3"] = nn.Conv2d(channels, channels, 3, padding=1)
+        self.offset_conv3 = convs(1, ("l2", "l1"))
+        self.dcn_pack = nn.ModuleDict({x: DeformableConv(channels, groups=groups, way=way) for x in ("l3", "l2", "l1")})
+        self.feat_conv = convs(2, ("l2", "l1"))
+        self.cas_offset_conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.cas_offset_conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cas_dcnpack = DeformableConv(channels, groups=groups, way=way)
+
+    def forward(self, levels: Mapping[str, torch.Tensor], centre: int) -> torch.Tensor:
+        """Features of levels l1 to l3, [B, T, C, h / 2^i, w / 2^i] -> [B, T, C, h, w] as the frame ``centre`` has them."""
+        batch = levels["l1"].shape[0]
+        reference = {level: x[:, centre] for level, x in levels.items()}
+        own = {level: x.flatten(0, 1) for level, x in levels.items()}
+        offset = found = None
+        for level in ("l3", "l2", "l1"):
+            last = offset
+            offset = leaky(_with_reference(self._conv("offset_conv1", level), own[level], reference[level]))
+            if last is None:
+                offset = leaky(self.offset_conv2[level](offset))
+            else:  # offsets in pixels double with the resolution
+                offset = leaky(self.offset_conv2[level](torch.cat((offset, enlarged(last * 2)), 1)))
+                offset = leaky(self.offset_conv3[level](offset))
+            moved = self.dcn_pack[level](own[level], offset)
+            found = leaky(moved) if found is None else self.feat_conv[level](torch.cat((moved, enlarged(found)), 1))
+            found = leaky(found) if level == "l2" else found
+        assert found is not None
+        offset = leaky(_with_reference(self.cas_offset_conv1, found, reference["l1"]))
+        offset = leaky(self.cas_offset_conv2(offset))
+        return leaky(self.cas_dcnpack(found, offset)).unflatten(0, (batch, -1))
+
+    def _conv(self, name: str, level: str) -> nn.Conv2d:
+        conv = self.get_submodule(f"{name}.{level}")
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+    def deformable(self) -> dict[str, DeformableConv]:
+        """The four deformable convolutions by what they align."""
+        convs = {level: self.get_submodule(f"dcn_pack.{level}") for level in ("l1", "l2", "l3")}
+        return {k: m for k, m in {**convs, "cascade": self.cas_dcnpack}.items() if isinstance(m, DeformableConv)}

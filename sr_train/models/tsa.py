@@ -1,0 +1,56 @@
+"""EDVR's fusion (Wang et al. 2019, section 3.3): Temporal and Spatial Attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sr_train.models.layers import enlarged, frames_joined, leaky
+
+
+def _pooled(x: torch.Tensor) -> torch.Tensor:
+    """Maximum and mean of 3x3, at every other pixel: [B, C, h, w] -> [B, 2 C, h / 2, w / 2]."""
+    return torch.cat((F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1)), 1)
+
+
+class TSAFusion(nn.Module):
+    """Aligned features of T frames -> one: [B, T, channels, h, w] -> [B, channels, h, w]. h and w are multiples of 4.
+
+    Args:
+        channels: features.
+        frames: T.
+        centre: the frame that the others are compared with.
+    """
+
+    def __init__(self, channels: int, *, frames: int, centre: int) -> None:
+        super().__init__()
+
+        def conv(inputs: int, size: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs * channels, channels, size, padding=size // 2)
+
+        self.centre = centre
+        self.temporal_attn1, self.temporal_attn2 = conv(1, 3), conv(1, 3)  # of the centre frame, of every frame
+        self.feat_fusion = conv(frames, 1)
+        self.spatial_attn1, self.spatial_attn2 = conv(frames, 1), conv(2, 1)
+        self.spatial_attn3, self.spatial_attn4, self.spatial_attn5 = conv(1, 3), conv(1, 1), conv(1, 3)
+        self.spatial_attn_l1, self.spatial_attn_l2, self.spatial_attn_l3 = conv(1, 1), conv(2, 3), conv(1, 3)
+        self.spatial_attn_add1, self.spatial_attn_add2 = conv(1, 1), conv(1, 1)
+
+    def forward(self, aligned: torch.Tensor) -> torch.Tensor:
+        """Weigh frames by their likeness to the centre one (eq. 5, 6), fuse them, weigh positions (eq. 7)."""
+        weighed = frames_joined(aligned * self._likeness(aligned).to(aligned.dtype))
+        fused = leaky(self.feat_fusion(weighed))
+        attention = leaky(self.spatial_attn2(_pooled(leaky(self.spatial_attn1(weighed)))))
+        level = leaky(self.spatial_attn_l2(_pooled(leaky(self.spatial_attn_l1(attention)))))
+        level = enlarged(leaky(self.spatial_attn_l3(level)))
+        attention = leaky(self.spatial_attn4(leaky(self.spatial_attn3(attention)) + level))
+        attention = self.spatial_attn5(enlarged(attention))
+        add = self.spatial_attn_add2(leaky(self.spatial_attn_add1(attention)))
+        return fused * attention.sigmoid() * 2 + add
+
+    def _likeness(self, aligned: torch.Tensor) -> torch.Tensor:
+        """[B, T, C, h, w] -> [B, T, 1, h, w] in (0, 1); the sum over channels is kept in float32."""
+        reference = self.temporal_attn1(aligned[:, self.centre])
+        embedded = self.temporal_attn2(aligned.flatten(0, 1)).unflatten(0, aligned.shape[:2])
+        return (embedded * reference.unsqueeze(1)).sum(2, keepdim=True, dtype=torch.float32).sigmoid()

@@ -1,0 +1,75 @@
+"""Which parameters a task trains, and at which rate: globs on their names, which must match something."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+def _matching(names: Iterable[str], glob: str) -> list[str]:
+    return [name for name in names if fnmatchcase(name, glob)]
+
+
+def _nothing(glob: str, names: Sequence[str], key: str) -> ValueError:
+    """The error for a glob that matches no name, with what is close to it."""
+    heads = list(dict.fromkeys(".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2)))
+    stem = glob.strip("*").rstrip(".")
+    tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    close = get_close_matches(stem, heads, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    shown = ", ".join(tops[:20]) + (", ..." if len(tops) > 20 else "")
+    return ValueError(f"{key}: {glob!r} matches no parameter{hint} (globs on names; they begin with {shown})")
+
+
+def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
+    """Leave those parameters trainable that a glob of ``trainable`` matches; the others get no gradient.
+
+    Raises ValueError for a glob that matches nothing, with near names.
+    """
+    if not trainable:
+        raise ValueError("task.trainable=[] leaves nothing to train; all is task.trainable=['*']")
+    parameters = dict(network.named_parameters())
+    chosen: set[str] = set()
+    for glob in trainable:
+        found = _matching(parameters, glob)
+        if not found:
+            raise _nothing(glob, list(parameters), "task.trainable")
+        chosen.update(found)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(parameter.requires_grad and name in chosen)
+
+
+def split(network: nn.Module, rate_scale: Mapping[str, float]) -> list[tuple[str, list[nn.Parameter]]]:
+    """The trainable parameters by the first glob that matches their names: (glob, parameters), the rest under "", first.
+
+    Raises ValueError for a factor that is not positive, and a glob that no parameter is left for.
+    """
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    left, groups = dict(trained), []
+    for glob, factor in rate_scale.items():
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
+            raise ValueError(
+                f"task.rate_scale: {glob!r}: {factor!r} is no positive number; task.trainable freezes parameters"
+            )
+        found = _matching(left, glob)
+        if not found and _matching((name for name, _ in network.named_parameters()), glob):
+            why = "an earlier glob took" if _matching(trained, glob) else "task.trainable freezes"
+            raise ValueError(f"task.rate_scale: {glob!r}: {why} all parameters that it matches")
+        if not found:
+            raise _nothing(glob, list(trained), "task.rate_scale")
+        groups.append((glob, [left.pop(name) for name in found]))
+    return [("", list(left.values())), *groups] if left else groups
+
+
+def suffixes(globs: Iterable[str]) -> dict[str, str]:
+    """A name for the logs for each glob: ``*dcn*`` -> ``_scaled_dcn``. Globs that look alike are numbered."""
+    names: dict[str, str] = {}
+    for glob in globs:
+        name = f"_scaled_{re.sub(r'[^A-Za-z0-9]+', '_', glob).strip('_') or 'all'}"
+        taken = sum(n == name or n.startswith(f"{name}__") for n in names.values())
+        names[glob] = f"{name}__{taken + 1}" if taken else name
+    return names
