@@ -6,8 +6,8 @@ RRDBNet of 23 blocks, the VGG-style discriminator for 128 px, VGG19's conv5_4 fe
 programs run side by side, each in a process of its own, and take turns of ``--block`` steps while the others wait, as in
 step.py; the first block of each is not counted. Ours runs as the command does (store, two loader processes, loggers,
 checkpoints, guard) in precision ``auto`` (bf16 where the CPU has it), then 32; BasicSR is ``train_pipeline`` in fp32 with the
-settings of its train_ESRGAN_x4.yml on folders of PNG. Memory is the most that each training process had from its
-second block on.
+settings of its train_ESRGAN_x4.yml on folders of PNG. Memory is the most that each training process had in its
+steps from the second block on.
 
 VGG19's weights are random numbers in a file of torchvision's layout: neither time nor memory depends on them.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import torchvision
-from peer import Program, peak
+from peer import Program, Turns
 from step import prepare, verdict
 
 from sr_train.models.rrdbnet import RRDBNet
@@ -58,7 +58,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         ]
     )
     assert code == 0
-    return {"peak": peak()}
+    return {"peak": Turns.most}
 
 
 def start_files(folder: Path, blocks: int) -> None:

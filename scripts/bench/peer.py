@@ -51,6 +51,8 @@ class Turns:
         blocks: how many; then the program runs on to its end.
     """
 
+    most = 0  #: bytes that this process had at most in the blocks that count
+
     def __init__(self, block: int, blocks: int) -> None:
         self.block, self.blocks = block, blocks
         self.step, self.since = 0, 0.0
@@ -65,6 +67,7 @@ class Turns:
             print(f"\nTURN {time.perf_counter() - self.since if done else 0}", flush=True)
             if done == 1:
                 clear_peak()
+            Turns.most = peak()
             if done < self.blocks:
                 sys.stdin.readline()
             self.since = time.perf_counter()
@@ -197,7 +200,7 @@ def loop(job: dict[str, Any]) -> dict[str, Any]:
     sys.argv = ["train.py", "-opt", str(file)]
     os.chdir(job["folder"])  # where it looks for experiments/pretrained_models
     importlib.import_module("basicsr.train").train_pipeline(str(root))
-    return {"version": importlib.import_module("basicsr.version").__version__, "peak": peak()}
+    return {"version": importlib.import_module("basicsr.version").__version__, "peak": Turns.most}
 
 
 def learn(job: dict[str, Any]) -> dict[str, Any]:

@@ -169,6 +169,9 @@ def test_settled_gradients_add_up_and_survive_a_scaler():
             assert loss.item() == 13
             (factor * loss).backward()
         assert torch.equal(weight.grad, 1.5 * 2 * weight.detach())
+        weight.grad = None
+        (0.5 * settled(weight.sum(), [weight], scaler)).backward()  # a gradient that is one number, expanded
+        assert torch.equal(weight.grad, torch.tensor([0.5, 0.5]))
 
 
 def test_rates_and_curves_are_apart():
