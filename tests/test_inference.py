@@ -4,20 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from sr_train.inference import (
-    WHOLE,
-    TileError,
-    bytes_per_pixel,
-    plan_tiles,
-    receptive_radius,
-    smaller,
-    super_resolve,
-    super_resolve_bands,
-    whole_if_small,
-)
+from sr_train.inference import super_resolve, super_resolve_bands
 from sr_train.models.bicubic import Bicubic
 from sr_train.models.edsr import EDSR
 from sr_train.models.msrresnet import MSRResNet
+from sr_train.tiling import WHOLE, TileError, bytes_per_pixel, plan_tiles, receptive_radius, smaller, whole_if_small
 
 
 @pytest.fixture(scope="module")

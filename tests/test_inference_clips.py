@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from sr_train.cli.check import multiply_adds
-from sr_train.inference import bytes_per_pixel, plan_tiles, receptive_radius, super_resolve
+from sr_train.inference import super_resolve
 from sr_train.models.edvr import EDVR
+from sr_train.tiling import bytes_per_pixel, plan_tiles, receptive_radius
 
 SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": 3}
 

@@ -18,10 +18,11 @@ from sr_train.cli.common import conf_folder
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store import Store
 from sr_train.imresize import imresize
-from sr_train.inference import Tiling, bytes_per_pixel, receptive_radius, super_resolve
+from sr_train.inference import super_resolve
 from sr_train.metrics.meter import Meter
 from sr_train.records import read_rows
 from sr_train.stages import compose_config
+from sr_train.tiling import Tiling, bytes_per_pixel, receptive_radius
 from sr_train.weights import load_weights
 
 SMALL = (

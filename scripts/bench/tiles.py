@@ -23,8 +23,8 @@ from sr_train.cli.networks import Network
 from sr_train.cli.upscale import upscale_image
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
-from sr_train.inference import plan_tiles, whole_if_small
 from sr_train.models.edsr import EDSR
+from sr_train.tiling import plan_tiles, whole_if_small
 
 
 def picture(height: int, width: int) -> np.ndarray:

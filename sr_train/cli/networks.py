@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from sr_train.inference import Tiling
+    from sr_train.tiling import Tiling
 
 
 def device_of(name: str) -> torch.device:
@@ -67,7 +67,8 @@ class Network:
 
     def __call__(self, lr: torch.Tensor) -> torch.Tensor:
         """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
-        from sr_train.inference import super_resolve, whole_if_small
+        from sr_train.inference import super_resolve
+        from sr_train.tiling import whole_if_small
 
         tiling = whole_if_small(self.tiling, *lr.shape[-2:])
         return super_resolve(self.model, lr, tiling=tiling, ensemble=self.ensemble, precision=self.precision).cpu()
@@ -87,8 +88,8 @@ def _precision(config: Mapping[str, Any], device: torch.device) -> str:
 def open_network(config: Mapping[str, Any], source: str) -> Network:
     """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
     from sr_train.cli.locate import load
-    from sr_train.inference import TileError, plan_tiles
     from sr_train.models.bicubic import Bicubic
+    from sr_train.tiling import TileError, plan_tiles
     from sr_train.weights import build_network, one_scale
 
     device = device_of(str(config["device"]))

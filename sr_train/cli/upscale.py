@@ -74,7 +74,8 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
 
     from sr_train.data.images import to_rgb
     from sr_train.imresize import imresize
-    from sr_train.inference import super_resolve_bands, whole_if_small
+    from sr_train.inference import super_resolve_bands
+    from sr_train.tiling import whole_if_small
 
     height, width, channels = image.shape
     top = float(np.iinfo(image.dtype).max)
@@ -112,7 +113,7 @@ def _with_room(image: Image, network: Network, *, shrink: bool, bar: Any) -> Ima
     """Upscale; where the memory is full, in tiles of half the side, if the side was ours to choose."""
     import torch
 
-    from sr_train.inference import MemoryFullError, smaller
+    from sr_train.tiling import MemoryFullError, smaller
 
     start = bar.n
     while True:

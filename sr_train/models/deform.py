@@ -74,11 +74,14 @@ def _by_sampling(
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Images to be sampled together, enough to keep the threads busy (one works on one group), and blocks of rows in them."""
-    batch, width = mask.shape[0], mask.shape[-1]
-    together = math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1])
+    """Images to be sampled together, and blocks of rows in them.
+
+    Enough images to keep the threads busy (one works on one group), and of small maps more: every piece costs 40 calls.
+    """
+    batch, _, height, width = mask.shape
+    together = max(math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1]), 2 * _PIECE // (height * width))
     tall = max(1, _PIECE // width)
-    rows = [slice(top, min(top + tall, mask.shape[2])) for top in range(0, mask.shape[2], tall)]
+    rows = [slice(top, min(top + tall, height)) for top in range(0, height, tall)]
     for first in range(0, batch, together):
         yield slice(first, min(first + together, batch)), rows
 

@@ -7,9 +7,10 @@ from sr_train.cli.networks import Network
 from sr_train.cli.upscale import upscale_image
 from sr_train.data.images import read_image, read_upright, write_image
 from sr_train.imresize import imresize
-from sr_train.inference import WHOLE, plan_tiles, super_resolve
+from sr_train.inference import super_resolve
 from sr_train.models.bicubic import Bicubic
 from sr_train.models.edsr import EDSR
+from sr_train.tiling import WHOLE, plan_tiles
 from sr_train.weights import Weights, save_weights
 
 
@@ -108,7 +109,7 @@ def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch, capsy
     from tqdm import tqdm
 
     from sr_train.cli import upscale
-    from sr_train.inference import MemoryFullError
+    from sr_train.tiling import MemoryFullError
 
     tried = []
     original = upscale.upscale_image

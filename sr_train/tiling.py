@@ -1,0 +1,199 @@
+"""How an image is cut into tiles of bounded memory: what a network sees, what it takes, what is free."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_EXACT_UP_TO = 96  # LR pixels: a wider receptive field is cut, and the tiles are blended
+_WIDEST = 4096  # of the strips that receptive_radius tries
+_SMALLEST_TILE, _LARGEST_TILE = 32, 1024
+
+
+class TileError(ValueError):
+    """A tile or an overlap that cannot be used."""
+
+
+class MemoryFullError(ValueError):
+    """An image, or a tile, for which the memory is too small."""
+
+
+class Tiling(NamedTuple):
+    """How an image is cut: sides in LR pixels."""
+
+    tile: int | None  #: side of the part that a tile contributes; None: the whole image at once
+    overlap: int  #: what a tile sees beyond it, on each side
+    blend: int  #: half the width of the seam over which two tiles are mixed; 0 where they agree anyway
+    exact: bool  #: whether the result is that of the whole image, to float rounding
+
+
+WHOLE = Tiling(None, 0, 0, True)
+
+
+def attributes(model: nn.Module) -> tuple[int, int]:
+    """``scale`` and ``multiple_of`` that a network states."""
+    return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
+
+
+def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """A black input of a network: [1, 3, h, w], or [1, T, 3, h, w]."""
+    frames = getattr(model, "frames", None)
+    return torch.zeros((1, *(() if frames is None else (frames,)), 3, height, width), device=device)
+
+
+def packed(x: torch.Tensor) -> torch.Tensor:
+    """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
+
+
+@torch.inference_mode()
+def receptive_radius(model: nn.Module) -> int | None:
+    """How many LR pixels to each side an output pixel depends on; None where it is the whole image.
+
+    Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
+    A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
+    """
+    if getattr(model, "reaches_anywhere", False):
+        return None
+    scale, multiple = attributes(model)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    height = math.ceil(8 / multiple) * multiple
+    width = 64
+    while width <= _WIDEST:
+        wide = math.ceil(width / multiple) * multiple
+        strip = _probe(model, height, wide, device)
+        middle = wide // 2 // multiple * multiple
+        strip[..., middle] = math.nan
+        with torch.autocast(strip.device.type, enabled=False):
+            touched = model(strip)[0].isnan().any(0).any(0).nonzero().flatten().tolist()
+        if touched and touched[0] > 0 and touched[-1] < wide * scale - 1:
+            left = middle - touched[0] // scale  # from the first output that sees the pixel
+            right = touched[-1] // scale - middle
+            return math.ceil((max(left, right) + (multiple - 1)) / multiple) * multiple
+        width *= 2
+    return None
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of tensors alive at the same time, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                address = storage.data_ptr()
+                if address and address not in self._known:
+                    self._known.add(address)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._forget, address, storage.nbytes())
+        return out
+
+    def _forget(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.now -= size
+
+
+@torch.inference_mode()
+def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
+    """Memory that the network's own tensors take at their peak, in bytes per LR pixel."""
+    _, multiple = attributes(model)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    side = math.ceil(side / multiple) * multiple
+    x = packed(_probe(model, side, side, device))
+    with torch.autocast(device.type, enabled=False), _Peak() as peak:
+        model(x)
+    return peak.peak / side**2
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken where a network is: of the GPU, or of this machine and its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = []
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=4 << 30)  # no /proc: most machines have as much
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def plan_tiles(
+    model: nn.Module, *, tile: int | str | None = "auto", overlap: int | str = "auto", memory: int | None = None
+) -> Tiling:
+    """Decide how images are cut.
+
+    Args:
+        model: the network, where it will run.
+        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for what a quarter of the free memory holds.
+        overlap: LR pixels that a tile sees beyond its side; ``auto`` for all that its pixels depend on, up to 96 - then
+            the result is that of the whole image. With less, neighbours are blended over the seam.
+        memory: bytes that ``auto`` may take.
+
+    Raises:
+        TileError: with what was given and what can be used.
+    """
+    _, multiple = attributes(model)
+    if tile is None:
+        return WHOLE
+    radius = receptive_radius(model)
+    if overlap == "auto":
+        overlap = radius if radius is not None and radius <= _EXACT_UP_TO else _EXACT_UP_TO
+    if isinstance(overlap, (str, bool)) or overlap < 0:
+        raise TileError(f"overlap={overlap}: expected auto or a whole number of LR pixels from 0 on")
+    exact = radius is not None and overlap >= radius
+    blend = 0 if exact else overlap // 2
+    if tile == "auto":
+        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        # Half as much again as its tensors take: convolutions keep reordered copies.
+        pixels = (free_memory(device) // 4 if memory is None else memory) / (1.5 * bytes_per_pixel(model))
+        tile = min(int(math.sqrt(pixels)), _LARGEST_TILE) - 2 * overlap
+        tile = max(tile // 16 * 16, _SMALLEST_TILE, 2 * blend)
+    if isinstance(tile, (str, bool)) or tile < 1:
+        raise TileError(f"tile={tile}: expected auto, null for the whole image, or a side in LR pixels from 1 on")
+    if tile < 2 * blend or tile < multiple:
+        least = max(2 * blend, multiple)
+        raise TileError(f"tile={tile}: too small for an overlap of {overlap}; make it {least} or more, or overlap less")
+    return Tiling(tile, overlap, blend, exact)
+
+
+def whole_if_small(tiling: Tiling, height: int, width: int) -> Tiling:
+    """No tiles for an image that is not larger than what a tile sees."""
+    if tiling.tile is not None and height * width <= (tiling.tile + 2 * tiling.overlap) ** 2:
+        return WHOLE
+    return tiling
+
+
+def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
+    """Tiles of half the side, for an image that did not fit into memory; None where they are as small as can be."""
+    side = tiling.tile if tiling.tile is not None else max(height, width)
+    half = min(side, max(height, width)) // 2
+    return (
+        None
+        if half < max(_SMALLEST_TILE, 2 * tiling.blend)
+        else tiling._replace(tile=max(half // 16 * 16, 2 * tiling.blend))
+    )
