@@ -1,5 +1,6 @@
 """Video by the real commands: prepared, trained, killed, resumed, validated, scored; with a tiny network of EDVR's contract."""
 
+import csv
 import json
 import os
 import subprocess
@@ -15,15 +16,18 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from sr_train.checkpoints import list_checkpoints
 from sr_train.cli.common import conf_folder
+from sr_train.cli.evaluate import evaluate
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store import Store
+from sr_train.frame_features import FrameFeatures
 from sr_train.imresize import imresize
 from sr_train.inference import super_resolve
 from sr_train.metrics.meter import Meter
+from sr_train.models.edvr import EDVR
 from sr_train.records import read_rows
 from sr_train.stages import compose_config
 from sr_train.tiling import Tiling, bytes_per_pixel, receptive_radius
-from sr_train.weights import load_weights
+from sr_train.weights import Weights, load_weights, save_weights
 
 SMALL = (
     "name=v", "scale=2", "data.batch=4", "data.lr_patch=8", "data.workers=0", "trainer.accelerator=cpu", "trainer.precision=32",
@@ -179,7 +183,7 @@ def test_a_sets_score_is_the_mean_over_clips_of_the_means_over_frames():
     meter.add("images", "two", "y", {"psnr": 2.0})
     assert meter.summary()["s"]["y"] == {"psnr": 6.0, "n": 4}
     assert meter.summary()["images"]["y"] == {"psnr": 1.5, "n": 2}
-    assert meter.clips() == {"s": {"a": 3, "b": 1}}
+    assert {c: v["n"] for c, v in meter.by_clip()["s"]["y"].items()} == {"a": 3, "b": 1}
 
 
 def test_an_image_network_is_scored_on_clips_frame_by_frame(invoke, folders, moving):
@@ -209,6 +213,53 @@ def test_a_video_network_scores_by_sr_eval_what_it_did_in_validation(invoke, fol
     (found,) = json.loads((folders / "scores" / "metrics.json").read_text())["main"].values()
     expected = load_weights(weights, allow=["tiny_video"]).scores["held/rgb_full/psnr"]
     assert abs(found["rgb_full"]["psnr"] - expected) < 1e-4
+
+
+def test_the_protocols_of_the_papers_score_clips(invoke, folders):
+    asked = ("scale=2", "hr=HR", "lr=LR", "clips=true", "out=scores")
+    done = invoke("sr-eval", "weights=bicubic", *asked, "protocols=[reds4,rgb_full,vid4,y_full,vimeo90k]")
+    assert done.returncode == 0, done.stderr
+    (scores,) = json.loads((folders / "scores" / "metrics.json").read_text()).values()
+    assert scores["reds4"] == scores["rgb_full"]
+    assert scores["vid4"] == scores["y_full"]
+    assert {c: v["n"] for c, v in scores["reds4"]["clips"].items()} == {"000": 8, "001": 6, "011": 9}
+    assert scores["reds4"]["psnr"] == pytest.approx(np.mean([v["psnr"] for v in scores["reds4"]["clips"].values()]))
+    centres = {"000": 4, "001": 3, "011": 4}
+    rows = list(csv.DictReader((folders / "scores" / "metrics.csv").open()))
+    frames = {r["image"]: float(r["psnr"]) for r in rows if r["protocol"] == "vid4"}
+    assert scores["vimeo90k"]["n"] == 3
+    for clip, centre in centres.items():
+        found = scores["vimeo90k"]["clips"][clip]["psnr"]
+        assert found == pytest.approx(frames[f"{clip}/{centre:08d}"], abs=1e-6)
+    assert "rgb_full, vid4, y_full: 3 clips of 23 frames" in done.stdout
+    assert "vimeo90k: 3 clips of 3 frames" in done.stdout
+    assert any(line.split()[:3] == ["001", "6", "vid4"] for line in done.stdout.splitlines())
+    alone = invoke("sr-eval", "weights=bicubic", *asked, "protocols=[vimeo90k]")
+    (again,) = json.loads((folders / "scores" / "metrics.json").read_text()).values()
+    assert alone.returncode == 0
+    assert again == {"vimeo90k": scores["vimeo90k"]}
+
+
+def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    torch.manual_seed(0)
+    options = {"scale": 4, "channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "tsa": False}
+    network = EDVR(**options)
+    save_weights("e.safetensors", Weights({"_target_": "sr_train.models.edvr.EDVR", **options}, network.state_dict()))
+    asked = ["weights=e.safetensors", "hr=HR", "device=cpu", "protocols=[reds4]"]
+    seen = []
+    original = EDVR.features
+    monkeypatch.setattr(EDVR, "features", lambda self, x: seen.append(len(x)) or original(self, x))
+    assert evaluate([*asked, "out=once"]) == 0
+    assert seen == [1] * 23
+    monkeypatch.setattr(FrameFeatures, "serve", lambda model: False)
+    assert evaluate([*asked, "out=windows"]) == 0
+    assert seen[23:] == [5] * 23
+    once, windows = (json.loads(Path(f, "metrics.json").read_text())[folders.name]["reds4"] for f in ("once", "windows"))
+    assert abs(once["psnr"] - windows["psnr"]) < 1e-3
+    assert once["clips"].keys() == windows["clips"].keys()
+    assert evaluate([*asked, "out=turned", "ensemble=true"]) == 0
+    assert seen[46:] == [5] * 92  # identity, W, H, both
 
 
 # -- running a network on windows ------------------------------------------------------------------------------------
@@ -303,9 +354,9 @@ def test_the_sets_of_video_are_opened_from_where_they_are_said_to_be(invoke, tmp
     vimeo = tmp_path / "datasets" / "vimeo90k" / "vimeo_septuplet"
     write_clips(vimeo / "sequences", sizes={"00001/0001": 7, "00001/0002": 7}, template="im{}")
     (vimeo / "sep_testlist.txt").write_text("00001/0002\n")
-    sets = "sets=[reds4,vid4,vimeo90k_test]"
+    sets = "sets=[reds4,vid4,vimeo90k_t]"
     done = invoke("sr-eval", "weights=bicubic", "scale=2", sets, "protocols=[y_full]", "metrics=[psnr]")
     assert done.returncode == 0, done.stderr
-    for line in ("reds4: 4 clips of 20 frames", "vid4: 2 clips of 11 frames", "vimeo90k_test: 1 clips of 1 frames"):
+    for line in ("reds4: 4 clips of 20 frames", "vid4: 2 clips of 11 frames", "vimeo90k_t: 1 clips of 1 frames"):
         assert line in done.stdout
     assert (conf_folder() / "data" / "vimeo90k.yaml").exists()

@@ -25,6 +25,7 @@ class Item(NamedTuple):
     key: str
     compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: the results, one a column, and HR
     clip: str = ""  #: the clip whose scores are averaged first
+    centred: bool = True  #: whether protocols take it that score the centre frames of clips alone
 
 
 def _set_name(folder: str) -> str:
@@ -120,8 +121,8 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
     return [networks[s] if s in networks else open_network(own, s) for s in sources]
 
 
-def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list[Item]]:
-    """Names of the columns, what they stand for, the scale, and what computes each image."""
+def _outputs(config: Mapping[str, Any], *, centres: bool) -> tuple[list[str], list[str], int, list[Item]]:
+    """Names of the columns, what they stand for, the scale, and what computes each image; of clips only ``centres``?"""
     if config["sr"] is not None:
         scale, name = scale_of(config, (), "sr"), str(config["sr"])
         items = [
@@ -139,7 +140,7 @@ def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list
 
     def scored(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
         image = images[index]
-        return [network(image.lr) for network in networks], image.hr
+        return [network(image.lr, image.window) for network in networks], image.hr
 
     sources = config["weights"] if isinstance(config["weights"], list) else [config["weights"]]
     return (
@@ -147,8 +148,11 @@ def _outputs(config: Mapping[str, Any]) -> tuple[list[str], list[str], int, list
         [network.name for network in networks],
         scale,
         [
-            Item(s, k, lambda i=i: scored(i), clip)
-            for i, ((s, k), clip) in enumerate(zip(images.names(), images.clips(), strict=True))
+            Item(s, k, lambda i=i: scored(i), clip, centred)
+            for i, ((s, k), clip, centred) in enumerate(
+                zip(images.names(), images.clips(), images.centred(), strict=True)
+            )
+            if centred or not centres
         ],
     )
 
@@ -175,15 +179,21 @@ def evaluate(arguments: list[str]) -> int:
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
         raise UsageError("save=true needs a folder: give out=DIR")
-    columns, titles, scale, items = _outputs(config)
+    columns, titles, scale, items = _outputs(config, centres=all(p.centre for p in protocols))
     scores = Scores(columns, titles, protocols, scale, out, save=save, metrics=metrics, measures=measures)
-    shown = tqdm(items, desc="score", unit="image", file=sys.stderr, disable=not sys.stderr.isatty())
+    shown = tqdm(
+        items,
+        desc="score",
+        unit="frame" if any(item.clip for item in items) else "image",
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+    )
     try:
         for item in shown:
             results, hr = item.compute()
             for column, sr in zip(columns, results, strict=True):
                 cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
-                scores.add(column, item.set, item.key, *cut, clip=item.clip)
+                scores.add(column, item.set, item.key, *cut, clip=item.clip, centred=item.centred)
     finally:
         scores.write()  # what was scored before an error or Ctrl-C is kept
     print(scores.table())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import UsageError, expect, listed
@@ -59,19 +59,29 @@ class Network:
     tiling: Tiling
     ensemble: bool
     precision: str
+    _features: Any = field(default=None, init=False)
 
     @property
     def frames(self) -> int | None:
         """Frames of the window that a video network takes; None for images."""
         return getattr(self.model, "frames", None)
 
-    def __call__(self, lr: torch.Tensor) -> torch.Tensor:
-        """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU."""
+    def __call__(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
+        """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU.
+
+        ``window`` names the frames: what is found in one is kept for the next window that holds it.
+        """
+        from sr_train.frame_features import FrameFeatures
         from sr_train.inference import super_resolve
         from sr_train.tiling import whole_if_small
 
         tiling = whole_if_small(self.tiling, *lr.shape[-2:])
-        return super_resolve(self.model, lr, tiling=tiling, ensemble=self.ensemble, precision=self.precision).cpu()
+        features = None
+        if window and self.frames is not None and FrameFeatures.serve(self.model):
+            features = self._features = self._features or FrameFeatures(self.model)
+            features.begin(window)
+        options: dict[str, Any] = {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
+        return super_resolve(self.model, lr, features=features, **options).cpu()
 
 
 def _precision(config: Mapping[str, Any], device: torch.device) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sr_train.metrics.protocol import Protocol
 
 _DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "niqe": ("NIQE", 3), "pi": ("PI", 3)}
+_CLIPS_SHOWN = 30  # in the table; metrics.json holds all
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
@@ -32,6 +33,11 @@ def short_names(sources: Sequence[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return list(sources)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
 class Scores:
@@ -70,12 +76,24 @@ class Scores:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
-    def add(self, column: str, set_name: str, key: str, sr: torch.Tensor, hr: torch.Tensor, *, clip: str = "") -> None:
-        """Score one image, or one frame of ``clip``, [C, H, W] each."""
+    def add(
+        self,
+        column: str,
+        set_name: str,
+        key: str,
+        sr: torch.Tensor,
+        hr: torch.Tensor,
+        *,
+        clip: str = "",
+        centred: bool = True,
+    ) -> None:
+        """Score one image, or one frame of ``clip``, [C, H, W] each; ``centred``: it is the clip's middle one."""
         from sr_train.metrics.protocol import score
 
         try:
             for protocol in self.protocols:
+                if protocol.centre and not centred:
+                    continue
                 values = score(sr, hr, protocol, self.scale)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
@@ -100,14 +118,21 @@ class Scores:
         write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
 
     def summary(self) -> dict[str, Any]:
-        """Means: {set: {protocol: {n, psnr, ssim}}}, of several networks below their names."""
-        plain = {
-            column: {
-                s: {p: {k: v if math.isfinite(v) else None for k, v in values.items()} for p, values in found.items()}
+        """Means: {set: {protocol: {n, psnr, ssim}}}, of several networks below their names.
+
+        Of clips with each one's: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        """
+        plain = {}
+        for column, meter in self.meters.items():
+            by_clip = meter.by_clip()
+            plain[column] = {
+                s: {
+                    p: _finite(values)
+                    | ({"clips": {c: _finite(v) for c, v in by_clip[s][p].items()}} if s in by_clip else {})
+                    for p, values in found.items()
+                }
                 for s, found in meter.summary().items()
             }
-            for column, meter in self.meters.items()
-        }
         return plain[self.columns[0]] if len(self.columns) == 1 else plain
 
     def write(self) -> None:
@@ -135,38 +160,52 @@ class Scores:
         if self.measures:
             means = "; ".join(DEFINITIONS[m] for m in self.measures)
             lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
-        for set_name, clips in self.meters[self.columns[0]].clips().items():
-            means = "the mean over each clip's frames, then over clips"
-            lines.append(f"{set_name}: {len(clips)} clips of {sum(clips.values())} frames, {means}")
+        for set_name, protocols in self.meters[self.columns[0]].by_clip().items():
+            counts = {p: (len(clips), sum(int(v["n"]) for v in clips.values())) for p, clips in protocols.items()}
+            for clips, frames in dict.fromkeys(counts.values()):
+                of = [p for p, found in counts.items() if found == (clips, frames)]
+                of = f" {', '.join(of)}:" if len(of) < len(counts) else ""
+                means = "the mean over each clip's frames, then over clips"
+                lines.append(f"{set_name}:{of} {clips} clips of {frames} frames, {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
         return "\n".join(lines)
 
+    def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:
+        """(label, protocol, values by column) of every set, and of its clips if they are not too many to be read."""
+        summaries = [self.meters[c].summary() for c in self.columns]
+        clips = [self.meters[c].by_clip() for c in self.columns]
+        rows = []
+        for set_name, protocols in summaries[0].items():
+            for protocol in protocols:
+                rows.append((set_name, protocol, [s[set_name][protocol] for s in summaries]))
+                names = clips[0].get(set_name, {}).get(protocol, {})
+                if 1 < len(names) <= _CLIPS_SHOWN:
+                    rows += [(f"  {n}", protocol, [c[set_name][protocol][n] for c in clips]) for n in names]
+        return rows
+
     def _one(self) -> list[str]:
-        summary = self.meters[self.columns[0]].summary()
-        width = max(len(s) for s in [*summary, "set"])
+        rows = self._rows()
+        width = max(len(label) for label in ["set", *(r[0] for r in rows)])
+        wide = max(len(p) for p in ["protocol", *(r[1] for r in rows)]) + 1
         names = "".join(f"  {_DIGITS[m][0]:>8}" for m in self.metrics)
-        wide = 10 if self.measures else 9
         lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<{wide}}{names}"]
-        for set_name, protocols in summary.items():
-            for protocol, v in protocols.items():
-                cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in self.metrics]
-                values = "".join(f"  {cell:>8}" for cell in cells)
-                lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<{wide}}{values}")
+        for label, protocol, (v,) in rows:
+            cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in self.metrics]
+            values = "".join(f"  {cell:>8}" for cell in cells)
+            lines.append(f"{label:<{width}}  {int(v['n']):>6}  {protocol:<{wide}}{values}")
         return lines
 
     def _side_by_side(self) -> list[str]:
-        summaries = [self.meters[c].summary() for c in self.columns]
-        width = max(len(s) for s in [*summaries[0], "set"])
+        rows = self._rows()
+        width = max(len(label) for label in ["set", *(r[0] for r in rows)])
         wide = [max(8, len(c)) for c in self.columns]
         head = "".join(f"  {c:>{w}}" for c, w in zip(self.columns, wide, strict=True))
         lines = [f"{c}: {t}" for c, t in zip(self.columns, self.titles, strict=True)]
         lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<10}  {'':<8}{head}")
-        for set_name, protocols in summaries[0].items():
-            for protocol, v in protocols.items():
-                for metric in (m for m in self.metrics if m in v):
-                    title, digits = _DIGITS[metric]
-                    values = [s[set_name][protocol][metric] for s in summaries]
-                    cells = "".join(f"  {x:>{w}.{digits}f}" for x, w in zip(values, wide, strict=True))
-                    lines.append(f"{set_name:<{width}}  {int(v['n']):>6}  {protocol:<10}  {title:<8}{cells}")
+        for label, protocol, values in rows:
+            for metric in (m for m in self.metrics if m in values[0]):
+                title, digits = _DIGITS[metric]
+                cells = "".join(f"  {v[metric]:>{w}.{digits}f}" for v, w in zip(values, wide, strict=True))
+                lines.append(f"{label:<{width}}  {int(values[0]['n']):>6}  {protocol:<10}  {title:<8}{cells}")
         return lines

@@ -187,6 +187,18 @@ class EvalWindows:
         """The clip whose scores are averaged first."""
         return self._names[self._where[index][0]]
 
+    def window(self, index: int) -> list[int]:
+        """The pairs that a window consists of."""
+        clip, centre = self._where[index]
+        first, length = self._spans[clip]
+        numbers = padded_window(centre, frames=self.frames, length=length, padding=self.padding)
+        return [first + t for t in numbers]
+
+    def centred(self, index: int) -> bool:
+        """Whether the frame to be scored is the middle one of its clip."""
+        clip, centre = self._where[index]
+        return centre == self._spans[clip][1] // 2
+
     def hr_size(self, index: int) -> tuple[int, int]:
         """(H, W) of the frame to be scored."""
         return self.pairs.hr_size(self._number(*self._where[index]))
@@ -202,9 +214,7 @@ class EvalWindows:
     def whole(self, index: int) -> tuple[Image, Image]:
         """(LR window [T, h, w, 3], HR centre frame [H, W, C])."""
         clip, centre = self._where[index]
-        length = self._spans[clip][1]
-        window = padded_window(centre, frames=self.frames, length=length, padding=self.padding)
-        frames = [self._lr(self._number(clip, t)) for t in window]
+        frames = [self._lr(number) for number in self.window(index)]
         if len({f.dtype for f in frames}) > 1:
             frames = [_real(f) for f in frames]
         return np.stack(frames), self.pairs.hr_whole(self._number(clip, centre))

@@ -35,8 +35,8 @@ def _check_spec(where: str, spec: object, keys: set[str]) -> Mapping[str, Any]:
 
 
 def _names(where: str, value: object) -> list[str] | None:
-    """``all``, a list of clips or a text file of them; None for all."""
-    if value is None or value == "all":
+    """``all`` (or true), a list of clips or a text file of them; None for all."""
+    if value is None or value is True or value == "all":
         return None
     if isinstance(value, str):
         return read_list(value)

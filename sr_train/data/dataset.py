@@ -161,6 +161,10 @@ class EvalImage(NamedTuple):
     hr: torch.Tensor  #: [C, H, W] likewise
     scale: int
     clip: str = ""  #: the clip whose scores are averaged first; none for an image
+    window: Sequence[
+        tuple[str, int]
+    ] = ()  #: what tells the frames of ``lr`` from all others of the sets; none for an image
+    centred: bool = True  #: whether it is an image, or the centre frame of its clip
 
     @property
     def centre(self) -> torch.Tensor:
@@ -187,6 +191,14 @@ class EvalSet(Protocol):
         """The clip whose scores are averaged first; empty for an image."""
         ...
 
+    def window(self, index: int) -> Sequence[int]:
+        """Numbers of the frames of a window, by which windows share them; none for an image."""
+        ...
+
+    def centred(self, index: int) -> bool:
+        """Whether it is the centre frame of its clip, or an image."""
+        ...
+
     def hr_size(self, index: int) -> tuple[int, int]:
         """(H, W) without decoding."""
         ...
@@ -209,6 +221,10 @@ class EvalImages(Dataset[EvalImage]):
     def clips(self) -> list[str]:
         """The clip of every image, in order; empty for those that are of none."""
         return [self.sets[name].clip(i) for name, i in self._where]
+
+    def centred(self) -> list[bool]:
+        """Of every image, in order, whether it is an image or the centre frame of its clip."""
+        return [self.sets[name].centred(i) for name, i in self._where]
 
     def shown(self, count: int) -> list[int]:
         """The first ``count`` images of each scale to look at; of a clip only its middle frame, as neighbours look alike."""
@@ -236,4 +252,5 @@ class EvalImages(Dataset[EvalImage]):
         name, i = self._where[index]
         pairs = self.sets[name]
         lr, hr = (_tensor(np.array(to_rgb(image))) for image in pairs.whole(i))
-        return EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, pairs.clip(i))
+        window = [(name, number) for number in pairs.window(i)]
+        return EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, pairs.clip(i), window, pairs.centred(i))

@@ -286,6 +286,14 @@ class Pairs:
         """The clip whose scores are averaged first: an image stands for itself."""
         return ""
 
+    def window(self, index: int) -> list[int]:
+        """Numbers of the frames that are seen; none: an image is no frame."""
+        return []
+
+    def centred(self, index: int) -> bool:
+        """Whether protocols that score centre frames alone take this one: every image."""
+        return True
+
     def used(self) -> Iterator[tuple[Source, list[int]]]:
         """The sources, and which of their images are used."""
         yield self.hr, self._hr_index

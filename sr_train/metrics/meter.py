@@ -50,13 +50,17 @@ class Meter:
             result.setdefault(set_name, {})[protocol] = {**means, "n": sum(map(len, clips.values()))}
         return result
 
-    def clips(self) -> dict[str, dict[str, int]]:
-        """Sets of clips: how many frames of each were scored."""
-        found: dict[str, dict[str, set[str]]] = {}
+    def by_clip(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+        """Means over each clip's frames, of sets of clips: {set: {protocol: {clip: {..., n: frames}}}}."""
+        groups: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = {}
         for row in self.rows:
             if row.clip:
-                found.setdefault(row.set, {}).setdefault(row.clip, set()).add(row.key)
-        return {name: {clip: len(keys) for clip, keys in clips.items()} for name, clips in found.items()}
+                found = groups.setdefault(row.set, {}).setdefault(row.protocol, {})
+                found.setdefault(row.clip, []).append(row.values)
+        return {
+            s: {p: {c: {**_mean(v), "n": len(v)} for c, v in clips.items()} for p, clips in protocols.items()}
+            for s, protocols in groups.items()
+        }
 
     def flat(self) -> Iterator[tuple[str, float]]:
         """``set/protocol/metric`` and its mean, for logs and for choosing the best."""

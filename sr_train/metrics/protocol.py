@@ -22,6 +22,7 @@ class Protocol:
         border: pixels ignored at each edge, beside ``scale``.
         cut_scale: whether ``scale`` pixels are ignored as well.
         used_by: whose tables it reproduces.
+        centre: whether only the centre frame of a clip counts.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Protocol:
     border: int
     cut_scale: bool
     used_by: str
+    centre: bool = False
 
     @property
     def definition(self) -> str:
@@ -38,9 +40,8 @@ class Protocol:
         ]
         edge = "scale" if self.cut_scale else ""
         edge = f"{edge}+{self.border}" if edge and self.border else edge or str(self.border)
-        return (
-            f"{colour}, 8-bit images, border {edge} px ignored, mean over images; SSIM 11x11 Gaussian ({self.used_by})"
-        )
+        over = "centre frame of each clip, mean over clips" if self.centre else "mean over images"
+        return f"{colour}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
 
     def values(self, image: torch.Tensor, scale: int) -> torch.Tensor:
         """[3, H, W] uint8, or float in [0, 1] -> the values compared, [1|3, H', W'] float64 in [0, 255]."""
@@ -62,7 +63,10 @@ PROTOCOLS = {
         Protocol("rgb", "rgb", 0, True, "BasicSR's and MMagic's model zoos"),
         Protocol("div2k", "rgb", 6, True, "EDSR and MDSR on DIV2K"),
         Protocol("rgb_full", "rgb", 0, False, "EDVR and BasicSR on REDS4"),
-        Protocol("y_full", "y", 0, False, "EDVR and BasicSR on Vid4 and Vimeo-90K"),
+        Protocol("y_full", "y", 0, False, "EDVR and BasicSR on Vid4"),
+        Protocol("reds4", "rgb", 0, False, "EDVR and BasicSR on REDS4: rgb_full"),
+        Protocol("vid4", "y", 0, False, "EDVR and BasicSR on Vid4: y_full"),
+        Protocol("vimeo90k", "y", 0, False, "EDVR on Vimeo-90K", centre=True),
     )
 }
 

@@ -309,7 +309,7 @@ class SRTask(L.LightningModule):
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         """Scores of one image by protocol."""
-        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols}
+        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centred or not p.centre}
 
 
 def _suspects(batch: Batch) -> list[str]:
