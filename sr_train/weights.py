@@ -25,7 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from sr_train.files import write_bytes
-from sr_train.growth import grown_tensors, residual_ends, zero_ends
+from sr_train.growth import grown_tensors, residual_ends, with_frames, zero_ends
 from sr_train.layouts import WeightsError, is_torch_file, read_torch, recognize
 
 FORMAT = "sr-train weights"
@@ -232,9 +232,11 @@ def warm_start(
 ) -> WarmStart:
     """Copy a source's tensors into a network but for those that ``skip`` names; see :func:`match_warm_start`.
 
-    Blocks that ``grow`` adds start as identity: the grown network computes what the source's does.
+    Blocks that ``grow`` adds start as identity, frames that it adds weigh nothing: the grown network computes what the
+    source's does.
     """
     ends = residual_ends(network, grow, where=where)
+    source = with_frames(network, source, grow, where=where)
     decided = match_warm_start(network.state_dict(), source, skip, grow=ends, where=where)
     if not decided.copied:
         raise WeightsError(f"{where}: init.skip leaves nothing to copy")

@@ -55,7 +55,7 @@ def test_a_grown_network_computes_what_the_small_one_does_and_its_new_blocks_lea
     ("cls", "small", "large", "grow", "message"),
     [
         (*CASES[0][:3], [], r"12 tensors do not fit.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
-        (*CASES[0][:3], ["recon"], r"'recon' is no list of blocks.*can grow are feature_extraction, reconstruction"),
+        (*CASES[0][:3], ["recon"], r"'recon' is no list of blocks.*can grow are feature_extraction, reconstruction, frames"),
         (*CASES[0][:2], CASES[0][1], ["reconstruction"], r"has 2 blocks reconstruction\.\* already; nothing to grow"),
         (EDVR, CASES[0][2], CASES[0][1], ["reconstruction"], "has 5 blocks .* already"),
         (EDVR, CASES[0][1], {**CASES[0][2], "channels": 16}, ["reconstruction"],
@@ -104,3 +104,54 @@ def test_a_wrong_growth_fails_before_anything_is_trained(invoke, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
     with pytest.raises(ConfigError, match=r"stage main: init\.grow without init\.stage or init\.weights"):
         plan([*SMALL, "init.grow=[body]"])
+
+
+# -- frames ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tsa", "had", "frames"), [(False, 1, 5), (False, 3, 5), (True, 5, 7), (True, 1, 3)])
+def test_a_network_of_more_frames_computes_what_that_of_fewer_does_and_learns_from_all(tsa, had, frames):
+    options = {**EDVRS, "back_blocks": 1, "tsa": tsa}
+    source, network = made(EDVR, {**options, "frames": had}, 0), made(EDVR, {**options, "frames": frames}, 1)
+    decided = warm_start(network, source.state_dict(), [], grow=["frames"], where="test")
+    assert set(decided.copied) == set(network.state_dict())
+    clip = torch.rand(2, frames, 3, 8, 8)
+    margin = (frames - had) // 2
+    actual = network(clip)
+    torch.testing.assert_close(actual, source(clip[:, margin : margin + had]), atol=1e-6, rtol=1e-6)
+    actual.square().sum().backward()
+    for name in network.joins_frames:
+        weight = network.get_submodule(name).weight
+        assert not weight[:, : margin * 8].any()
+        assert (weight.grad.flatten(2).abs().sum((0, 2)) > 0).all(), name
+
+
+def test_blocks_and_frames_grow_together():
+    source = made(EDVR, {**EDVRS, "back_blocks": 1, "frames": 3}, 0)
+    network = made(EDVR, {**EDVRS, "back_blocks": 3, "frames": 5}, 1)
+    warm_start(network, source.state_dict(), [], grow=["frames", "reconstruction"], where="test")
+    clip = torch.rand(1, 5, 3, 8, 8)
+    torch.testing.assert_close(network(clip), source(clip[:, 1:4]), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "message"),
+    [
+        ({"frames": 5}, {"frames": 5}, "the source takes 5 frames already, the network 5"),
+        ({"frames": 7}, {"frames": 5}, "the source takes 7 frames already, the network 5"),
+        ({"frames": 3, "tsa": False}, {"frames": 5}, r"frames: fusion\.feat_fusion\.weight is not in the source"),
+        ({"frames": 3, "channels": 16}, {"frames": 5}, r"fusion\.feat_fusion\.weight is \[16, 48, 1, 1\] in the source; "
+         "expected 8 outputs of an odd number of frames with 8 features each"),
+    ],
+)  # fmt: skip
+def test_frames_that_cannot_be_grown_are_refused(small, large, message):
+    with torch.device("meta"):
+        source, network = EDVR(**{**EDVRS, **small}), EDVR(**{**EDVRS, **large})
+    with pytest.raises(WeightsError, match=message):
+        warm_start(network, source.state_dict(), [], grow=["frames"], where="test")
+
+
+def test_networks_of_images_have_no_frames_to_grow():
+    network = made(EDSR, CASES[2][1], 0)
+    with pytest.raises(WeightsError, match="EDSR takes no frames that could become more"):
+        warm_start(network, network.state_dict(), [], grow=["frames"], where="test")

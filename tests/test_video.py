@@ -255,7 +255,9 @@ def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders
     monkeypatch.setattr(FrameFeatures, "serve", lambda model: False)
     assert evaluate([*asked, "out=windows"]) == 0
     assert seen[23:] == [5] * 23
-    once, windows = (json.loads(Path(f, "metrics.json").read_text())[folders.name]["reds4"] for f in ("once", "windows"))
+    once, windows = (
+        json.loads(Path(f, "metrics.json").read_text())[folders.name]["reds4"] for f in ("once", "windows")
+    )
     assert abs(once["psnr"] - windows["psnr"]) < 1e-3
     assert once["clips"].keys() == windows["clips"].keys()
     assert evaluate([*asked, "out=turned", "ensemble=true"]) == 0

@@ -59,7 +59,7 @@ def check_warm_starts(plan: Plan) -> None:
     """
     import torch
 
-    from sr_train.weights import match_warm_start, residual_ends
+    from sr_train.weights import match_warm_start, residual_ends, with_frames
 
     def outline(config: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
@@ -80,11 +80,15 @@ def check_warm_starts(plan: Plan) -> None:
             )
         where, network = f"stage {stage.name} from {name}", outline(stage.config)
         ends = residual_ends(network, init["grow"], where=where)
+        had, state = state, with_frames(network, state, init["grow"], where=where)
+        wider = [k for k, v in state.items() if v.shape != had[k].shape]
         decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
         say(f"stage {stage.name} starts from {name}:")
         say(f"  copied {len(decided.copied):>5} tensors")
         if decided.grown:
             say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
+        if wider:
+            say(f"  grown  {len(wider):>5} tensors  {', '.join(wider)}: the frames added weigh nothing at first")
         for what, names in (("afresh", decided.afresh), ("unused", decided.unused)):
             shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
             say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())

@@ -132,6 +132,12 @@ class EDVR(nn.Module):
         self.conv_hr = nn.Conv2d(64, 64, 3, padding=1)
         self.conv_last = nn.Conv2d(64, 3, 3, padding=1)
 
+    @property
+    def joins_frames(self) -> tuple[str, ...]:
+        """The convolutions whose input is the features of all frames, one frame's after the other's."""
+        tsa = isinstance(self.fusion, TSAFusion)
+        return ("fusion.feat_fusion", "fusion.spatial_attn1") if tsa else ("fusion",)
+
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Restore the centre frame; see the class for shapes and ranges."""
         if lr.dim() != 5 or lr.shape[1] != self.frames:
