@@ -19,6 +19,7 @@ FLOOR = {
     "ledger": 3,
     "tasks": 2,
     "inference": 2,
+    "clip_inference": 2,
     "weights": 2,
     "growth": 2,
     "layouts": 2,
@@ -28,6 +29,7 @@ FLOOR = {
     "models": 1,
     "losses": 1,
     "data": 1,
+    "films": 1,
     "metrics": 1,
     "batch": 0,
     "advice": 0,
@@ -37,6 +39,7 @@ FLOOR = {
     "typecheck": 0,
 }
 ONLY = {  # who may know a package
+    "av": ("films",),
     "cv2": ("data",),
     "lmdb": ("data",),
     "PIL": ("data",),
