@@ -63,8 +63,10 @@ def unfinished(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle)
         _finish(temporary, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # a full disk names no file by itself
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         raise
 
 

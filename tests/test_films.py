@@ -191,14 +191,15 @@ def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / "out.mp4"
     target.write_bytes(b"old")
-    with (
-        FilmReader(source) as film,
-        pytest.raises(KeyboardInterrupt),
-        film_writer(target, film, (32, 48), Options()) as w,
-    ):
-        w.write(torch.zeros(3, 32, 48), 0)
-        assert len(list(target.parent.iterdir())) == 2
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with FilmReader(source) as film, film_writer(target, film, (32, 48), Options()) as writer:
+            writer.write(torch.zeros(3, 32, 48), 0)
+            assert len(list(target.parent.iterdir())) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [p.name for p in target.parent.iterdir()] == ["out.mp4"]
     assert target.read_bytes() == b"old"
 

@@ -214,7 +214,7 @@ class FilmReader:
         if "mp4" in names and said > packets:
             raise FilmError(f"{self.path}: cut short: it ends after {packets} of {said} frames")
         if "matroska" in names and self.container.duration and frames:
-            last = ((self.container.start_time or 0) + self.container.duration) / 1e6
+            last = self.container.duration / 1e6  # counted from 0, not from the first frame
             if ends < last - 0.1 - 2 / float(self.look.rate):
                 raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")
 

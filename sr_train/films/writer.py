@@ -127,7 +127,11 @@ class FilmWriter:
         return source
 
     def _add_video(self, rate: Fraction, aspect: Fraction, options: Options) -> Any:
-        stream = self.container.add_stream(self.codec, rate=rate)
+        try:
+            stream = self.container.add_stream(self.codec, rate=rate)
+        except ValueError:
+            what = f"{self.path.suffix} cannot hold {self.codec}"
+            raise FilmError(f"{self.path}: {what}: name an .mkv, or choose another codec=") from None
         context, (height, width) = stream.codec_context, self._size
         context.width, context.height, context.pix_fmt = width, height, self._format
         context.time_base = stream.time_base = self._base
@@ -153,7 +157,7 @@ class FilmWriter:
     def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:
         """Prepare to copy streams. Raises FilmError for sound that the container cannot hold."""
         dropped = []
-        able = self.container.supported_codecs
+        able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # it does not know
         for stream in others:
             context = stream.codec_context
             name = context.name if context is not None else "unknown"
