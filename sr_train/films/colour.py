@@ -123,7 +123,7 @@ def from_rgb(rgb: torch.Tensor, layout: Layout, colour: Colour, *, left: bool = 
     zero, one = _ends(layout.depth, colour.full, chroma=False)
     top = (1 << layout.depth) - 1
     if layout.kind == "rgb":
-        return [torch.floor(p * one + zero + 0.5).clamp_(0, top) for p in rgb]
+        return [torch.floor(p.double() * one + zero + 0.5).clamp_(0, top) for p in rgb]  # as images are rounded
     kr, kb = SHARES[colour.matrix]
     red, green, blue = rgb
     luma = kr * red + (1 - kr - kb) * green + kb * blue
