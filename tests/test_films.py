@@ -4,6 +4,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,60 @@ def test_sound_is_copied_byte_for_byte_and_in_sync(tmp_path, suffix, start):
     assert decoded(source)[0] == decoded(target)[0]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "sound"),
+    [
+        (".mkv", ".mp4", "flac"),
+        (".mkv", ".mov", "pcm_s16le"),
+        (".avi", ".mkv", "mp3"),
+        (".mp4", ".avi", "aac"),
+        (".ts", ".mp4", "ac3"),
+    ],
+)
+def test_containers_can_be_changed(tmp_path, start, end, sound):
+    source = write_film(tmp_path / f"in{start}", photograph_frames(), sound=(sound,))
+    target = copy(source, tmp_path / f"out{end}")
+    before, after = packets(source, "audio")[0], packets(target, "audio")[0]
+    assert b"".join(p[1] for p in after) == b"".join(p[1] for p in before)
+    times = decoded(target)[0]
+    assert len(times) == 12
+    assert times == sorted(times)
+    shift = []
+    for path in (source, target):  # the reader's times: FFmpeg has no right ones of AVI
+        frames, look = read(path)
+        shift.append(frames[0].time * look.time_base - packets(path, "audio")[0][0][0])
+    assert abs(shift[0] - shift[1]) < (0.03 if end == ".avi" else 0.005)  # sound there starts with a whole packet
+
+
+def test_subtitles_are_copied_where_the_container_takes_them(tmp_path):
+    (tmp_path / "s.srt").write_text("1\n00:00:00,100 --> 00:00:00,300\nHello\n\n")
+    source = tmp_path / "in.mkv"
+    film = write_film(tmp_path / "film.mkv", photograph_frames())
+    with av.open(str(tmp_path / "s.srt")) as text, av.open(str(film)) as pictures, av.open(str(source), "w") as both:
+        parts = [(one.streams[0], both.add_stream_from_template(one.streams[0])) for one in (pictures, text)]
+        parts[1][1].metadata["language"] = "deu"
+        for given, made in parts:
+            for packet in given.container.demux():
+                if packet.size:
+                    packet.stream = made
+                    both.mux(packet)
+    target = copy(source, tmp_path / "out.mkv")
+    assert packets(target, "subtitle") == packets(source, "subtitle")
+    with av.open(str(target)) as film:
+        assert film.streams.subtitles[0].metadata["language"] == "deu"
+    with FilmReader(source) as film, film_writer(tmp_path / "out.mp4", film, (32, 48), Options()) as writer:
+        assert writer.warnings == ["not copied to .mp4: subtitle 1 (subrip)"]
+        writer.write(torch.zeros(3, 32, 48), 0)
+
+
+def test_interlaced_and_transparent_films_are_told_of(tmp_path):
+    half = write_film(tmp_path / "a.mkv", photograph_frames(), codec="mpeg2video", options={"flags": "+ildct+ilme"})
+    clear = write_film(tmp_path / "b.gif", photograph_frames(), codec="gif", pixels="rgb8")
+    for path, message in ((half, "it is interlaced"), (clear, "its transparency is dropped")):
+        with FilmReader(path) as film:
+            assert [w for w in film.warnings if message in w]
+
+
 def test_time_stamps_of_a_variable_rate_are_kept(tmp_path):
     times = [0, 3000, 4500, 12000, 12001, 50000, 53003, 53010, 99999, 100000, 200000, 200007]
     source = write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 90000))
@@ -166,6 +221,9 @@ def test_ten_bits_stay_ten_bits(tmp_path, pixels, codec):
         assert np.abs(a - b).max() <= tolerance
 
 
+@pytest.mark.skipif(
+    not hasattr(av.video.stream.VideoStream, "set_display_rotation"), reason="this PyAV cannot write rotations"
+)
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_films_of_phones_are_upright(tmp_path, degrees):
     source = write_film(tmp_path / "in.mp4", photograph_frames(), rotation=degrees, aspect=Fraction(4, 3))
@@ -211,6 +269,8 @@ def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
     with pytest.raises(FilmError, match="cannot hold ffv1"):
         copy(source, tmp_path / "out.webm", "ffv1", audio=False)
     assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
+    with pytest.raises(FilmError, match=r"mp4 cannot hold the sound \(pcm_s16le\)"):
+        copy(write_film(tmp_path / "pcm.mkv", photograph_frames(), sound=("pcm_s16le",)), tmp_path / "out.mp4")
     copy(source, tmp_path / "out.webm", audio=False)
     facts = decoded(tmp_path / "out.webm")[2]
     assert "vp9" in facts["codec"]

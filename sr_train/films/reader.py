@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -110,7 +111,9 @@ class FilmReader:
             self.container = self._av.open(self._file, "r", metadata_errors="replace", io_open=self._refuse)
         except (self._av.FFmpegError, ValueError, OSError) as error:
             raise FilmError(f"{self.path}: not a readable film ({reason(error)})") from None
-        pictures = [s for s in self.container.streams.video if not int(s.disposition) & 0x400]  # no attached pictures
+        pictures = [
+            s for s in self.container.streams.video if not int(getattr(s.disposition, "value", s.disposition)) & 0x400
+        ]  # no attached pictures
         if not pictures:
             kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "nothing"
             raise FilmError(f"{self.path}: has no video stream; it holds {kinds}")
@@ -189,6 +192,7 @@ class FilmReader:
 
     def _decode(self) -> Iterator[VideoFrame]:
         packets, frames, ends = 0, 0, 0.0
+        slots: deque[int | None] = deque()  # of AVI, which has no time stamps: frames are shown at those of its packets
         try:
             for packet in self.container.demux():
                 if packet.pts is not None and packet.time_base:
@@ -197,11 +201,15 @@ class FilmReader:
                     self._take(packet)
                     continue
                 packets += packet.size > 0
+                if packet.size and self.container.format.name == "avi":
+                    slots.append(packet.dts)
                 if packet.is_corrupt:
                     raise FilmError(f"{self.path}: damaged or cut short at frame {frames}")
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise FilmError(f"{self.path}: damaged or cut short at frame {frames}")
+                    if slots:
+                        frame.pts = slots.popleft()
                     yield frame
                     frames += 1
         except self._av.FFmpegError as error:

@@ -142,6 +142,8 @@ class FilmWriter:
         given = {}
         if self.codec in _QUALITY:
             given["crf"] = str(_QUALITY[self.codec] if options.quality is None else options.quality)
+        if self.path.suffix.lower() in _FIXED_RATE and self.codec.startswith("libx26"):
+            given["bf"] = "0"  # frames are shown in the order of the file there
         if options.preset is not None:
             given["preset"] = options.preset
         if self.codec in ("libx264", "libx264rgb"):
@@ -165,6 +167,8 @@ class FilmWriter:
             if stream.type == "audio" and not audio:
                 continue
             holds = not able or {name, canonical} & able
+            if canonical.startswith("pcm_") and self.container.format.name == "mp4":
+                holds = False  # it says that it does, and fails at the end where the speakers' layout is not known
             if stream.type == "audio" and not holds:
                 hint = "name an .mkv, or leave the sound out with audio=false"
                 raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}): {hint}")
