@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +140,25 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
 
     start = time.monotonic()
     as_film = job.kind == "film" and settings.suffix is None
-    with ExitStack() as stack:
+    told = ""
+    with ExitStack() as stack:  # the film itself is left, and so finished, after what is written beside it
+        if as_film and settings.compare:
+            stack.push(lambda kind, *_: _remove(job.products(compare=True)[1:]) if kind and told else None)
         film = stack.enter_context(FilmReader(job.source)) if job.kind == "film" else None
         early: list[Callable[[Any], object]] = []
         copy = lambda packet: early[0](packet) if early else None  # noqa: E731
         source = _of_film(film, settings.suffix, copy) if film is not None else _of_clip(job, settings.suffix)
         size[:] = source.height, source.width
         height, width = source.height * network.scale, source.width * network.scale
+        warnings = [] if film is None else list(film.warnings)
+        if as_film and film is not None:
+            sink = writer = stack.enter_context(
+                film_writer(job.target, film, (height, width), settings.options, audio=settings.audio)
+            )
+            early.append(writer.copy)
+            warnings += writer.warnings
+        else:
+            sink = _Frames(job.target, source.names, source.depth)
         comparison, side = None, None
         if settings.compare:
             if settings.skip and not as_film:
@@ -159,15 +171,6 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
             else:
                 side = _Frames(folder, source.names, source.depth)
             comparison = Comparison(job.target, network.scale, source.depth, side.write)
-        warnings = [] if film is None else list(film.warnings)
-        if as_film and film is not None:
-            sink = writer = stack.enter_context(
-                film_writer(job.target, film, (height, width), settings.options, audio=settings.audio)
-            )
-            early.append(writer.copy)
-            warnings += writer.warnings
-        else:
-            sink = _Frames(job.target, source.names, source.depth)
         for warning in warnings:
             say.write(f"sr-upscale: {job.source}: {warning}", sys.stderr)
         made_frames, told = _run(job, network, settings, source, sink, comparison)
@@ -175,6 +178,12 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
     size_text = f"{source.width}x{source.height} -> {width}x{height}"
     line = f"{job.target}: {made_frames} frames {size_text}{source.rate}, {seconds:.1f} s"
     return f"{line}\n{compare_name(job.target, 'compare', job.target.suffix)}: {told}" if told else line
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """What was written beside a film that could not be finished."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _run(

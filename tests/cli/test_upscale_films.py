@@ -269,9 +269,9 @@ def damage(folder):
                         film.mux(packet)
 
 
-def test_bad_films_are_told_one_by_one_and_leave_nothing(invoke, tmp_path):
+def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
     damage(tmp_path / "in")
-    done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
+    done = made(command("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
     assert "8 of 9 films failed" in done.stderr
     for name, message in (
@@ -366,7 +366,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(command, tmp_path):
     try:
         noise = np.random.default_rng(0).integers(0, 256, (60, 64, 96, 3), dtype=np.uint8)
         write_film(tmp_path / "in.mp4", noise)
-        done = made(command("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk"), 1)
+        done = made(command("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk", "compare=true"), 1)
         assert "in.mp4: the disk is full; make room" in done.stderr
         assert not list(disk.iterdir())
     finally:
