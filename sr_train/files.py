@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -26,13 +30,65 @@ def _write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp made it private
-        os.replace(temporary, path)  # noqa: PTH105
+        _finish(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _finish(temporary: str, path: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp made it private
+    os.replace(temporary, path)  # noqa: PTH105
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written piece by piece: under a hidden name beside ``path``, which it gets when it is complete and synced.
+
+    Removed where an error or Ctrl-C leaves the ``with``. What a killed process left of the same file is removed first; what
+    another one is still writing is not.
+    """
+    start = f".{path.name[:100]}."
+    for left in path.parent.iterdir():
+        if left.name.startswith(start) and left.name.endswith(".part") and not _in_use(left):
+            left.unlink(missing_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=start, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            _lock(handle)
+            yield file
+            file.flush()
+            os.fsync(handle)
+        _finish(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # a full disk names no file by itself
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise
+
+
+def _lock(handle: int) -> bool:
+    """Whether the file is ours alone until its process ends, or closes it. True where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # others: the file system has none
+    return True
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            return not _lock(file.fileno())
+    except OSError:
+        return False
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -31,6 +31,7 @@ FLOOR = {
     "models": 1,
     "losses": 1,
     "data": 1,
+    "films": 1,
     "metrics": 1,
     "batch": 0,
     "advice": 0,
@@ -40,6 +41,7 @@ FLOOR = {
     "typecheck": 0,
 }
 ONLY = {  # who may know a package
+    "av": ("films",),
     "cv2": ("data",),
     "lmdb": ("data",),
     "PIL": ("data",),

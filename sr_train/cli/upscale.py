@@ -1,15 +1,19 @@
-"""``sr-upscale``: a network on the user's own images, however large."""
+"""``sr-upscale``: a network on the user's own images, films and clips, however large or long."""
 
 from __future__ import annotations
 
 import errno
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, compose_command, expect, run
+from sr_train.cli.common import UsageError, compose_command, run
+from sr_train.cli.compare import beside_bicubic, compare_name
+from sr_train.cli.jobs import Job, list_jobs
+from sr_train.cli.room import memory_is_full, take_less
+from sr_train.cli.upscale_clip import Settings, settings_of, upscale_clip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,51 +21,6 @@ if TYPE_CHECKING:
     from sr_train.cli.networks import Network
 
     Image = NDArray[Any]
-
-
-class Job(NamedTuple):
-    """One image to be made."""
-
-    source: Path
-    target: Path
-
-
-def _jobs(config: Mapping[str, Any]) -> list[Job]:
-    """What is read and where it goes: the same names below ``output=``."""
-    from sr_train.data.images import SUFFIXES, BadFilesError, image_files
-
-    given, wanted = Path(str(config["input"])), Path(str(config["output"]))
-    suffix = config["format"]
-    if suffix is not None:
-        suffix = f".{str(suffix).lower().removeprefix('.')}"
-        if suffix not in SUFFIXES:
-            raise UsageError(f"format={config['format']}: choose from {', '.join(s[1:] for s in SUFFIXES)}")
-    if given.is_dir():
-        if wanted.resolve() == given.resolve():
-            raise ValueError(f"output={wanted}: is the input's folder, whose images would be overwritten; name another")
-        if wanted.exists() and not wanted.is_dir():
-            raise NotADirectoryError(f"{wanted}: is a file; output= of a folder is a folder")
-        inside = [p for p in image_files(given) if wanted.resolve() not in p.resolve().parents]
-        jobs = [Job(p, wanted / p.relative_to(given)) for p in inside]
-    elif given.exists():
-        one = wanted.suffix.lower() in SUFFIXES and not wanted.is_dir()
-        jobs = [Job(given, wanted if one else wanted / given.name)]
-        suffix = None if one else suffix
-    else:
-        raise FileNotFoundError(f"{given}: there is no such file or folder")
-    if suffix is not None:
-        jobs = [Job(j.source, j.target.with_suffix(suffix)) for j in jobs]
-    if not given.is_dir() and jobs[0].target.resolve() == given.resolve():
-        raise ValueError(f"output={wanted}: would overwrite the input {given}; name another folder")
-    targets: dict[Path, Path] = {}
-    clashes = []
-    for job in jobs:
-        if job.target in targets:
-            clashes.append(f"{job.source} and {targets[job.target].name} would both become {job.target.name}")
-        targets.setdefault(job.target, job.source)
-    if clashes:
-        raise BadFilesError("several images would get one name; leave format= out or rename them", clashes)
-    return jobs
 
 
 def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
@@ -103,33 +62,17 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
     return out
 
 
-def _memory_is_full(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
 def _with_room(image: Image, network: Network, *, shrink: bool, bar: Any) -> Image:
     """Upscale; where the memory is full, in tiles of half the side, if the side was ours to choose."""
-    import torch
-
-    from sr_train.tiling import MemoryFullError, smaller
-
     start = bar.n
     while True:
         try:
             return upscale_image(image, network, lambda pixels: bar.update(pixels / 1e6))
         except (MemoryError, RuntimeError) as error:
-            if not _memory_is_full(error):
+            if not memory_is_full(error):
                 raise
-            tiling = smaller(network.tiling, *image.shape[:2]) if shrink else None
-            if tiling is None:
-                raise MemoryFullError("the memory is full; give a smaller tile=") from None
+            take_less(network, *image.shape[:2], shrink=shrink, bar=bar)
             bar.n = start
-            bar.write(f"memory is full with tile={network.tiling.tile}: going on with tile={tiling.tile}", sys.stderr)
-            network.tiling = tiling
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
 
 def _megapixels(jobs: list[Job]) -> float:
@@ -137,7 +80,7 @@ def _megapixels(jobs: list[Job]) -> float:
     from sr_train.data.images import ImageError, read_header
 
     total = 0.0
-    for job in jobs:
+    for job in (j for j in jobs if j.kind == "image"):
         try:
             header = read_header(job.source)
         except ImageError:
@@ -152,68 +95,105 @@ def _introduce(network: Network) -> str:
     if tiling.tile is not None:
         same = "as without tiles" if tiling.exact else f"blended over {2 * tiling.blend}: not exactly as without tiles"
         how = f"tiles of {tiling.tile} LR pixels that overlap by {tiling.overlap} ({same})"
+    ensemble = f", ensemble of {8 if network.frames is None else 4}" if network.ensemble else ""
     precision = "fp32" if network.precision == "32" else network.precision
-    return f"{network.name}: {how}, {precision}{', ensemble of 8' if network.ensemble else ''}"
+    return f"{network.name}: {how}, {precision}{ensemble}"
+
+
+def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
+    """Everything that can be checked before the work."""
+    from sr_train.cli.networks import open_network
+
+    settings = settings_of(config)
+    if not Path(str(config["input"])).exists():
+        raise FileNotFoundError(f"{config['input']}: there is no such file or folder")
+    if not Path(str(config["input"])).is_dir():
+        list_jobs(config, None)  # a network takes a while to open
+    network = open_network(config, str(config["weights"]))
+    jobs = list_jobs(config, network.frames)
+    if settings.suffix is None and any(job.kind == "film" for job in jobs):
+        from sr_train.films.writer import check_options
+
+        try:
+            check_options(settings.options)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        except ImportError:  # said of every film: images can be made without
+            pass
+    return jobs, network, settings
+
+
+def _is_there(job: Job, settings: Settings) -> bool:
+    """Whether it is finished: folders of frames are looked at frame by frame."""
+    return job.target.exists() and not (job.kind == "clip" or (job.kind == "film" and settings.suffix is not None))
 
 
 def upscale(arguments: list[str]) -> int:
-    """Upscale every image; those that fail are reported, and the exit code says that there are some."""
+    """Upscale every image, film and clip; those that fail are reported, and the exit code says that there are some."""
     config = compose_command("upscale", arguments)
-    skip = expect(config, "skip_existing", bool, "true or false")
-    from sr_train.cli.networks import open_network
-
-    jobs = _jobs(config)
-    network = open_network(config, str(config["weights"]))
+    jobs, network, settings = _prepare(config)
     print(_introduce(network), flush=True)
     from tqdm import tqdm
 
     problems: list[str] = []
     made = 0
-    if skip:
-        there = [job for job in jobs if job.target.exists()]
-        jobs = [job for job in jobs if not job.target.exists()]
+    if settings.skip:
+        there = [job for job in jobs if _is_there(job, settings)]
+        jobs = [job for job in jobs if not _is_there(job, settings)]
         if there:
-            print(f"{len(there)} images are there already, and left as they are")
+            print(f"{len(there)} {_noun(there)} are there already, and left as they are")
     total = round(_megapixels(jobs), 6)
-    quiet = not sys.stderr.isatty()
+    quiet = not sys.stderr.isatty() or not total
     layout = "{percentage:3.0f}% {bar} {n:.2f}/{total:.2f} MP [{elapsed}<{remaining}] {postfix}"
     with tqdm(total=total, file=sys.stderr, disable=quiet, bar_format=layout) as bar:
         for job in jobs:
             bar.set_postfix_str(job.source.name)
-            start = time.monotonic()
             try:
-                shape = _one(job, network, shrink=config["tile"] == "auto", bar=bar)
+                if job.kind == "image":
+                    done = _one(job, network, settings, bar=bar)
+                else:
+                    done = upscale_clip(job, network, settings, bar)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
                 problems.append(f"{error.filename or job.source}: {error.strerror or error}")
-            except (ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError, ImportError) as error:
                 text = str(error).splitlines()[0]
-                problems.append(text if str(job.source) in text else f"{job.source}: {text}")
+                known = str(job.source) in text or str(job.target) in text
+                problems.append(text if known else f"{job.source}: {text}")
             else:
                 made += 1
-                size = f"{shape[1]}x{shape[0]} -> {shape[1] * network.scale}x{shape[0] * network.scale}"
-                bar.write(f"{job.target}: {size}, {time.monotonic() - start:.1f} s", sys.stdout)
+                bar.write(done, sys.stdout)
                 continue
             bar.write(f"sr-upscale: {problems[-1]}", sys.stderr)
     if problems:
         shown = "\n  ".join(problems)
-        print(f"sr-upscale: error: {len(problems)} of {len(jobs)} images failed:\n  {shown}", file=sys.stderr)
+        print(f"sr-upscale: error: {len(problems)} of {len(jobs)} {_noun(jobs)} failed:\n  {shown}", file=sys.stderr)
         return 1
-    print(f"{made} images in {config['output']}")
+    print(f"{made} {_noun(jobs)} in {config['output']}")
     return 0
 
 
-def _one(job: Job, network: Network, *, shrink: bool, bar: Any) -> tuple[int, ...]:
-    from sr_train.data.images import encode_image, read_upright
+def _noun(jobs: Sequence[Job]) -> str:
+    kinds = {job.kind for job in jobs}
+    return f"{kinds.pop()}s" if len(kinds) == 1 else "files" if kinds else "images"
+
+
+def _one(job: Job, network: Network, settings: Settings, *, bar: Any) -> str:
+    from sr_train.data.images import encode_image, read_upright, write_image
     from sr_train.files import write_bytes
 
+    start = time.monotonic()
     image = read_upright(job.source)
     encode_image(image[:1, :1], job.target.suffix)  # a format that cannot hold it is refused before the work
-    large = _with_room(image, network, shrink=shrink, bar=bar)
+    large = _with_room(image, network, shrink=settings.shrink, bar=bar)
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    if settings.compare:
+        both = beside_bicubic(image, large, network.scale)
+        write_image(compare_name(job.target, "compare", ".png"), both)
     write_bytes(job.target, encode_image(large, job.target.suffix))
-    return image.shape
+    size = f"{image.shape[1]}x{image.shape[0]} -> {large.shape[1]}x{large.shape[0]}"
+    return f"{job.target}: {size}, {time.monotonic() - start:.1f} s"
 
 
 def main() -> None:

@@ -250,8 +250,8 @@ def to_uint8(image: Image) -> Image:
     return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every image file below a folder, sorted; hidden files and folders are passed over.
+def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
+    """Every image file below a folder, sorted; hidden files and folders are passed over. ``suffixes`` says what they are.
 
     Raises FileNotFoundError, NotADirectoryError, or ValueError where there are none.
     """
@@ -275,7 +275,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
         visited.add(identity)
         for name in sorted(files):
             path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and path.suffix.lower() in suffixes:
                 found.append(path)
     foreign = [str(p).encode("utf-8", "backslashreplace").decode() for p in found if not _is_text(str(p))]
     if foreign:
@@ -283,7 +283,7 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
             f"{folder}: names that are not UTF-8; rename these files (convmv -f latin1 -t utf8)", foreign
         )
     if not found:
-        raise ValueError(f"{folder}: no images in it or below it ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder}: no {what} in it or below it ({', '.join(suffixes)})")
     return sorted(found)
 
 
