@@ -123,3 +123,24 @@ def test_an_mdsr_on_two_processes_equals_one(command, folder, monkeypatch):
     rows = [(folder / "runs" / n / "main" / "metrics.csv").read_text() for n in ("mdsr1", "mdsr2")]
     names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
     assert names[0] == names[1]
+
+
+EDVR = (
+    "experiment=edvr_m_x4", "data=toy_clips", "sets=[toy_clips]", "sets.toy_clips.clips=[chelsea-0]", "model.channels=8",
+    "model.groups=2", "model.front_blocks=1", "model.back_blocks=1", "data.train=[{hr: 'toy_clips:coffee'}]",
+    "align.curve.periods=[8]", "align.curve.weights=[1]", "tsa.curve.periods=[6]",
+    "full.curve.periods=[8]", "full.curve.weights=[1]", "align.trainer.max_steps=8", "tsa.trainer.max_steps=6",
+    "full.trainer.max_steps=8", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=4",
+    "data.lr_patch=16", "validate.every=100", "validate.pictures=0", "logger=csv",
+)  # fmt: skip
+
+
+def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, folder, monkeypatch):
+    """In the second one, only the fusion has gradients."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, more in (("edvr1", ()), ("edvr2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = command("sr-train", *EDVR, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    for stage in ("align", "tsa", "full"):
+        one, two = (load_file(folder / "runs" / n / stage / "weights.safetensors") for n in ("edvr1", "edvr2"))
+        assert relative_l2(one, two) < 1e-5, stage

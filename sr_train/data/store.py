@@ -159,7 +159,8 @@ class Store:
             if self.path.exists():
                 raise StoreError(f"{self.path}: holds no data.mdb; it is not a store that sr-prepare made")
             raise StoreError(
-                f"{self.path}: there is no such store; make it with sr-prepare images=DIR store={self.path}"
+                f"{self.path}: there is no such store; make it with sr-prepare images=DIR store={self.path} "
+                "(of video: clips=DIR)"
             )
         self._map: mmap.mmap | None = None
         self._offsets: dict[tuple[int, str], int] = {}
