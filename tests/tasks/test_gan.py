@@ -283,7 +283,7 @@ def test_accuracy_is_of_what_the_loss_asks():
 
 
 def test_a_loss_for_one_network_is_refused():
-    with pytest.raises(ValueError, match="needs a loss for two networks, not L1Loss: loss=esrgan or srgan"):
+    with pytest.raises(ValueError, match="needs a loss for two networks, not L1Loss: loss=gan, srgan or esrgan"):
         GANTask(model=Generator(), discriminator=discriminator(), loss=nn.L1Loss(), optimizer=torch.optim.Adam, rate=1e-4,
                 curve=Constant())  # fmt: skip
 
