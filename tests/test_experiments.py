@@ -13,7 +13,7 @@ from sr_train.weights import load_weights
 EXPERIMENTS = sorted((conf_folder() / "experiment").rglob("*.yaml"))
 KNOWN = (
     {"quickstart", "quickstart_edsr", "quickstart_mdsr", "srresnet_x4", "msrresnet_x4", "rrdbnet_x4", "esrgan_x4"}
-    | {"srgan_x4", "msrgan_x4", "mdsr", "mdsr_baseline"}
+    | {"srgan_x4", "msrgan_x4", "mdsr", "mdsr_baseline", "quickstart_video"}
     | {"edvr_m_x4", *(f"edvr_l_{n}" for n in ("x4", "vimeo90k_x4", "srblur_x4", "deblur", "deblurcomp"))}
     | {f"{n}_x{s}" for n in ("edsr", "edsr_baseline") for s in (2, 3, 4)}
 )
@@ -50,7 +50,7 @@ def test_an_experiment_ends_with_the_papers_network(name):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, monkeypatch, tiny_vgg):
     monkeypatch.chdir(tmp_path)
-    video = path.stem.startswith("edvr")
+    video = path.stem.startswith("edvr") or path.stem == "quickstart_video"
     kind = "toy_clips" if video else "toy"
     small = [
         f"data={kind}",
@@ -65,9 +65,11 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
     composed = plan([f"experiment={path.stem}"])
     names = [s.name for s in composed.stages]
     if video:
-        small += [f"data.frames={composed.stages[-1].config['model']['frames']}"]
+        small += [f"{s.name}.data.frames={s.config['model']['frames']}" for s in composed.stages]
         if composed.stages[-1].config["scale"] == 1:  # frames are as large as the result: no toy set has such
             small += ["sets=[]", "data.train=[{hr: 'toy_clips:astronaut', lr: 'toy_clips:astronaut'}]"]
+        else:
+            small += ["sets.toy_clips.clips=[chelsea-0]"]
         small += ["model.front_blocks=1", *(f"{n}.model.back_blocks={1 if n == 'shallow' else 2}" for n in names)]
     if "gan" in names:
         small += ["task.discriminator.size=64", "task.discriminator.channels=4"]

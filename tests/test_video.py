@@ -58,7 +58,7 @@ def test_toy_clips_train_and_are_scored(invoke, tmp_path, tiny_video):
     done = invoke("sr-train", *arguments, "data.train=[{hr: 'toy_clips:coffee'}]", "validate.pictures=2")
     assert done.returncode == 0, done.stderr
     assert "TinyVideo x2" in done.stdout
-    assert "48 windows" in done.stdout
+    assert "192 windows" in done.stdout
     folder = tmp_path / "runs" / "v" / "main"
     assert "toy_clips/rgb_full/psnr" in load_weights(folder / "weights.safetensors", allow=["tiny_video"]).scores
     pictures = sorted(p.parent.name for p in (folder / "images").rglob("*.png"))

@@ -24,7 +24,7 @@ Image = NDArray[Any]
 
 HEIGHT, WIDTH = 192, 256
 FRAMES = 12
-PER_PHOTOGRAPH = 6
+PER_PHOTOGRAPH = 24
 _FINER = 2  # samples per pixel and axis
 _EDGE = 3.0  # photograph pixels that the bicubic kernel may need beyond a view
 _ZOOM = (1.0, 1.35)  # photograph pixels per frame pixel
