@@ -54,7 +54,15 @@ def own(tiny_video, *more):
 
 
 def test_toy_clips_train_and_are_scored(invoke, tmp_path, tiny_video):
-    arguments = (*SMALL, *tiny_video, "data=toy_clips", "sets=[toy_clips]", "data.batch=2", "trainer.max_steps=3")
+    arguments = (
+        *SMALL,
+        *tiny_video,
+        "data=toy_clips",
+        "sets=[toy_clips]",
+        "data.batch=2",
+        "trainer.max_steps=3",
+        "sets.toy_clips.clips=[chelsea-0,chelsea-3]",
+    )
     done = invoke("sr-train", *arguments, "data.train=[{hr: 'toy_clips:coffee'}]", "validate.pictures=2")
     assert done.returncode == 0, done.stderr
     assert "TinyVideo x2" in done.stdout

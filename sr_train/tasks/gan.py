@@ -156,7 +156,9 @@ class GANTask(SRTask):
             rate_scale=rate_scale,
         )
         if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
-            raise ValueError(f"task=gan needs a loss for two networks, not {type(loss).__name__}: loss=gan, srgan or esrgan")
+            raise ValueError(
+                f"task=gan needs a loss for two networks, not {type(loss).__name__}: loss=gan, srgan or esrgan"
+            )
         if discriminator_rate is not None and not discriminator_rate > 0:
             raise ValueError(f"task.discriminator_rate={discriminator_rate} must be positive, or null for task.rate")
         self.discriminator = discriminator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
