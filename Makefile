@@ -1,9 +1,10 @@
 # make quickstart   set up .venv, train a small RRDBNet x4 for PSNR, then in a GAN, on photographs that come with scikit-image;
 #                   mix the two networks, show the mixtures side by side, score them. FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
-# make test         set up .venv, then lint, types and every test
+# make test         set up .venv, then lint, types and every test, in JOBS=2 processes of one thread each
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+JOBS   ?= 2
 
 .PHONY: quickstart test lint install clean
 install: $(STAMP)
@@ -26,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 clean:
 	rm -rf .venv build *.egg-info
