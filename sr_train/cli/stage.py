@@ -307,8 +307,7 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
     trainer = stage.config["trainer"]
     where = "from the start" if found is None else f"from step {found.step} ({found.path.name})"
     say(
-        f"stage {stage.name}: {type(task.model).__name__} x{stage.config['scale']}, {count:,} parameters, {images}, "
-        f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images} images, "
+        f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images}, "
         f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
     )
 
