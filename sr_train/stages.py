@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from sr_train.configs import groups, options_of, search_path
 from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
@@ -82,17 +83,6 @@ class Plan:
         return self.stages[0].folder.parent
 
 
-def conf_folder() -> Path:
-    """The folder of the installed YAML."""
-    module = import_module(CONF)
-    return Path(next(iter(module.__path__)))
-
-
-def groups() -> list[str]:
-    """Names of the config groups."""
-    return sorted(p.name for p in conf_folder().iterdir() if p.is_dir() and any(p.rglob("*.yaml")))
-
-
 def near(name: str, known: Sequence[str]) -> str:
     """ "; did you mean ...?" for a name that is not known, or nothing."""
     close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
@@ -105,7 +95,7 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     try:
         GlobalHydra.instance().clear()
         with initialize_config_module(CONF, version_base="1.3"):
-            return compose(name, overrides=list(overrides))
+            return compose(name, overrides=[*search_path(), *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([_shorten(str(error))]) from None
     finally:
@@ -336,8 +326,7 @@ def _stage_config(
 
 
 def _check_choice(group: str, names: Sequence[str]) -> list[str]:
-    folder = conf_folder() / group
-    options = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    options = options_of(group)
     return [
         f"{group}={n}: there is no such {group}{near(n, options)}; there are {', '.join(options)}"
         for n in names

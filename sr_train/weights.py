@@ -156,7 +156,8 @@ def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) 
         part.isidentifier() for part in target.split(".")
     ):
         raise WeightsError(
-            f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file"
+            f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file "
+            f"(your own: allow=[{target.rpartition('.')[0]}])"
         )
     scale, scales = model.get("scale"), model.get("scales")
     if "scales" in model and (not isinstance(scales, list) or not scales or not all(map(_is_scale, scales))):

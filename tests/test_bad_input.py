@@ -1030,7 +1030,7 @@ def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
 def test_a_typo_in_an_experiment_file_is_refused_wherever_it_stands(tmp_path):
     """A user's own recipe stands in conf/experiment of a checkout; here in a copy of the package."""
     import sr_train
-    from sr_train.stages import conf_folder
+    from sr_train.configs import conf_folder
 
     shutil.copytree(
         Path(sr_train.__file__).parent, tmp_path / "sr_train", ignore=shutil.ignore_patterns("conf", "__pycache__")

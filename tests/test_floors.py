@@ -35,6 +35,7 @@ FLOOR = {
     "metrics": 1,
     "batch": 0,
     "advice": 0,
+    "configs": 0,
     "files": 0,
     "imresize": 0,
     "tensor_files": 0,

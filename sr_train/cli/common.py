@@ -10,18 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sr_train.configs import conf_folder, groups, options_of
+
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 _HELP = ("-h", "--help", "help")
-
-
-def conf_folder() -> Path:
-    """Where the YAML is installed: beside the package in a wheel, at the top of a checkout."""
-    from importlib.util import find_spec
-
-    spec = find_spec("sr_train.conf")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("sr_train.conf is not installed: run python -m pip install . in the checkout")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def header(path: Path) -> list[str]:
@@ -57,9 +49,7 @@ def keys_of(path: Path) -> list[tuple[str, str, str]]:
 
 def group_options() -> dict[str, list[str]]:
     """Config groups and their options, by file name."""
-    folder = conf_folder()
-    groups = sorted(p for p in folder.iterdir() if p.is_dir() and any(p.glob("*.yaml")))
-    return {g.name: sorted(p.stem for p in g.glob("*.yaml") if p.stem != "base") for g in groups}
+    return {group: [o for o in options_of(group) if o != "base"] for group in groups()}
 
 
 def help_text(command: str, config: str, show_groups: Sequence[str] = ()) -> str:
@@ -148,7 +138,7 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
     from omegaconf import OmegaConf
 
-    from sr_train.stages import ConfigError, compose_config, groups, near, parse
+    from sr_train.stages import ConfigError, compose_config, near, parse
 
     base = [str(k) for k in compose_config(config, [])]
     overrides = parse(arguments)

@@ -39,8 +39,9 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
     from sr_train.cli.locate import load
 
     init = stage.config["init"]
+    allow = [str(stage.config["model"]["_target_"]).rpartition(".")[0]]  # the user's own: it is being trained here
     if init["weights"] is not None:
-        return Source(*load(str(init["weights"]), scale=stage.config["scale"]))
+        return Source(*load(str(init["weights"]), allow=allow, scale=stage.config["scale"]))
     if init["stage"] is None:
         return None
     folder = next(s.folder for s in plan.stages if s.name == init["stage"])
@@ -49,7 +50,7 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
             f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({folder}); run that first, or "
             f"give {stage.name}.init.weights=FILE"
         )
-    return Source(*load(str(folder)))
+    return Source(*load(str(folder), allow=allow))
 
 
 def check_warm_starts(plan: Plan) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, build, conf_folder, header, is_child, run
+from sr_train.cli.common import UsageError, build, header, is_child, run
 from sr_train.cli.stage import StoppedError, preflight, run_stage
 from sr_train.cli.starts import check_warm_starts
+from sr_train.configs import files_of, groups, search_path
 
 if TYPE_CHECKING:
     from sr_train.stages import Plan
@@ -23,7 +24,6 @@ _GROUPS = (
     "model",
     "task",
     "optimizer",
-    "discriminator",
     "discriminator",
     "loss",
     "curve",
@@ -39,7 +39,7 @@ _HYDRA = ("-m", "--multirun", "--info", "-i", "-sc", "--shell-completion", "--hy
 
 def list_experiments() -> str:
     """Every experiment with its one line, read from the YAML alone."""
-    files = sorted((conf_folder() / "experiment").rglob("*.yaml"))
+    files = files_of("experiment")
     width = max(len(f.stem) for f in files)
     rows = [f"  {f.stem:<{width}}  {next(iter(header(f)), '')}" for f in files]
     return "\n".join(
@@ -141,7 +141,7 @@ def _hydra(arguments: list[str]) -> int:
     from sr_train.stages import plan
 
     # A stage's keys (gan.trainer.max_steps) are in no schema that Hydra knows: they are added.
-    known = {p.name for p in conf_folder().iterdir() if p.is_dir()} | {"validate", "checkpoint", "record", "hydra"}
+    known = {*groups(), "validate", "checkpoint", "record", "hydra"}
     argv = [
         f"+{a}" if "." in a.partition("=")[0] and not a.startswith("-") and a.partition(".")[0] not in known else a
         for a in arguments
@@ -161,6 +161,8 @@ def _hydra(arguments: list[str]) -> int:
         if code > 128:  # a signal ends the sweep, not one job of it
             raise SystemExit(code)
 
+    first = next((i for i, a in enumerate(argv) if "=" in a and not a.startswith("-")), len(argv))
+    argv[first:first] = search_path()  # beside the others: argparse takes overrides in one piece
     sys.argv = ["sr-train", *argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     job()

@@ -47,6 +47,14 @@ class Weighted(nn.Module):
         return _total(self.parts(sr, hr), self.weights)
 
 
+def loss_and_parts(loss: nn.Module, sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+    """A loss, and of a :class:`Weighted` one its terms, not yet weighted, for the logs."""
+    if not isinstance(loss, Weighted):
+        return loss(sr, hr), {}
+    parts = loss.parts(sr, hr)
+    return _total(parts, loss.weights), parts
+
+
 class Adversarial(Protocol):
     """What :mod:`sr_train.losses.adversarial` has."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sr_train.batch import Batch, to_float
+from sr_train.losses.weighted import loss_and_parts
 from sr_train.models.mdsr import MDSR
 from sr_train.tasks.base import OptimizerFactory, SRTask
 from sr_train.tasks.optim import Curve
@@ -83,7 +84,7 @@ class MultiScaleTask(SRTask):
         """One step: the loss of a batch, all of one scale."""
         scale = batch["scale"]
         sr = self.model(to_float(batch["lr"]), scale)
-        loss = self.loss(sr.float(), to_float(batch["hr"]))
+        loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch["hr"]))
         self.numbers.clear()  # a row holds the loss of its own step's scale and of no other: a resumed run writes the same
         self._newest[scale] = loss.detach()
-        return self.note(loss, **{f"loss_x{scale}": loss})
+        return self.note(loss, **{f"{name}_x{scale}": part for name, part in {**parts, "loss": loss}.items()})

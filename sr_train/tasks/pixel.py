@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sr_train.batch import Batch, to_float
+from sr_train.losses.weighted import loss_and_parts
 from sr_train.tasks.base import OptimizerFactory, SRTask
 from sr_train.tasks.optim import Curve
 
@@ -64,4 +65,5 @@ class PixelTask(SRTask):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One step: the loss of a batch."""
         sr = self.model(to_float(batch["lr"]))
-        return self.note(self.loss(sr.float(), to_float(batch["hr"])))
+        loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch["hr"]))
+        return self.note(loss, **parts)

@@ -8,11 +8,11 @@ import yaml
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.registration import phase_cross_correlation
 
+from sr_train.configs import conf_folder
 from sr_train.data import toy_clips
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
 from sr_train.data.toy_clips import FRAMES, HEIGHT, PER_PHOTOGRAPH, WIDTH, ToyClips, View, camera, render
-from sr_train.stages import conf_folder
 
 
 @pytest.fixture(scope="module")
