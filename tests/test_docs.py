@@ -1,0 +1,402 @@
+"""The commands of the pages are run, in their order, in one folder; those that need downloads are composed."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from sr_train.cli.common import compose_command, keys_of
+from sr_train.configs import conf_folder, groups, options_of
+from sr_train.data.degrade import reduce_image
+from sr_train.data.images import read_image, write_image
+from sr_train.data.toy import toy_files
+from sr_train.metrics.protocol import get_protocols
+from sr_train.stages import ConfigError, check_values, known_names, parse, plan
+
+ROOT = Path(__file__).resolve().parent.parent
+README, DATA, EXTENDING = ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "docs" / "extending.md"
+PAGES = [README, DATA, *sorted((ROOT / "docs").glob("*.md"))]
+CONFIG = {
+    "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
+    "sr-convert": "convert",
+}  # fmt: skip
+
+COMPOSE = None  # composed and checked, not run
+STEPS = [
+    "trainer.accelerator=cpu",
+    "trainer.precision=32",
+    "trainer.max_steps=2",
+    "data.workers=0",
+    "data.batch=2",
+    "data.lr_patch=16",
+]
+TRAIN = [*STEPS, "logger=csv", "record.every=1", "validate.pictures=1", "validate.crop=64", "sets.toy.hr=held_out"]
+NET = ["model.channels=8", "model.blocks=1"]
+SMALL = [*TRAIN, *NET, "data.train=[{hr: photos}]"]
+RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is typed behind the command
+    (r"sr-train", []),
+    (r"sr-train -m .*", COMPOSE),
+    (r"sr-train .*trainer\.devices=4.*", COMPOSE),
+    (r"sr-train experiment=(esrgan|edvr_m|edsr|edsr_baseline)_x\d.*", COMPOSE),  # DIV2K, REDS, other people's weights
+    (r"sr-train experiment=quickstart .*profile=true", COMPOSE),  # that of quickstart_edsr is run
+    (r"sr-train experiment=quickstart", [*SMALL, "model.growth=4", "stage=psnr"]),
+    (r"sr-train experiment=quickstart .*", [*SMALL, "model.growth=4", "gan.task.discriminator.channels=4"]),
+    (r"sr-train experiment=quickstart_edsr trainer\.max_stesp=5 .*", COMPOSE),
+    (r"sr-train experiment=quickstart_edsr .*profile=true", [*SMALL, "stage=x2", "profile_steps=2", "sets=[]"]),
+    (r"sr-train experiment=quickstart_(edsr|mdsr)( .*)?", SMALL),
+    (r"sr-train experiment=quickstart_video check=true", COMPOSE),  # tests/test_edvr_training.py runs its like
+    (r"sr-train data=base .*", [*TRAIN, *NET]),
+    (r"sr-train data=photos .*", [*TRAIN, *NET]),
+    (r"sr-train model=windowed .*", [*TRAIN[:-1], "sets=[]", "data.train=[{hr: CLIPS}]"]),
+    (r"sr-train model=shallow .*", [*TRAIN, "data.train=[{hr: photos}]"]),
+    (r"sr-train experiment=shallow_x4.*", TRAIN),
+    (r"sr-eval .*\.pth.*", COMPOSE),
+    (r"sr-eval .*hr=toy_clips:chelsea.*", COMPOSE),  # 72 frames; the same protocols are run on CLIPS
+    (r"sr-eval .*toy\].*", ["device=cpu", "sets.toy.hr=held_out"]),
+    (r"sr-eval .*", ["device=cpu"]),
+    (r"sr-prepare .*", ["workers=1"]),
+    (r"sr-upscale .*", ["device=cpu", "skip_existing=true"]),
+    (r"sr-interp alpha=0\.8", []),
+    (r"sr-interp run=runs/taste .*", ["rows=1", "crop=16", "device=cpu"]),
+    (r"sr-convert .*\.pth .*", COMPOSE),
+    (r"sr-convert .*", []),
+    (r"make \w+", COMPOSE),
+]
+
+
+class Item(NamedTuple):
+    """A command of a page, or a file that the page tells one to write."""
+
+    page: Path
+    line: int
+    text: str
+    file: str = ""  #: of a file
+
+    def __str__(self) -> str:
+        name = f"{self.page.parent.name}-" if self.page == DATA else ""
+        return f"{name}{self.page.stem}:{self.line} {self.file or self.text[:60]}"
+
+
+def blocks(page):
+    """(first line, language, lines) of every fenced or indented block."""
+    fence, start, held = None, 0, []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if fence is not None:
+            if line.startswith("```"):
+                yield start, fence, held
+                fence, held = None, []
+            else:
+                held.append(line)
+        elif line.startswith("```"):
+            fence, start, held = line[3:], number + 1, []
+        elif line.startswith("    "):
+            yield number, "", [line[4:]]
+    assert fence is None, f"{page}: a block is not closed"
+
+
+def items(page):
+    """What a page tells one to type or to write, in order."""
+    lines = page.read_text().splitlines()
+    for start, language, block in blocks(page):
+        if language in ("python", "yaml"):
+            before = " ".join(lines[max(0, start - 6) : start - 1])
+            named = re.findall(r"\b[Ii]n `([\w./]+\.(?:py|yaml))`", before)
+            assert named, f"{page}:{start}: no file is named for this block"
+            yield Item(page, start, "\n".join(block) + "\n", named[-1])
+            continue
+        assert language in ("", "sh"), f"{page}:{start}: what is {language}?"
+        for offset, line in enumerate(block):
+            text = re.sub(r"\s+#( .*)?$", "", line.removeprefix("$ "))
+            typed = line.startswith("$ ") or language == "sh" or re.match(r"(sr-\w+|make)( \S+=\S*|$| -| \w+$)", text)
+            if typed and text.strip():
+                yield Item(page, start + offset, text)
+
+
+def inline(page):
+    """`code` in the text of a page, whole spans."""
+    inside = {start + i for start, _, block in blocks(page) for i in range(len(block))}
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if number not in inside:
+            yield from ((number, span) for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", line))
+
+
+def spoken(page):
+    """Commands in the text of a page, and in the comments of the YAML."""
+    for number, span in inline(page):
+        if span.split(" ")[0] in CONFIG and "=" in span:
+            yield Item(page, number, span)
+
+
+def examples():
+    """Commands at the head of the YAML: Examples and Command."""
+    for path in sorted(conf_folder().rglob("*.yaml")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if match := re.match(r"#(?:   ?| Command:  )(sr-\w+ .*)", line):
+                for text in match[1].split("; then "):
+                    if text == f"sr-train experiment={path.stem}":
+                        continue  # tests/test_experiments.py trains it
+                    yield Item(path, number, text.partition(" for ")[0])
+
+
+TYPED = {page: list(items(page)) for page in PAGES}
+SPOKEN = [i for page in PAGES for i in spoken(page) if "..." not in i.text]
+
+
+def rule(item):
+    """What is typed behind a command, or None where it is composed only."""
+    found = [added for pattern, added in RULES if re.fullmatch(pattern, item.text)]
+    assert found, f"{item}: no rule of this test covers {item.text!r}"
+    return found[0]
+
+
+def composed(text):
+    """Whether a command's keys and values are known; raises ConfigError with what is not."""
+    program, *words = shlex.split(text)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), text
+    elif program != "sr-train":
+        config = compose_command(CONFIG[program], words)
+        get_protocols(config.get("protocols") or [config.get("protocol") or "y"])
+    else:
+        words = [w for w in words if w != "-m"]
+        swept = next((w for w in words if re.fullmatch(r"[\w.]+=[^\[{]+,.*", w)), None)
+        for value in swept.partition("=")[2].split(",") if swept else [""]:
+            plan([f"{w.partition('=')[0]}={value}" if w == swept else w for w in words])
+
+
+# -- the folder in which everything is run -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tmp_path(tmp_path_factory):
+    """One folder for all tests of this file: the commands of a page build on those before them."""
+    return tmp_path_factory.mktemp("docs")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path, write_clips):
+    """What the pages take for granted: a few photographs and clips, tiny, where data/README.md says they go."""
+    sets = {"photos": "astronaut,coffee,rocket", "datasets/DIV2K/DIV2K_train_HR": "coffee", "held_out": "chelsea"}
+    for folder, names in {**sets, "scans/HR": "rocket"}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name, path in toy_files(names).items():
+            write_image(tmp_path / folder / f"{name}.png", read_image(path)[60:140, 100:196])
+    (tmp_path / "scans" / "LR").mkdir()
+    write_image(tmp_path / "scans/LR/rocket.png", reduce_image(read_image(tmp_path / "scans/HR/rocket.png"), 2))
+    (tmp_path / "HR_FOLDER").mkdir()
+    write_image(tmp_path / "HR_FOLDER" / "chelsea.png", read_image(tmp_path / "held_out" / "chelsea.png"))
+    (tmp_path / "Set5" / "image_SRF_2").mkdir(parents=True)
+    for kind, image in (("HR", held := read_image(tmp_path / "held_out/chelsea.png")), ("LR", reduce_image(held, 2))):
+        write_image(tmp_path / "Set5" / "image_SRF_2" / f"img_001_SRF_2_{kind}.png", image)
+    for folder in ("CLIPS", "REDS/train_sharp", "datasets/REDS/train_sharp"):
+        write_clips(tmp_path / folder)
+    septuplets = tmp_path / "datasets" / "vimeo90k" / "vimeo_septuplet"
+    write_clips(septuplets / "sequences", sizes={"00001/0001": 7, "00001/0002": 7}, template="im{:d}")
+    (septuplets / "sep_trainlist.txt").write_text("00001/0001\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def film(house):
+    """walk.mp4."""
+    av = pytest.importorskip("av")
+    with av.open(str(house / "walk.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for t in range(4):
+            pixels = np.full((32, 48, 3), 60 + 20 * t, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        file.mux(stream.encode(None))
+
+
+def run(item, invoke):
+    """Run a command in the folder, shortened by its rule."""
+    program, *words = shlex.split(item.text)
+    done = invoke(program, *words, *rule(item))
+    assert done.returncode == 0, f"{item.page}:{item.line}: {item.text}\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------
+
+
+def test_every_program_is_shown():
+    typed = [i for page in PAGES for i in TYPED[page] if not i.file]
+    counts = Counter(i.text.split()[0] for i in [*typed, *SPOKEN])
+    least = {
+        "sr-train": 30,
+        "sr-eval": 11,
+        "sr-prepare": 7,
+        "sr-upscale": 3,
+        "sr-interp": 2,
+        "sr-convert": 2,
+        "make": 2,
+    }
+    assert {name: counts[name] for name in least if counts[name] < least[name]} == {}
+    run_here = Counter(i.text.split()[0] for i in typed if i.text.split()[0] in CONFIG and rule(i) is not COMPOSE)
+    assert set(run_here) == set(CONFIG), "each program is run at least once"
+
+
+@pytest.mark.parametrize("item", [i for p in (README, DATA) for i in TYPED[p]], ids=str)
+def test_a_command_of_the_readme_runs(item, house, invoke, request):
+    if rule(item) is COMPOSE:
+        if "max_stesp" in item.text:
+            with pytest.raises(ConfigError) as error:
+                composed(item.text)
+            said = str(error.value)
+            for line in README.read_text().partition(item.text)[2].splitlines()[2:4]:
+                assert line.strip().removesuffix("...") in said
+            return
+        composed(item.text)
+        return
+    if "walk.mp4" in item.text:
+        request.getfixturevalue("film")
+    run(item, invoke)
+
+
+@pytest.mark.parametrize("item", SPOKEN, ids=str)
+def test_a_command_in_the_text_runs_or_composes(item, house, invoke):
+    if item.text.startswith("sr-prepare"):
+        run(item, invoke)
+    else:
+        composed(item.text)
+
+
+def test_what_make_quickstart_types_composes():
+    recipe = re.search(r"^quickstart:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    commands = [re.sub(r" \$\(if .*\)", "", line.strip().removeprefix("$(BIN)/")) for line in recipe[1].splitlines()]
+    assert [c.split()[0] for c in commands] == ["sr-train", "sr-eval", "sr-interp"]
+    for command in commands:
+        composed(command)
+
+
+@pytest.mark.parametrize("item", list(examples()), ids=str)
+def test_a_command_at_the_head_of_a_yaml_composes(item):
+    composed(item.text)
+
+
+@pytest.mark.parametrize("item", TYPED[EXTENDING], ids=str)
+def test_extending_works_as_typed(item, house, invoke, monkeypatch, capsys):
+    monkeypatch.chdir(house)
+    if (house / "conf").exists():
+        monkeypatch.setenv("SR_CONF", str(house / "conf"))
+        monkeypatch.syspath_prepend(str(house))
+    if item.file:
+        assert Path(item.file).parent.is_dir(), f"nobody made the folder of {item.file}"
+        Path(item.file).write_text(item.text)
+    elif item.text.startswith("mkdir -p "):
+        for folder in item.text.split()[2:]:
+            Path(folder).mkdir(parents=True)
+    elif item.text.startswith("export "):
+        assert item.text == "export PYTHONPATH=$PWD SR_CONF=$PWD/conf"
+    elif item.text == "python count.py":
+        runpy.run_path("count.py", run_name="__main__")
+        assert re.match(r"x2, [\d,]+ parameters, \{'toy/y/psnr'", capsys.readouterr().out)
+    elif rule(item) is COMPOSE:
+        composed(item.text)
+    else:
+        done = run(item, invoke)
+        if item.text == "sr-train":
+            assert re.search(r"\n  shallow_x4 +Three convolutions, x2 and then x4, on our photographs\n", done.stdout)
+        if "name=l1_gradient" in item.text:
+            rows = Path("runs/l1_gradient/x2/metrics.csv").read_text()
+            assert "train/pixel" in rows
+            assert "train/gradient" in rows
+
+
+def test_an_own_term_in_a_gan(monkeypatch, house):
+    monkeypatch.syspath_prepend(str(house))
+    node = "gan.loss.pixel={_target_: gradients.GradientLoss}"
+    assert node in EXTENDING.read_text()
+    loss = plan(["experiment=quickstart", node]).stages[1].config["loss"]
+    assert loss["pixel"] == {"_target_": "gradients.GradientLoss"}
+
+
+@pytest.fixture(scope="module")
+def configs():
+    """Stages that have, together, every key that a recipe can have."""
+    names = ("quickstart_edsr", "esrgan_x4", "edvr_l_x4", "edsr_baseline_x2", "quickstart_mdsr")
+    return [stage for name in names for stage in plan([f"experiment={name}"]).stages]
+
+
+def is_known(word, configs):
+    """Whether KEY, or KEY=VALUE, is a command's, or fits a stage: names by its config, values by what it asks for."""
+    key, _, value = word.partition("=")
+    own = {k for name in CONFIG.values() for k, _, _ in keys_of(conf_folder() / f"{name}.yaml")}
+    if "." not in key:
+        return key in own or key in groups()
+    typed = parse([f"{key}={value}"])[0].value() if value else None
+    for stage in configs:
+        plain = key.removeprefix(f"{stage.name}.")
+        if plain in groups():
+            return typed in options_of(plain)
+        config = OmegaConf.create(stage.config)
+        names = known_names(config, plain)
+        if names is not None and plain.rpartition(".")[2] not in names:
+            continue
+        if not value:
+            return True
+        OmegaConf.update(config, plain, typed, force_add=True)
+        if not check_values(OmegaConf.to_container(config), ""):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", [README, DATA, EXTENDING], ids=lambda p: p.parent.name + "-" + p.stem)
+def test_keys_that_the_text_names_exist(page, configs, house, monkeypatch):
+    monkeypatch.syspath_prepend(str(house))
+    dotted = rf"(?:{'|'.join([*groups(), 'validate', 'init', 'checkpoint', 'record', 'gan'])})\.[a-z_.]+"
+    unknown, count = [], 0
+    for number, span in inline(page):
+        if span.split(" ")[0] in (*CONFIG, "python", "pip"):
+            continue
+        for word in re.split(r" (?=[a-z_.]+=)", span):
+            named = re.fullmatch(dotted, word) and not word.endswith((".yaml", ".py", ".csv"))
+            if named or re.fullmatch(r"[a-z][a-z_.0-9]*=.*", word):
+                count += 1
+                if not is_known(word, configs):
+                    unknown.append(f"{number}: {word}")
+    assert unknown == []
+    assert count >= {README: 50, DATA: 6, EXTENDING: 6}[page]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.parent.name + "-" + p.stem)
+def test_files_that_the_text_names_exist(page):
+    written = {i.file for i in TYPED[page]}
+    named = {span for _, span in inline(page) if re.fullmatch(r"[\w./*-]+\.(py|yaml|md|toml)|(\w+/)+", span)}
+    named |= {word for _, span in inline(page) for word in span.split() if re.fullmatch(r"scripts/[\w/]+\.py", word)}
+    ours = {n for n in named - written if n.split("/")[0] in ("conf", "scripts", "tests", "sr_train", "docs", "bench")}
+    ours |= {n for n in named if "/" not in n and n.endswith(".py")} - written
+    missing = [n for n in ours if not any(list(at.glob(n.rstrip("/"))) for at in (ROOT, ROOT / "scripts"))]
+    assert missing == []
+
+
+def test_the_tree_is_the_tree():
+    block = README.read_text().partition("## The tree")[2].partition("A network is")[0]
+    folders = re.findall(r"^    (?:  )?(\w+)/", block, re.MULTILINE)
+    files = re.findall(r"\b(\w+\.py)\b", block)
+    assert len(folders) >= 12
+    assert len(files) >= 14
+    for name in [*folders, *files]:
+        assert any(list((ROOT / at).glob(name)) for at in (".", "sr_train", "sr_train/cli", "scripts", "tests")), name
+    here = {p.name for p in (ROOT / "sr_train").iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert here <= set(folders)
+    assert set(re.findall(r"(\w+)/ ", block.splitlines()[2].partition("YAML:")[2])) <= set(groups())
+
+
+LINKS = [(p, link) for p in PAGES for link in re.findall(r"\]\(([^)#\s]+)", p.read_text()) if "://" not in link]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{p.stem}-{link}" for p, link in LINKS])
+def test_a_link_leads_somewhere(page, link):
+    assert (page.parent / link).exists()
