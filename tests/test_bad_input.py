@@ -283,13 +283,13 @@ CASES = [
         "f.tiff: holds floating-point pixels; 8 and 16 bit are supported",
     ),
     Case(
-        "gif",
-        (*UPSCALE, "input=a.gif"),
-        lambda p: PIL.Image.new("RGB", (8, 8)).save(p / "a.gif"),
+        "ppm",
+        (*UPSCALE, "input=a.ppm"),
+        lambda p: PIL.Image.new("RGB", (8, 8)).save(p / "a.ppm"),
         1,
-        "a.gif: not a readable image",
+        "a.ppm: not a readable image",
     ),
-    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images in it"),
+    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or films in it"),
     Case(
         "16 bit to jpg",
         (*UPSCALE, "input=deep.png", "format=jpg"),
@@ -319,7 +319,7 @@ CASES = [
         "hr/9.png: 30x3 pixels are too few to reduce by 4",
     ),
     # folders and files
-    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images in it or below it (.png, .jpg"),
+    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or films in it or below it (.png, .jpg"),
     Case(
         "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
     ),
