@@ -272,6 +272,27 @@ def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders
     assert seen[46:] == [5] * 92  # identity, W, H, both
 
 
+def test_networks_of_several_windows_stand_in_one_table_as_they_score_alone(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    torch.manual_seed(0)
+    files = [f"f{frames}.safetensors" for frames in (1, 3, 5, 7)]
+    for frames, file in zip((1, 3, 5, 7), files, strict=True):
+        options = {"scale": 4, "channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": frames}
+        network = EDVR(**options, tsa=False)
+        save_weights(
+            file, Weights({"_target_": "sr_train.models.edvr.EDVR", **options, "tsa": False}, network.state_dict())
+        )
+    asked = ["hr=HR", "clips=['000','011']", "device=cpu", "protocols=[reds4]", "metrics=[psnr]"]
+    assert evaluate([f"weights=[bicubic,{','.join(files)}]", *asked, "out=all"]) == 0
+    together = json.loads(Path("all", "metrics.json").read_text())
+    for file in files:
+        assert evaluate([f"weights={file}", *asked, "out=one"]) == 0
+        assert together[file.removesuffix(".safetensors")] == json.loads(Path("one", "metrics.json").read_text())
+    assert len({json.dumps(scores) for scores in together.values()}) == 5
+    with pytest.raises(ValueError, match=r"001: 6 frames.* 7"):
+        evaluate([f"weights=[{files[0]},{files[3]}]", "hr=HR", "device=cpu", "protocols=[reds4]"])
+
+
 # -- running a network on windows ------------------------------------------------------------------------------------
 
 

@@ -113,10 +113,6 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
     if len(scales) > 1:
         listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
         raise ValueError(f"weights: networks of one scale can be compared, these are {listed}")
-    windows = {n.frames for n in networks.values() if n.frames is not None}
-    if len(windows) > 1:
-        listed = ", ".join(f"{s} {n.frames} frames" for s, n in networks.items())
-        raise ValueError(f"weights: video networks of one window can be compared, these take {listed}")
     own = {**config, "scale": next(iter(scales), config["scale"])}
     return [networks[s] if s in networks else open_network(own, s) for s in sources]
 
@@ -135,12 +131,17 @@ def _outputs(config: Mapping[str, Any], *, centres: bool) -> tuple[list[str], li
 
     networks = _networks(config)
     scale = networks[0].scale
-    frames = next((n.frames for n in networks if n.frames is not None), None)
-    images = EvalImages(_sets(config, scale, frames))
+    # Windows of one length for each video network; an image network takes the centre frame of any. Widest first: where a
+    # clip is too short for it, the error says so. Padding at a clip's ends depends on the length, so that none is cut out.
+    lengths = sorted({n.frames for n in networks if n.frames is not None}, reverse=True) or [None]
+    seen = {length: EvalImages(_sets(config, scale, length)) for length in lengths}
+    images = seen[lengths[0]]
 
     def scored(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-        image = images[index]
-        return [network(image.lr, image.window) for network in networks], image.hr
+        each = {length: of_length[index] for length, of_length in seen.items()}
+        widest = each[lengths[0]]
+        given = [each.get(network.frames, widest) for network in networks]
+        return [network(i.lr, i.window) for network, i in zip(networks, given, strict=True)], widest.hr
 
     sources = config["weights"] if isinstance(config["weights"], list) else [config["weights"]]
     return (
