@@ -190,6 +190,40 @@ def test_subtitles_are_copied_where_the_container_takes_them(tmp_path):
         writer.write(torch.zeros(3, 32, 48), 0)
 
 
+def chapters(path):
+    with av.open(str(path)) as film:
+        return [
+            (float(c["start"] * c["time_base"]), float(c["end"] * c["time_base"]), c["metadata"].get("title"))
+            for c in film.chapters()
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_chapters_are_kept_or_told_of(tmp_path, suffix):
+    plain, source = write_film(tmp_path / f"plain{suffix}", photograph_frames()), tmp_path / f"in{suffix}"
+    marks = [(0, 80, "Dawn"), (80, 240, "Dusk")]
+    with av.open(str(plain)) as given, av.open(str(source), "w") as made:
+        made.set_chapters(
+            [
+                {"id": n, "start": a, "end": b, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
+                for n, (a, b, title) in enumerate(marks)
+            ]
+        )
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = stream
+                made.mux(packet)
+    assert [c[2] for c in chapters(source)] == ["Dawn", "Dusk"]
+    assert chapters(copy(source, tmp_path / f"out{suffix}")) == chapters(source)
+    with FilmReader(source) as film, film_writer(tmp_path / f"same{suffix}", film, (32, 48), Options()) as writer:
+        assert writer.warnings == []
+        writer.write(torch.zeros(3, 32, 48), 0)
+    with FilmReader(source) as film, film_writer(tmp_path / "out.avi", film, (32, 48), Options()) as writer:
+        assert writer.warnings == [".avi holds no chapters: its 2 are dropped"]
+        writer.write(torch.zeros(3, 32, 48), 0)
+
+
 def test_interlaced_and_transparent_films_are_told_of(tmp_path):
     half = write_film(tmp_path / "a.mkv", photograph_frames(), codec="mpeg2video", options={"flags": "+ildct+ilme"})
     clear = write_film(tmp_path / "b.gif", photograph_frames(), codec="gif", pixels="rgb8")

@@ -55,6 +55,7 @@ def main() -> None:
             start = time.perf_counter()
             found[way.__name__] = way(network, clip, **options)
             times[way.__name__].append((time.perf_counter() - start) / given.frames)
+            print(f"{way.__name__}: {times[way.__name__][-1]:.3f} s a frame", flush=True)
     slow, fast = (statistics.median(times[name]) for name in ("by_windows", "once"))
     off = max(float((a - b).abs().max()) for a, b in zip(*found.values(), strict=True))
     size = f"{given.frames} frames of {given.width}x{given.height}, {options['precision']}, {torch.get_num_threads()} threads"

@@ -25,6 +25,7 @@ _BEST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx-vp9": 63, "libs
 _PRESETS = ("libx264", "libx264rgb", "libx265")
 _NAMES = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 _HELD = 64 << 20  # bytes of frames that an encoder looks ahead at
+_CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that hold them
 _FIXED_RATE = (".avi",)  # frames have no time stamps there
 
 
@@ -110,6 +111,11 @@ class FilmWriter:
         more = {".ts": {"mpegts_copyts": "1"}}.get(path.suffix.lower(), {})
         self.container = self._av.open(file, "w", format=CONTAINERS[path.suffix.lower()], options=more)
         self.container.metadata.update(source.container.metadata)
+        self._chapters = source.container.chapters()
+        if self._chapters and path.suffix.lower() in _CHAPTERS:
+            self.container.set_chapters(self._chapters)
+        elif self._chapters:
+            self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
         fixed = path.suffix.lower() in _FIXED_RATE or self.codec == "mpeg4"
         rate = look.rate.limit_denominator(1 << 15)
         self._base, self._from = (1 / rate if fixed else look.time_base), look.time_base
@@ -172,6 +178,8 @@ class FilmWriter:
             if stream.type == "audio" and not holds:
                 hint = "name an .mkv, or leave the sound out with audio=false"
                 raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}): {hint}")
+            if stream.type == "data" and self._chapters:  # the titles, which MP4 keeps in a stream of their own as well
+                continue
             if stream.type not in ("audio", "subtitle") or not holds or (not able and stream.type == "subtitle"):
                 dropped.append(f"{stream.type} {stream.index} ({canonical})")
                 continue
