@@ -144,6 +144,24 @@ def test_sound_is_copied_byte_for_byte_and_in_sync(tmp_path, suffix, start):
     assert decoded(source)[0] == decoded(target)[0]
 
 
+def test_sound_may_come_before_the_pictures(tmp_path):
+    plain = write_film(tmp_path / "plain.mkv", photograph_frames(), sound=("aac",), options={"bf": "3"})
+    source = tmp_path / "in.mkv"
+    with av.open(str(plain)) as given, av.open(str(source), "w") as made:
+        streams = {i: made.add_stream_from_template(given.streams[i]) for i in (1, 0)}
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                made.mux(packet)
+    with av.open(str(source)) as film:
+        assert [s.type for s in film.streams] == ["audio", "video"]
+    frames, _ = read(source)
+    assert len(frames) == 12
+    target = copy(source, tmp_path / "out.mkv")
+    assert [p[1] for p in packets(target, "audio")[0]] == [p[1] for p in packets(source, "audio")[0]]
+    assert decoded(target)[0] == decoded(plain)[0]
+
+
 @pytest.mark.parametrize(
     ("start", "end", "sound"),
     [

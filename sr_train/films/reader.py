@@ -197,7 +197,7 @@ class FilmReader:
             for packet in self.container.demux():
                 if packet.pts is not None and packet.time_base:
                     ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream_index != self.stream.index:
+                if packet.stream.index != self.stream.index:  # stream_index is 0 of every stream's last, empty packet
                     self._take(packet)
                     continue
                 packets += packet.size > 0
