@@ -55,13 +55,14 @@ RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is ty
     (r"sr-train experiment=quickstart_edsr trainer\.max_stesp=5 .*", COMPOSE),
     (r"sr-train experiment=quickstart_edsr .*profile=true", [*SMALL, "stage=x2", "profile_steps=2", "sets=[]"]),
     (r"sr-train experiment=quickstart_(edsr|mdsr)( .*)?", SMALL),
-    (r"sr-train experiment=quickstart_video check=true", COMPOSE),  # tests/test_edvr_training.py runs its like
+    (r"sr-train experiment=quickstart_video.*", COMPOSE),  # tests/test_experiments.py trains it a step
     (r"sr-train data=base .*", [*TRAIN, *NET]),
     (r"sr-train data=photos .*", [*TRAIN, *NET]),
     (r"sr-train model=windowed .*", [*TRAIN[:-1], "sets=[]", "data.train=[{hr: CLIPS}]"]),
     (r"sr-train model=shallow .*", [*TRAIN, "data.train=[{hr: photos}]"]),
     (r"sr-train experiment=shallow_x4.*", TRAIN),
     (r"sr-eval .*\.pth.*", COMPOSE),
+    (r"sr-eval .*quickstart_video.*", COMPOSE),
     (r"sr-eval .*hr=toy_clips:chelsea.*", COMPOSE),  # 72 frames; the same protocols are run on CLIPS
     (r"sr-eval .*toy\].*", ["device=cpu", "sets.toy.hr=held_out"]),
     (r"sr-eval .*", ["device=cpu"]),

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 
+from sr_train.cli.stage import run_stage
 from sr_train.cli.starts import check_warm_starts
 from sr_train.losses.pixel import CharbonnierLoss
 from sr_train.models.edvr import EDVR
@@ -13,7 +14,7 @@ from sr_train.stages import plan
 from sr_train.tasks import base
 from sr_train.tasks.optim import CosineRestarts
 from sr_train.tasks.pixel import PixelTask
-from sr_train.weights import WeightsError, warm_start
+from sr_train.weights import WeightsError, load_weights, warm_start
 
 SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": 3}
 RECIPE = (
@@ -103,3 +104,28 @@ def test_growing_to_another_width_is_refused():
     composed = plan(["model=edvr_l", "model.scale=4", DEEPER, "small.model.channels=64"])
     with pytest.raises(WeightsError, match=r"conv_first\.weight: \[64, 3, 3, 3\] in the source, \[128, 3, 3, 3\]"):
         check_warm_starts(composed)
+
+
+def test_a_network_of_single_frames_is_trained_and_goes_on_with_windows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stages = "stages={image: {model.frames: 1, data.frames: 1}, video: {init: {stage: image, grow: [frames]}}}"
+    small = [f"model.{k}={v}" for k, v in SMALL.items() if k != "frames"]
+    clips = ["data.train=[{hr: 'toy_clips:coffee'}]", "sets=[]", "data.workers=0", "data.batch=2", "data.lr_patch=16"]
+    composed = plan(
+        [
+            "experiment=quickstart_video",
+            stages,
+            *small,
+            *clips,
+            "trainer.max_steps=2",
+            "trainer.accelerator=cpu",
+            "logger=none",
+        ]
+    )
+    check_warm_starts(composed)
+    assert "grown      1 tensors  fusion.weight: the frames added weigh nothing at first" in capsys.readouterr().out
+    image, video = (load_weights(run_stage(composed, stage)) for stage in composed.stages)
+    assert image.state["fusion.weight"].shape == (8, 8, 1, 1)
+    assert video.state["fusion.weight"].shape == (8, 24, 1, 1)
+    added = torch.cat([video.state["fusion.weight"][:, :8], video.state["fusion.weight"][:, 16:]], dim=1)
+    assert 0 < added.abs().max() < 0.01  # two steps away from nothing
