@@ -314,6 +314,13 @@ def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
     assert target.read_bytes() == b"old"
 
 
+def test_a_film_too_small_for_its_encoder_is_refused(tmp_path):
+    source = write_film(tmp_path / "in.mkv", photograph_frames())
+    with pytest.raises(FilmError, match=r"libx265 takes no films of 48x32: choose another codec=, e.g. libx264"):
+        copy(source, tmp_path / "out.mkv", "libx265")
+    assert decoded(copy(source, tmp_path / "out.mkv", "libx265", scale=2))[2]["codec"] == "hevc"
+
+
 def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames(), sound=("aac",))
     with pytest.raises(FilmError, match=r"webm cannot hold the sound \(aac\): name an .mkv"):

@@ -99,7 +99,8 @@ class FilmWriter:
         self.path, self._av, look = path, import_av(), source.look
         self.codec = options.codec_for(path)
         self.warnings: list[str] = []
-        self._muted = False
+        if self.codec == "libx265" and max(height, width) < 64:  # it writes beyond its memory
+            raise FilmError(f"{path}: libx265 takes no films of {width}x{height}: choose another codec=, e.g. libx264")
         formats = [f.name for f in self._av.codec.Codec(self.codec, "w").video_formats or ()] or ["yuv420p"]
         self.layout, self._format = choose_layout(look.layout, height, width, formats)
         if self.layout.depth < look.layout.depth:
