@@ -248,6 +248,25 @@ def test_the_protocols_of_the_papers_score_clips(invoke, folders):
     assert again == {"vimeo90k": scores["vimeo90k"]}
 
 
+def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    asked = ["hr=HR", "scale=2", "protocols=[reds4,vimeo90k]"]
+    assert evaluate(["weights=bicubic", "lr=LR", *asked, "clips=true", "out=a", "save=true", "device=cpu"]) == 0
+    (saved,) = Path("a", "images").iterdir()
+    for clips, names in (("true", {"000", "001", "011"}), ("['000','011']", {"000", "011"})):
+        assert evaluate([f"sr={saved}", *asked, f"clips={clips}", "out=b"]) == 0
+        found, expected = (json.loads(Path(f, "metrics.json").read_text())[folders.name] for f in "ba")
+        for protocol in ("reds4", "vimeo90k"):
+            assert found[protocol]["clips"] == {c: expected[protocol]["clips"][c] for c in names}
+            means = [expected[protocol]["clips"][c]["psnr"] for c in names]
+            assert found[protocol]["psnr"] == pytest.approx(np.mean(means))
+    assert evaluate([f"sr={saved}", *asked, "out=b"]) == 0  # images, without clips=
+    assert "clips" not in json.loads(Path("b", "metrics.json").read_text())[folders.name]["reds4"]
+    (saved / "001" / "00000002.png").unlink()
+    with pytest.raises(ValueError, match="001/00000002: no image of this name"):
+        evaluate([f"sr={saved}", *asked, "clips=true"])
+
+
 def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders, monkeypatch):
     monkeypatch.chdir(folders)
     torch.manual_seed(0)

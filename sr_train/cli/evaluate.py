@@ -61,8 +61,10 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
     }
 
 
-def _finished(config: Mapping[str, Any], scale: int) -> dict[str, list[tuple[str, Any, Any]]]:
-    """Finished images and their HR by name: ``sr=DIR hr=DIR``."""
+def _finished(config: Mapping[str, Any], scale: int) -> list[Item]:
+    """Finished images beside their HR, by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips."""
+    from sr_train.data.clip_sets import clip_names
+    from sr_train.data.clips import select, split_key
     from sr_train.data.images import BadFilesError
     from sr_train.data.index import hr_names, open_source
 
@@ -70,8 +72,14 @@ def _finished(config: Mapping[str, Any], scale: int) -> dict[str, list[tuple[str
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
     hr, sr = open_source(str(config["hr"])), open_source(str(config["sr"]))
     results = {key: i for i, key in enumerate(sr.keys)}
-    pairs, problems = [], []
-    for stem, i in hr_names(hr.keys).items():
+    wanted, name = hr_names(hr.keys), _set_name(str(config["hr"]))
+    of_clip: dict[str, tuple[str, bool]] = {}
+    if config["clips"] is not None:
+        for clip, keys in select(wanted, hr.name, clip_names("clips", config["clips"])).items():
+            of_clip |= {key: (clip or name, n == len(keys) // 2) for n, key in enumerate(keys)}
+        wanted = {key: wanted[key] for key in of_clip}
+    items, problems = [], []
+    for stem, i in wanted.items():
         candidates = (hr.keys[i], stem, f"{stem}x{scale}", f"{stem}_SRF_{scale}_SR")
         found = [results[c] for c in candidates if c in results]
         if not found:
@@ -81,10 +89,12 @@ def _finished(config: Mapping[str, Any], scale: int) -> dict[str, list[tuple[str
         if not (0 <= h - a < scale and 0 <= w - b < scale):
             problems.append(f"{stem}: the result is {b}x{a}, the HR image {w}x{h} (scale {scale})")
             continue
-        pairs.append((stem, (sr, found[0]), (hr, i)))
+        clip, centred = of_clip.get(stem, ("", True))
+        key = f"{clip}/{split_key(stem)[1]}" if clip else stem
+        items.append(Item(name, key, lambda n=found[0], i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centred))
     if problems:
         raise BadFilesError(f"{config['sr']}: {len(problems)} images cannot be scored against {config['hr']}", problems)
-    return {_set_name(str(config["hr"])): pairs}
+    return items
 
 
 def _tensor(source: Any, index: int) -> torch.Tensor:
@@ -121,11 +131,7 @@ def _outputs(config: Mapping[str, Any], *, centres: bool) -> tuple[list[str], li
     """Names of the columns, what they stand for, the scale, and what computes each image; of clips only ``centres``?"""
     if config["sr"] is not None:
         scale, name = scale_of(config, (), "sr"), str(config["sr"])
-        items = [
-            Item(set_name, key, lambda a=a, b=b: ([_tensor(*a)], _tensor(*b)))
-            for set_name, pairs in _finished(config, scale).items()
-            for key, a, b in pairs
-        ]
+        items = [item for item in _finished(config, scale) if item.centred or not centres]
         return [name], [name], scale, items
     from sr_train.data.dataset import EvalImages
 

@@ -34,7 +34,7 @@ def _check_spec(where: str, spec: object, keys: set[str]) -> Mapping[str, Any]:
     return spec
 
 
-def _names(where: str, value: object) -> list[str] | None:
+def clip_names(where: str, value: object) -> list[str] | None:
     """``all`` (or true), a list of clips or a text file of them; None for all."""
     if value is None or value is True or value == "all":
         return None
@@ -46,8 +46,8 @@ def _names(where: str, value: object) -> list[str] | None:
 
 
 def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str, Any]) -> Clips:
-    clips = _names(f"{where}.clips", spec.get("clips"))
-    without = _names(f"{where}.without", spec.get("without")) or []
+    clips = clip_names(f"{where}.clips", spec.get("clips"))
+    without = clip_names(f"{where}.without", spec.get("without")) or []
     known = {key: options[key] for key in ("scale", "arithmetic", "cache") if key in options}
     return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
 
