@@ -14,6 +14,10 @@ from sr_train.inference import super_resolve
 from sr_train.tiling import Tiling
 
 
+class FewFramesError(ValueError):
+    """A clip has fewer frames than a window takes."""
+
+
 def windows(
     frames: Iterable[torch.Tensor], count: int, *, padding: str = "reflection_circle"
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -22,7 +26,8 @@ def windows(
     At most ``count`` frames are held. ``padding`` stands for frames beyond the ends, see :mod:`sr_train.data.windows`.
 
     Raises:
-        ValueError: for fewer frames than ``count``, and for one of another size than the first.
+        FewFramesError: for fewer frames than ``count``.
+        ValueError: for one of another size than the first.
     """
     check_padding(padding)
     held: dict[int, torch.Tensor] = {}
@@ -43,7 +48,7 @@ def windows(
             yield window()
             centre += 1
     if read < count:
-        raise ValueError(f"{read} frames are fewer than the {count} that a window takes")
+        raise FewFramesError(f"{read} frames are fewer than the {count} that a window takes")
     while centre < read:
         yield window()
         centre += 1

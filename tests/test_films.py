@@ -1,5 +1,6 @@
 """Films are read and written as they are: colours against the textbook, bits, time stamps, sound."""
 
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sr_train.data.images import write_image
 from sr_train.films.colour import Colour, Layout, from_rgb, to_rgb
 from sr_train.films.reader import FilmError, FilmReader
 from sr_train.films.writer import Options, check_options, choose_layout, film_writer
@@ -206,6 +208,75 @@ def test_subtitles_are_copied_where_the_container_takes_them(tmp_path):
     with FilmReader(source) as film, film_writer(tmp_path / "out.mp4", film, (32, 48), Options()) as writer:
         assert writer.warnings == ["not copied to .mp4: subtitle 1 (subrip)"]
         writer.write(torch.zeros(3, 32, 48), 0)
+
+
+def test_the_last_frame_lasts_as_long_as_it_did(tmp_path):
+    path = tmp_path / "in.mkv"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for t, pixel in enumerate(photograph_frames(frames=3)):
+            frame = av.VideoFrame.from_ndarray(pixel, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = 40 * t, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.duration = 3000 if t == 2 else 40
+                film.mux(packet)
+        film.mux(stream.encode(None))
+    for suffix in (".mkv", ".mp4"):
+        with av.open(str(copy(path, tmp_path / f"out{suffix}"))) as film:
+            assert film.duration == pytest.approx(3_080_000, abs=1000)
+
+
+def test_times_of_any_average_rate_fit_mpeg4(tmp_path):
+    times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
+    source = write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 12800))
+    assert len(decoded(copy(source, tmp_path / "out.mp4", "mpeg4"))[0]) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.avi", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+        ("a.flv", {"codec": "flv1"}),
+        ("a.gif", {"codec": "gif", "pixels": "rgb8"}),
+        ("a.y4m", {"codec": "rawvideo"}),
+        ("a.mkv", {"options": {"bf": "3"}}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("a.mp4", {}),
+        ("a.mov", {}),
+    ],
+)
+def test_films_that_are_cut_short_are_told_from_whole_ones(tmp_path, name, options):
+    path = write_film(tmp_path / name, photograph_frames(frames=40, width=64, height=48), **options)
+    assert len(read(path)[0]) == 40
+    whole = path.read_bytes()
+    for share in (0.5, 0.6, 0.95):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(FilmError, match=r"cut short|damaged"):
+            read(path)
+
+
+def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
+    path = write_film(tmp_path / "in.mp4", photograph_frames(frames=36), options={"g": "12", "bf": "0"})
+    with av.open(str(path)) as film:
+        frame = round(1 / (24 * film.streams.video[0].time_base))
+    film = bytearray(path.read_bytes())
+    at = film.index(b"elst")
+    struct.pack_into(">I", film, at + 12, 1000 * 10 // 24)  # lasts ten frames
+    struct.pack_into(">I", film, at + 16, frame * 26)  # from the 27th on
+    path.write_bytes(film)
+    with FilmReader(path) as reader:
+        assert len(list(reader.frames())) == len(decoded(path)[0]) == 10
+        assert 10 <= (reader.count or 0) <= 12  # with those that the first one shown is decoded from
+
+
+def test_an_image_is_no_film_whatever_its_name(tmp_path):
+    write_image(tmp_path / "a.png", photograph_frames()[0])
+    (tmp_path / "a.png").rename(tmp_path / "a.mp4")
+    with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a film"):
+        FilmReader(tmp_path / "a.mp4")
 
 
 def chapters(path):

@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LINE = 2  # pixels, white
+#: of files; any other is part of a folder's name
+FILES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts",
+)  # fmt: skip
 
 
 def compare_name(target: Path, what: str, suffix: str) -> Path:
-    """``large/walk.mp4`` -> ``large/walk_compare.mp4``."""
-    return target.with_name(f"{target.stem if target.suffix else target.name}_{what}{suffix}")
+    """``large/walk.mp4`` -> ``large/walk_compare.mp4``; of a folder of frames ``a.b`` -> ``a.b_compare``."""
+    target = target if target.name not in ("", "..") else target.resolve()
+    known = target.suffix.lower() in FILES
+    return target.with_name(f"{target.stem if known else target.name}_{what}{suffix}")
 
 
 def beside_bicubic(image: NDArray[Any], large: NDArray[Any], scale: int) -> NDArray[Any]:

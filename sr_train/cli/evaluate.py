@@ -169,6 +169,8 @@ def evaluate(arguments: list[str]) -> int:
     config = compose_command("evaluate", arguments)
     if (config["weights"] is None) == (config["sr"] is None):
         raise UsageError("give weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")
+    if config["clips"] is False:
+        config = {**config, "clips": None}
     arithmetic_of(config)
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
     from tqdm import tqdm

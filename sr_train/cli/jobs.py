@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sr_train.cli.common import UsageError
-from sr_train.cli.compare import compare_name
+from sr_train.cli.compare import FILES, compare_name
 
 
 class Job(NamedTuple):
@@ -25,7 +25,12 @@ class Job(NamedTuple):
         if self.kind == "image":
             return [self.target, compare_name(self.target, "compare", ".png")]
         stills = [compare_name(self.target, what, ".png") for what in ("worst", "best")]
-        return [self.target, compare_name(self.target, "compare", self.target.suffix), *stills]
+        return [self.target, self.side, *stills]
+
+    @property
+    def side(self) -> Path:
+        """The film or the folder of frames that ``compare=true`` adds."""
+        return compare_name(self.target, "compare", self.target.suffix if self.target.suffix.lower() in FILES else "")
 
 
 def image_suffix(config: Mapping[str, Any]) -> str | None:
@@ -147,4 +152,9 @@ def _check_clashes(jobs: Sequence[Job], *, compare: bool) -> None:
                 clashes.append(f"{job.source} and {targets[target].name} would both become {target.name}")
             targets.setdefault(target, job.source)
     if clashes:
-        raise BadFilesError("several images would get one name; leave format= out or rename them", clashes)
+        kinds = " and ".join(sorted({f"{job.kind}s" for job in jobs}))
+        raise BadFilesError(f"several {kinds} would get one name; rename them, or make them one by one", clashes)
+    given = {job.source.resolve(): job.source for job in jobs}
+    lost = [f"{given[t.resolve()]} would be overwritten" for t in targets if t.resolve() in given]
+    if lost:
+        raise BadFilesError("what is read would be overwritten; name another output=", lost)

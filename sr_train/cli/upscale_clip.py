@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import UsageError, expect
-from sr_train.cli.compare import LINE, Comparison, compare_name, to_pixels
+from sr_train.cli.compare import LINE, Comparison, to_pixels
 from sr_train.cli.jobs import Job, image_suffix
 from sr_train.cli.room import memory_is_full, take_less
 
@@ -67,6 +67,7 @@ class _Source:
     count: int | None
     rate: str
     names: Callable[[int], str]  #: of a frame's file
+    warnings: Sequence[str] = ()
 
 
 class _Frames:
@@ -100,15 +101,16 @@ def _of_clip(job: Job, suffix: str | None) -> _Source:
     import numpy as np
     import torch
 
-    from sr_train.data.images import read_header, read_image, to_rgb
+    from sr_train.data.images import read_header, read_upright, to_rgb
 
     first = read_header(job.frames[0])
+    height, width, channels = read_upright(job.frames[0]).shape
 
     def frames() -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:
         for path in job.frames:
-            image = read_image(path)
-            if image.shape[:2] != (first.height, first.width):
-                was = f"{first.width}x{first.height}"
+            image = read_upright(path)
+            if image.shape[:2] != (height, width):
+                was = f"{width}x{height}"
                 raise ValueError(f"{path}: is {image.shape[1]}x{image.shape[0]}, the clip's first frame {was}")
             yield torch.from_numpy(np.array(to_rgb(image), order="C")).permute(2, 0, 1), ()
 
@@ -116,7 +118,13 @@ def _of_clip(job: Job, suffix: str | None) -> _Source:
         return job.frames[i].with_suffix(suffix).name if suffix else job.frames[i].name
 
     depth = 8 if first.dtype == np.uint8 else 16
-    return _Source(frames(), first.height, first.width, depth, len(job.frames), "", name)
+    kinds = {
+        1: "are grey: they become RGB",
+        2: "have transparency: it is dropped",
+        4: "have transparency: it is dropped",
+    }
+    told = [f"its frames {kinds[channels]}"] if channels in kinds else []
+    return _Source(frames(), height, width, depth, len(job.frames), "", name, told)
 
 
 def upscale_clip(job: Job, network: Network, settings: Settings, say: Any) -> str:
@@ -150,7 +158,7 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
         source = _of_film(film, settings.suffix, copy) if film is not None else _of_clip(job, settings.suffix)
         size[:] = source.height, source.width
         height, width = source.height * network.scale, source.width * network.scale
-        warnings = [] if film is None else list(film.warnings)
+        warnings = list(source.warnings if film is None else film.warnings)
         if as_film and film is not None:
             sink = writer = stack.enter_context(
                 film_writer(job.target, film, (height, width), settings.options, audio=settings.audio)
@@ -163,7 +171,7 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
         if settings.compare:
             if settings.skip and not as_film:
                 raise ValueError(f"{job.source}: compare=true needs all frames; leave skip_existing out")
-            folder = compare_name(job.target, "compare", job.target.suffix)
+            folder = job.side
             both = height, 2 * width + LINE
             if as_film and film is not None:
                 made = film_writer(folder, film, both, settings.options, copy=False)
@@ -174,10 +182,14 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
         for warning in warnings:
             say.write(f"sr-upscale: {job.source}: {warning}", sys.stderr)
         made_frames, told = _run(job, network, settings, source, sink, comparison)
+        moved = 0.0 if isinstance(sink, _Frames) else sink.moved
+        if film is not None and moved > 0.6 / float(film.look.rate):
+            fixed = f"{job.target.suffix} has a fixed rate: frames were moved by up to {moved:.2f} s; .mkv keeps their times"
+            say.write(f"sr-upscale: {job.source}: {fixed}", sys.stderr)
     seconds = time.monotonic() - start
     size_text = f"{source.width}x{source.height} -> {width}x{height}"
     line = f"{job.target}: {made_frames} frames {size_text}{source.rate}, {seconds:.1f} s"
-    return f"{line}\n{compare_name(job.target, 'compare', job.target.suffix)}: {told}" if told else line
+    return f"{line}\n{job.side}: {told}" if told else line
 
 
 def _remove(paths: Sequence[Path]) -> None:
@@ -193,7 +205,7 @@ def _run(
     from tqdm import tqdm
 
     from sr_train.batch import to_float
-    from sr_train.clip_inference import super_resolve_clip
+    from sr_train.clip_inference import FewFramesError, super_resolve_clip
     from sr_train.tiling import whole_if_small
 
     waiting: deque[tuple[int, Any, tuple[int, ...]]] = deque()
@@ -233,7 +245,7 @@ def _run(
                 if comparison is not None:
                     comparison.add(number, lr, sr, *when)
                 made += 1
-        except ValueError:
+        except FewFramesError:
             if not wanted.seen or wanted.any or wanted.seen < (network.frames or 1):
                 raise  # else: fewer frames than a window were left to make: none
     return made, comparison.finish() if comparison is not None else ""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sr_train.films.colour import SHARES, UNKNOWN, Colour, Layout, default_matrix, to_rgb
+from sr_train.films.ends import missing_bytes
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -99,6 +100,8 @@ class FilmReader:
         self._av = import_av()
         if path.stat().st_size == 0:
             raise FilmError(f"{path}: the file is empty")
+        if lacking := missing_bytes(path):
+            raise FilmError(f"{path}: cut short: at least {lacking} bytes are missing at its end")
         self._file = path.open("rb")  # through Python: a film that names other files or addresses opens none
         try:
             self._open()
@@ -111,6 +114,8 @@ class FilmReader:
             self.container = self._av.open(self._file, "r", metadata_errors="replace", io_open=self._refuse)
         except (self._av.FFmpegError, ValueError, OSError) as error:
             raise FilmError(f"{self.path}: not a readable film ({reason(error)})") from None
+        if self.container.format.name.endswith("_pipe") or "image2" in self.container.format.name:
+            raise FilmError(f"{self.path}: is an image ({self.container.format.name.partition('_')[0]}), not a film")
         pictures = [
             s for s in self.container.streams.video if not int(getattr(s.disposition, "value", s.disposition)) & 0x400
         ]  # no attached pictures
@@ -141,10 +146,15 @@ class FilmReader:
     @property
     def count(self) -> int | None:
         """Frames that the film says it has, or that follow from its length; None where neither is known."""
-        if self.stream.frames:
-            return int(self.stream.frames)
+        if said := self._said():
+            return said
         length = self.container.duration
         return None if not length else max(1, round(length / 1_000_000 * self.look.rate))
+
+    def _said(self) -> int:
+        """Frames that the film says it has; of MP4 those that are shown, which an edit list may have made fewer. 0: unknown."""
+        said = int(self.stream.frames)
+        return min(said, len(self.stream.index_entries)) if said and "mp4" in self.container.format.name else said
 
     def _look(self, frame: VideoFrame) -> Look:
         context, pixel = self.stream.codec_context, frame.format
@@ -191,7 +201,7 @@ class FilmReader:
         return layout
 
     def _decode(self) -> Iterator[VideoFrame]:
-        packets, frames, ends = 0, 0, 0.0
+        packets, frames, ends, last = 0, 0, 0.0, 0
         slots: deque[int | None] = deque()  # of AVI, which has no time stamps: frames are shown at those of its packets
         try:
             for packet in self.container.demux():
@@ -201,6 +211,7 @@ class FilmReader:
                     self._take(packet)
                     continue
                 packets += packet.size > 0
+                last = max(last, (packet.pos or 0) + packet.size)
                 if packet.size and self.container.format.name == "avi":
                     slots.append(packet.dts)
                 if packet.is_corrupt:
@@ -215,13 +226,15 @@ class FilmReader:
         except self._av.FFmpegError as error:
             raise FilmError(f"{self.path}: frame {frames} cannot be decoded ({reason(error)}): damaged?") from None
         self._check_end(packets, frames, ends)
+        if self.container.format.name == "yuv4mpegpipe" and last < self.path.stat().st_size:
+            raise FilmError(f"{self.path}: cut short in frame {frames}")
 
     def _check_end(self, packets: int, frames: int, ends: float) -> None:
         """A film that was cut short between two packets ends without an error: what it says of its length tells."""
-        names, said = self.container.format.name, int(self.stream.frames)
+        names, said = self.container.format.name, self._said()
         if "mp4" in names and said > packets:
             raise FilmError(f"{self.path}: cut short: it ends after {packets} of {said} frames")
-        if "matroska" in names and self.container.duration and frames:
+        if ("matroska" in names or names == "flv") and self.container.duration and frames:
             last = self.container.duration / 1e6  # counted from 0, not from the first frame
             if ends < last - 0.1 - 2 / float(self.look.rate):
                 raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")

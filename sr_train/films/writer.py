@@ -118,9 +118,11 @@ class FilmWriter:
         elif self._chapters:
             self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
         fixed = path.suffix.lower() in _FIXED_RATE or self.codec == "mpeg4"
-        rate = look.rate.limit_denominator(1 << 15)
+        rate = 1 / (1 / look.rate).limit_denominator(65535)  # what MPEG-4 can say
         self._base, self._from = (1 / rate if fixed else look.time_base), look.time_base
         self._last: int | None = None
+        self._durations: dict[int, int] = {}
+        self.moved = 0.0  #: seconds that a frame's time was moved by at most, where the container has a fixed rate
         self._streams: dict[int, Any] = {}
         self._size = height, width
         self._stream = self._add_video(rate, look.aspect, options)
@@ -225,10 +227,11 @@ class FilmWriter:
         else:
             at = round(time * self._from / self._base)
             frame.pts = at if self._last is None else max(at, self._last + 1)
+            self.moved = max(self.moved, abs(float(frame.pts * self._base - time * self._from)))
         self._last, frame.time_base = frame.pts, self._base
         if duration and self._base == self._from:
-            frame.duration = duration
-        self._do(lambda: self.container.mux(self._stream.encode(frame)))
+            frame.duration = self._durations[time] = duration
+        self._encode(frame)
 
     def _frame(self, rgb: torch.Tensor) -> Any:
         if rgb.shape[1:] != self._size:
@@ -246,6 +249,20 @@ class FilmWriter:
         frame.colorspace, frame.color_range = self.colour.matrix, 2 if self.colour.full else 1
         return frame
 
+    def _encode(self, frame: Any) -> None:
+        def work() -> None:
+            packets = self._stream.encode(frame)
+            final = self._durations.get(self._last or 0, 0)
+            for packet in packets:
+                if duration := self._durations.pop(packet.pts, 0):  # encoders guess: the last frame's would be lost
+                    packet.duration = duration
+            if frame is None and packets and final and self.container.format.name in ("mp4", "mov"):
+                packets[-1].duration = final  # these count by order of decoding: what lasts is the last packet
+            for packet in packets:
+                self.container.mux(packet)
+
+        self._do(work)
+
     def _do(self, work: Any) -> None:
         try:
             work()
@@ -254,7 +271,7 @@ class FilmWriter:
 
     def finish(self) -> None:
         """What the encoder still holds, and the container's end."""
-        self._do(lambda: self.container.mux(self._stream.encode(None)))
+        self._encode(None)
         self._do(self.container.close)
 
 

@@ -200,6 +200,52 @@ def test_compare_of_images(invoke, tmp_path):
     assert np.array_equal(pair[:, 26:], read_image(tmp_path / "out" / "b.png"))
 
 
+def test_what_is_read_is_never_overwritten(invoke, video, write_clips, tmp_path):
+    write_film(tmp_path / "w_compare.mp4", photograph_frames())
+    before = (tmp_path / "w_compare.mp4").read_bytes()
+    done = made(invoke("sr-upscale", *BICUBIC, "input=w_compare.mp4", "output=w.mp4", "compare=true"), 1)
+    assert "w_compare.mp4 would be overwritten" in done.stderr
+    assert (tmp_path / "w_compare.mp4").read_bytes() == before
+    write_clips(tmp_path / "x_compare")
+    clip = tmp_path / "x_compare" / "000"
+    clip.rename(tmp_path / "y_compare")
+    done = made(invoke("sr-upscale", *VIDEO, "input=y_compare", "output=y", "compare=true"), 1)
+    assert "would be overwritten" in done.stderr
+    assert read_image(tmp_path / "y_compare" / "00000000.png").shape == (40, 48, 3)
+
+
+def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(invoke, video, write_clips, tmp_path):
+    write_clips(tmp_path / "clips", sizes={"g.one": 5, "g.two": 5})
+    made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out", "compare=true"))
+    names = {f"g.{n}{more}" for n in ("one", "two") for more in ("", "_compare", "_best.png", "_worst.png")}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    (tmp_path / "here").mkdir()
+    made(invoke("sr-upscale", *VIDEO, "input=clips/g.one", f"output={tmp_path / 'here' / '.'}", "compare=true"))
+    assert (tmp_path / "here_compare").is_dir()
+
+
+def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp_path):
+    write_clips(tmp_path / "clips", sizes={"rgb": 5, "rgba": 5, "grey": 5})
+    for path in (tmp_path / "clips").rglob("*.png"):
+        frame = read_image(path)
+        if path.parent.name == "rgba":
+            write_image(path, np.dstack([frame, frame[..., 0]]))
+        elif path.parent.name == "grey":
+            write_image(path, frame[..., :1])
+    done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"))
+    assert "rgba: its frames have transparency: it is dropped" in done.stderr
+    assert "grey: its frames are grey: they become RGB" in done.stderr
+    assert done.stderr.count("its frames") == 2
+
+
+def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
+    times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
+    write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
+    done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
+    assert "in.mp4: .avi has a fixed rate: frames were moved by up to 0." in done.stderr
+    assert "fixed rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
+
+
 def test_a_killed_run_leaves_nothing_that_looks_finished(command, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=100, width=160, height=120))
     program = str(Path(sys.executable).with_name("sr-upscale"))
@@ -277,9 +323,9 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
     for name, message in (
         ("text.mp4", "not a readable film"),
         ("zero.mp4", "the file is empty"),
-        ("cut.mp4", "not a readable film"),
-        ("short.mkv", "cut short"),
-        ("front.mp4", "frame"),
+        ("cut.mp4", "cut short: at least "),
+        ("short.mkv", "cut short: at least "),
+        ("front.mp4", "cut short: at least "),
         ("spoiled.mp4", "frame"),
         ("sound.mp4", "has no video stream; it holds audio"),
         ("grows.ts", "frame 12 is 48x64, those before are 48x32"),
@@ -288,6 +334,15 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
         assert message in line
     found = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert found == ["good.mp4", "good_best.png", "good_compare.mp4", "good_worst.png"]
+
+
+def test_a_damaged_film_is_told_of_again_when_its_frames_are_continued(invoke, tmp_path):
+    path = write_film(tmp_path / "in.flv", photograph_frames(frames=40), codec="flv1")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    call = ("sr-upscale", *BICUBIC, "input=in.flv", "output=out", "format=png")
+    assert "in.flv: damaged or cut short at frame" in made(invoke(*call), 1).stderr
+    assert len(list((tmp_path / "out" / "in").iterdir())) > 10
+    assert "in.flv: damaged or cut short at frame" in made(invoke(*call, "skip_existing=true"), 1).stderr
 
 
 def test_fewer_frames_than_the_window(invoke, video, tmp_path):
