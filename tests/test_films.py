@@ -269,7 +269,8 @@ def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
     path.write_bytes(film)
     with FilmReader(path) as reader:
         assert len(list(reader.frames())) == len(decoded(path)[0]) == 10
-        assert 10 <= (reader.count or 0) <= 12  # with those that the first one shown is decoded from
+        if hasattr(reader.stream, "index_entries"):  # PyAV 17 and later
+            assert 10 <= (reader.count or 0) <= 12  # with those that the first one shown is decoded from
 
 
 def test_an_image_is_no_film_whatever_its_name(tmp_path):

@@ -154,7 +154,8 @@ class FilmReader:
     def _said(self) -> int:
         """Frames that the film says it has; of MP4 those that are shown, which an edit list may have made fewer. 0: unknown."""
         said = int(self.stream.frames)
-        return min(said, len(self.stream.index_entries)) if said and "mp4" in self.container.format.name else said
+        index = getattr(self.stream, "index_entries", None)  # PyAV 17 and later
+        return min(said, len(index)) if said and index is not None and "mp4" in self.container.format.name else said
 
     def _look(self, frame: VideoFrame) -> Look:
         context, pixel = self.stream.codec_context, frame.format
@@ -232,7 +233,7 @@ class FilmReader:
     def _check_end(self, packets: int, frames: int, ends: float) -> None:
         """A film that was cut short between two packets ends without an error: what it says of its length tells."""
         names, said = self.container.format.name, self._said()
-        if "mp4" in names and said > packets:
+        if "mp4" in names and said > packets and hasattr(self.stream, "index_entries"):
             raise FilmError(f"{self.path}: cut short: it ends after {packets} of {said} frames")
         if ("matroska" in names or names == "flv") and self.container.duration and frames:
             last = self.container.duration / 1e6  # counted from 0, not from the first frame
