@@ -232,6 +232,11 @@ def test_times_of_any_average_rate_fit_mpeg4(tmp_path):
     times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
     source = write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 12800))
     assert len(decoded(copy(source, tmp_path / "out.mp4", "mpeg4"))[0]) == 12
+    hasty = write_film(tmp_path / "in.mkv", GREY[:2], times=[0, 1], base=Fraction(1, 1000), rate=1000)
+    with FilmReader(hasty) as film:
+        film.look = film.look._replace(rate=Fraction(1_000_000))
+        with film_writer(tmp_path / "hasty.mp4", film, (32, 48), Options("mpeg4")) as writer:
+            writer.write(torch.zeros(3, 32, 48), 0)
 
 
 @pytest.mark.parametrize(

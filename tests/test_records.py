@@ -27,9 +27,8 @@ def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path):
     for step in (10, 20, 30):
         first.log_metrics({"train/loss": float(step)}, step)
     first.finalize("")
-    time.sleep(
-        1.01
-    )  # files are read in the order of their names, which hold the second and, within it, a number without zeros
+    # Files are read in the order of their names, which hold the second and, within it, a number without zeros.
+    time.sleep(1.01)
     second = TensorBoard(folder=str(tmp_path))
     second.resume(20)
     second.log_metrics({"train/loss": 300.0}, 30)

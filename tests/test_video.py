@@ -260,8 +260,12 @@ def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
             assert found[protocol]["clips"] == {c: expected[protocol]["clips"][c] for c in names}
             means = [expected[protocol]["clips"][c]["psnr"] for c in names]
             assert found[protocol]["psnr"] == pytest.approx(np.mean(means))
-    assert evaluate([f"sr={saved}", *asked, "out=b"]) == 0  # images, without clips=
-    assert "clips" not in json.loads(Path("b", "metrics.json").read_text())[folders.name]["reds4"]
+    for more in ([], ["clips=false"]):  # images
+        assert evaluate([f"sr={saved}", *asked, *more, "out=b"]) == 0
+        assert "clips" not in json.loads(Path("b", "metrics.json").read_text())[folders.name]["reds4"]
+    assert evaluate([f"sr={saved}/001", "hr=HR/001", "scale=2", "clips=true", "protocols=[reds4]", "out=b"]) == 0
+    ((found,),) = [v["reds4"]["clips"].values() for v in json.loads(Path("b", "metrics.json").read_text()).values()]
+    assert found == expected["reds4"]["clips"]["001"]
     (saved / "001" / "00000002.png").unlink()
     with pytest.raises(ValueError, match="001/00000002: no image of this name"):
         evaluate([f"sr={saved}", *asked, "clips=true"])

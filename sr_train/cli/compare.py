@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LINE = 2  # pixels, white
-#: of files; any other is part of a folder's name
-FILES = (
-    ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts",
-)  # fmt: skip
+
+
+def names_file(target: Path) -> bool:
+    """Whether it is an image's or a film's name; what follows a dot is part of a folder's."""
+    from sr_train.data.images import SUFFIXES
+    from sr_train.films.writer import CONTAINERS
+
+    return target.suffix.lower() in (*SUFFIXES, *CONTAINERS)
 
 
 def compare_name(target: Path, what: str, suffix: str) -> Path:
     """``large/walk.mp4`` -> ``large/walk_compare.mp4``; of a folder of frames ``a.b`` -> ``a.b_compare``."""
     target = target if target.name not in ("", "..") else target.resolve()
-    known = target.suffix.lower() in FILES
-    return target.with_name(f"{target.stem if known else target.name}_{what}{suffix}")
+    return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 
 
 def beside_bicubic(image: NDArray[Any], large: NDArray[Any], scale: int) -> NDArray[Any]:

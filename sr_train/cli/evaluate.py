@@ -64,7 +64,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
 def _finished(config: Mapping[str, Any], scale: int) -> list[Item]:
     """Finished images beside their HR, by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips."""
     from sr_train.data.clip_sets import clip_names
-    from sr_train.data.clips import select, split_key
+    from sr_train.data.clips import select, shown_clip, split_key
     from sr_train.data.images import BadFilesError
     from sr_train.data.index import hr_names, open_source
 
@@ -76,7 +76,7 @@ def _finished(config: Mapping[str, Any], scale: int) -> list[Item]:
     of_clip: dict[str, tuple[str, bool]] = {}
     if config["clips"] is not None:
         for clip, keys in select(wanted, hr.name, clip_names("clips", config["clips"])).items():
-            of_clip |= {key: (clip or name, n == len(keys) // 2) for n, key in enumerate(keys)}
+            of_clip |= {key: (shown_clip(clip, hr.name), n == len(keys) // 2) for n, key in enumerate(keys)}
         wanted = {key: wanted[key] for key in of_clip}
     items, problems = [], []
     for stem, i in wanted.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sr_train.cli.common import UsageError
-from sr_train.cli.compare import FILES, compare_name
+from sr_train.cli.compare import compare_name, names_file
 
 
 class Job(NamedTuple):
@@ -30,7 +30,7 @@ class Job(NamedTuple):
     @property
     def side(self) -> Path:
         """The film or the folder of frames that ``compare=true`` adds."""
-        return compare_name(self.target, "compare", self.target.suffix if self.target.suffix.lower() in FILES else "")
+        return compare_name(self.target, "compare", self.target.suffix if names_file(self.target) else "")
 
 
 def image_suffix(config: Mapping[str, Any]) -> str | None:
@@ -75,7 +75,7 @@ def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
             raise ValueError(f"output={wanted}: would overwrite the input {given}; name another folder")
     else:
         raise FileNotFoundError(f"{given}: there is no such file or folder")
-    _check_clashes(jobs, compare=bool(config["compare"]))
+    _check_clashes(jobs, compare=bool(config["compare"]), hint="" if suffix is None else "leave format= out, ")
     return jobs
 
 
@@ -141,7 +141,7 @@ def _clips(given: Path, wanted: Path, images: Sequence[Path]) -> list[Job]:
     return [Job(given / c, wanted / c, "clip", tuple(by_key[k] for k in keys)) for c, keys in chosen.items()]
 
 
-def _check_clashes(jobs: Sequence[Job], *, compare: bool) -> None:
+def _check_clashes(jobs: Sequence[Job], *, compare: bool, hint: str) -> None:
     from sr_train.data.images import BadFilesError
 
     targets: dict[Path, Path] = {}
@@ -153,7 +153,7 @@ def _check_clashes(jobs: Sequence[Job], *, compare: bool) -> None:
             targets.setdefault(target, job.source)
     if clashes:
         kinds = " and ".join(sorted({f"{job.kind}s" for job in jobs}))
-        raise BadFilesError(f"several {kinds} would get one name; rename them, or make them one by one", clashes)
+        raise BadFilesError(f"several {kinds} would get one name; {hint}rename them, or make them one by one", clashes)
     given = {job.source.resolve(): job.source for job in jobs}
     lost = [f"{given[t.resolve()]} would be overwritten" for t in targets if t.resolve() in given]
     if lost:

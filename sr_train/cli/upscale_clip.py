@@ -101,10 +101,10 @@ def _of_clip(job: Job, suffix: str | None) -> _Source:
     import numpy as np
     import torch
 
-    from sr_train.data.images import read_header, read_upright, to_rgb
+    from sr_train.data.images import read_upright, to_rgb
 
-    first = read_header(job.frames[0])
-    height, width, channels = read_upright(job.frames[0]).shape
+    first = read_upright(job.frames[0])
+    height, width, channels = first.shape
 
     def frames() -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:
         for path in job.frames:
@@ -182,9 +182,9 @@ def _attempt(job: Job, network: Network, settings: Settings, say: Any, size: lis
         for warning in warnings:
             say.write(f"sr-upscale: {job.source}: {warning}", sys.stderr)
         made_frames, told = _run(job, network, settings, source, sink, comparison)
-        moved = 0.0 if isinstance(sink, _Frames) else sink.moved
-        if film is not None and moved > 0.6 / float(film.look.rate):
-            fixed = f"{job.target.suffix} has a fixed rate: frames were moved by up to {moved:.2f} s; .mkv keeps their times"
+        if film is not None and not isinstance(sink, _Frames) and sink.moved > 0.6 / float(film.look.rate):
+            moved = f"frames were moved by up to {sink.moved:.2f} s"
+            fixed = f"{sink.fixed} has a fixed rate: {moved}; H.264 in .mkv keeps their times"
             say.write(f"sr-upscale: {job.source}: {fixed}", sys.stderr)
     seconds = time.monotonic() - start
     size_text = f"{source.width}x{source.height} -> {width}x{height}"

@@ -21,8 +21,9 @@ def split_key(key: str) -> tuple[str, str]:
     return clip, frame
 
 
-def _shown(clip: str, where: str) -> str:
-    return clip or Path(where).name  # the folder itself is the clip
+def shown_clip(clip: str, where: str) -> str:
+    """A clip's name; where the folder itself is the clip, the folder's."""
+    return clip or Path(where).name
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
@@ -70,8 +71,8 @@ def select(
     empty = empty_folders(where) if Path(where).is_dir() and not is_store(where) else []
     problems = [f"{c}: there is no such clip" for c in (*(clips or ()), *without) if c not in found and c not in empty]
     wanted = set(clips if clips is not None else (*found, *empty)) - set(without)
-    problems += [f"{_shown(c, where)}: the folder holds no frames" for c in empty if c in wanted]
-    kept = {c: _in_order(_shown(c, where), found[c], problems) for c in sorted(wanted & found.keys())}
+    problems += [f"{shown_clip(c, where)}: the folder holds no frames" for c in empty if c in wanted]
+    kept = {c: _in_order(shown_clip(c, where), found[c], problems) for c in sorted(wanted & found.keys())}
     if not problems and not kept:
         problems = ["no clip is left: clips= and without= leave none"]
     if problems:
@@ -164,7 +165,7 @@ class Clips:
         self.pairs = Pairs(hr, scale=scale, lr=lr, arithmetic=arithmetic, cache=cache, choose=choose)
         self._check_files()
         where = self.pairs.hr.name
-        self.names = [_shown(clip, where) for clip in self.frames]
+        self.names = [shown_clip(clip, where) for clip in self.frames]
         short = [
             f"{name}: {len(frames)} frames are fewer than the {least} that a window takes"
             for name, frames in zip(self.names, self.frames.values(), strict=True)
@@ -191,7 +192,7 @@ class Clips:
                 counts = f"HR has {len(high)} frames, LR has {len(low.get(clip, ())) or 'none'}"
                 lone = [f"no LR of {min(high - given)}"] if given and high - given else []
                 lone += [f"no HR of {min(given - high)}"] if given - high else []
-                problems.append("; ".join([f"{_shown(clip, where)}: {counts}", *lone]))
+                problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
             raise BadFilesError(f"{where} and {lr_source.name}: {len(problems)} clips do not fit each other", problems)
 

@@ -117,12 +117,13 @@ class FilmWriter:
             self.container.set_chapters(self._chapters)
         elif self._chapters:
             self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
-        fixed = path.suffix.lower() in _FIXED_RATE or self.codec == "mpeg4"
-        rate = 1 / (1 / look.rate).limit_denominator(65535)  # what MPEG-4 can say
-        self._base, self._from = (1 / rate if fixed else look.time_base), look.time_base
+        #: what has a fixed rate, if anything: the container, or the codec
+        self.fixed = path.suffix if path.suffix.lower() in _FIXED_RATE else self.codec if self.codec == "mpeg4" else ""
+        rate = 1 / max((1 / look.rate).limit_denominator(65535), Fraction(1, 65535))  # what MPEG-4 can say
+        self._base, self._from = (1 / rate if self.fixed else look.time_base), look.time_base
         self._last: int | None = None
         self._durations: dict[int, int] = {}
-        self.moved = 0.0  #: seconds that a frame's time was moved by at most, where the container has a fixed rate
+        self.moved = 0.0  #: seconds that a frame's time was moved by at most, by a fixed rate
         self._streams: dict[int, Any] = {}
         self._size = height, width
         self._stream = self._add_video(rate, look.aspect, options)

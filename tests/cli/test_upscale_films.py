@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sr_train.cli.upscale import upscale
 from sr_train.clip_inference import super_resolve_clip
 from sr_train.data.images import read_image, write_image
 from sr_train.films.reader import FilmReader
@@ -214,14 +215,18 @@ def test_what_is_read_is_never_overwritten(invoke, video, write_clips, tmp_path)
     assert read_image(tmp_path / "y_compare" / "00000000.png").shape == (40, 48, 3)
 
 
-def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(invoke, video, write_clips, tmp_path):
+def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(
+    invoke, video, write_clips, tmp_path, monkeypatch
+):
     write_clips(tmp_path / "clips", sizes={"g.one": 5, "g.two": 5})
     made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out", "compare=true"))
     names = {f"g.{n}{more}" for n in ("one", "two") for more in ("", "_compare", "_best.png", "_worst.png")}
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
     (tmp_path / "here").mkdir()
-    made(invoke("sr-upscale", *VIDEO, "input=clips/g.one", f"output={tmp_path / 'here' / '.'}", "compare=true"))
-    assert (tmp_path / "here_compare").is_dir()
+    monkeypatch.chdir(tmp_path / "here")
+    given = ("weights=../v.safetensors", *VIDEO[1:], "input=../clips/g.one", "output=.", "compare=true")
+    assert upscale(list(given)) == 0
+    assert len(list((tmp_path / "here").iterdir())) == len(list((tmp_path / "here_compare").iterdir())) == 5
 
 
 def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp_path):
@@ -243,6 +248,8 @@ def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
     assert "in.mp4: .avi has a fixed rate: frames were moved by up to 0." in done.stderr
+    done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mp4", "codec=mpeg4"))
+    assert "in.mp4: mpeg4 has a fixed rate: frames were moved by up to 0." in done.stderr
     assert "fixed rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
 
 
