@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from sr_train.checkpoints import write_checkpoint
-from sr_train.files import write_bytes
+from sr_train.files import naming, write_bytes
 from sr_train.tasks.base import SRTask
 
 
@@ -126,6 +127,14 @@ class Record(StepCallback):
         """Data has arrived."""
         self.speed.data_arrived()
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Number what ``self.log`` has collected: Lightning counts from 0, unless a value named ``step`` is logged."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.logged_metrics:
+            pl_module.log("step", float(trainer.global_step), batch_size=1)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """What happened in the last step is written down as well."""
         if isinstance(pl_module, SRTask):
@@ -134,7 +143,7 @@ class Record(StepCallback):
     def _write_events(self, task: SRTask, step: int) -> None:
         for what, keys in task.events:
             self.events.parent.mkdir(parents=True, exist_ok=True)
-            with self.events.open("a", encoding="utf-8") as file:
+            with naming(self.events), self.events.open("a", encoding="utf-8") as file:
                 file.write(f"{step},{what},{keys}\n")
             tqdm.write(f"step {step}: {what}; images: {keys}", file=sys.stderr)
         task.events.clear()
@@ -209,8 +218,10 @@ class Stop(StepCallback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals; Lightning's own handlers would end the run within a step."""
+        """Take the signals; Lightning's own handlers would end the run within a step. Only the main thread may."""
         super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._receive)
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from sr_train.files import naming
+
 try:
     import fcntl as _fcntl
 except ImportError:  # Windows
@@ -46,8 +48,9 @@ def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         supported = fcntl is not None and _record_lock(handle, path, run_folder, patience)
         if supported:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, _who().encode(), 0)
+            with naming(path):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _who().encode(), 0)
             yield
         else:
             with _heartbeat(path, run_folder, patience):
@@ -92,7 +95,8 @@ def _heartbeat(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
         if time.monotonic() > deadline:
             raise _refuse(path, run_folder)
         time.sleep(0.2)
-    path.write_text(_who())
+    with naming(path):
+        path.write_text(_who())
     done = threading.Event()
 
     def beat() -> None:

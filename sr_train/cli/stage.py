@@ -119,6 +119,7 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
             use_distributed_sampler=False,  # the sampler shares the positions out itself
             limit_val_batches=0,  # sr_train.validation validates at step boundaries
             num_sanity_val_steps=0,
+            log_every_n_steps=int(config["record"]["every"]),  # of what a network or callback hands to self.log
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

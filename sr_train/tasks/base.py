@@ -242,7 +242,7 @@ class SRTask(L.LightningModule):
             buffer.copy_(before)
         if self._in_a_row >= self.patience:
             raise NonFiniteError(
-                f"step {self.global_step}: loss or gradient was not finite in {self._in_a_row} steps in a row; the weights "
+                f"step {self.global_step + 1}: loss or gradient was not finite in {self._in_a_row} steps in a row; the weights "
                 f"are those before them. Last images: {', '.join(self._keys[:8])}. A lower task.rate, "
                 "trainer.gradient_clip_val=1 or trainer.precision=32 usually helps; events.csv names the images"
             )
