@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,8 @@ class Validate(StepCallback):
         metrics: which of the protocols' are kept: ``psnr``, ``ssim``.
         measures: others by name, e.g. LPIPS.
         means: name of a mean -> the sets it is of, e.g. ``set5_mean`` of ``set5_x2``, ``set5_x3``, ``set5_x4``.
+        basis: name of a metric -> what else its value depends on, e.g. the file of LPIPS: with another one, scores cannot be
+            compared.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Validate(StepCallback):
         metrics: Sequence[str] = ("psnr", "ssim"),
         measures: Mapping[str, Measure] | None = None,
         means: Mapping[str, Sequence[str]] | None = None,
+        basis: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -76,18 +80,23 @@ class Validate(StepCallback):
         self.metrics = list(metrics)
         self.measures = dict(measures or {})
         self.means = dict(means or {})
+        self.basis = dict(basis or {})
         self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
+        self.best_by: tuple[str, str] | None = None  #: the metric of ``best``, and a digest of what it was measured on
         self.scores: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far and the newest scores."""
-        return {"best": self.best, "best_step": self.best_step, "scores": dict(self.scores)}
+        """The best so far, the metric that it was chosen by, and the newest scores."""
+        by = None if self.best_by is None else list(self.best_by)
+        return {"best": self.best, "best_step": self.best_step, "best_by": by, "scores": dict(self.scores)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the best so far."""
         self.best, self.best_step, self.scores = state_dict["best"], state_dict["best_step"], dict(state_dict["scores"])
+        by = state_dict.get("best_by")  # earlier checkpoints have none
+        self.best_by = None if by is None else (by[0], by[1])
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Validate where it is time to."""
@@ -131,11 +140,39 @@ class Validate(StepCallback):
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         name = self.best_name or next((n for n in self.scores if n.endswith("psnr")), next(iter(self.scores)))
         value = self.scores[name]
+        by = (name, self._measured_on(name))
+        if self.best is not None and self.best_by not in (None, by):
+            self._begin_anew(trainer, by)
+        self.best_by = by
         lower = f"/{PERCEPTUAL}/" in name  # is better
         if self.best is None or math.isnan(self.best) or (value < self.best if lower else value > self.best):
             self.best, self.best_step = value, step
             if trainer.is_global_zero:
                 self.export(task, self.folder / "best.safetensors", self.scores, step)
+
+    def _measured_on(self, metric: str) -> str:
+        """A digest of the images that a metric is measured on, and of what else its value depends on."""
+        assert self.images is not None
+        name, _, rest = metric.partition("/")
+        digest = hashlib.blake2b(self.basis.get(rest.rpartition("/")[2], "").encode(), digest_size=8)
+        for of in self.means.get(name, [name]):
+            pairs = self.images.sets[of]
+            digest.update(f"x{pairs.scale}\n".encode())
+            for i, key in enumerate(pairs.keys):
+                digest.update(f"{key} {pairs.hr_size(i)}\n".encode())
+        return digest.hexdigest()
+
+    def _begin_anew(self, trainer: L.Trainer, by: tuple[str, str]) -> None:
+        """Forget the best: it cannot be compared with scores of another metric."""
+        assert self.best_by is not None
+        if trainer.is_global_zero:
+            before = self.best_by[0] if self.best_by[0] != by[0] else f"{by[0]} of other images or another network"
+            tqdm.write(
+                f"best.safetensors: is chosen by {by[0]} from here on; the best by {before}, {self.best:.3f} at step "
+                f"{self.best_step}, is replaced",
+                file=sys.stderr,
+            )
+        self.best, self.best_step = None, -1
 
     def _picture(self, trainer: L.Trainer, image: EvalImage, sr: torch.Tensor, step: int) -> None:
         picture = comparison(image, sr, self.crop)

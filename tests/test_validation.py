@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio
@@ -6,7 +8,7 @@ from sr_train.data.dataset import EvalImages
 from sr_train.data.images import read_image
 from sr_train.data.index import Pairs
 from sr_train.imresize import imresize
-from sr_train.validation import comparison
+from sr_train.validation import Validate, comparison
 
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
@@ -99,3 +101,42 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
     assert sorted(rows) == [2, 4, 6, 8]
     assert not any(name.endswith("/ssim") for _, name, _ in read_rows(folder / "metrics.csv"))
     assert load_weights(folder / "best.safetensors").origin["step"] == min(rows, key=lambda s: rows[s])
+
+
+def test_the_best_by_another_metric_begins_anew_and_says_so(invoke, tmp_path):
+    from sr_train.records import read_rows
+    from sr_train.weights import load_weights
+
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
+    more = ("validate.every=2", "validate.pictures=0", "checkpoint.every=2", "curve=constant")
+    assert invoke("sr-train", *SMALL, *more, "trainer.max_steps=4").returncode == 0
+    assert load_weights(folder / "best.safetensors").scores["toy/y/psnr"] > 10
+    done = invoke("sr-train", *SMALL, *more, "trainer.max_steps=8", "validate.best=toy/rgb/ssim")
+    assert done.returncode == 0, done.stderr
+    assert "best.safetensors: is chosen by toy/rgb/ssim from here on; the best by toy/y/psnr" in done.stderr
+    rows = {
+        step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/rgb/ssim" and step > 4
+    }
+    assert load_weights(folder / "best.safetensors").origin["step"] == max(rows, key=lambda s: rows[s])
+    done = invoke(
+        "sr-train", *SMALL, *more, "trainer.max_steps=10", "validate.best=toy/rgb/ssim", "sets.toy={hr: toy:coffee}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the best by toy/rgb/ssim of other images or another network" in done.stderr
+    done = invoke(
+        "sr-train", *SMALL, *more, "trainer.max_steps=12", "validate.protocols=[rgb]", "sets.toy={hr: toy:coffee}"
+    )
+    assert "is chosen by toy/rgb/psnr from here on; the best by toy/rgb/ssim" in done.stderr
+
+
+def test_the_best_of_a_checkpoint_that_does_not_name_its_metric_is_kept():
+    validate = Validate(images=EvalImages({"toy": Pairs("toy:chelsea", scale=2)}), every=1, last=9, best=None,
+                        export=lambda *_: None, folder="unused")  # fmt: skip
+    validate.load_state_dict({"best": 99.0, "best_step": 3, "scores": {}})
+    validate.scores = {"toy/y/psnr": 30.0}
+    validate._keep_best(SimpleNamespace(is_global_zero=True), None, 6)  # pyright: ignore[reportArgumentType]
+    assert (validate.best, validate.best_step) == (99.0, 3)
+    assert validate.state_dict()["best_by"][0] == "toy/y/psnr"
+    validate.scores = {"toy/y/psnr": 99.5}
+    validate._keep_best(SimpleNamespace(is_global_zero=True), None, 9)  # pyright: ignore[reportArgumentType]
+    assert (validate.best, validate.best_step) == (99.5, 9)

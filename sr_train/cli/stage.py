@@ -78,6 +78,7 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
         folder=str(folder),
         measures=measures,
         means=data.means,
+        basis={"lpips": Path(config["validate"]["lpips"] or "").name},
         **options,
     )
     own = [build(c) for c in (config["callbacks"] or {}).values() if c]
