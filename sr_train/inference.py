@@ -11,7 +11,7 @@ from torch import nn
 
 from sr_train.batch import to_float
 from sr_train.frame_features import FrameFeatures
-from sr_train.tiling import Tiling, attributes, packed
+from sr_train.tiling import WHOLE, Tiling, attributes, is_too_large, memory_is_full, packed, tiles_instead
 
 
 def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
@@ -138,6 +138,58 @@ def super_resolve_bands(
         finished = (kept[1] if y1 == height else y1 - tiling.blend) - kept[0]
         yield kept[0] * scale, band[:, : finished * scale]
         carry = band[:, finished * scale :].clone()
+
+
+class TilesIfNeeded:
+    """Runs networks on whole images, and in tiles on those that do not fit into memory.
+
+    An image that is as large as one that did not fit is cut at once.
+
+    Args:
+        tell: called with a sentence when smaller tiles are used from here on.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self.tell = tell
+        self._cut: dict[int, tuple[int, Tiling]] = {}  # by scale: (LR pixels that did not fit whole, tiles that did)
+
+    def __call__(self, model: nn.Module, lr: torch.Tensor, name: str) -> torch.Tensor:
+        """[C, h, w] or [T, C, h, w] -> [C, scale h, scale w] float in [0, 1]; ``name`` is that of the image.
+
+        Raises:
+            MemoryFullError: where not even the smallest tiles fit.
+        """
+        scale = attributes(model)[0]
+        height, width = lr.shape[-2:]
+        least, known = self._cut.get(scale, (math.inf, WHOLE))
+        tiling = known if height * width >= least else WHOLE
+        before = tiling
+        if tiling.tile is None and is_too_large(model, height, width):
+            tiling = tiles_instead(model, tiling, height, width)
+        while (sr := self._try(model, lr, tiling)) is None:
+            tiling = tiles_instead(model, tiling, height, width)
+        if tiling != before:
+            self._cut[scale] = (int(min(least, height * width)), tiling)
+            same = (
+                "as without tiles" if tiling.exact else f"blended over {2 * tiling.blend}: not exactly as without tiles"
+            )
+            self.tell(
+                f"{name}: its LR of {width}x{height} pixels does not fit into memory; this and larger images are upscaled in "
+                f"tiles of {tiling.tile} pixels ({same})"
+            )
+        return sr
+
+    @staticmethod
+    def _try(model: nn.Module, lr: torch.Tensor, tiling: Tiling) -> torch.Tensor | None:
+        """The image, or None where the memory is full. The error, which holds what was computed, is gone then."""
+        try:
+            return super_resolve(model, lr, tiling=tiling)
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
 
 def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:

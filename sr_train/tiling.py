@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _EXACT_UP_TO = 96  # LR pixels: a wider receptive field is cut, and the tiles are blended
 _WIDEST = 4096  # of the strips that receptive_radius tries
 _SMALLEST_TILE, _LARGEST_TILE = 32, 1024
+_MOST_BYTES = 1 << 16  # that a network takes for an LR pixel: EDSR of 256 channels at x4 takes 50,000
 
 
 class TileError(ValueError):
@@ -35,6 +36,11 @@ class Tiling(NamedTuple):
 
 
 WHOLE = Tiling(None, 0, 0, True)
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error reports that memory could not be allocated, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def attributes(model: nn.Module) -> tuple[int, int]:
@@ -197,3 +203,42 @@ def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
         if half < max(_SMALLEST_TILE, 2 * tiling.blend)
         else tiling._replace(tile=max(half // 16 * 16, 2 * tiling.blend))
     )
+
+
+def is_too_large(model: nn.Module, height: int, width: int) -> bool:
+    """Whether an image cannot fit into the free memory, on a CPU: there the system ends the process without an error."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if device.type != "cpu":
+        return False
+    free, pixels = free_memory(device), height * width
+    return pixels * _MOST_BYTES > free and pixels * 1.5 * bytes_per_pixel(model) > free
+
+
+def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
+    """Tiles smaller than an image; None where there is not even room to measure the network."""
+    half = max(height, width) // 2
+    for tile in ("auto", half):
+        try:
+            planned = plan_tiles(model, tile=tile)
+        except TileError:  # the overlap is wider
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
+            continue
+        assert planned.tile is not None
+        return planned if planned.tile <= half else smaller(planned, height, width)
+    return None
+
+
+def tiles_instead(model: nn.Module, tiling: Tiling, height: int, width: int) -> Tiling:
+    """Tiles for an image that did not fit into memory by ``tiling``.
+
+    Raises:
+        MemoryFullError: where they are as small as can be.
+    """
+    found = smaller(tiling, height, width) if tiling.tile is not None else _planned(model, height, width)
+    if found is None:
+        tried = "" if tiling.tile is None else f", not even in tiles of {tiling.tile} pixels"
+        raise MemoryFullError(f"its LR of {width}x{height} pixels does not fit into memory{tried}")
+    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
 from sr_train.models.bicubic import Bicubic
 from sr_train.tasks.base import SRTask
+from sr_train.tiling import MemoryFullError, memory_is_full
 
 Export = Callable[[SRTask, Path, dict[str, float], int], object]
 Measure = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
@@ -109,11 +111,9 @@ class Validate(StepCallback):
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             image = self.images[number]
-            sr = task.upscale(image)
-            try:
+            with naming_the_image(image):
+                sr = task.upscale(image)
                 mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
-            except ValueError as error:
-                raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
             if number in self._shown:
                 self._picture(trainer, image, sr, step)
         meter = Meter()
@@ -183,6 +183,27 @@ class Validate(StepCallback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image") and trainer.is_global_zero:
                 logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def naming_the_image(image: EvalImage) -> Iterator[None]:
+    """Name the image in an error of its validation, and say what helps where it does not fit into memory."""
+    try:
+        yield
+    except MemoryFullError as error:
+        raise ValueError(
+            f"validation: {image.set}: {image.key}: {error}; leave it out of the set, or cut it up"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        size = "x".join(map(str, image.hr.shape[:0:-1]))
+        raise ValueError(
+            f"validation: {image.set}: {image.key}: the memory is full while its {size} pixels are scored; leave lpips out of "
+            "validate.metrics, or the image out of the set"
+        ) from None
 
 
 def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:

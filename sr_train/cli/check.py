@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import build, listed, say
-from sr_train.cli.stage import build_task, build_trainer, preflight
+from sr_train.cli.stage import advising_less_memory, build_task, build_trainer, preflight
 from sr_train.cli.starts import Source, check_warm_starts, find_source
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(few, [Timing()], Path(folder))
         data.per_device(trainer.world_size)
-        trainer.fit(task, datamodule=data)
+        with advising_less_memory():
+            trainer.fit(task, datamodule=data)
     return times
 
 
@@ -170,15 +171,18 @@ def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
 
 
 def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
-    """Score the first image of each scale; seconds of a whole validation."""
+    """Score the largest image of each scale; seconds of a whole validation."""
+    from sr_train.validation import naming_the_image
+
     total = 0.0
     by_scale: dict[int, list[int]] = {}
     for i in range(len(images)):
         by_scale.setdefault(images.scale(i), []).append(i)
     for numbers in by_scale.values():
-        image = images[numbers[0]]
+        image = images[max(numbers, key=images.pixels)]
         start = time.perf_counter()
-        scores = task.score(image, task.upscale(image))
+        with naming_the_image(image):
+            scores = task.score(image, task.upscale(image))
         took = time.perf_counter() - start
         shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
         height, width = image.hr.shape[-2:]

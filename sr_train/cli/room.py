@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def memory_is_full(error: Exception) -> bool:
     """Whether an error says so, on any device."""
-    import torch
+    from sr_train import tiling
 
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return tiling.memory_is_full(error)
 
 
 def take_less(network: Network, height: int, width: int, *, shrink: bool, bar: Any) -> None:

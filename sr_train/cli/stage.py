@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -314,18 +315,29 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
     )
 
 
-def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
-    import torch
+@contextmanager
+def advising_less_memory() -> Iterator[None]:
+    """Say what helps where a training step does not fit into memory. Validation names its image itself."""
+    from sr_train.tiling import memory_is_full
 
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MemoryError(f"the device's memory is full; try {remedies} ({first})") from None
+
+
+def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
     from sr_train.checkpoints import CheckpointError
 
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
+        with advising_less_memory():
+            trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError as error:
-        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
-        raise MemoryError(f"the device's memory is full; try {remedies} ({str(error).splitlines()[0]})") from None
     except Exception as error:
         if found is not None and _while_restoring(error):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

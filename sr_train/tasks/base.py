@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
-from sr_train.inference import super_resolve
+from sr_train.inference import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.tasks.optim import Curve
 from sr_train.tasks.parameters import freeze, split, suffixes
@@ -147,6 +147,7 @@ class SRTask(L.LightningModule):
         self._statistics: list[torch.Tensor] = []
         self._losses: list[torch.Tensor] = []
         self._optimizer = optimizer
+        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
     # -- the network that counts ---------------------------------------------------------------------------------
 
@@ -298,12 +299,15 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
-        """One whole image by the network that counts, in fp32: its LR, or its window, -> [C, H, W] in [0, 1], on the CPU."""
+        """One whole image by the network that counts, in fp32: its LR, or its window, -> [C, H, W] in [0, 1], on the CPU.
+
+        In tiles where it does not fit into memory. Raises MemoryFullError where not even they do.
+        """
         network = self.evaluated(image.scale)
         training = network.training
         network.eval()
         try:
-            return super_resolve(network, image.lr.to(self.device)).cpu()
+            return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
         finally:
             network.train(training)
 
