@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -90,8 +92,46 @@ class Speed:
         self._begin, self._waited = time.perf_counter(), 0.0
 
 
+class Explosion:
+    """Notices a loss that is finite, but far beyond that of the first step: weights that do not recover.
+
+    The first step's loss is that of an untrained network, or of one that starts from another's weights: a loss rises above it
+    by a small factor when batches, scales or a discriminator change. A step of Adam that is too large changes it by powers
+    of ten. A single flat patch may have almost no loss, so small ones are never called an explosion.
+    """
+
+    factor, least = 100.0, 10.0
+
+    def __init__(self) -> None:
+        self.first: torch.Tensor | float | None = None  #: the loss of the run's first step; a tensor until it is needed
+        self.told = False
+
+    def see(self, loss: torch.Tensor | None) -> None:
+        """Keep the first step's loss, without waiting for the device."""
+        if self.first is None:
+            self.first = loss
+
+    def read(self) -> float | None:
+        """The first step's loss; None where it was not finite, and the next one is to be kept."""
+        self.first = None if self.first is None or not math.isfinite(float(self.first)) else float(self.first)
+        return self.first
+
+    def warning(self, step: int, loss: float, rate: float) -> str | None:
+        """What to tell the user, once a run."""
+        first = self.read()
+        if self.told or first is None or not self.factor * first < loss > self.least:
+            return None
+        self.told = True
+        return (
+            f"step {step}: the loss is {loss:.3g}; it was {first:.3g} in the first step. The weights rarely recover from that: "
+            f"start again (resume=never) with a lower task.rate (it is {rate:g}) or trainer.gradient_clip_val=1"
+        )
+
+
 class Record(StepCallback):
     """Hands the task's numbers to the loggers every ``every`` steps, and its events to ``events.csv`` at once.
+
+    Warns once a run where the loss has exploded.
 
     Args:
         every: steps.
@@ -105,7 +145,16 @@ class Record(StepCallback):
         self.every = every
         self.events = Path(folder) / "events.csv"
         self.speed = Speed()
+        self.explosion = Explosion()
         self._since = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loss to compare with, and whether the warning was given."""
+        return {"first_loss": self.explosion.read(), "exploded": self.explosion.told}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with the first step of the run, not of this sitting."""
+        self.explosion.first, self.explosion.told = state_dict["first_loss"], state_dict["exploded"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut what lies beyond the checkpoint."""
@@ -151,8 +200,16 @@ class Record(StepCallback):
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Log where it is time to."""
         self._write_events(task, step)
+        self.explosion.see(task.numbers.get("train/loss"))
         if step % self.every == 0:
             self._log(trainer, task, step)
+        elif step == trainer.max_steps:
+            self._look(trainer, task, {name: float(value) for name, value in task.numbers.items()}, step)
+
+    def _look(self, trainer: L.Trainer, task: SRTask, numbers: dict[str, float], step: int) -> None:
+        said = self.explosion.warning(step, numbers.get("train/loss", 0.0), task.rate)
+        if said is not None and trainer.is_global_zero:
+            warnings.warn(said, stacklevel=2)
 
     def _log(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         numbers = {name: float(value) for name, value in task.numbers.items()}
@@ -161,6 +218,7 @@ class Record(StepCallback):
             values = torch.tensor([numbers[n] for n in names], dtype=torch.float64, device=task.device)
             reduced = trainer.strategy.reduce(values.float(), reduce_op="mean")
             numbers = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+        self._look(trainer, task, numbers, step)
         seconds, waited = self.speed.read()
         self.speed.restart()
         steps, self._since = step - self._since, step

@@ -6,7 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
+from sr_train.callbacks import Explosion
 from sr_train.records import read_rows
 
 SMALL = (
@@ -63,3 +65,41 @@ def test_a_disk_that_is_full_at_the_start_is_named_by_its_file(invoke, monkeypat
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
     assert done.returncode == 1
     assert "runs/.quickstart_edsr.lock: the disk is full; make room and run the same command again" in done.stderr
+
+
+EXPLODES = ("curve=constant", "task.rate=0.3", "sets=[]", "checkpoint.every=4", "record.every=2")
+
+
+def test_a_loss_that_explodes_is_told_once_a_run_with_what_helps(invoke):
+    done = invoke("sr-train", *SMALL, *EXPLODES, "trainer.max_steps=8")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("in the first step") == 1, done.stderr
+    assert "with a lower task.rate (it is 0.3) or trainer.gradient_clip_val=1" in done.stderr
+    more = invoke("sr-train", *SMALL, *EXPLODES, "trainer.max_steps=12")
+    assert more.returncode == 0, more.stderr
+    assert "in the first step" not in more.stderr
+
+
+def test_a_loss_that_explodes_between_two_rows_is_told_at_the_end(invoke):
+    done = invoke("sr-train", *SMALL, *EXPLODES[:-1], "trainer.max_steps=7", "record.every=100")
+    assert "step 7: the loss is" in done.stderr
+
+
+def losses(*values, factor=1.0):
+    """The steps at which an explosion is told of, of a run with these losses."""
+    explosion = Explosion()
+    told = []
+    for step, value in enumerate(values, 1):
+        explosion.see(torch.tensor(value * factor))
+        said = explosion.warning(step, value * factor, 1e-4)
+        told += [step] if said else []
+    return told
+
+
+def test_usual_losses_are_no_explosion():
+    assert losses(0.35, 29.9, 5.8e5, 5.4e5) == [3]
+    assert losses(0.35, 29.9, 5.8e5, factor=12288.0) == [3]  # summed
+    assert losses(1e-7, 0.09, 0.2) == []  # a flat patch, then one of an untrained network by MSE
+    assert losses(1.1, 0.3, 19.0, 40.0) == []  # a discriminator that wins for a while
+    assert losses(0.02, 0.3, 0.9) == []  # warm start, then a task.rate that is too high for a few steps
+    assert losses(float("nan"), 0.4, 100.0) == [3]

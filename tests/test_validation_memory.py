@@ -13,8 +13,8 @@ from sr_train.tiling import MemoryFullError, is_too_large
 NETS = Path(__file__).parent / "nets"
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "model._target_=small_memory.SmallMemory", "model.blocks=1", "model.channels=8",
-    "data.workers=0", "data.batch=2", "data.lr_patch=8", "trainer.accelerator=cpu", "trainer.precision=32", "validate.pictures=0",
-    "trainer.max_steps=2", "logger=csv",
+    "data.workers=0", "data.batch=2", "data.lr_patch=8", "trainer.accelerator=cpu", "trainer.precision=32",
+    "validate.pictures=0", "trainer.max_steps=2", "logger=csv",
 )  # fmt: skip
 
 
