@@ -34,7 +34,7 @@ _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed,
     "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",
     "check_val_every_n_epoch", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
-    "fast_dev_run", "overfit_batches", "barebones", "max_time", "min_steps", "reload_dataloaders_every_n_epochs",
+    "fast_dev_run", "overfit_batches", "barebones", "min_steps", "reload_dataloaders_every_n_epochs",
     "enable_autolog_hparams", "inference_mode", "model_registry",
 }  # fmt: skip
 _NESTED = {

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -103,7 +104,11 @@ class Validate(StepCallback):
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Validate where it is time to."""
         if self.images is not None and (step % self.every == 0 or step == self.last):
+            for hook in ("on_validation_start", "on_validation_epoch_start"):
+                _call(trainer, task, hook)
             self.run(trainer, task, step)
+            for hook in ("on_validation_epoch_end", "on_validation_end"):
+                _call(trainer, task, hook)
 
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Score all images, log, keep the best."""
@@ -122,8 +127,8 @@ class Validate(StepCallback):
                 meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
         self.scores = {**_means(scores, self.means), **scores}
+        log_numbers(trainer, self.scores, step)
         if trainer.is_global_zero:
-            log_numbers(trainer, self.scores, step)
             shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
             tqdm.write(f"step {step}: {shown}", file=sys.stderr)
         self._keep_best(trainer, task, step)
@@ -183,6 +188,18 @@ class Validate(StepCallback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image") and trainer.is_global_zero:
                 logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
+    """Call a hook of Lightning's on all callbacks and the task, as its own validation would."""
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            getattr(callback, hook)(trainer, task)
+        except RuntimeError as error:
+            if not isinstance(callback, EarlyStopping):
+                raise
+            raise ValueError(f"{type(callback).__name__}: {error}") from None  # its metric is not measured
+    getattr(task, hook)()
 
 
 @contextmanager

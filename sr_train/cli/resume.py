@@ -20,6 +20,7 @@ FREE = (
     "paths.*", "sets.*", "logger.*", "callbacks.*", "record.*", "checkpoint.*", "validate.*", "data.val*", "data.workers",
     "data.cache", "data.train*", "task.protocols*", "task.patience", "task.compile", "task.recompute", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
+    "trainer.max_time",
 )  # fmt: skip
 _STEPS = "trainer.max_steps"
 

@@ -12,6 +12,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import UsageError, build, listed, say
+from sr_train.cli.ends import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
     from sr_train.validation import Validate
 
 
-class StoppedError(Exception):
-    """A run was asked to stop, and did so with a checkpoint."""
-
-    def __init__(self, number: int, step: int) -> None:
-        self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}")
-
-
 def stage_seed(seed: int, stage: str) -> int:
     """A stage's own seed: what it draws does not depend on what ran before it in the process."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/weights".encode(), digest_size=4).digest(), "little")
@@ -53,12 +46,21 @@ class Export:
         if source is not None:
             self.origin["ancestors"] = source.ancestors
 
-    def __call__(self, task: SRTask, path: Path, scores: Mapping[str, float], step: int) -> None:
-        """Write ``task.averaged()`` with its scores and its origin."""
+    def __call__(
+        self,
+        task: SRTask,
+        path: Path,
+        scores: Mapping[str, float],
+        step: int,
+        finished: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write ``task.averaged()`` with its scores and its origin; ``finished`` tells what ended the stage early."""
         import sr_train
         from sr_train.weights import Weights, save_weights
 
         origin = {**self.origin, "step": step, "ema": task.ema is not None, "sr_train": sr_train.__version__}
+        if finished is not None:
+            origin["finished"] = dict(finished)
         save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
 
 
@@ -82,9 +84,9 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
         basis={"lpips": Path(config["validate"]["lpips"] or "").name},
         **options,
     )
-    own = [build(c) for c in (config["callbacks"] or {}).values() if c]
+    stop = Stop(save, own=own_callbacks(config, score_names(config)), specs=callback_specs(config))
     measure = _measure(stage, record, validate, save) if config["profile"] else []
-    return [*own, record, validate, save, Stop(save), *measure, Progress(record)]
+    return [*stop.watched(), record, validate, save, stop, *measure, Progress(record)]
 
 
 def _measure(stage: Stage, record: Record, validate: Validate, save: Checkpoints) -> list[L.Callback]:
@@ -112,7 +114,9 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
 
     try:
         return build(
-            {k: v for k, v in config["trainer"].items() if v is not None},
+            {
+                k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
+            },  # it is among the callbacks
             callbacks=list(callbacks),
             plugins=[StreamedCheckpoints()],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
@@ -121,6 +125,8 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
             use_distributed_sampler=False,  # the sampler shares the positions out itself
             limit_val_batches=0,  # sr_train.validation validates at step boundaries
             num_sanity_val_steps=0,
+            check_val_every_n_epoch=None,  # for EarlyStopping, which would wait for the end of an epoch
+            val_check_interval=int(config["validate"]["every"]),
             log_every_n_steps=int(config["record"]["every"]),  # of what a network or callback hands to self.log
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -170,15 +176,12 @@ def preflight(stage: Stage) -> None:
     if config["profile_steps"] < 1:
         raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
     _check_window(config["data"])
-    measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
-    plain = [m for m in validate["metrics"] if m not in measures]
-    sets = scored_sets(config["data"])
-    metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
-    metrics += [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
+    metrics = score_names(config)
     if validate["best"] is not None and validate["best"] not in metrics:
         raise UsageError(
             f"validate.best={validate['best']} is not measured; choose from {', '.join(metrics) or 'null'}"
         )
+    own_callbacks(config, metrics)
     if config["task"].get("discriminator") is not None:
         _check_discriminator(stage.name, config)
     _check_features(stage.name, config["loss"])
@@ -194,6 +197,16 @@ def preflight(stage: Stage) -> None:
             trainer["strategy"] = finding_unused(trainer)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def score_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of the scores that a stage's validation measures. Raises what its metrics lack."""
+    validate = config["validate"]
+    measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
+    plain = [m for m in validate["metrics"] if m not in measures]
+    sets = scored_sets(config["data"])
+    metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
+    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
 
 
 def _check_window(data: Mapping[str, Any]) -> None:
@@ -256,7 +269,7 @@ def _check_features(name: str, loss: Mapping[str, Any]) -> None:
 def run_stage(plan: Plan, stage: Stage) -> Path:
     """Train one stage, from its newest checkpoint or from the start, unless it is complete; returns its weights file.
 
-    Raises StoppedError where a signal ended it, with a checkpoint.
+    Raises StoppedError where it was stopped before its end, with a checkpoint.
     """
     from sr_train.checkpoints import newest_checkpoint
     from sr_train.cli import resume
@@ -273,9 +286,11 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     for note in resume.check(folder, described, force=config["resume"] == "force"):
         say(f"stage {stage.name}: {note}")
     done = folder / "weights.safetensors"
-    if done.exists() and _trained(folder) >= last:
-        say(f"stage {stage.name}: complete already ({done})")
-        return done
+    if done.exists():
+        early = finished_early(done, config)
+        if _trained(folder) >= last or early is not None:
+            say(f"stage {stage.name}: complete already ({done}{f'; finished by {early}' if early else ''})")
+            return done
     found = newest_checkpoint(folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
     if found is not None and found.step > last:
         raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
@@ -293,7 +308,7 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
         done.unlink(missing_ok=True)  # of a stage that is being extended: it means that the stage is complete
     _introduce(stage, task, data, found)
     _fit(trainer, task, data, found)
-    _finish(trainer, task, callbacks, export, done)
+    _finish(trainer, task, callbacks, export, done, config)
     return done
 
 
@@ -352,17 +367,31 @@ def _while_restoring(error: Exception) -> bool:
     return any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 
-def _finish(trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: Export, done: Path) -> None:
-    """Write the stage's weights, or say why it ended early."""
+def _finish(
+    trainer: L.Trainer,
+    task: SRTask,
+    callbacks: Sequence[L.Callback],
+    export: Export,
+    done: Path,
+    config: Mapping[str, Any],
+) -> None:
+    """Write the stage's weights, or raise StoppedError where it was left open."""
     from sr_train.callbacks import Stop
     from sr_train.validation import Validate
 
     stop = next(c for c in callbacks if isinstance(c, Stop))
-    if trainer.global_step != trainer.max_steps:
-        raise StoppedError(stop.received or signal.SIGINT, trainer.global_step)
+    step = trainer.global_step
+    finished = None if step == trainer.max_steps else stop.finished
+    if step != trainer.max_steps and finished is None:
+        if stop.received is not None or not (stop.asked or trainer.should_stop):
+            number = stop.received or signal.SIGINT
+            raise StoppedError(signal.Signals(number).name, step, 128 + number)
+        raise StoppedError(name_of(stop.by, config), step, OPEN)
+    if finished is not None:
+        say(f"stage {done.parent.name}: finished by {finished['by']} at step {finished['step']}")
     validate = next(c for c in callbacks if isinstance(c, Validate))
     if trainer.is_global_zero:
-        export(task, done, validate.scores, trainer.global_step)
+        export(task, done, validate.scores, step, finished)
     trainer.strategy.barrier()
     if validate.best is not None:
         best = done.with_name("best.safetensors")

@@ -12,7 +12,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import UsageError, build, header, is_child, run
-from sr_train.cli.stage import StoppedError, preflight, run_stage
+from sr_train.cli.ends import StoppedError
+from sr_train.cli.stage import preflight, run_stage
 from sr_train.cli.starts import check_warm_starts
 from sr_train.configs import files_of, groups, search_path
 
@@ -121,7 +122,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
         except StoppedError as stopped:
             if not is_child():
                 print(f"sr-train: {stopped}; continue with: {command}", file=sys.stderr)
-            return 128 + stopped.number
+            return stopped.code
     return 0
 
 
