@@ -213,22 +213,6 @@ def test_one_run_folder_one_run(tmp_path, monkeypatch):
         pass
 
 
-def test_without_record_locks_the_lock_is_a_file_that_its_holder_keeps_fresh(tmp_path, monkeypatch):
-    from sr_train.cli import lock
-
-    monkeypatch.setattr(lock, "fcntl", None)
-    with hold(tmp_path / "run"):
-        text = lock_file(tmp_path / "run").read_text()
-        assert str(os.getpid()) in text
-    assert lock_file(tmp_path / "run").read_text() == ""
-    lock_file(tmp_path / "run").write_text('{"host": "other", "pid": 7}')
-    with pytest.raises(FileExistsError, match="process 7 on other"), hold(tmp_path / "run", 0.3):
-        pass
-    os.utime(lock_file(tmp_path / "run"), (time.time() - 60,) * 2)  # its holder died
-    with hold(tmp_path / "run", 0.3):
-        pass
-
-
 def test_a_damaged_checkpoint_is_named_and_a_hostile_one_is_not_run(tmp_path):
     good = {"state_dict": {}, "optimizer_states": [], "loops": {}, "callbacks": {}, "global_step": 3}
     torch.save(good, tmp_path / "step_00000003.ckpt")
