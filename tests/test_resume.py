@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sr_train.checkpoints import CheckpointError, list_checkpoints, newest_checkpoint, read_checkpoint
 from sr_train.cli import resume
-from sr_train.cli.lock import hold, lock_file
+from sr_train.cli.lock import hold
 from sr_train.data.build import StoreBuilder
 from sr_train.data.store import Record, pixel_name, record_name
 from sr_train.records import read_rows
