@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -243,9 +243,12 @@ class Checkpoints(StepCallback):
         every: steps.
         keep: at least 2: the one before is there when the newest is damaged.
         last: the step that the stage ends at.
+        written: called on rank 0 with the step of every checkpoint that is on the disk.
     """
 
-    def __init__(self, *, folder: str, every: int, keep: int, last: int) -> None:
+    def __init__(
+        self, *, folder: str, every: int, keep: int, last: int, written: Callable[[int], object] = lambda step: None
+    ) -> None:
         super().__init__()
         if every < 1 or keep < 2:
             raise ValueError(f"checkpoint.every={every} must be at least 1, checkpoint.keep={keep} at least 2")
@@ -253,6 +256,7 @@ class Checkpoints(StepCallback):
         self.every = every
         self.keep = keep
         self.last = last
+        self.written = written
         self.saved = -1
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
@@ -263,8 +267,12 @@ class Checkpoints(StepCallback):
     def save(self, trainer: L.Trainer, step: int) -> None:
         """Save now, unless this step is saved already."""
         if self.saved != step:
-            write_checkpoint(self.folder, step, self.keep, trainer.save_checkpoint, rank_zero=trainer.is_global_zero)
+            path = write_checkpoint(
+                self.folder, step, self.keep, trainer.save_checkpoint, rank_zero=trainer.is_global_zero
+            )
             self.saved = step
+            if path is not None and trainer.is_global_zero:
+                self.written(step)
 
 
 class _After(L.Callback):

@@ -2,8 +2,9 @@
 
 Files without such a header, other programs', are recognized by their tensors (:mod:`sr_train.layouts`).
 
-Header fields, all text: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4`` of a
-network of several), ``origin`` (JSON: where they come from) and ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
+Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4`` of
+a network of several), ``origin`` (JSON: where they come from), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``) and, for a
+network that has one tensor under several names, ``shared`` (JSON: ``{name: the name that its tensor is stored under}``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,12 +28,15 @@ from torch import nn
 from sr_train.files import write_bytes
 from sr_train.growth import grown_tensors, residual_ends, with_frames, zero_ends
 from sr_train.layouts import WeightsError, is_torch_file, read_torch, recognize
+from sr_train.tensor_files import storable
 
 FORMAT = "sr-train weights"
 VERSION = "1"
 MODELS = "sr_train.models"
+ANY = "*"  #: in ``allow``: any package, where a file's tensors are read and its network is not built
 _LARGEST = 10_000  # of a number in a model's arguments
-_LONGEST = 100  # of a list or text in them
+_LONGEST = 100  # of a list, mapping or string in them
+_DEEPEST = 10  # levels of lists and mappings in them
 
 
 @dataclass
@@ -60,11 +64,16 @@ class Weights:
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     """Write a weights file, whole or not at all."""
-    check_model_config(weights.model, where=str(path), allow=(str(weights.model.get("_target_")).partition(".")[0],))
+    write_bytes(path, pack(weights, where=str(path)))
+
+
+def pack(weights: Weights, *, where: str) -> bytes:
+    """Return the content of a weights file. Tensors that are one tensor under several names are written once."""
+    check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
     bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
-        raise WeightsError(f"{path}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
-    tensors = {k: v.detach().cpu().contiguous() for k, v in weights.state.items()}  # safetensors takes no channels-last
+        raise WeightsError(f"{where}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    tensors, shared = storable(weights.state)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -73,7 +82,12 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
         "origin": json.dumps(weights.origin),
         "scores": json.dumps(weights.scores),
     }
-    write_bytes(path, to_bytes(tensors, metadata=header))
+    if shared:
+        header["shared"] = json.dumps(shared)
+    try:
+        return to_bytes(tensors, metadata=header)
+    except (SafetensorError, KeyError, ValueError) as error:  # a type that safetensors does not have
+        raise WeightsError(f"{where}: not written: safetensors cannot hold these tensors ({error})") from None
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
@@ -118,12 +132,32 @@ def _read_safetensors(path: Path, scale: int | None) -> Weights:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
     except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged header ({error!r})") from None
+    state |= _shared(path, header.get("shared", "{}"), state)
     if not (isinstance(origin, dict) and isinstance(scores, dict)):
         raise WeightsError(f"{path}: damaged header (origin and scores are no mappings)")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 
-def _check_plain(value: object, where: str) -> None:
+def _shared(where: Path, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that a file holds under another name."""
+    try:
+        names = json.loads(field)
+        return {str(name): state[stored] for name, stored in names.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{where}: damaged header (shared: {error!r})") from None
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """Return where a file's weights come from, by its header alone; empty where it has none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            origin = json.loads((file.metadata() or {})["origin"])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _check_plain(value: object, where: str, depth: int = 0) -> None:
     """Refuse anything but bounded plain values: a header must not be able to ask for a terabyte."""
     if value is None or isinstance(value, bool):
         return
@@ -134,31 +168,64 @@ def _check_plain(value: object, where: str) -> None:
         if len(value) > _LONGEST:
             raise WeightsError(f"{where} is a text of {len(value)} characters")
     elif isinstance(value, list):
-        if len(value) > _LONGEST:
-            raise WeightsError(f"{where} is a list of {len(value)}")
+        if len(value) > _LONGEST or depth > _DEEPEST:
+            raise WeightsError(f"{where} is a list of {len(value)}, {depth} levels down")
         for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
+            _check_plain(item, f"{where}[{i}]", depth + 1)
+    elif isinstance(value, dict) and "_target_" not in value:
+        _check_mapping(value, where, depth)
     else:
-        raise WeightsError(f"{where} is a {type(value).__name__}; a network's arguments are plain values")
+        kind = "an object with a _target_ of its own" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise WeightsError(
+            f"{where} is {kind}; a network's arguments are plain values (numbers, strings, lists and mappings of them), "
+            "because its weights file holds them"
+        )
+
+
+def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
+    """Refuse a mapping that is large or nested deeply, or whose keys would come back as strings."""
+    if len(value) > _LONGEST or depth > _DEEPEST:
+        raise WeightsError(f"{where} is a mapping of {len(value)} entries, {depth} levels down")
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise WeightsError(f"{where} has the key {key!r}: a weights file holds mappings whose keys are strings")
+        _check_plain(key, f"{where}, a key")
+        _check_plain(item, f"{where}.{key}", depth + 1)
+
+
+def plain(value: object) -> bool:
+    """Return true for a value that a header can hold and that comes back as it is."""
+    if type(value) not in (type(None), bool, int, float, str, list, dict):  # an IntEnum would come back as an int
+        return False
+    try:
+        _check_plain(value, "")
+    except WeightsError:
+        return False
+    return True
 
 
 def _is_scale(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 16
 
 
-def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError unless ``model`` names a class of sr_train.models (or of a package in ``allow``), plainly."""
+def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names a class of sr_train.models, or of a package in ``allow``. Imports nothing."""
     if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
         raise WeightsError(f"{where}: names no network (model._target_)")
     target = model["_target_"]
     packages = (MODELS, *allow)
-    if not any(target.startswith(f"{p}.") for p in packages) or not all(
-        part.isidentifier() for part in target.split(".")
-    ):
+    known = ANY in packages or any(target.startswith(f"{p}.") for p in packages)
+    if not known or not all(part.isidentifier() for part in target.split(".")):
         raise WeightsError(
             f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file "
             f"(your own: allow=[{target.rpartition('.')[0]}])"
         )
+
+
+def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names a network as :func:`check_target` wants it, with plain arguments."""
+    check_target(model, where=where, allow=allow)
+    assert isinstance(model, dict)
     scale, scales = model.get("scale"), model.get("scales")
     if "scales" in model and (not isinstance(scales, list) or not scales or not all(map(_is_scale, scales))):
         raise WeightsError(f"{where}: model.scales={scales!r} is not a list of whole numbers from 1 to 16")
@@ -170,7 +237,7 @@ def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) 
 
 def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = ()) -> nn.Module:
     """Build a network from its config, checked by :func:`check_model_config` first."""
-    check_model_config(dict(model), where=where, allow=allow)
+    check_model_config(dict(model), where=where, allow=[package for package in allow if package != ANY])
     module_name, _, class_name = model["_target_"].rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
@@ -182,6 +249,19 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
         return cls(**{k: v for k, v in model.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{where}: {class_name} cannot be built from its arguments: {error}") from None
+
+
+def outline(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network on the meta device, without memory for its tensors.
+
+    A constructor that reads the values of tensors it makes (``torch.linspace(...).tolist()``) cannot do that there; its network
+    is built on the CPU.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        return make()
 
 
 class WarmStart(NamedTuple):
@@ -248,13 +328,12 @@ def warm_start(
 
 def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:
     """The network with its weights, in eval mode. Sizes are compared before memory is taken for them."""
-    with torch.device("meta"):
-        outline = build_model(weights.model, where=where, allow=allow).state_dict()
-    problems = [f"{k}: missing" for k in outline.keys() - weights.state.keys()]
-    problems += [f"{k}: unknown" for k in weights.state.keys() - outline.keys()]
+    expected = outline(lambda: build_model(weights.model, where=where, allow=allow)).state_dict()
+    problems = [f"{k}: missing" for k in expected.keys() - weights.state.keys()]
+    problems += [f"{k}: unknown" for k in weights.state.keys() - expected.keys()]
     problems += [
         f"{k}: {list(weights.state[k].shape)}, expected {list(v.shape)}"
-        for k, v in outline.items()
+        for k, v in expected.items()
         if k in weights.state and weights.state[k].shape != v.shape
     ]
     if problems:
@@ -275,9 +354,8 @@ def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] 
     if len(weights.scales) == 1:
         return weights
     model = {**weights.model, "scales": [scale]}
-    with torch.device("meta"):
-        outline = build_model(model, where=where, allow=allow).state_dict()
-    missing = [name for name in outline if name not in weights.state]
+    branch = outline(lambda: build_model(model, where=where, allow=allow)).state_dict()
+    missing = [name for name in branch if name not in weights.state]
     if missing:
         raise WeightsError(f"{where}: {len(missing)} tensors of x{scale} are missing: {', '.join(missing[:5])}")
     scores = {}
@@ -286,7 +364,7 @@ def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] 
         if set_name.endswith(f"_x{scale}"):
             scores[f"{set_name.removesuffix(f'_x{scale}')}/{rest}"] = value
     origin = {**weights.origin, "scale_of": list(weights.scales), "ancestors": sorted(family(weights))}
-    return Weights(model, {name: weights.state[name] for name in outline}, origin, scores)
+    return Weights(model, {name: weights.state[name] for name in branch}, origin, scores)
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:

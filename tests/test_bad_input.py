@@ -696,7 +696,7 @@ CASES = [
         LONGER,
         checkpoint(of_wider_network),
         1,
-        "does not fit this network; delete it if it is foreign",
+        "does not fit this command; nothing was changed: model.*: model.conv_first.weight: [8, 3, 3, 3] in the checkpoint",
     ),
     Case(
         "checkpoints that would run code",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sr_train.checkpoints import CheckpointError, list_checkpoints, newest_checkpoint, read_checkpoint
 from sr_train.cli import resume
-from sr_train.cli.lock import hold, lock_file
+from sr_train.cli.lock import hold
 from sr_train.data.build import StoreBuilder
 from sr_train.data.store import Record, pixel_name, record_name
 from sr_train.records import read_rows
@@ -210,22 +210,6 @@ def test_one_run_folder_one_run(tmp_path, monkeypatch):
     holder.kill()
     holder.wait()
     with hold(tmp_path / "run", 5):
-        pass
-
-
-def test_without_record_locks_the_lock_is_a_file_that_its_holder_keeps_fresh(tmp_path, monkeypatch):
-    from sr_train.cli import lock
-
-    monkeypatch.setattr(lock, "fcntl", None)
-    with hold(tmp_path / "run"):
-        text = lock_file(tmp_path / "run").read_text()
-        assert str(os.getpid()) in text
-    assert lock_file(tmp_path / "run").read_text() == ""
-    lock_file(tmp_path / "run").write_text('{"host": "other", "pid": 7}')
-    with pytest.raises(FileExistsError, match="process 7 on other"), hold(tmp_path / "run", 0.3):
-        pass
-    os.utime(lock_file(tmp_path / "run"), (time.time() - 60,) * 2)  # its holder died
-    with hold(tmp_path / "run", 0.3):
         pass
 
 

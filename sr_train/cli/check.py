@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import build, listed, say
+from sr_train.cli.locate import finished_file
 from sr_train.cli.stage import advising_less_memory, build_task, build_trainer, preflight
 from sr_train.cli.starts import Source, check_warm_starts, find_source
 
@@ -164,7 +165,7 @@ def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
     source_stage = stage.config["init"]["stage"]
     if source_stage is not None:
         folder = next(s.folder for s in plan.stages if s.name == source_stage)
-        if not (folder / "weights.safetensors").exists():
+        if finished_file(folder) is None:
             return None, f"; here from random weights, as stage {source_stage} is not trained yet"
     source = find_source(plan, stage)
     return source, "" if source is None else f"; from {source.file}"

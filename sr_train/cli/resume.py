@@ -7,20 +7,22 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from sr_train.checkpoints import list_checkpoints
 from sr_train.files import write_bytes
 
-#: What may change between two sittings of a run; everything else makes another run of it.
+#: What may change between two sittings of a run, each with all that stands below it; everything else makes another run.
+#: Data and source weights are compared by their contents (``fingerprint``), not by their paths. Of Lightning's Trainer stay
+#: those arguments that decide about the weights: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and
+#: deterministic, which promises that a GPU gives the same again.
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
-    "paths.*", "sets.*", "logger.*", "callbacks.*", "record.*", "checkpoint.*", "validate.*", "data.val*", "data.workers",
-    "data.cache", "data.train*", "task.protocols*", "task.patience", "task.compile", "task.recompute", "model.deform",
+    "paths", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
+    "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
-    "trainer.max_time",
+    "trainer.max_time", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
 )  # fmt: skip
 _STEPS = "trainer.max_steps"
 
@@ -40,6 +42,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, list) and value:
         return {k: v for i, item in enumerate(value) for k, v in flatten(item, f"{prefix}[{i}]").items()}
     return {prefix: value}
+
+
+def _free(key: str) -> bool:
+    """A flat key may change, because it or what it stands below is in ``FREE``."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
 
 
 def fingerprint(sources: Sequence[Any]) -> list[str]:
@@ -78,7 +85,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     a, b = flatten(old), flatten(new)
     lines = []
     for key in dict.fromkeys([*a, *b]):
-        if any(fnmatchcase(key, f) for f in FREE) or key.startswith("environment."):
+        if _free(key) or key.startswith("environment."):
             continue
         if a.get(key) != b.get(key):
             lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")

@@ -11,12 +11,13 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, build, listed, say
+from sr_train.cli.common import UsageError, build, is_child, listed, say
 from sr_train.cli.ends import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
-from sr_train.cli.locate import full_arguments
+from sr_train.cli.locate import WEIGHTS, full_arguments, own_packages
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
 from sr_train.cli.several import check_network_scales, finding_unused, scored_sets
+from sr_train.cli.sitting import Sitting, check_continues, remove_set_aside
 from sr_train.cli.starts import find_source
 
 if TYPE_CHECKING:
@@ -64,14 +65,15 @@ class Export:
         save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
 
 
-def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
+def _callbacks(stage: Stage, data: SRData, export: Export, sitting: Sitting) -> list[L.Callback]:
     """The standard callbacks in the order in which a step needs them - log, validate, save, stop, show - after the user's."""
     from sr_train.callbacks import Checkpoints, Progress, Record, Stop
     from sr_train.validation import Validate
 
     config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
     record = Record(every=config["record"]["every"], folder=str(folder))
-    save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
+    written = sitting.checkpoint_written
+    save = Checkpoints(folder=str(folder / "checkpoints"), last=last, written=written, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
     measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
     validate = Validate(
@@ -273,7 +275,6 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     """
     from sr_train.checkpoints import newest_checkpoint
     from sr_train.cli import resume
-    from sr_train.files import remove_leftovers
 
     folder, config = stage.folder, stage.config
     preflight(stage)
@@ -283,40 +284,50 @@ def run_stage(plan: Plan, stage: Stage) -> Path:
     described = resume.describe(
         config, [p for pairs in data.by_scale.values() for p in pairs], [] if source is None else [source.digest]
     )
-    for note in resume.check(folder, described, force=config["resume"] == "force"):
-        say(f"stage {stage.name}: {note}")
-    done = folder / "weights.safetensors"
-    if done.exists():
-        early = finished_early(done, config)
-        if _trained(folder) >= last or early is not None:
-            say(f"stage {stage.name}: complete already ({done}{f'; finished by {early}' if early else ''})")
-            return done
+    notes = resume.check(folder, described, force=config["resume"] == "force")
+    done = folder / WEIGHTS
+    trained = _trained(stage) if done.exists() else 0
+    early = finished_early(done, config) if done.exists() else None
+    if done.exists() and (early is not None or trained >= last):
+        _say_all(stage, notes)
+        if not is_child():
+            remove_set_aside(folder)  # of a process that was killed before it did so
+        say(f"stage {stage.name}: complete already ({done}{f'; finished by {early}' if early else ''})")
+        return done
     found = newest_checkpoint(folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
     if found is not None and found.step > last:
         raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
     gc.collect()  # networks and features of the checks and of the stage before lie in cycles: 160 MB with two VGG19
     task = build_task(config, stage.name, source)
-    export = Export(plan, stage, source)
+    check_continues(stage.name, folder, task, found, last, notes)
+    found = None if found is None else found._replace(content={})  # read again where it is restored
+    _say_all(stage, notes)
+    export, sitting = Export(plan, stage, source), Sitting(folder, described, new=found is None)
     del source  # its tensors are copied: a network's size less for as long as the stage takes
-    callbacks = _callbacks(stage, data, export)
+    callbacks = _callbacks(stage, data, export, sitting)
     trainer = build_trainer(config, callbacks, folder)
     data.per_device(trainer.world_size)
     if trainer.is_global_zero:
-        for where in (folder, folder / "checkpoints"):
-            remove_leftovers(where)
-        resume.write_config(folder, described)
-        done.unlink(missing_ok=True)  # of a stage that is being extended: it means that the stage is complete
+        sitting.begin()
     _introduce(stage, task, data, found)
     _fit(trainer, task, data, found)
-    _finish(trainer, task, callbacks, export, done, config)
+    _finish(trainer, task, callbacks, export, done, config, sitting)
+    if trainer.is_global_zero:
+        remove_set_aside(folder)
     return done
 
 
-def _trained(folder: Path) -> int:
-    """Steps of a complete stage."""
+def _trained(stage: Stage) -> int:
+    """Steps of a finished stage. Reads its weights whole, which fails where they are damaged."""
     from sr_train.weights import load_weights
 
-    return int(load_weights(folder / "weights.safetensors").origin.get("step", 0))
+    step = load_weights(stage.folder / WEIGHTS, allow=own_packages(stage.config)).origin.get("step")
+    return step if isinstance(step, int) else 0
+
+
+def _say_all(stage: Stage, notes: Sequence[str]) -> None:
+    for note in notes:
+        say(f"stage {stage.name}: {note}")
 
 
 def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
@@ -357,7 +368,8 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
         if found is not None and _while_restoring(error):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise CheckpointError(
-                f"{found.path}: does not fit this network; delete it if it is foreign ({reason})"
+                f"{found.path}: cannot be continued from; nothing was changed ({reason}). Give the keys that the run was begun "
+                f"with; or train another run from its weights: name=OTHER init.weights={found.path.parent.parent}"
             ) from None
         raise
 
@@ -374,6 +386,7 @@ def _finish(
     export: Export,
     done: Path,
     config: Mapping[str, Any],
+    sitting: Sitting,
 ) -> None:
     """Write the stage's weights, or raise StoppedError where it was left open."""
     from sr_train.callbacks import Stop
@@ -391,6 +404,7 @@ def _finish(
         say(f"stage {done.parent.name}: finished by {finished['by']} at step {finished['step']}")
     validate = next(c for c in callbacks if isinstance(c, Validate))
     if trainer.is_global_zero:
+        sitting.finish()
         export(task, done, validate.scores, step, finished)
     trainer.strategy.barrier()
     if validate.best is not None:

@@ -35,22 +35,31 @@ class Source(NamedTuple):
 
 
 def find_source(plan: Plan, stage: Stage) -> Source | None:
-    """The weights that a stage starts from; raises ValueError where its source stage is not complete."""
-    from sr_train.cli.locate import load
+    """The weights that a stage starts from; raises ValueError where its source stage is not finished.
+
+    They may be of any class, the user's own included: their tensors are copied by name, and nothing is built from the file.
+    """
+    from sr_train.cli.locate import finished_file, load
+    from sr_train.weights import ANY
 
     init = stage.config["init"]
-    allow = [str(stage.config["model"]["_target_"]).rpartition(".")[0]]  # the user's own: it is being trained here
     if init["weights"] is not None:
-        return Source(*load(str(init["weights"]), allow=allow, scale=stage.config["scale"]))
+        return Source(*load(str(init["weights"]), allow=[ANY], scale=stage.config["scale"]))
     if init["stage"] is None:
         return None
-    folder = next(s.folder for s in plan.stages if s.name == init["stage"])
-    if not (folder / "weights.safetensors").exists():
+    before = next(s for s in plan.stages if s.name == init["stage"])
+    if finished_file(before.folder) is None:
         raise ValueError(
-            f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({folder}); run that first, or "
-            f"give {stage.name}.init.weights=FILE"
+            f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({before.folder}); run that first, "
+            f"or give {stage.name}.init.weights=FILE"
         )
-    return Source(*load(str(folder), allow=allow))
+    source = Source(*load(str(before.folder), allow=[ANY]))
+    step, last = source.weights.origin.get("step"), before.config["trainer"]["max_steps"]
+    if isinstance(step, int) and step < last and before.name not in plan.selected:
+        say(
+            f"stage {stage.name}: starts from stage {before.name} as it was finished, at step {step} of the {last} asked for"
+        )
+    return source
 
 
 def check_warm_starts(plan: Plan) -> None:
@@ -58,13 +67,10 @@ def check_warm_starts(plan: Plan) -> None:
 
     The costliest failure is a bad warm start after three days. Prints what is copied, grown, started afresh and unused.
     """
-    import torch
+    from sr_train.weights import match_warm_start, outline, residual_ends, with_frames
 
-    from sr_train.weights import match_warm_start, residual_ends, with_frames
-
-    def outline(config: Mapping[str, Any]) -> nn.Module:
-        with torch.device("meta"):
-            return build(config["model"])
+    def network_of(config: Mapping[str, Any]) -> nn.Module:
+        return outline(lambda: build(config["model"]))
 
     for stage in plan.stages:
         init = stage.config["init"]
@@ -76,10 +82,10 @@ def check_warm_starts(plan: Plan) -> None:
             state, name = source.weights.state, str(source.file)
         else:
             state, name = (
-                outline(next(s.config for s in plan.stages if s.name == init["stage"])).state_dict(),
+                network_of(next(s.config for s in plan.stages if s.name == init["stage"])).state_dict(),
                 f"stage {init['stage']}",
             )
-        where, network = f"stage {stage.name} from {name}", outline(stage.config)
+        where, network = f"stage {stage.name} from {name}", network_of(stage.config)
         ends = residual_ends(network, init["grow"], where=where)
         had, state = state, with_frames(network, state, init["grow"], where=where)
         wider = [k for k, v in state.items() if v.shape != had[k].shape]

@@ -178,6 +178,11 @@ class SRTask(L.LightningModule):
         groups = [(self._suffixes.get(glob, ""), chosen) for glob, chosen in split(self.model, self._scales)]
         return [{"params": chosen, "lr": self.rate_of(suffix, 0), "suffix": suffix} for suffix, chosen in groups]
 
+    def trained(self) -> list[list[str]]:
+        """Return the names of the parameters in each of the optimizer's groups."""
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        return [[names[parameter] for parameter in group["params"]] for group in self.parameter_groups()]
+
     def rate_of(self, suffix: str, step: int) -> float:
         """The rate of a parameter group: of the task as it is now, not of the checkpoint that the group came with."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
@@ -287,7 +292,8 @@ class SRTask(L.LightningModule):
                 warnings.warn(f"step {step}: {said}", stacklevel=2)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters, and whether the alarm was given."""
+        """The guard's counters, whether the alarm was given, and which parameters the optimizer's state is of."""
+        checkpoint["trained"] = self.trained()
         checkpoint["guard"] = {"refused": self.refused, "in_a_row": self._in_a_row, "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
