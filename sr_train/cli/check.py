@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import build, listed, say
 from sr_train.cli.locate import finished_file
-from sr_train.cli.stage import advising_less_memory, build_task, build_trainer, preflight
-from sr_train.cli.starts import Source, check_warm_starts, find_source
+from sr_train.cli.preflight import check_stages
+from sr_train.cli.stage import advising_less_memory, build_task, build_trainer
+from sr_train.cli.starts import Source, find_source
 
 if TYPE_CHECKING:
     import torch
@@ -246,10 +247,7 @@ def check_plan(plan: Plan) -> int:
     import torch
 
     stages = [s for s in plan.stages if s.name in plan.selected]
-    for stage in stages:
-        preflight(stage)
-        build(stage.config["data"])
-    check_warm_starts(plan)
+    check_stages(plan)
     found: list[Finding] = []
     for stage in stages:
         _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

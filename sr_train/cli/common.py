@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,6 +72,53 @@ class UsageError(ValueError):
     """A value that makes no sense whatever the files hold: exit code 2. What is found in files exits with 1."""
 
 
+class ProblemsError(ValueError):
+    """Everything that a start refuses, at once. Exit code 2 where a value is wrong by itself, 1 for what was found only."""
+
+    def __init__(self, problems: Sequence[Exception]) -> None:
+        self.problems = list(dict.fromkeys(map(message_of, problems)))
+        self.code = 2 if any(isinstance(p, UsageError) for p in problems) else 1
+        super().__init__("\n".join(self.problems))
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error, without Python's frame around that of an OSError."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+_REFUSALS = (ValueError, OSError, ImportError, TypeError, RuntimeError, AssertionError, LookupError, AttributeError)
+
+
+@contextmanager
+def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours: bool = True) -> Iterator[None]:
+    """Add what the code inside refuses to ``problems``, as one line, and go on after it.
+
+    Args:
+        problems: is extended.
+        what: key that is built; stands before messages that do not name it.
+        usage: errors come from values alone: exit code 2. A module that is missing never does.
+        ours: a ValueError comes from sr-train and names the key itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        foreign = type(error).__module__.partition(".")[0] in ("lightning", "wandb")
+        if isinstance(error, MemoryError) or not (foreign or isinstance(error, _REFUSALS)):
+            raise
+        if isinstance(error, UsageError) or (ours and not usage and isinstance(error, (ValueError, OSError))):
+            problems.append(error)
+            return
+        text = message_of(error)
+        if not (ours and isinstance(error, ValueError)):
+            kind = (
+                "" if foreign or isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
+            )
+            text = f"{what}: {kind}{' '.join(text.split())}"
+        problems.append((UsageError if usage and not isinstance(error, ImportError) else ValueError)(text))
+
+
 def fail(command: str, message: str, code: int = 1) -> NoReturn:
     """Say what is wrong and exit."""
     print(f"{command}: error: {message}", file=sys.stderr)
@@ -120,8 +168,8 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
             raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             fail(command, f"{error.filename or 'output'}: the disk is full; make room and run the same command again")
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            fail(command, f"{error.filename}: {error.strerror}")
+        if isinstance(error, ProblemsError):
+            fail(command, "\n  ".join(["", *error.problems]), error.code)
         from sr_train.stages import ConfigError
 
         if isinstance(error, ConfigError):
@@ -131,7 +179,7 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
                 "\n  ".join([*error.problems, few] if len(error.problems) == 1 else ["", *error.problems, few]),
                 2,
             )
-        fail(command, str(error) or type(error).__name__, 2 if isinstance(error, UsageError) else 1)
+        fail(command, message_of(error), 2 if isinstance(error, UsageError) else 1)
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sr_train.cli.common import UsageError
+
 _PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
 
@@ -29,7 +31,7 @@ def resolve_precision(precision: object, accelerator: str) -> str:
     if precision == "auto":
         return "bf16-mixed" if native_bf16(accelerator) else "32-true"
     if str(precision) not in _PRECISIONS:
-        raise ValueError(f"trainer.precision={precision}: choose from auto, 32, bf16-mixed, 16-mixed")
+        raise UsageError(f"trainer.precision={precision}: choose from auto, 32, bf16-mixed, 16-mixed")
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     if str(precision) == "16-mixed" and on_cpu:
         raise ValueError("trainer.precision=16-mixed needs a GPU; on a CPU give bf16-mixed, 32 or auto")

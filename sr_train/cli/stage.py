@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sr_train.cli.common import UsageError, build, is_child, listed, say
+from sr_train.cli.common import ProblemsError, UsageError, build, is_child, listed, say, told
 from sr_train.cli.ends import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.cli.locate import WEIGHTS, full_arguments, own_packages
 from sr_train.cli.measures import PROTOCOL, open_measures
@@ -134,8 +134,8 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, TypeError) as error:
-        raise ValueError(f"trainer: {error}") from None
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> SRTask:
@@ -152,51 +152,79 @@ def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> 
     return build(config["task"], **parts)
 
 
-def preflight(stage: Stage) -> None:
-    """What can be refused before the first stage is trained: precision, numbers, metrics, the arguments of all parts."""
-    import torch
+class Outline(NamedTuple):
+    """A stage as far as its values decide it: its task on the meta device, and everything that is wrong with them."""
 
+    task: SRTask | None
+    problems: list[Exception]
+
+
+def preflight(stage: Stage) -> None:
+    """Raise what is wrong with a stage's values: precision, numbers, metrics, the arguments of all parts."""
+    problems = outline(stage).problems
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ProblemsError(problems)
+
+
+def outline(stage: Stage) -> Outline:
+    """Check a stage's values and build its task on the meta device."""
     config = stage.config
-    trainer, validate = config["trainer"], config["validate"]
-    trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
-    if trainer["max_steps"] < 1:
-        raise UsageError(f"trainer.max_steps={trainer['max_steps']}: expected a whole number from 1 on")
-    if trainer.get("gradient_clip_val") is not None and not trainer["gradient_clip_val"] > 0:
-        raise UsageError(
-            f"trainer.gradient_clip_val={trainer['gradient_clip_val']}: expected a positive number, or null"
-        )
+    problems: list[Exception] = [UsageError(text) for text in _bad_numbers(config)]
+    with told(problems):
+        _resolve(config["trainer"])
+    with told(problems):
+        _check_window(config["data"])
+    with told(problems):
+        _check_metrics(config)
+    curves = {"curve": config["curve"], "task.discriminator_curve": config["task"].get("discriminator_curve")}
+    for key, curve in curves.items():
+        with told(problems, key):
+            if curve is not None:
+                _check_curve(curve, int(config["trainer"]["max_steps"]), key)
+    return Outline(_outline_of_task(stage, problems), problems)
+
+
+def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that are out of their range."""
     leasts = {
+        "trainer": {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
         "data": {"batch": 1, "lr_patch": 1, "workers": 0},
         "validate": {"pictures": 0, "crop": 1, "every": 1},
         "checkpoint": {"every": 1, "keep": 2},
         "record": {"every": 1},
     }
-    for group, names in leasts.items():
-        for name, least in names.items():
-            if config[group][name] < least:
-                raise UsageError(f"{group}.{name}={config[group][name]}: expected a whole number from {least} on")
-    if config["profile_steps"] < 1:
-        raise UsageError(f"profile_steps={config['profile_steps']}: expected a whole number from 1 on")
-    _check_window(config["data"])
-    metrics = score_names(config)
+    numbers = [(f"{group}.{name}", config[group].get(name), least) for group, names in leasts.items()
+               for name, least in names.items()]  # fmt: skip
+    for key, value, least in [*numbers, ("profile_steps", config["profile_steps"], 1)]:
+        if value is not None and value < least:
+            yield f"{key}={value}: expected a whole number from {least} on"
+    clip = config["trainer"].get("gradient_clip_val")
+    if clip is not None and not clip > 0:
+        yield f"trainer.gradient_clip_val={clip}: expected a positive number, or null"
+
+
+def _resolve(trainer: dict[str, Any]) -> None:
+    """``precision`` by what the hardware computes."""
+    trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
+
+
+def _check_metrics(config: Mapping[str, Any]) -> None:
+    """Metrics that are known and can be computed here, the one that ``best.safetensors`` is chosen by among them."""
+    metrics, validate = score_names(config), config["validate"]
     if validate["best"] is not None and validate["best"] not in metrics:
         raise UsageError(
             f"validate.best={validate['best']} is not measured; choose from {', '.join(metrics) or 'null'}"
         )
-    own_callbacks(config, metrics)
-    if config["task"].get("discriminator") is not None:
-        _check_discriminator(stage.name, config)
-    _check_features(stage.name, config["loss"])
+
+
+def _check_curve(curve: Mapping[str, Any], steps: int, key: str) -> None:
+    """A curve that is built as it stands, and lasts for all steps."""
+    from sr_train.tasks.optim import check_covers
+
     try:
-        with torch.device("meta"):
-            model = build(config["model"])
-        _check_input(stage.name, config, model)
-        check_network_scales(stage, model)
-        loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
-        with torch.device("meta"):
-            task = build(config["task"], model=model, loss=loss, curve=curve)
-        if not task.uses_all:
-            trainer["strategy"] = finding_unused(trainer)
+        check_covers(build(curve), steps, key=key)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -209,6 +237,39 @@ def score_names(config: Mapping[str, Any]) -> list[str]:
     sets = scored_sets(config["data"])
     metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
     return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
+
+
+def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
+    """The stage's task on the meta device, or None with what is wrong with its parts added to ``problems``."""
+    import torch
+
+    config, before = stage.config, len(problems)
+    with told(problems, "task.discriminator", usage=True):
+        if config["task"].get("discriminator") is not None:
+            _check_discriminator(stage.name, config)
+    with told(problems, "loss"):
+        _check_features(stage.name, config["loss"])
+    parts: dict[str, Any] = {}
+    with told(problems, "model", usage=True):
+        with torch.device("meta"):
+            parts["model"] = build(config["model"])
+        _check_input(stage.name, config, parts["model"])
+        check_network_scales(stage, parts["model"])
+    if len(problems) > before:
+        return None
+    with told(problems, "loss", usage=True):
+        parts["loss"] = build(config["loss"])  # here features are read from a file
+    with told(problems, "curve", usage=True):
+        parts["curve"] = build(config["curve"])
+    if len(problems) > before:
+        return None
+    with told(problems, "task", usage=True):
+        with torch.device("meta"):
+            task: SRTask = build(config["task"], **parts)
+        if not task.uses_all:
+            config["trainer"]["strategy"] = finding_unused(config["trainer"])
+        return task
+    return None
 
 
 def _check_window(data: Mapping[str, Any]) -> None:
@@ -357,6 +418,8 @@ def advising_less_memory() -> Iterator[None]:
 
 
 def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from sr_train.checkpoints import CheckpointError
 
     try:
@@ -364,6 +427,8 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
             trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         raise KeyboardInterrupt from None
+    except MisconfigurationException as error:  # of a callback that looks at the trainer when it begins
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
     except Exception as error:
         if found is not None and _while_restoring(error):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

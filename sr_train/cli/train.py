@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import UsageError, build, header, is_child, run
+from sr_train.cli.common import UsageError, header, is_child, run
 from sr_train.cli.ends import StoppedError
-from sr_train.cli.stage import preflight, run_stage
-from sr_train.cli.starts import check_warm_starts
+from sr_train.cli.preflight import check_stages, unchanged_flags
+from sr_train.cli.stage import run_stage
 from sr_train.configs import files_of, groups, search_path
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*is a wrapper class for the backend.*")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("profilers.profiler", "callbacks.model_summary"):  # asked for by the user, who gets their tables there
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
 
 
@@ -110,15 +112,12 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
             command = command.replace(" resume=never", "")
         if not is_child():
             print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
-        for stage in composed.stages:
-            if stage.name in composed.selected:
-                preflight(stage)
-                build(stage.config["data"])  # every source is opened before the first stage is trained
-        check_warm_starts(composed)
+        check_stages(composed)
         try:
             for stage in composed.stages:
                 if stage.name in composed.selected:
-                    run_stage(composed, stage)
+                    with unchanged_flags():
+                        run_stage(composed, stage)
         except StoppedError as stopped:
             if not is_child():
                 print(f"sr-train: {stopped}; continue with: {command}", file=sys.stderr)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
 
 
 class Curve(Protocol):
@@ -65,3 +68,53 @@ class CosineRestarts:
                 return self.floor + weight * 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * step / period))
             step -= period
         return self.floor
+
+
+def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
+    """Check that a curve of periods lasts for all steps of a stage, as the rate stays at the floor after them.
+
+    Raises ValueError with the sum and with the periods that fill the stage.
+    """
+    if not isinstance(curve, CosineRestarts) or (missing := steps - sum(curve.periods)) <= 0:
+        return
+    given = f"{key}.periods=[{_listed(curve.periods)}]"
+    longer = f"{key}.periods=[{_listed([*curve.periods, missing])}]"
+    if len(set(curve.weights)) > 1 or curve.weights[0] != 1:
+        longer += f" {key}.weights=[{_listed([*curve.weights, curve.weights[-1]])}]"
+    raise ValueError(
+        f"{given}: periods sum to {sum(curve.periods)}, trainer.max_steps={steps}: the rate would stay at the floor for the "
+        f"last {missing} steps; give {longer} (and resume=force where the stage has begun), or "
+        f"trainer.max_steps={sum(curve.periods)}"
+    )
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{n:g}" if isinstance(n, float) else str(n) for n in numbers)
+
+
+def try_optimizer(
+    make: Callable[..., torch.optim.Optimizer],
+    groups: Sequence[Mapping[str, Any]],
+    *,
+    rate: float,
+    device: torch.device,
+) -> None:
+    """Build an optimizer as a run does, and let another one of the same arguments take a step.
+
+    The first gets parameters of the real shapes which share one number each, so that it costs no memory; the second gets
+    parameters of one number on ``device``. Raises what the optimizer raises.
+    """
+    make(_stand_ins(groups, torch.device("cpu"), full=True), lr=rate)
+    small = _stand_ins(groups, device, full=False)
+    for group in small:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    make(small, lr=rate).step(lambda: 0.0)
+
+
+def _stand_ins(groups: Sequence[Mapping[str, Any]], device: torch.device, *, full: bool) -> list[dict[str, Any]]:
+    def stand_in(parameter: torch.Tensor) -> nn.Parameter:
+        one = torch.zeros([1] * parameter.dim(), dtype=parameter.dtype, device=device)
+        return nn.Parameter(one.expand(parameter.shape) if full else one)
+
+    return [{**group, "params": [stand_in(p) for p in group["params"]]} for group in groups]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sr_train.tasks.base import ema_update
-from sr_train.tasks.optim import Constant, CosineRestarts, MultiStep
+from sr_train.tasks.optim import Constant, CosineRestarts, MultiStep, check_covers, try_optimizer
 
 
 def _rates(scheduler, optimizer, steps):
@@ -60,3 +60,33 @@ def test_ema_warms_its_decay_up():
         expected = decay * expected + (1 - decay) * t
     assert average.tolist() == pytest.approx([expected] * 3, rel=1e-5)
     assert counter.item() == 199
+
+
+def test_periods_that_end_before_the_stage_are_refused_with_the_sum():
+    check_covers(CosineRestarts(periods=[1000, 1000]), 2000)
+    check_covers(CosineRestarts(periods=[1000, 1000]), 1500)
+    check_covers(Constant(), 10**6)
+    message = (
+        r"curve.periods=\[1000,1000\]: periods sum to 2000, trainer.max_steps=3000: .* for the last 1000 steps; "
+        r"give curve.periods=\[1000,1000,1000\] \(.*\), or trainer.max_steps=2000"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_covers(CosineRestarts(periods=[1000, 1000]), 3000)
+    message = r"task.discriminator_curve.periods=\[10,5,5\] task.discriminator_curve.weights=\[1,0.5,0.5\] "
+    with pytest.raises(ValueError, match=message):
+        check_covers(CosineRestarts(periods=[10, 5], weights=[1, 0.5]), 20, key="task.discriminator_curve")
+
+
+def test_an_optimizer_is_tried_on_the_real_shapes_and_by_a_step():
+    groups = [{"params": [torch.nn.Parameter(torch.empty(4, 3, 2, 2, device="meta"))], "suffix": ""}]
+    seen = []
+
+    class Sees(torch.optim.SGD):
+        def __init__(self, params, **kwargs):
+            super().__init__(params, **kwargs)
+            seen.append([tuple(p.shape) for group in self.param_groups for p in group["params"]])
+
+    try_optimizer(Sees, groups, rate=0.1, device=torch.device("cpu"))
+    assert seen == [[(4, 3, 2, 2)], [(1, 1, 1, 1)]]
+    with pytest.raises(RuntimeError, match="does not support dense gradients"):
+        try_optimizer(torch.optim.SparseAdam, groups, rate=0.1, device=torch.device("cpu"))
