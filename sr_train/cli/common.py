@@ -14,6 +14,7 @@ from sr_train.configs import conf_folder, groups, options_of
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 _HELP = ("-h", "--help", "help")
+_warned: set[str] = set()  # by the command that is running
 
 
 def header(path: Path) -> list[str]:
@@ -88,6 +89,13 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning on standard error, once a command however often it is given; other ranks are silent."""
+    if text not in _warned and not is_child():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+    _warned.add(text)
+
+
 def _is_users(error: Exception) -> bool:
     """Errors that tell a user what to do; others are ours, and show where."""
     hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
@@ -102,6 +110,7 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
     interrupted.
     """
     arguments = sys.argv[1:]
+    _warned.clear()
     try:
         if any(a in _HELP for a in arguments):
             print(help_text(command, config, show_groups))

@@ -222,7 +222,8 @@ class _Show:
         writer.writerows([f"{row[0]:g}", *(f"{v:.6f}" for v in row[1:])] for row in table)
         write_bytes(out / "interp_curve.csv", text.getvalue().encode())
         print(text.getvalue().replace(",", "\t"), end="")
-        print(f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}")
+        perceptual = "" if self.lpips is None else f"; lpips: {self.lpips.definition}"
+        print(f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}{perceptual}")
         print(f"written: {out / 'interp.png'}, {out / 'interp_curve.png'}, {out / 'interp_curve.csv'}")
 
     def _scores(

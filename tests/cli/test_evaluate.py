@@ -155,7 +155,14 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     done = invoke(*call, "metrics=[psnr,ssim,lpips]", f"lpips={tiny_lpips}", "out=scores")
     assert done.returncode == 0, done.stderr
-    assert "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 (lower is better)" in done.stdout
+    assert (
+        "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 with the lin layers of alex.safetensors "
+        "(lower is better)"
+    ) in done.stdout
+    warning = (
+        f"warning: lpips={tiny_lpips}: its lin layers are of no released version of LPIPS; they are used as v0.1's are"
+    )
+    assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
     assert scores["perceptual"].keys() == {"lpips", "n"}
     assert scores["perceptual"]["lpips"] > 0.01
@@ -177,36 +184,48 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
     assert "SSIM  " not in two.stdout
 
 
-def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": 'metrics=[niqe] is computed by pyiqa, which is not installed: pip install "sr-train[metrics]"',
-        "[pi]": "metrics=[pi] is computed by pyiqa",
+        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not computed: pyiqa, which has them, is licensed for noncommercial use",
+        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not computed",
         "[lpips]": "give lpips=FILE",
-        "[psnr,lpisp]": "choose from psnr, ssim, lpips, niqe, pi",
+        "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
     }.items():
         done = invoke(*call, f"metrics={metrics}")
+        assert done.returncode == 2
+        assert message in done.stderr
+    missing = invoke(*call, "metrics=[lpips]", "lpips=none.pth")
+    assert missing.returncode == 1
+    assert "there is no such file" in missing.stderr
+
+
+def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+
+    def lins(name, *sizes):
+        torch.save({f"lin{i}.model.1.weight": torch.rand(1, n, 1, 1) for i, n in enumerate(sizes)}, tmp_path / name)
+
+    lins("alex.pth", 64, 192, 384, 256, 256)
+    lins("squeeze.pth", 64, 128, 256, 384, 384, 512, 512)
+    lins("other.pth", 64, 128)
+    torch.save({"features.0.weight": torch.rand(2, 2)}, tmp_path / "alexnet-owt-7be5be79.pth")
+    for name, message in {
+        "alex.pth": f"lpips=alex.pth holds LPIPS's lin layers alone; it needs alexnet-owt-7be5be79.pth of torchvision as well. "
+        f"alexnet: its ImageNet weights are not here and cannot be downloaded (no network). Fetch https://download.pytorch.org/"
+        f"models/alexnet-owt-7be5be79.pth on another machine and put it at {tmp_path / 'cache' / 'checkpoints'}",
+        "squeeze.pth": "lpips=squeeze.pth: holds the lin layers of SqueezeNet, which is not supported; give alex.pth or",
+        "other.pth": "holds lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
+        "alexnet-owt-7be5be79.pth": "holds no lin layers (lin0.model.1.weight, ...) but the weights of an ImageNet network",
+    }.items():
+        done = invoke(
+            "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[lpips]", f"lpips={name}"
+        )
         assert done.returncode == 1
         assert message in done.stderr
-    assert "there is no such file" in invoke(*call, "metrics=[lpips]", "lpips=none.pth").stderr
-
-
-def test_niqe_and_pi_are_pyiqas(invoke, photographs, monkeypatch, tmp_path):
-    import sys
-    from types import SimpleNamespace
-
-    def create_metric(name, device):
-        return lambda image: (
-            image.mean() if name == "niqe" and image.shape == (1, 3, 80, 96) else torch.tensor(float("nan"))
-        )
-
-    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
-    done = invoke(
-        "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[niqe]", "out=scores"
-    )
-    assert done.returncode == 0, done.stderr
-    assert 0 < json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["perceptual"]["niqe"] < 1
+        assert "extractor" not in done.stderr
