@@ -92,6 +92,10 @@ def _precision(config: Mapping[str, Any], device: torch.device) -> str:
         from sr_train.cli.precision import native_bf16
 
         return "bf16" if native_bf16(device.type) else "32"
+    if precision == "bf16":
+        from sr_train.cli.precision import warn_of_emulation
+
+        warn_of_emulation("precision=bf16", device.type)
     return precision
 
 
