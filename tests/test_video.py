@@ -147,7 +147,7 @@ def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
         (["data.frames=3"], 2, "takes windows of 5 frames, the data gives windows of 3 frames: give data.frames=5"),
         (["data.frames=4"], 2, "data.frames=4: expected an odd number"),
         (["data.intervals=[0]"], 2, "data.intervals=[0]: expected whole numbers from 1 on"),
-        (["data.intervals=2"], 2, "data.intervals=2: expected a list of a whole number"),
+        (["data.intervals=2"], 2, "data.intervals=2: expected a list of whole numbers"),
         (["data.lr_patch=9"], 2, "data.lr_patch=9: TinyVideo takes patches of a multiple of 4"),
         (["data.train=[{hr: HR, clips: [11]}]"], 1, 'a list of names in quotes (["000","011"])'),
         (["data.train=[{hr: HR, clips: ['7']}]"], 1, "7: there is no such clip"),
