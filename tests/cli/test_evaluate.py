@@ -93,6 +93,21 @@ def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path)
         (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
         (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
         (["weigths=bicubic"], 2, "did you mean weights"),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "overlap=1.5"],
+            2,
+            "overlap=1.5: expected auto or a whole number",
+        ),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "tile=64.5"],
+            2,
+            "tile=64.5: expected auto, null for the whole",
+        ),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "tile=16", "overlap=true"],
+            2,
+            "overlap=true: expected auto or a",
+        ),
         (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
     ],
 )
