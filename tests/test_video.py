@@ -267,7 +267,7 @@ def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
     ((found,),) = [v["reds4"]["clips"].values() for v in json.loads(Path("b", "metrics.json").read_text()).values()]
     assert found == expected["reds4"]["clips"]["001"]
     (saved / "001" / "00000002.png").unlink()
-    with pytest.raises(ValueError, match="001/00000002: no image of this name"):
+    with pytest.raises(ValueError, match="001/00000002: there is no 001/00000002, 001/00000002x2"):
         evaluate([f"sr={saved}", *asked, "clips=true"])
 
 

@@ -143,12 +143,20 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
         fail(command, str(error) or type(error).__name__, 2 if isinstance(error, UsageError) else 1)
 
 
+def quote_template(argument: str) -> str:
+    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra's grammar would take for a mapping."""
+    key, _, value = argument.partition("=")
+    template = re.match(r"[^\[({'\"]|\{(?:stem|scale)\}", value) and re.search(r"\{(?:stem|scale)\}", value)
+    return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
+
+
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
     from omegaconf import OmegaConf
 
     from sr_train.stages import ConfigError, compose_config, near, parse
 
+    arguments = [quote_template(a) for a in arguments]
     base = [str(k) for k in compose_config(config, [])]
     overrides = parse(arguments)
     tops = [o.key_or_group.partition(".")[0] for o in overrides]

@@ -244,3 +244,64 @@ def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tm
         assert done.returncode == 1
         assert message in done.stderr
         assert "extractor" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hr", "sr", "typed"),
+    [
+        ("{}_HR_x2", "{}_x2_SR", "sr=results"),
+        ("{}_HR_x2", "{}_RCAN_x2", "sr=results"),
+        ("{}", "{}_EDSR_Lx2_official", "sr=results"),
+        ("{}_HR", "EDSR-{}-2", "sr=results/EDSR-{stem}-{scale}.png"),
+    ],
+)
+def test_finished_images_are_found_by_the_names_that_programs_write(invoke, photographs, tmp_path, hr, sr, typed):
+    for folder, name in (("originals", hr), ("results", sr)):
+        (tmp_path / folder).mkdir()
+        for path in photographs.glob("*.png"):
+            image = read_image(path) // (2 if folder == "results" else 1)
+            write_image(tmp_path / folder / f"{name.format(path.stem)}.png", image)
+    done = invoke("sr-eval", typed, "hr=originals", "scale=2", "protocols=[rgb]", "metrics=[psnr]", "out=scores")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "scores" / "metrics.csv").open()))
+    assert len(rows) == 4
+    for row in rows:
+        image = read_image(tmp_path / "originals" / f"{row['image']}.png").transpose(2, 0, 1)
+        a, b = (torch.from_numpy(i[:, 2:-2, 2:-2].astype(np.float64)) for i in (image // 2, image))
+        assert float(row["psnr"]) == pytest.approx(psnr(a, b), abs=1e-4)
+    assert ("names continue with" in done.stdout) == (typed == "sr=results")
+
+
+def test_results_that_cannot_be_paired_list_what_was_looked_for(invoke, photographs, tmp_path):
+    (tmp_path / "results").mkdir()
+    for path in photographs.glob("*.png"):
+        for name in ("EDSR", "RCAN"):
+            write_image(tmp_path / "results" / f"{path.stem}_{name}.png", read_image(path))
+    call = ("sr-eval", "hr=photographs", "scale=2", "protocols=[rgb]", "metrics=[psnr]")
+    done = invoke(*call, "sr=results")
+    assert done.returncode == 1
+    assert "results holds 0000_EDSR, 0000_RCAN, 0001_EDSR, ...: these cannot be paired with" in done.stderr
+    assert "e.g. sr='results/{stem}_x{scale}_SR'" in done.stderr
+    assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
+    assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0
+    (tmp_path / "other").mkdir()
+    write_image(tmp_path / "other" / "x.png", np.zeros((80, 96, 3), np.uint8))
+    done = invoke(*call, "sr=other")
+    assert "0000: there is no 0000, 0000x2, 0000_SRF_2_SR, nor a name that begins with 0000_" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("lr=LR/X{scale}", "LR/X{scale}"),
+        ("sr={stem}_SR", "{stem}_SR"),
+        ("sr='R/{stem} (1)'", "R/{stem} (1)"),
+        ("lr={2: 'LR/X{scale}'}", {2: "LR/X{scale}"}),
+        ("sets=[set5]", ["set5"]),
+    ],
+)
+def test_templates_need_no_quotes_for_hydra(typed, expected):
+    from sr_train.cli.common import quote_template
+    from sr_train.stages import parse
+
+    assert parse([quote_template(typed)])[0].value() == expected
