@@ -173,14 +173,16 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
         if match is None:
             continue
         names = match.names or {name: name for name in tensors}
+        _check_numbers(path, {name: tensors[name] for name in names.values()})
         state = {new: _copy(tensors[old]) for new, old in names.items()}
         origin = {"file": path.name, "layout": layout.name, "wrapper": wrapper, "assumed": match.assumed}
         return Foreign(match.model, state, {k: v for k, v in origin.items() if v})
     shown = ", ".join(f"{name[:60]} {list(shape)}" for name, shape in list(shapes.items())[:4])
     known = ", ".join(layout.name for layout in LAYOUTS)
+    count = f"{len(shapes)} tensors" if len(shapes) > 1 else "1 tensor"
     raise WeightsError(
-        f"{path}: does not say which network it is for, and its {len(shapes)} tensors ({shown}, ...) are of no layout that "
-        f"is known; known are {known}"
+        f"{path}: does not say which network it is for, and no key format fits its {count} "
+        f"({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
     )
 
 
@@ -206,18 +208,32 @@ def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse what is no plain array of numbers in the file: a stride of 0 makes a terabyte out of four bytes."""
+    """Refuse what is no plain array of numbers in the file: a stride of 0 makes a terabyte out of four bytes.
+
+    Integers pass: they are buffers of networks that no key format may fit, and that is what the user is told.
+    """
     for name, value in tensors.items():
         plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-        counter = value.dtype is torch.int64 and value.dim() == 0  # BatchNorm's num_batches_tracked
-        if not (plain and (value.dtype in _FLOATS or counter)):
-            kind = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
-            raise WeightsError(f"{path}: tensor {name[:60]} is of {kind}; expected plain floating-point numbers")
+        integers = not value.dtype.is_floating_point and not value.dtype.is_complex
+        if not (plain and (value.dtype in _FLOATS or integers)):
+            raise _kind_error(path, name, value)
     claimed, size = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
     if claimed > size:
         raise WeightsError(
             f"{path}: its tensors claim {claimed:,} bytes in a file of {size:,}; it is damaged or forged"
         )
+
+
+def _check_numbers(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are integers, but for BatchNorm's ``num_batches_tracked``."""
+    for name, value in tensors.items():
+        if value.dtype not in _FLOATS and not (value.dtype is torch.int64 and value.dim() == 0):
+            raise _kind_error(path, name, value)
+
+
+def _kind_error(path: Path, name: str, value: torch.Tensor) -> WeightsError:
+    kind = f"{value.dtype}, {value.layout}, {value.device}".replace("torch.", "")
+    return WeightsError(f"{path}: tensor {name[:60]} is of {kind}; expected plain floating-point numbers")
 
 
 def _copy(value: torch.Tensor) -> torch.Tensor:

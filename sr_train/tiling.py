@@ -148,6 +148,25 @@ def _text(path: str) -> str:
         return ""
 
 
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_sides(tile: object, overlap: object) -> None:
+    """Raise TileError for a ``tile`` or an ``overlap`` that is wrong whatever the network is."""
+    if overlap != "auto" and not _is_whole(overlap, 0):
+        raise TileError(f"overlap={_typed(overlap)}: expected auto or a whole number of LR pixels from 0 on")
+    if tile not in (None, "auto") and not _is_whole(tile, 1):
+        raise TileError(
+            f"tile={_typed(tile)}: expected auto, null for the whole image, or a side in whole LR pixels from 1 on"
+        )
+
+
+def _typed(value: object) -> str:
+    """A value as it is typed in YAML."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def plan_tiles(
     model: nn.Module, *, tile: int | str | None = "auto", overlap: int | str = "auto", memory: int | None = None
 ) -> Tiling:
@@ -164,13 +183,13 @@ def plan_tiles(
         TileError: with what was given and what can be used.
     """
     _, multiple = attributes(model)
+    check_sides(tile, overlap)
     if tile is None:
         return WHOLE
     radius = receptive_radius(model)
     if overlap == "auto":
         overlap = radius if radius is not None and radius <= _EXACT_UP_TO else _EXACT_UP_TO
-    if isinstance(overlap, (str, bool)) or overlap < 0:
-        raise TileError(f"overlap={overlap}: expected auto or a whole number of LR pixels from 0 on")
+    assert isinstance(overlap, int)
     exact = radius is not None and overlap >= radius
     blend = 0 if exact else overlap // 2
     if tile == "auto":
@@ -179,8 +198,7 @@ def plan_tiles(
         pixels = (free_memory(device) // 4 if memory is None else memory) / (1.5 * bytes_per_pixel(model))
         tile = min(int(math.sqrt(pixels)), _LARGEST_TILE) - 2 * overlap
         tile = max(tile // 16 * 16, _SMALLEST_TILE, 2 * blend)
-    if isinstance(tile, (str, bool)) or tile < 1:
-        raise TileError(f"tile={tile}: expected auto, null for the whole image, or a side in LR pixels from 1 on")
+    assert isinstance(tile, int)
     if tile < 2 * blend or tile < multiple:
         least = max(2 * blend, multiple)
         raise TileError(f"tile={tile}: too small for an overlap of {overlap}; make it {least} or more, or overlap less")

@@ -436,7 +436,7 @@ CASES = [
         ("sr-eval", "sr=lr", "hr=hr", "scale=2"),
         remove("lr/0002.png"),
         1,
-        "0002: no image of this name in lr",
+        "0002: there is no 0002, 0002x2, 0002_SRF_2_SR, nor a name that begins with 0002_",
     ),
     Case(
         "patch larger than images",

@@ -148,7 +148,8 @@ def test_tiles_shrink_to_an_end():
     assert sides == [500, 240, 112, 48]
 
 
-@pytest.mark.parametrize("wrong", [{"tile": 0}, {"tile": "big"}, {"tile": 64, "overlap": -1}, {"tile": 1.5 and "x"}])
+@pytest.mark.parametrize("wrong", [{"tile": 0}, {"tile": "big"}, {"tile": 64, "overlap": -1}, {"tile": 1.5}, {"tile": True},
+                                   {"tile": 8, "overlap": 1.5}, {"tile": 8, "overlap": False}, {"overlap": None}])  # fmt: skip
 def test_what_cannot_be_tiled_is_refused(network, wrong):
     with pytest.raises(TileError, match="expected"):
         plan_tiles(network, **wrong)

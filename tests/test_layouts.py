@@ -200,8 +200,8 @@ def test_a_tensor_larger_than_its_file_is_refused_before_it_is_copied(tmp_path, 
 
 @pytest.mark.parametrize(
     "value", [torch.zeros(4, 3, 3, 3).to_sparse(), torch.zeros(4, 3, 3, 3, dtype=torch.int8), torch.zeros(4, device="meta"),
-              torch.zeros(4, dtype=torch.complex64)],
-    ids=["sparse", "int8", "meta", "complex"],
+              torch.zeros(4, dtype=torch.complex64), torch.zeros(4, 3, 3, 3, dtype=torch.int64)],
+    ids=["sparse", "int8", "meta", "complex", "int64"],
 )  # fmt: skip
 def test_tensors_of_another_kind_are_refused(tmp_path, value):
     path = _save(tmp_path / "net.pth", {**edsr(2), "conv_first.weight": value})
@@ -225,16 +225,29 @@ def test_tensors_that_are_not_finite_in_float32_are_refused(tmp_path, value):
         ({}, "holds no tensors by name.*its keys: none"),
         ({"epoch": 1, "optimizers": [], "params": {}}, "holds no tensors by name.*its keys: epoch, optimizers, params"),
         ({1: torch.zeros(1)}, "holds no tensors by name"),
-        ({"x": torch.zeros(1)}, r"its 1 tensors \(x \[1\], ...\) are of no layout.*known are BasicSR's EDSR, BasicSR's MSRR"),
-        ({**edsr(2), "conv_first.weight": torch.zeros(4, 1, 3, 3)}, "are of no layout"),
-        ({**edsr(2), "conv_first.weight": torch.tensor(1.0)}, "are of no layout"),
-        ({**edsr(2), "upsample.0.weight": torch.zeros(20, 4, 3, 3)}, "are of no layout"),
-        ({**msrresnet(2), "upconv2.weight": torch.zeros(36, 4, 3, 3)}, "are of no layout"),
+        ({"x": torch.zeros(1)}, r"no key format fits its 1 tensor \(x \[1\]\); known are BasicSR's EDSR, BasicSR's MSRR"),
+        ({**edsr(2), "conv_first.weight": torch.zeros(4, 1, 3, 3)}, "no key format fits its"),
+        ({**edsr(2), "conv_first.weight": torch.tensor(1.0)}, "no key format fits its"),
+        ({**edsr(2), "upsample.0.weight": torch.zeros(20, 4, 3, 3)}, "no key format fits its"),
+        ({**msrresnet(2), "upconv2.weight": torch.zeros(36, 4, 3, 3)}, "no key format fits its"),
     ],
 )  # fmt: skip
 def test_what_no_layout_knows_is_refused_with_what_was_found(tmp_path, content, message):
     with pytest.raises(WeightsError, match=rf"net\.pth: .*{message}"):
         load_weights(_save(tmp_path / "net.pth", content))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
+def test_a_network_with_integer_buffers_is_told_that_no_key_format_fits(tmp_path, dtype):
+    swinir = {
+        "conv_first.weight": torch.zeros(60, 3, 3, 3),
+        "layers.0.residual_group.blocks.0.attn.relative_position_index": torch.zeros(64, 64, dtype=dtype),
+        "layers.0.residual_group.blocks.0.attn.qkv.weight": torch.zeros(180, 60),
+    }
+    found = r"no key format fits its 3 tensors \(conv_first\.weight \[60, 3, 3, 3\], layers\.0.* \[64, 64\], layers.*\); known"
+    for content in (swinir, {"params": swinir}):
+        with pytest.raises(WeightsError, match=found):
+            load_weights(_save(tmp_path / "swinir.pth", content))
 
 
 def test_a_layout_that_fits_in_part_is_held_to_every_shape(tmp_path):

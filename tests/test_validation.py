@@ -92,8 +92,11 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
     more = ("trainer.max_steps=8", "validate.every=2", "validate.pictures=0", "validate.metrics=[psnr,lpips]", "task.rate=0.01",
             "task.ema=null", "curve=constant", "validate.best=toy/perceptual/lpips")  # fmt: skip
     missing = invoke("sr-train", *SMALL, *more)
-    assert missing.returncode == 1
-    assert "needs its weights: give validate.lpips=FILE" in missing.stderr
+    assert missing.returncode == 2
+    assert "validate.metrics=[lpips] needs its weights: give validate.lpips=FILE" in missing.stderr
+    noncommercial = invoke("sr-train", *SMALL, "validate.metrics=[psnr,pi]")
+    assert noncommercial.returncode == 2
+    assert "validate.metrics=[pi]: NIQE and PI are not computed" in noncommercial.stderr
     done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "quickstart_edsr" / "x2"

@@ -147,7 +147,7 @@ def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
         (["data.frames=3"], 2, "takes windows of 5 frames, the data gives windows of 3 frames: give data.frames=5"),
         (["data.frames=4"], 2, "data.frames=4: expected an odd number"),
         (["data.intervals=[0]"], 2, "data.intervals=[0]: expected whole numbers from 1 on"),
-        (["data.intervals=2"], 2, "data.intervals=2: expected a list of a whole number"),
+        (["data.intervals=2"], 2, "data.intervals=2: expected a list of whole numbers"),
         (["data.lr_patch=9"], 2, "data.lr_patch=9: TinyVideo takes patches of a multiple of 4"),
         (["data.train=[{hr: HR, clips: [11]}]"], 1, 'a list of names in quotes (["000","011"])'),
         (["data.train=[{hr: HR, clips: ['7']}]"], 1, "7: there is no such clip"),
@@ -267,7 +267,7 @@ def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
     ((found,),) = [v["reds4"]["clips"].values() for v in json.loads(Path("b", "metrics.json").read_text()).values()]
     assert found == expected["reds4"]["clips"]["001"]
     (saved / "001" / "00000002.png").unlink()
-    with pytest.raises(ValueError, match="001/00000002: no image of this name"):
+    with pytest.raises(ValueError, match="001/00000002: there is no 001/00000002, 001/00000002x2"):
         evaluate([f"sr={saved}", *asked, "clips=true"])
 
 

@@ -15,6 +15,7 @@ from sr_train.configs import conf_folder, groups, options_of
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
 _HELP = ("-h", "--help", "help")
+_warned: set[str] = set()  # by the command that is running
 
 
 def header(path: Path) -> list[str]:
@@ -136,6 +137,13 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning on standard error, once a command however often it is given; other ranks are silent."""
+    if text not in _warned and not is_child():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+    _warned.add(text)
+
+
 def _is_users(error: Exception) -> bool:
     """Errors that tell a user what to do; others are ours, and show where."""
     hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
@@ -150,6 +158,7 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
     interrupted.
     """
     arguments = sys.argv[1:]
+    _warned.clear()
     try:
         if any(a in _HELP for a in arguments):
             print(help_text(command, config, show_groups))
@@ -182,12 +191,20 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
         fail(command, message_of(error), 2 if isinstance(error, UsageError) else 1)
 
 
+def quote_template(argument: str) -> str:
+    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra's grammar would take for a mapping."""
+    key, _, value = argument.partition("=")
+    template = re.match(r"[^\[({'\"]|\{(?:stem|scale)\}", value) and re.search(r"\{(?:stem|scale)\}", value)
+    return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
+
+
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
     from omegaconf import OmegaConf
 
     from sr_train.stages import ConfigError, compose_config, near, parse
 
+    arguments = [quote_template(a) for a in arguments]
     base = [str(k) for k in compose_config(config, [])]
     overrides = parse(arguments)
     tops = [o.key_or_group.partition(".")[0] for o in overrides]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from sr_train.cli.networks import Network
     from sr_train.data.dataset import EvalSet
+    from sr_train.data.index import Source
+    from sr_train.data.pairing import Paired
 
 
 class Item(NamedTuple):
@@ -61,16 +63,42 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
     }
 
 
-def _finished(config: Mapping[str, Any], scale: int) -> list[Item]:
-    """Finished images beside their HR, by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips."""
+def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
+    """The finished image of each HR image, by name. Raises BadFilesError with what was looked for and what is there."""
+    from sr_train.data.images import BadFilesError
+    from sr_train.data.pairing import pair_names, split_template
+
+    def usual(stem: str) -> list[str]:
+        own = [hr.keys[wanted[stem]]] if stem in wanted else []
+        return [*own, stem, f"{stem}x{scale}", f"{stem}_SRF_{scale}_SR"]
+
+    where, pattern = split_template(str(config["sr"]))
+    paired = pair_names(wanted, sr.keys, scale=scale, usual=usual, pattern=pattern)
+    if paired.problems:
+        held = f"{', '.join(sr.keys[:3])}{', ...' if len(sr.keys) > 3 else ''}"
+        raise BadFilesError(
+            f"{where} holds {held}: these cannot be paired with the images of {hr.name}; if all names are made alike, say how, "
+            f"e.g. sr='{where}/{{stem}}_x{{scale}}_SR'",
+            paired.problems,
+        )
+    return paired
+
+
+def _finished(config: Mapping[str, Any], scale: int) -> tuple[str, list[Item]]:
+    """Finished images and their HR, paired by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips.
+
+    Returns what stands for them in the table, and the images.
+    """
     from sr_train.data.clip_sets import clip_names
     from sr_train.data.clips import select, shown_clip, split_key
     from sr_train.data.images import BadFilesError
-    from sr_train.data.index import hr_names, open_source
+    from sr_train.data.index import at_scale, hr_names, open_source
+    from sr_train.data.pairing import split_template
 
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
-    hr, sr = open_source(str(config["hr"])), open_source(str(config["sr"]))
+    where, _ = split_template(str(config["sr"]))
+    hr, sr = open_source(str(config["hr"])), open_source(where if Path(where).exists() else at_scale(where, scale))
     results = {key: i for i, key in enumerate(sr.keys)}
     wanted, name = hr_names(hr.keys), _set_name(str(config["hr"]))
     of_clip: dict[str, tuple[str, bool]] = {}
@@ -78,23 +106,20 @@ def _finished(config: Mapping[str, Any], scale: int) -> list[Item]:
         for clip, keys in select(wanted, hr.name, clip_names("clips", config["clips"])).items():
             of_clip |= {key: (shown_clip(clip, hr.name), n == len(keys) // 2) for n, key in enumerate(keys)}
         wanted = {key: wanted[key] for key in of_clip}
+    paired = _pair(config, scale, hr, sr, wanted)
     items, problems = [], []
     for stem, i in wanted.items():
-        candidates = (hr.keys[i], stem, f"{stem}x{scale}", f"{stem}_SRF_{scale}_SR")
-        found = [results[c] for c in candidates if c in results]
-        if not found:
-            problems.append(f"{stem}: no image of this name in {sr.name}")
-            continue
-        (h, w), (a, b) = hr.shape(i)[:2], sr.shape(found[0])[:2]
+        found = results[paired.names[stem]]
+        (h, w), (a, b) = hr.shape(i)[:2], sr.shape(found)[:2]
         if not (0 <= h - a < scale and 0 <= w - b < scale):
             problems.append(f"{stem}: the result is {b}x{a}, the HR image {w}x{h} (scale {scale})")
             continue
         clip, centred = of_clip.get(stem, ("", True))
         key = f"{clip}/{split_key(stem)[1]}" if clip else stem
-        items.append(Item(name, key, lambda n=found[0], i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centred))
+        items.append(Item(name, key, lambda n=found, i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centred))
     if problems:
         raise BadFilesError(f"{config['sr']}: {len(problems)} images cannot be scored against {config['hr']}", problems)
-    return items
+    return f"{config['sr']}{f' (names continue with {paired.ending})' if paired.ending else ''}", items
 
 
 def _tensor(source: Any, index: int) -> torch.Tensor:
@@ -130,9 +155,9 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
 def _outputs(config: Mapping[str, Any], *, centres: bool) -> tuple[list[str], list[str], int, list[Item]]:
     """Names of the columns, what they stand for, the scale, and what computes each image; of clips only ``centres``?"""
     if config["sr"] is not None:
-        scale, name = scale_of(config, (), "sr"), str(config["sr"])
-        items = [item for item in _finished(config, scale) if item.centred or not centres]
-        return [name], [name], scale, items
+        scale = scale_of(config, (), "sr")
+        title, items = _finished(config, scale)
+        return [str(config["sr"])], [title], scale, [item for item in items if item.centred or not centres]
     from sr_train.data.dataset import EvalImages
 
     networks = _networks(config)

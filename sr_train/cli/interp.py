@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.common import compose_command, expect, run
+from sr_train.cli.common import UsageError, compose_command, expect, run
 from sr_train.cli.locate import full_arguments, load
 
 if TYPE_CHECKING:
@@ -134,6 +134,9 @@ def interp(arguments: list[str]) -> int:
     """Mix, write, and show where images are given."""
     config = compose_command("interp", arguments)
     allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+    for key in ("rows", "crop"):
+        if expect(config, key, int, "a whole number from 1 on") < 1:
+            raise UsageError(f"{key}={config[key]}: expected a whole number from 1 on")
     names, out = _sources(config)
     mixes = _mixes(config, len(names))
     if config["images"] is not None and config["mix"] is not None:
@@ -186,7 +189,7 @@ class _Show:
         (self.protocol,) = get_protocols([str(config["protocol"])])
         self.lpips = None if config["lpips"] is None else open_lpips(str(config["lpips"]))
         self.images = EvalImages({"images": Pairs(str(config["images"]), scale=scale)})
-        self.rows, self.crop = (expect(config, k, int, "a whole number from 1 on") for k in ("rows", "crop"))
+        self.rows, self.crop = int(config["rows"]), int(config["crop"])
 
     def write(self, out: Path, alphas: Sequence[float]) -> None:
         """``interp.png``, ``interp_curve.png``, ``interp_curve.csv``."""
@@ -222,7 +225,8 @@ class _Show:
         writer.writerows([f"{row[0]:g}", *(f"{v:.6f}" for v in row[1:])] for row in table)
         write_bytes(out / "interp_curve.csv", text.getvalue().encode())
         print(text.getvalue().replace(",", "\t"), end="")
-        print(f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}")
+        perceptual = "" if self.lpips is None else f"; lpips: {self.lpips.definition}"
+        print(f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}{perceptual}")
         print(f"written: {out / 'interp.png'}, {out / 'interp_curve.png'}, {out / 'interp_curve.csv'}")
 
     def _scores(

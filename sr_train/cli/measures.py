@@ -1,67 +1,107 @@
-"""Measures beside PSNR and SSIM, by name: LPIPS against HR, and NIQE and PI of the result alone; lower is better."""
+"""Metrics besides PSNR and SSIM, by name: LPIPS against HR; lower is better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sr_train.cli.common import UsageError, warn
 
 if TYPE_CHECKING:
     import torch
-
-    Measure = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device -> a number
 
 _LAYERS = {
     "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
     "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
 }
-PROTOCOL = "perceptual"  #: what their rows are called where PSNR and SSIM have a protocol; as in sr_train.validation
-DEFINITIONS = {
-    "lpips": "LPIPS v0.1 (lower is better)",
-    "niqe": "NIQE by pyiqa, of the result alone (lower is better)",
-    "pi": "PI of PIRM 2018 by pyiqa, (10 - Ma + NIQE) / 2, of the result alone (lower is better)",
+_LIN = {  # channels of the lin layers of each network
+    "alexnet": [64, 192, 384, 256, 256],
+    "vgg16": [64, 128, 256, 512, 512],
 }
-METRICS = ("psnr", "ssim", *DEFINITIONS)
+_SQUEEZE = [64, 128, 256, 384, 384, 512, 512]
+_FILES = "alex.pth or vgg.pth of the lpips package's weights/v0.1"
+PROTOCOL = "perceptual"  #: what their rows are called where PSNR and SSIM have a protocol; as in sr_train.validation
+METRICS = ("psnr", "ssim", "lpips")
+_NOT_COMPUTED = ("niqe", "pi")
 
 
-def open_lpips(file: str) -> Measure:
-    """LPIPS with the lin layers of ``file``; the network's own weights from the same file or, without them, torch's."""
-    from sr_train.metrics.lpips import LPIPS
-    from sr_train.models.features import FeatureExtractor
+@dataclass(frozen=True)
+class Measure:
+    """A metric that no protocol computes."""
+
+    compute: Callable[[torch.Tensor, torch.Tensor], float]
+    definition: str  #: for the line below a table
+
+    def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> float:
+        """Score a result against HR, [3, H, W] each, on one device."""
+        return self.compute(sr, hr)
+
+
+def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexnet", "vgg16"]:
+    """Return the network whose features the lin layers of a file weigh. Raises ValueError with what the file holds."""
+    lin = {name: t.numel() for name, t in state.items() if name.startswith("lin") and name.endswith(".model.1.weight")}
+    sizes = [lin[name] for name in sorted(lin)]
+    if sizes == _LIN["alexnet"]:
+        return "alexnet"
+    if sizes == _LIN["vgg16"]:
+        return "vgg16"
+    if sizes == _SQUEEZE:
+        raise ValueError(f"{file}: holds the lin layers of SqueezeNet, which is not supported")
+    if sizes:
+        raise ValueError(f"{file}: holds lin layers of {sizes} weights; expected {_LIN['alexnet']} or {_LIN['vgg16']}")
+    kind = "the weights of an ImageNet network" if any(n.startswith("features.") for n in state) else "other tensors"
+    raise ValueError(f"{file}: holds no lin layers (lin0.model.1.weight, ...) but {kind}")
+
+
+def open_lpips(file: str, *, key: str = "lpips") -> Measure:
+    """LPIPS with the lin layers of ``file``; the network's own weights from the same file or, without them, torch's.
+
+    ``key`` is what a user types before ``=FILE``.
+    """
+    from sr_train.metrics.lpips import LPIPS, released_version
+    from sr_train.models.features import FILES, FeatureError, FeatureExtractor
     from sr_train.tensor_files import read_tensors
 
-    try:
+    try:  # before a network is downloaded
         state = read_tensors(file)
+        network = _network_of(file, state)
+        version = released_version(file, [state[f"lin{i}.model.1.weight"] for i in range(len(_LIN[network]))])
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"lpips={file}: {error}; give alex.pth or vgg.pth of the lpips package's weights/v0.1"
-        ) from None
-    second = state.get("lin1.model.1.weight")
-    network = "vgg16" if second is not None and second.numel() == 128 else "alexnet"
+        raise ValueError(f"{key}={error}; give {_FILES}") from None
     whole = any(name.startswith("features.") for name in state)
-    extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
-    lpips = LPIPS(extractor=extractor, weights=file)
-    return lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device))
+    try:
+        extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
+        lpips = LPIPS(extractor=extractor, weights=file)
+    except FeatureError as error:
+        needs = f"{key}={file} holds LPIPS's lin layers alone; it needs {FILES[network]} of torchvision as well. "
+        raise ValueError(f"{'' if whole else needs}{error}") from None
+    except ValueError as error:
+        raise ValueError(f"{key}={error}; give {_FILES}") from None
+    which = "LPIPS v0.1"
+    if version is None:
+        which += f" with the lin layers of {Path(file).name}"
+        warn(f"{key}={file}: its lin layers are of no released version of LPIPS; they are used as v0.1's are")
+    return Measure(lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device)), f"{which} (lower is better)")
 
 
 def open_measures(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, Measure]:
-    """Those of ``metrics`` that no protocol computes. Raises ValueError for what is not known or not given.
+    """Those of ``metrics`` that no protocol computes. Raises UsageError for what is not known or not given.
 
     ``keys`` stands before ``metrics=`` and ``lpips=`` where a user types them.
     """
+    asked = [m for m in metrics if m in _NOT_COMPUTED]
+    if asked:
+        raise UsageError(
+            f"{keys}metrics=[{','.join(asked)}]: NIQE and PI are not computed: pyiqa, which has them, is licensed for "
+            f"noncommercial use only and brings a second OpenCV; choose from {', '.join(METRICS)}"
+        )
     unknown = [m for m in metrics if m not in METRICS]
     if unknown or not metrics:
-        raise ValueError(f"{keys}metrics={list(metrics)}: choose from {', '.join(METRICS)}")
-    measures: dict[str, Measure] = {}
-    for name in metrics:
-        if name == "lpips":
-            if lpips is None:
-                raise ValueError(
-                    f"{keys}metrics=[lpips] needs its weights: give {keys}lpips=FILE, alex.pth or vgg.pth of the lpips "
-                    "package's weights/v0.1"
-                )
-            measures[name] = open_lpips(lpips)
-        elif name in DEFINITIONS:
-            from sr_train.metrics.no_reference import open_no_reference
-
-            measures[name] = open_no_reference(name)
-    return measures
+        raise UsageError(f"{keys}metrics={list(metrics)}: choose from {', '.join(METRICS)}")
+    if "lpips" not in metrics:
+        return {}
+    if lpips is None:
+        raise UsageError(f"{keys}metrics=[lpips] needs its weights: give {keys}lpips=FILE, {_FILES}")
+    return {"lpips": open_lpips(lpips, key=f"{keys}lpips")}

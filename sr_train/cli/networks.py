@@ -92,6 +92,10 @@ def _precision(config: Mapping[str, Any], device: torch.device) -> str:
         from sr_train.cli.precision import native_bf16
 
         return "bf16" if native_bf16(device.type) else "32"
+    if precision == "bf16":
+        from sr_train.cli.precision import warn_of_emulation
+
+        warn_of_emulation("precision=bf16", device.type)
     return precision
 
 
@@ -99,9 +103,13 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
     """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
     from sr_train.cli.locate import load
     from sr_train.models.bicubic import Bicubic
-    from sr_train.tiling import TileError, plan_tiles
+    from sr_train.tiling import TileError, check_sides, plan_tiles
     from sr_train.weights import build_network, one_scale
 
+    try:  # before a network is read
+        check_sides(config["tile"], config["overlap"])
+    except TileError as error:
+        raise UsageError(str(error)) from None
     device = device_of(str(config["device"]))
     ensemble = expect(config, "ensemble", bool, "true or false")
     precision = _precision(config, device)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli.measures import DEFINITIONS, PROTOCOL
+from sr_train.cli.measures import PROTOCOL
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sr_train.cli.measures import Measure
     from sr_train.metrics.protocol import Protocol
 
-_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "niqe": ("NIQE", 3), "pi": ("PI", 3)}
+_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}
 _CLIPS_SHOWN = 30  # in the table; metrics.json holds all
 
 
@@ -158,7 +158,7 @@ class Scores:
         if len(self.measures) < len(self.metrics):
             lines += [f"{p.name}: {p.definition}" for p in self.protocols]
         if self.measures:
-            means = "; ".join(DEFINITIONS[m] for m in self.measures)
+            means = "; ".join(m.definition for m in self.measures.values())
             lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
         for set_name, protocols in self.meters[self.columns[0]].by_clip().items():
             counts = {p: (len(clips), sum(int(v["n"]) for v in clips.values())) for p, clips in protocols.items()}

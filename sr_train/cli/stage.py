@@ -317,7 +317,7 @@ def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
 
 def _check_features(name: str, loss: Mapping[str, Any]) -> None:
     """The weights of the perceptual loss' network are at hand, or can be downloaded now."""
-    from sr_train.models.features import FeatureError, FeatureExtractor, check_weights
+    from sr_train.models.features import FILES, FeatureError, FeatureExtractor, check_weights
 
     extractor = (loss.get("perceptual") or {}).get("extractor") or {}
     if extractor.get("_target_") != f"{FeatureExtractor.__module__}.{FeatureExtractor.__name__}":
@@ -325,8 +325,9 @@ def _check_features(name: str, loss: Mapping[str, Any]) -> None:
     try:
         check_weights(**{k: v for k, v in extractor.items() if k != "_target_"})
     except FeatureError as error:
-        said = str(error).replace("extractor.weights=", "loss.perceptual.extractor.weights=")
-        raise ValueError(f"stage {name}: {said}. Or train without a perceptual loss: loss.perceptual=null") from None
+        give = f", or give the file, loss.perceptual.extractor.weights={FILES[extractor['network']]}"
+        remedy = f"{give if extractor.get('weights') is None else ''}. Or train without a perceptual loss: loss.perceptual=null"
+        raise ValueError(f"stage {name}: {error}{remedy}") from None
 
 
 def run_stage(plan: Plan, stage: Stage) -> Path:

@@ -58,7 +58,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError:
-        raise ImportError('films need PyAV: pip install "sr-train[video]"') from None
+        raise ImportError('films need PyAV: pip install ".[video]" in the checkout of sr-train') from None
     import av.logging
 
     av.logging.set_level(None)  # its complaints name no file, ours do

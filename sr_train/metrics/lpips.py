@@ -5,6 +5,8 @@ The features come from an extractor that is an argument, as in the perceptual lo
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,6 +16,13 @@ from sr_train.metrics.functional import quantize
 from sr_train.tensor_files import read_tensors
 
 _EPS = 1e-10  # in the norm, as the authors have it
+#: digest of the lin layers (:func:`digest`) -> version, of the lpips package. The files of both have the same names and shapes.
+VERSIONS = {
+    "95eac0ddb51712d5": "0.1",  # alex.pth
+    "96b1dfc8de7c889a": "0.1",  # vgg.pth
+    "802a0d39d1003f9c": "0.0",
+    "23355511dde22323": "0.0",
+}
 
 
 class Extractor(Protocol):
@@ -27,9 +36,17 @@ class Extractor(Protocol):
         ...
 
 
+def digest(vectors: Sequence[torch.Tensor]) -> str:
+    """Digest of lin layers in half precision: a copy in float16 has the digest of its float32 original."""
+    found = hashlib.blake2b(digest_size=8)
+    for vector in vectors:
+        found.update(vector.flatten().half().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
     """One vector of non-negative weights a layer."""
-    where = f"LPIPS weights={weights}"
+    where = weights
     try:
         state = read_tensors(weights)
     except (OSError, ValueError) as error:
@@ -53,6 +70,17 @@ def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
     return vectors
 
 
+def released_version(weights: str, vectors: Sequence[torch.Tensor]) -> str | None:
+    """Return the released version of lin layers, None for a user's own. Raises ValueError naming the file for v0.0."""
+    version = VERSIONS.get(digest(vectors))
+    if version == "0.0":
+        raise ValueError(
+            f"{weights}: holds the lin layers of LPIPS v0.0, which are for images without ImageNet's normalization; "
+            "scores that are published today are of v0.1: its file has the same name, in the folder weights/v0.1"
+        )
+    return version
+
+
 class LPIPS(nn.Module):
     """LPIPS v0.1: the distance of unit-length features, weighted by channel, averaged over pixels, summed over layers.
 
@@ -64,13 +92,16 @@ class LPIPS(nn.Module):
             in this order.
         weights: file with ``lin0.model.1.weight`` to ``lin4...``: ``alex.pth`` or ``vgg.pth`` from the ``lpips`` package's
             ``weights/v0.1``, or a safetensors file with these names (and possibly the extractor's weights as well).
+            Layers that are in no release are taken for v0.1's; those of v0.0 are refused.
     """
 
     def __init__(self, *, extractor: Extractor, weights: str) -> None:
         super().__init__()
         self.extractor = extractor
         self._lins: list[str] = []
-        for i, vector in enumerate(_read_weights(weights, extractor.channels)):
+        vectors = _read_weights(weights, extractor.channels)
+        self.version = released_version(weights, vectors)  #: "0.1", or None for layers that are in no release
+        for i, vector in enumerate(vectors):
             self.register_buffer(f"lin{i}", vector.view(1, -1, 1, 1), persistent=False)
             self._lins.append(f"lin{i}")
 

@@ -88,7 +88,7 @@ def _file(network: str, weights: str | None) -> Path:
         except (OSError, RuntimeError) as error:
             raise FeatureError(
                 f"{network}: its ImageNet weights are not here and cannot be downloaded ({error}). Fetch {_SITE}{name} "
-                f"on another machine, then either give the file, extractor.weights={name}, or put it at {path}"
+                f"on another machine and put it at {path}"
             ) from None
     return path
 

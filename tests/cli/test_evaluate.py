@@ -93,6 +93,21 @@ def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path)
         (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
         (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
         (["weigths=bicubic"], 2, "did you mean weights"),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "overlap=1.5"],
+            2,
+            "overlap=1.5: expected auto or a whole number",
+        ),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "tile=64.5"],
+            2,
+            "tile=64.5: expected auto, null for the whole",
+        ),
+        (
+            ["weights=bicubic", "hr=photographs", "scale=2", "tile=16", "overlap=true"],
+            2,
+            "overlap=true: expected auto or a",
+        ),
         (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
     ],
 )
@@ -155,7 +170,14 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     done = invoke(*call, "metrics=[psnr,ssim,lpips]", f"lpips={tiny_lpips}", "out=scores")
     assert done.returncode == 0, done.stderr
-    assert "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 (lower is better)" in done.stdout
+    assert (
+        "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 with the lin layers of alex.safetensors "
+        "(lower is better)"
+    ) in done.stdout
+    warning = (
+        f"warning: lpips={tiny_lpips}: its lin layers are of no released version of LPIPS; they are used as v0.1's are"
+    )
+    assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
     assert scores["perceptual"].keys() == {"lpips", "n"}
     assert scores["perceptual"]["lpips"] > 0.01
@@ -177,36 +199,109 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
     assert "SSIM  " not in two.stdout
 
 
-def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": 'metrics=[niqe] is computed by pyiqa, which is not installed: pip install "sr-train[metrics]"',
-        "[pi]": "metrics=[pi] is computed by pyiqa",
+        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not computed: pyiqa, which has them, is licensed for noncommercial use",
+        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not computed",
         "[lpips]": "give lpips=FILE",
-        "[psnr,lpisp]": "choose from psnr, ssim, lpips, niqe, pi",
+        "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
     }.items():
         done = invoke(*call, f"metrics={metrics}")
+        assert done.returncode == 2
+        assert message in done.stderr
+    missing = invoke(*call, "metrics=[lpips]", "lpips=none.pth")
+    assert missing.returncode == 1
+    assert "there is no such file" in missing.stderr
+
+
+def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+
+    def lins(name, *sizes):
+        torch.save({f"lin{i}.model.1.weight": torch.rand(1, n, 1, 1) for i, n in enumerate(sizes)}, tmp_path / name)
+
+    lins("alex.pth", 64, 192, 384, 256, 256)
+    lins("squeeze.pth", 64, 128, 256, 384, 384, 512, 512)
+    lins("other.pth", 64, 128)
+    torch.save({"features.0.weight": torch.rand(2, 2)}, tmp_path / "alexnet-owt-7be5be79.pth")
+    for name, message in {
+        "alex.pth": f"lpips=alex.pth holds LPIPS's lin layers alone; it needs alexnet-owt-7be5be79.pth of torchvision as well. "
+        f"alexnet: its ImageNet weights are not here and cannot be downloaded (no network). Fetch https://download.pytorch.org/"
+        f"models/alexnet-owt-7be5be79.pth on another machine and put it at {tmp_path / 'cache' / 'checkpoints'}",
+        "squeeze.pth": "lpips=squeeze.pth: holds the lin layers of SqueezeNet, which is not supported; give alex.pth or",
+        "other.pth": "holds lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
+        "alexnet-owt-7be5be79.pth": "holds no lin layers (lin0.model.1.weight, ...) but the weights of an ImageNet network",
+    }.items():
+        done = invoke(
+            "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[lpips]", f"lpips={name}"
+        )
         assert done.returncode == 1
         assert message in done.stderr
-    assert "there is no such file" in invoke(*call, "metrics=[lpips]", "lpips=none.pth").stderr
+        assert "extractor" not in done.stderr
 
 
-def test_niqe_and_pi_are_pyiqas(invoke, photographs, monkeypatch, tmp_path):
-    import sys
-    from types import SimpleNamespace
-
-    def create_metric(name, device):
-        return lambda image: (
-            image.mean() if name == "niqe" and image.shape == (1, 3, 80, 96) else torch.tensor(float("nan"))
-        )
-
-    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
-    done = invoke(
-        "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[niqe]", "out=scores"
-    )
+@pytest.mark.parametrize(
+    ("hr", "sr", "typed"),
+    [
+        ("{}_HR_x2", "{}_x2_SR", "sr=results"),
+        ("{}_HR_x2", "{}_RCAN_x2", "sr=results"),
+        ("{}", "{}_EDSR_Lx2_official", "sr=results"),
+        ("{}_HR", "EDSR-{}-2", "sr=results/EDSR-{stem}-{scale}.png"),
+    ],
+)
+def test_finished_images_are_found_by_the_names_that_programs_write(invoke, photographs, tmp_path, hr, sr, typed):
+    for folder, name in (("originals", hr), ("results", sr)):
+        (tmp_path / folder).mkdir()
+        for path in photographs.glob("*.png"):
+            image = read_image(path) // (2 if folder == "results" else 1)
+            write_image(tmp_path / folder / f"{name.format(path.stem)}.png", image)
+    done = invoke("sr-eval", typed, "hr=originals", "scale=2", "protocols=[rgb]", "metrics=[psnr]", "out=scores")
     assert done.returncode == 0, done.stderr
-    assert 0 < json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["perceptual"]["niqe"] < 1
+    rows = list(csv.DictReader((tmp_path / "scores" / "metrics.csv").open()))
+    assert len(rows) == 4
+    for row in rows:
+        image = read_image(tmp_path / "originals" / f"{row['image']}.png").transpose(2, 0, 1)
+        a, b = (torch.from_numpy(i[:, 2:-2, 2:-2].astype(np.float64)) for i in (image // 2, image))
+        assert float(row["psnr"]) == pytest.approx(psnr(a, b), abs=1e-4)
+    assert ("names continue with" in done.stdout) == (typed == "sr=results")
+
+
+def test_results_that_cannot_be_paired_list_what_was_looked_for(invoke, photographs, tmp_path):
+    (tmp_path / "results").mkdir()
+    for path in photographs.glob("*.png"):
+        for name in ("EDSR", "RCAN"):
+            write_image(tmp_path / "results" / f"{path.stem}_{name}.png", read_image(path))
+    call = ("sr-eval", "hr=photographs", "scale=2", "protocols=[rgb]", "metrics=[psnr]")
+    done = invoke(*call, "sr=results")
+    assert done.returncode == 1
+    assert "results holds 0000_EDSR, 0000_RCAN, 0001_EDSR, ...: these cannot be paired with" in done.stderr
+    assert "e.g. sr='results/{stem}_x{scale}_SR'" in done.stderr
+    assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
+    assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0
+    (tmp_path / "other").mkdir()
+    write_image(tmp_path / "other" / "x.png", np.zeros((80, 96, 3), np.uint8))
+    done = invoke(*call, "sr=other")
+    assert "0000: there is no 0000, 0000x2, 0000_SRF_2_SR, nor a name that begins with 0000_" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("lr=LR/X{scale}", "LR/X{scale}"),
+        ("sr={stem}_SR", "{stem}_SR"),
+        ("sr='R/{stem} (1)'", "R/{stem} (1)"),
+        ("lr={2: 'LR/X{scale}'}", {2: "LR/X{scale}"}),
+        ("sets=[set5]", ["set5"]),
+    ],
+)
+def test_templates_need_no_quotes_for_hydra(typed, expected):
+    from sr_train.cli.common import quote_template
+    from sr_train.stages import parse
+
+    assert parse([quote_template(typed)])[0].value() == expected

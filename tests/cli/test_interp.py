@@ -155,6 +155,14 @@ def test_what_makes_no_sense_is_refused(invoke, files, arguments, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("argument", ["rows=1.5", "rows=0", "crop=-1", "crop=true", "overlap=1.5"])
+def test_values_that_are_wrong_by_themselves_are_refused_first(invoke, argument):
+    done = invoke("sr-interp", "alpha=0.8", argument)
+    assert done.returncode == 2
+    known = argument.partition("=")[0] != "overlap"
+    assert ("expected a whole number from 1 on" if known else "unknown key 'overlap'") in done.stderr
+
+
 def test_without_a_run_it_says_so(invoke):
     assert "no run below it has stages psnr and gan complete" in invoke("sr-interp", "alpha=0.8").stderr
 

@@ -393,7 +393,7 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
     write_image(tmp_path / "in" / "image.png", photograph_frames(frames=1)[0])
     monkeypatch.setitem(sys.modules, "av", None)
     done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out"), 1)
-    assert 'in/film.mp4: films need PyAV: pip install "sr-train[video]"' in done.stderr
+    assert 'in/film.mp4: films need PyAV: pip install ".[video]"' in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["image.png"]
 
 

@@ -1,3 +1,6 @@
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sr_train.metrics.functional import quantize
-from sr_train.metrics.lpips import LPIPS
+from sr_train.metrics.lpips import LPIPS, VERSIONS, digest
 from sr_train.models.features import FeatureExtractor
 
 LAYERS = {
@@ -121,3 +124,30 @@ def test_weights_that_do_not_fit_are_refused(folder):
     _, _, other = written("vgg16", folder)
     with pytest.raises(ValueError, match="128 weights for relu2, which has 192 channels"):
         LPIPS(extractor=extractor, weights=other)
+
+
+def test_the_released_lin_layers_are_known_by_their_numbers(folder):
+    # torchmetrics, which Lightning installs, ships both files of v0.1.
+    ships = Path(find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"
+    for file, name in {"alex.pth": "alexnet", "vgg.pth": "vgg16"}.items():
+        _, _, path = written(name, folder)
+        extractor = FeatureExtractor(network=name, layers=list(LAYERS[name]), weights=path)
+        assert LPIPS(extractor=extractor, weights=str(ships / file)).version == "0.1"
+        halved = {k: v.half() for k, v in torch.load(ships / file, map_location="cpu", weights_only=True).items()}
+        torch.save(halved, folder / "half.pth")
+        assert LPIPS(extractor=extractor, weights=str(folder / "half.pth")).version == "0.1"
+
+
+def test_version_0_0_is_refused_and_layers_of_ones_own_are_not(folder, monkeypatch):
+    _, lins, path = written("alexnet", folder)
+    assert made("alexnet", path).version is None
+    assert digest(lins) not in VERSIONS
+    assert sorted(VERSIONS.values()) == ["0.0", "0.0", "0.1", "0.1"]
+    monkeypatch.setitem(VERSIONS, digest(lins), "0.0")
+    with pytest.raises(
+        ValueError, match=r"holds the lin layers of LPIPS v0\.0, .*same name, in the folder weights/v0\.1"
+    ):
+        made("alexnet", path)
+    changed = [w.clone() for w in lins]
+    changed[3][0, 7] += 0.01
+    assert digest(changed) not in VERSIONS

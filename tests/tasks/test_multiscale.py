@@ -160,7 +160,7 @@ def test_a_network_and_a_task_that_do_not_belong_together_are_refused():
     [
         (["scale=3"], r"scale=3 and scales=\[2, 3, 4\]: a network has one or the other; of MDSR give scales=\[3\]"),
         (["scales=null"], r"give scale=4, or of a network of several \(mdsr\) scales=\[2,3,4\]"),
-        (["scales=[2,x]"], r"scales=\[2, \"x\"\]: expected a list of a whole number or null"),
+        (["scales=[2,x]"], r"scales=\[2, \"x\"\]: expected a list of whole numbers or null"),
         (["scales=3"], "scales=3: expected a list"),
     ],
 )
