@@ -70,7 +70,7 @@ def _callbacks(stage: Stage, data: SRData, export: Export) -> list[L.Callback]:
     from sr_train.validation import Validate
 
     config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
-    record = Record(every=config["record"]["every"], folder=str(folder))
+    record = Record(every=config["record"]["every"], folder=str(folder), hyperparameters=config)
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
     measures = open_measures(config["validate"]["metrics"], config["validate"]["lpips"], keys="validate.")
