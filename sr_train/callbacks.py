@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import signal
 import sys
@@ -14,14 +15,18 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sr_train.checkpoints import write_checkpoint
 from sr_train.files import naming, write_bytes
+from sr_train.records import FollowsCheckpoints, TakesPictures
 from sr_train.tasks.base import SRTask
 
 
@@ -43,6 +48,29 @@ def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> Non
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
+
+
+def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
+    """Show a picture [H, W, 3] in every logger that takes one; of others a warning reports once that they do not.
+
+    Lightning's loggers take a list of pictures: ``log_image(key, images, step)``.
+    """
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        own: Any = getattr(logger, "log_image", None)
+        if isinstance(logger, TakesPictures):
+            logger.log_picture(name, picture, step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, step, dataformats="HWC")
+        elif own is not None:
+            given = {"key": name, "images": [picture], "step": step}
+            try:
+                inspect.signature(own).bind(**given)
+            except TypeError:
+                kind = type(logger).__name__
+                text = f"{kind}.log_image does not take (key, images, step), as Lightning's loggers do: it shows no pictures"
+                warnings.warn(text, stacklevel=2)
+                continue
+            own(**given)
 
 
 class StepCallback(L.Callback):
@@ -141,9 +169,10 @@ class Record(StepCallback):
     Args:
         every: steps.
         folder: of the stage.
+        hyperparameters: told to every logger when a sitting begins.
     """
 
-    def __init__(self, *, every: int, folder: str) -> None:
+    def __init__(self, *, every: int, folder: str, hyperparameters: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"record.every={every} must be at least 1")
@@ -151,7 +180,9 @@ class Record(StepCallback):
         self.events = Path(folder) / "events.csv"
         self.speed = Speed()
         self.explosion = Explosion()
+        self.hyperparameters = dict(hyperparameters or {})
         self._since = 0
+        self._begun = False
 
     def state_dict(self) -> dict[str, Any]:
         """The loss to compare with, and whether the warning was given."""
@@ -166,14 +197,24 @@ class Record(StepCallback):
         super().on_train_start(trainer, pl_module)
         self.speed.start()
         self._since = trainer.global_step
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if hasattr(logger, "resume"):
-                    logger.resume(trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
-            if self.events.exists():
-                lines = self.events.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [x for x in lines if x.endswith("\n") and int(x.partition(",")[0]) <= trainer.global_step]
-                write_bytes(self.events, "".join(kept).encode())
+        self._begin(trainer)
+        if trainer.is_global_zero and self.events.exists():
+            lines = self.events.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [x for x in lines if x.endswith("\n") and int(x.partition(",")[0]) <= trainer.global_step]
+            write_bytes(self.events, "".join(kept).encode())
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A sitting without a step has loggers too, which may not have finished the one before."""
+        if not self._begun:
+            self._begin(trainer)
+
+    def _begin(self, trainer: L.Trainer) -> None:
+        self._begun = True
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if hasattr(logger, "resume"):
+                logger.resume(trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+            if self.hyperparameters:
+                logger.log_hyperparams(self.hyperparameters)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -273,6 +314,9 @@ class Checkpoints(StepCallback):
             self.saved = step
             if path is not None and trainer.is_global_zero:
                 self.written(step)
+                for logger in trainer.loggers:
+                    if isinstance(logger, FollowsCheckpoints):
+                        logger.checkpointed(step)
 
 
 class _After(L.Callback):

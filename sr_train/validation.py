@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sr_train.batch import to_float
-from sr_train.callbacks import StepCallback, log_numbers
+from sr_train.callbacks import StepCallback, log_numbers, log_picture
 from sr_train.data.dataset import EvalImage, EvalImages
 from sr_train.data.images import write_image
 from sr_train.metrics.functional import quantize
@@ -185,9 +185,7 @@ class Validate(StepCallback):
         folder = self.folder / "images" / name
         folder.mkdir(parents=True, exist_ok=True)
         write_image(folder / f"step_{step:08d}.png", picture)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image") and trainer.is_global_zero:
-                logger.log_image(f"lr_bicubic_sr_hr/{name}", picture, step)  # pyright: ignore[reportAttributeAccessIssue]
+        log_picture(trainer, f"lr_bicubic_sr_hr/{name}", picture, step)
 
 
 def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:

@@ -1,8 +1,12 @@
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sr_train.callbacks import log_picture
 from sr_train.records import MetricsCsv, TensorBoard, read_rows
 
 
@@ -32,9 +36,48 @@ def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path):
     second = TensorBoard(folder=str(tmp_path))
     second.resume(20)
     second.log_metrics({"train/loss": 300.0}, 30)
-    second.log_image("picture", np.zeros((8, 8, 3), np.uint8), 30)
+    second.log_picture("picture", np.zeros((8, 8, 3), np.uint8), 30)
     second.save()
     second.finalize("")
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(10, 10.0), (20, 20.0), (30, 300.0)]
     assert len(events.Images("picture")) == 1
+
+
+class Old(Logger):
+    """A logger whose pictures have a signature of its own."""
+
+    name, version = "old", ""
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, *args, **kwargs): ...
+
+    def log_image(self, tag, picture):
+        raise AssertionError("is not called")
+
+
+class Lightnings(Old):
+    """A logger with the signature of Lightning's."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def log_image(self, key, images, step=None, **kwargs):
+        assert isinstance(images, list)
+        self.shown.append((key, len(images), step))
+
+
+def test_pictures_go_to_any_logger_that_takes_them_as_lightnings_do(tmp_path):
+    lightnings, ours, board = Lightnings(), TensorBoard(folder=str(tmp_path)), TensorBoardLogger(tmp_path / "lightning")
+    trainer = SimpleNamespace(
+        is_global_zero=True, loggers=[lightnings, ours, board, MetricsCsv(folder=str(tmp_path)), Old()]
+    )
+    with pytest.warns(UserWarning, match=r"Old\.log_image does not take \(key, images, step\)"):
+        log_picture(trainer, "a", np.zeros((8, 8, 3), np.uint8), 7)  # pyright: ignore[reportArgumentType]
+    assert lightnings.shown == [("a", 1, 7)]
+    ours.finalize("success")
+    board.finalize("success")
+    for folder in (tmp_path, board.log_dir):
+        assert len(EventAccumulator(str(folder)).Reload().Images("a")) == 1

@@ -71,7 +71,7 @@ def _callbacks(stage: Stage, data: SRData, export: Export, sitting: Sitting) -> 
     from sr_train.validation import Validate
 
     config, folder, last = stage.config, stage.folder, int(stage.config["trainer"]["max_steps"])
-    record = Record(every=config["record"]["every"], folder=str(folder))
+    record = Record(every=config["record"]["every"], folder=str(folder), hyperparameters=config)
     written = sitting.checkpoint_written
     save = Checkpoints(folder=str(folder / "checkpoints"), last=last, written=written, **config["checkpoint"])
     options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
