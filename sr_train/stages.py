@@ -335,19 +335,23 @@ def _as_typed(override: Override) -> Any:
     return text if isinstance(value, (bool, int, float)) else value
 
 
-def _several(override: Override, *, takes_list: bool) -> str:
+def _several(override: Override, *, takes_list: bool | None) -> str:
     """Report values separated by commas, which Hydra sweeps over."""
     text, values = override.input_line, (override.input_line or "").partition("=")[2]
+    as_list = f"{override.key_or_group}=[{values}]"
     if takes_list:
-        return f"{text}: give a list, {override.key_or_group}=[{values}]"
-    return f"{text!r}: several values need a sweep: add -m"
+        return f"{text}: give a list, {as_list}"
+    hint = f"; a list is typed {as_list}" if takes_list is None else ""
+    return f"{text!r}: several values need a sweep: add -m{hint}"
 
 
-def _takes_list(config: DictConfig, key: str) -> bool:
-    """Whether a key holds a list: by its value, or by the annotation of the argument that it becomes."""
+def _takes_list(config: DictConfig, key: str) -> bool | None:
+    """Whether a key holds a list: by its value, or by the annotation of the argument that it becomes. None: not known."""
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
+    if not _known(config, key):
+        return None
     node = OmegaConf.select(config, parent) if parent else None
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     hint = _OWN.get(key, Any)
@@ -531,11 +535,13 @@ def _set_typed(config: DictConfig, typed: Sequence[_Typed]) -> set[str]:
     """Set what was typed for this stage, where the stage has the key; returns the texts of these."""
     if any(t.key == "init.weights" for t in typed):  # typed, it takes the place of the recipe's stage
         config.init.stage = None
-    known = [t for t in _in_order(typed) if _known(config, t.key)]
-    for t in known:
-        value = _replacement(config, t) if isinstance(t.value, Mapping) else t.value
-        OmegaConf.update(config, t.key, value, merge=False, force_add=True)
-    return {t.text for t in known}
+    reached = set()
+    for t in _in_order(typed):
+        if _known(config, t.key):
+            value = _replacement(config, t) if isinstance(t.value, Mapping) else t.value
+            OmegaConf.update(config, t.key, value, merge=False, force_add=True)
+            reached.add(t.text)
+    return reached
 
 
 def _check_choice(group: str, names: Sequence[str]) -> list[str]:
@@ -587,8 +593,8 @@ def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
     return name
 
 
-def _stage_names(stages: Any) -> list[str]:
-    """Return the names of a recipe's stages. Raises ConfigError."""
+def _named_stages(stages: Any) -> dict[str, Any]:
+    """Return the entries of a recipe's stages by name. Raises ConfigError."""
     if not isinstance(stages, dict) or not all(isinstance(v, dict | None) for v in stages.values()):
         raise ConfigError([f"stages={stages}: expected {{NAME: {{KEY: VALUE}}}}"])
     numbers = [
@@ -596,7 +602,7 @@ def _stage_names(stages: Any) -> list[str]:
     ]
     if numbers:
         raise ConfigError([f"{problem}, not as a string: put it into quotes, or choose another" for problem in numbers])
-    return [str(n) for n in stages]
+    return {str(name): entries or {} for name, entries in stages.items()}
 
 
 def _select(selection: Any, names: Sequence[str]) -> list[str]:
@@ -628,30 +634,19 @@ def plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError(wrong)
     chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]
     base = compose_config("train", chosen)
-    stages = given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}})
-    names = _stage_names(stages)
-    stages = {str(name): entries or {} for name, entries in stages.items()}
+    stages = _named_stages(given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}}))
+    names = list(stages)
     selected = _select(selection, names)
     run_name = _run_name(run_name, base, experiment)
     typed = _split_typed(overrides, names, base)
     problems = _check_shared(typed, selected, names)
-    allowed = _top_keys()
     composed: dict[str, _Composed] = {}
-    built: list[Stage] = []
     for name in names:
         try:
             composed[name] = _stage_config(name, run_name, chosen, stages[name], typed)
         except ConfigError as error:
             problems += error.problems
-            continue
-        config = composed[name].config
-        found = check_config(config, allowed, f"stage {name}")
-        problems += found
-        if not found:
-            resolved = _resolved(config, name, problems)
-            problems += check_values(resolved, f"stage {name}")
-            problems += _check_scales(resolved, f"stage {name}")
-            built.append(Stage(name, resolved))
+    built = [stage for name in composed for stage in _checked(name, composed[name].config, problems)]
     problems += _check_inits(built, names)
     if len(composed) == len(names):
         problems += _check_reached(typed, composed, selected)
@@ -659,6 +654,18 @@ def plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError(problems)
     notes = [note for name in selected for note in composed[name].notes]
     return Plan(run_name, tuple(built), tuple(selected), tuple(notes))
+
+
+def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
+    """Resolve one stage; none, and more ``problems``, where keys of its config are wrong."""
+    found = check_config(config, _top_keys(), f"stage {name}")
+    problems += found
+    if found:
+        return []
+    resolved = _resolved(config, name, problems)
+    problems += check_values(resolved, f"stage {name}")
+    problems += _check_scales(resolved, f"stage {name}")
+    return [Stage(name, resolved)]
 
 
 def _check_shared(typed: Sequence[_Typed], selected: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -241,6 +241,8 @@ def check_plan(plan: Plan) -> int:
     import torch
 
     stages = [s for s in plan.stages if s.name in plan.selected]
+    for note in plan.notes:
+        say(note)
     for stage in stages:
         preflight(stage)
         build(stage.config["data"])

@@ -11,6 +11,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import UsageError, build, listed, say
+from sr_train.cli.discriminators import check_discriminator
 from sr_train.cli.locate import full_arguments
 from sr_train.cli.measures import PROTOCOL, open_measures
 from sr_train.cli.precision import native_bf16, resolve_precision
@@ -177,7 +178,7 @@ def preflight(stage: Stage) -> None:
             f"validate.best={validate['best']} is not measured; choose from {', '.join(metrics) or 'null'}"
         )
     if config["task"].get("discriminator") is not None:
-        _check_discriminator(stage.name, config)
+        check_discriminator(stage.name, config)
     _check_features(stage.name, config["loss"])
     try:
         with torch.device("meta"):
@@ -215,25 +216,6 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
     patch, multiple = config["data"]["lr_patch"], int(getattr(model, "multiple_of", 1))
     if patch % multiple:
         raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
-
-
-def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
-    """A discriminator is built for patches of one size."""
-    import torch
-
-    spec, patch = config["task"]["discriminator"], int(config["data"]["lr_patch"])
-    side, size = config["scale"] * patch, spec.get("size")
-    if isinstance(size, int) and size != side:
-        whole, rest = divmod(size, config["scale"])
-        remedy = (
-            f"task.discriminator.size={side}" if rest else f"data.lr_patch={whole} or task.discriminator.size={side}"
-        )
-        raise UsageError(
-            f"stage {name}: task.discriminator.size={size}, but HR patches are of {side} px (scale {config['scale']} x "
-            f"data.lr_patch {patch}): give {remedy}"
-        )
-    with torch.device("meta"):
-        build(spec)
 
 
 def _check_features(name: str, loss: Mapping[str, Any]) -> None:

@@ -122,7 +122,7 @@ class Sweep:
 
     def name(self, task: Sequence[str]) -> str:
         """Return a job's name: the sweep's, and what was swept in characters that can be typed without quotes."""
-        values = dict(text.partition("=")[::2] for text in task)
+        values = {key: value for key, _, value in (text.partition("=") for text in task)}
         name = values.get("name", values.get("experiment", "run")).strip("'\"")
         shown = {"name", "resume"} if "name" in values else {"name", "resume", "experiment"}
         swept = [_word(key, value) for key, value in values.items() if key not in self.fixed | shown]

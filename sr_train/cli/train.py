@@ -110,6 +110,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
             command = command.replace(" resume=never", "")
         if not is_child():
             print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
+            print("".join(f"{note}\n" for note in composed.notes), end="", flush=True)
         for stage in composed.stages:
             if stage.name in composed.selected:
                 preflight(stage)
