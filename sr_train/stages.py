@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sr_train.configs import groups, options_of, search_path
+from sr_train.configs import groups, near, options_of, ours, search_path
 from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
@@ -41,6 +42,17 @@ _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed,
 _NESTED = {
     "discriminator": "discriminator@task.discriminator"
 }  # groups that a task's file chooses, as Hydra calls them
+_NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups below another's node
+_TRAINED = (
+    "model",
+    "task",
+    "optimizer",
+    "discriminator",
+    "loss",
+    "curve",
+)  # groups that bring all of their node's keys
+_LISTS = ("stage", "sets", "logger")  # keys of the command line that take several names
+_BLOCKS = ("validate", "checkpoint", "record", "init", "paths")  # of conf/train.yaml: all of their keys are needed
 _GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
 
 
@@ -77,6 +89,7 @@ class Plan:
     name: str
     stages: tuple[Stage, ...]
     selected: tuple[str, ...]
+    notes: tuple[str, ...] = ()  #: what the command line replaced in the recipe, for the user
 
     @property
     def folder(self) -> Path:
@@ -84,19 +97,28 @@ class Plan:
         return self.stages[0].folder.parent
 
 
-def near(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean ...?" for a name that is not known, or nothing."""
-    close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/NAME.yaml``; Hydra's errors become a ConfigError."""
+    return _compose(name, overrides, hydra=False)
+
+
+@cache
+def _top_keys() -> list[str]:
+    """Keys of ``conf/train.yaml`` with its groups: the same whatever a user adds."""
+    return [str(k) for k in compose_config("train", [])]
+
+
+def _options(overrides: Sequence[str]) -> dict[str, Any]:
+    """The option of each config group of ``conf/train.yaml``, groups named as Hydra names them."""
+    return dict(_compose("train", overrides, hydra=True).hydra.runtime.choices)
+
+
+def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
     running = GlobalHydra.instance().hydra  # a sweep's own Hydra, which composes no stages
     try:
         GlobalHydra.instance().clear()
         with initialize_config_module(CONF, version_base="1.3"):
-            return compose(name, overrides=[*search_path(), *overrides])
+            return compose(name, overrides=[*search_path(), *overrides], return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([_shorten(str(error))]) from None
     finally:
@@ -199,6 +221,27 @@ _OWN = {  # keys of conf/train.yaml that no constructor checks
 _UNCHECKED = {"trainer.precision"}  # "auto" is ours
 
 
+def _expected(key: str, value: Any, hint: Any) -> str:
+    """Say what was expected, with an example of the mappings that data is made of."""
+    if key == "data.train":
+        source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
+        source = value if isinstance(value, Mapping) else source
+        example = ", ".join(f"{k}: {v}" for k, v in source.items())
+        return f"expected a list of sources, e.g. data.train=[{{{example}}}], with LR files data.train=[{{hr: DIR, lr: DIR}}]"
+    if key == "data.val":
+        return "expected sets by name, e.g. data.val={mine: {hr: DIR}}"
+    return f"expected {name_of(hint)}"
+
+
+def _check_sets(sets: Mapping[str, Any], where: str) -> list[str]:
+    return [
+        f"{where}: sets.{name}={json.dumps(spec, default=str)}: expected a mapping, e.g. sets.{name}={{hr: "
+        f"{spec if isinstance(spec, str) else 'DIR'}}}"
+        for name, spec in sets.items()
+        if not isinstance(spec, Mapping)
+    ]
+
+
 def check_values(config: Mapping[str, Any], where: str) -> list[str]:
     """Values of a resolved config that do not fit what the constructors, or this program, ask for."""
     problems: list[str] = []
@@ -210,8 +253,10 @@ def check_values(config: Mapping[str, Any], where: str) -> list[str]:
             hint = _OWN.get(full, hints.get(str(key), Any))
             if isinstance(value, Mapping) and "_target_" in value:
                 walk(value, full)
+            elif full == "data.val" and isinstance(value, Mapping):
+                problems.extend(_check_sets(value, where))
             elif full not in _UNCHECKED and not fits(value, hint):
-                problems.append(f"{where}: {full}={json.dumps(value, default=str)}: expected {name_of(hint)}")
+                problems.append(f"{where}: {full}={json.dumps(value, default=str)}: {_expected(full, value, hint)}")
             elif isinstance(value, Mapping) and hint is Any:
                 walk(value, full)
 
@@ -221,10 +266,21 @@ def check_values(config: Mapping[str, Any], where: str) -> list[str]:
 
 def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list[str]:
     """Everything wrong with a composed config: unknown keys, missing values, targets that do not exist."""
-    problems = [f"{where}: unknown key {k!r}{near(str(k), allowed)}" for k in config if str(k) not in allowed]
+    problems = [f"{where}: unknown key {k!r}{_hint(str(k), allowed)}" for k in config if str(k) not in allowed]
     for key in OmegaConf.missing_keys(config):
         problems.append(f"{where}: {key} has no value; give {key}=...")
     problems += _check_node(config, "", where)
+    return problems + _check_callbacks(config, where)
+
+
+def _check_callbacks(config: DictConfig, where: str) -> list[str]:
+    """Callbacks of Lightning's whose work sr-train does itself."""
+    problems = []
+    for name, node in (config.get("callbacks") or {}).items():
+        target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
+        advice = ours(target) if target.startswith(("lightning.", "pytorch_lightning.")) else None
+        if advice:
+            problems.append(f"{where}: callbacks.{name}: {target.rpartition('.')[2]} is not used; {advice}")
     return problems
 
 
@@ -239,12 +295,16 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
         names = [str(k) for k in node if not str(k).startswith("_")]
         if parameters is not None:
             problems += [
-                f"{where}: unknown key '{path}.{n}'{near(n, list(parameters))}" for n in names if n not in parameters
+                f"{where}: unknown key '{path}.{n}'{_hint(f'{path}.{n}', list(parameters))}"
+                for n in names
+                if n not in parameters
             ]
             if not node.get("_partial_"):
                 needed = {n for n, p in parameters.items() if p.default is p.empty} - set(names) - _GIVEN
                 problems += [f"{where}: {path}.{n} has no value; give {path}.{n}=..." for n in sorted(needed)]
     for key in node:
+        if isinstance(key, (bool, float)):
+            problems.append(f"{where}: {path}: the name {key} is read as a {type(key).__name__}: put it into quotes")
         if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
             child = node[key]
             if isinstance(child, DictConfig):
@@ -278,7 +338,7 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: what its value is made of ("": 
 _SOURCE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def _select(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
     """(exists, value) of a dotted key of a plain config."""
     node: Any = config
     for part in key.split("."):
@@ -300,12 +360,12 @@ def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
     """
     problems = []
     for key, (made_of, remedy) in _DERIVED.items():
-        exists, value = _select(config, key)
+        exists, value = _lookup(config, key)
         sources = _SOURCE.findall(made_of)
         if len(sources) == 1:
-            expected = _select(config, sources[0])[1]
+            expected = _lookup(config, sources[0])[1]
         else:
-            expected = _SOURCE.sub(lambda m: str(_select(config, m[1])[1]), made_of) or None
+            expected = _SOURCE.sub(lambda m: str(_lookup(config, m[1])[1]), made_of) or None
         if not exists or value == expected:
             continue
         why = f"follows {', '.join(sources)} ({_typed_as(expected)})" if sources else "is set by sr-train"
@@ -323,68 +383,227 @@ class _Typed:
     stage: str | None
     key: str
     value: Any
-    text: str
+    text: str  #: as typed
+    choice: str = ""  #: of an option of a config group, as Hydra takes it
 
 
-def _split_typed(overrides: Sequence[Override], names: Sequence[str]) -> list[_Typed]:
+def _as_typed(override: Override) -> Any:
+    """Return the value of a key that takes names: what Hydra reads as a number or a boolean stays as it was typed."""
+    value, text = override.value(), (override.input_line or "").partition("=")[2].strip()
+    if isinstance(value, list):
+        items = [item.strip() for item in text[1:-1].split(",")]
+        if len(items) == len(value):
+            return [v if isinstance(v, str) else item for v, item in zip(value, items, strict=True)]
+    return text if isinstance(value, (bool, int, float)) else value
+
+
+def _several(override: Override, *, takes_list: bool | None) -> str:
+    """Report values separated by commas, which Hydra sweeps over."""
+    text, values = override.input_line, (override.input_line or "").partition("=")[2]
+    as_list = f"{override.key_or_group}=[{values}]"
+    if takes_list:
+        return f"{text}: give a list, {as_list}"
+    hint = f"; a list is typed {as_list}" if takes_list is None else ""
+    return f"{text!r}: several values need a sweep: add -m{hint}"
+
+
+def _takes_list(config: DictConfig, key: str) -> bool | None:
+    """Whether a key holds a list: by its value, or by the annotation of the argument that it becomes. None: not known."""
+    parent, _, last = key.rpartition(".")
+    if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
+        return True
+    if not _known(config, key):
+        return None
+    node = OmegaConf.select(config, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    hint = _OWN.get(key, Any)
+    if target is not None:
+        with suppress(ImportError, AttributeError, ValueError):  # reported where the config is checked
+            hint = hints_of(_callable(str(target))).get(last, Any)
+    return hint is not Any and fits([], hint)
+
+
+def _split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictConfig) -> list[_Typed]:
     typed: list[_Typed] = []
     problems: list[str] = []
     for override in overrides:
         text = override.input_line or override.key_or_group
+        head, _, rest = override.key_or_group.partition(".")
+        stage, key = (head, rest) if head in names and rest else (None, override.key_or_group)
         if override.is_sweep_override():
-            problems.append(f"{text!r}: several values need a sweep: add -m")
+            problems.append(_several(override, takes_list=_takes_list(base, key)))
             continue
         if override.is_delete():
             problems.append(f"{text!r}: nothing can be deleted; set {override.key_or_group}=null")
             continue
-        head, _, rest = override.key_or_group.partition(".")
-        if head in names and rest:
-            typed.append(_Typed(head, rest, override.value(), text.partition(".")[2]))
-        else:
-            typed.append(_Typed(None, override.key_or_group, override.value(), text))
+        value = override.value()
+        if isinstance(value, str):  # task.optimizer=adamw
+            key = next((group for group, node in _NODES.items() if node == key), key)
+        if key in groups():
+            value = _as_typed(override)
+        typed.append(_Typed(stage, key, value, text, _choice(key, override, value)))
     if problems:
         raise ConfigError(problems)
     return typed
+
+
+def _choice(group: str, override: Override, value: Any) -> str:
+    sign = "+" if (override.input_line or "").startswith("+") and group not in _NESTED else ""
+    text = (override.input_line or "").partition("=")[2]
+    if isinstance(value, str) and not isinstance(override.value(), str):
+        text = f"'{value}'"  # as a string: 1e3
+    return f"{sign}{_NESTED.get(group, group)}={text}"
 
 
 def _is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
     return key in group_names and isinstance(value, (str, list))
 
 
+def _below(key: str, nodes: Iterable[str]) -> bool:
+    """Whether a key stands in or below one of these nodes. The optimizer is chosen apart from the task that it stands in."""
+    place = _NODES.get(key, key)
+    apart = place == "task.optimizer" or place.startswith("task.optimizer.")
+    return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
+
+
+def _replaced(
+    experiment: Sequence[str], own: Mapping[str, Any], picks: Sequence[_Typed]
+) -> tuple[dict[str, str], list[_Typed]]:
+    """Find the groups for which another option was typed than the recipe's, and the typed options that have a place.
+
+    Returns group -> the recipe's option. A group below a task (``discriminator``) has no place where the task has none.
+    """
+    if not any(t.key in _TRAINED for t in picks):
+        return {}, list(picks)
+    recipe = _options([*experiment, *(f"{_NESTED.get(k, k)}={v}" for k, v in own.items())])
+    task = next((t for t in reversed(picks) if t.key == "task"), None)
+    known = recipe if task is None or task.value == recipe.get("task") else _options([*experiment, task.choice])
+    placed = [t for t in picks if t.key not in _NESTED or _NESTED[t.key] in known]
+    last = {t.key: t.value for t in placed if t.key in _TRAINED}
+    old = {group: str(recipe.get(_NESTED.get(group, group), "none")) for group in last}
+    return {group: old[group] for group, value in last.items() if value != old[group]}, placed
+
+
+def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], experiment: Sequence[str]) -> list[str]:
+    """Put the options of these groups in their place as they are in their files, without what the experiment sets there.
+
+    Returns the keys that were dropped.
+    """
+    dropped: list[str] = []
+    found = _options([*experiment, *choices])
+    wanted = [_NESTED.get(group, group) for group in _TRAINED]
+    fresh = compose_config("train", [f"{key}={found[key]}" for key in wanted if found.get(key) is not None])
+    for node in (_NODES.get(group, group) for group in groups_):
+        old, new = (dict(_leaves(OmegaConf.select(c, node), node)) for c in (config, fresh))
+        mine = {key: value for key, value in old.items() if _below(key, [node])}
+        dropped += [f"{key}={value}" for key, value in mine.items() if new.get(key) != value]
+        optimizer = config.task.optimizer
+        OmegaConf.update(config, node, OmegaConf.select(fresh, node), merge=False)
+        if node == "task":
+            config.task.optimizer = optimizer
+    return dropped
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Dotted keys and values of a config's node, as one would type them, nothing resolved."""
+    plain = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if isinstance(plain, Mapping) and plain:
+        for key, value in plain.items():
+            yield from _leaves(value, f"{prefix}.{key}")
+    else:
+        yield prefix, plain if isinstance(plain, str) else json.dumps(plain, default=str)
+
+
+def _replacement(config: DictConfig, t: _Typed) -> Any:
+    """Return what a mapping typed whole puts in the place of what is there.
+
+    Raises ConfigError for a mapping without ``_target_`` where an object is built.
+    """
+    there = OmegaConf.select(config, t.key, throw_on_missing=False)
+    if "_target_" in t.value or not isinstance(there, DictConfig):
+        return t.value
+    if "_target_" in there:
+        prefix = t.text.partition("=")[0].lstrip("+")
+        keys = " ".join(f"{prefix}.{key}={value}" for key, value in t.value.items()) or f"{prefix}.KEY=VALUE"
+        raise ConfigError(
+            [
+                f"{t.text}: a mapping typed whole replaces all of {t.key}, so it needs a _target_; to set single keys: {keys}"
+            ]
+        )
+    defaults = compose_config("train", []) if t.key in _BLOCKS else {}
+    return {**defaults.get(t.key, {}), **t.value}
+
+
+def _in_order(typed: Sequence[_Typed]) -> list[_Typed]:
+    """Mappings typed whole first, the outermost before those inside it: they would replace single keys typed before."""
+    return sorted(typed, key=lambda t: t.key.count(".") if isinstance(t.value, Mapping) else 99)
+
+
+class _Composed(NamedTuple):
+    """One stage's config, not yet resolved."""
+
+    config: DictConfig
+    reached: set[str]  #: texts of the typed overrides that reached it
+    notes: list[str]
+
+
 def _stage_config(
     name: str, run_name: str, experiment: Sequence[str], entries: Mapping[str, Any], typed: Sequence[_Typed]
-) -> tuple[DictConfig, set[str]]:
-    """One stage's config, not yet resolved, and the typed overrides that reached it."""
+) -> _Composed:
+    """Compose one stage. Raises ConfigError."""
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]
     own = list(_flatten(entries))
-    choices = [f"{_NESTED.get(k, k)}={v}" for k, v in own if _is_choice(k, v, group_names)]
-    chosen = [t for t in mine if _is_choice(t.key, t.value, group_names)]
-    choices += [f"{_NESTED[t.key]}={t.value}" if t.key in _NESTED else t.text for t in chosen]
+    picks = [t for t in mine if _is_choice(t.key, t.value, group_names)]
+    replaced, picks = _replaced(experiment, {k: v for k, v in own if _is_choice(k, v, group_names)}, picks)
+    dropped = [(k, v) for k, v in own if _below(k, (_NODES.get(group, group) for group in replaced))]
+    own = [entry for entry in own if entry not in dropped]
+    choices = [f"{_NESTED.get(k, k)}={v}" for k, v in own if _is_choice(k, v, group_names)] + [t.choice for t in picks]
     config = compose_config("train", [*experiment, *choices])
-    reached = {t.text for t in mine if _is_choice(t.key, t.value, group_names)}
-    problems: list[str] = []
+    notes: list[str] = []
     with open_dict(config):
         config.name, config.stage, config.stages = run_name, name, None
         for group in ("sets", "logger", "callbacks"):  # an empty choice leaves no node
             if group not in config:
                 config[group] = {}
-        for key, value in own:
-            if _is_choice(key, value, group_names):
-                continue
-            if not _known(config, key):
-                last = key.rpartition(".")[2]
-                problems.append(f"stage {name}: unknown key {key!r}{near(last, known_names(config, key) or [])}")
-            OmegaConf.update(config, key, value, force_add=True)
-        if any(t.key == "init.weights" for t in mine):  # typed, it takes the place of the recipe's stage
-            config.init.stage = None
-        for t in mine:
-            if not _is_choice(t.key, t.value, group_names) and _known(config, t.key):
-                OmegaConf.update(config, t.key, t.value, force_add=True)
-                reached.add(t.text)
+        if replaced:
+            gone = [f"{k}={v}" for k, v in dropped if k not in replaced]
+            gone += _renew(config, replaced, choices, experiment)
+            what = ", ".join(f"{group}={_chosen(picks, group)} instead of {old}" for group, old in replaced.items())
+            notes += [f"stage {name}: {what}; dropped from the recipe: {', '.join(gone)}"] if gone else []
+        _set_own(config, name, [(k, v) for k, v in own if not _is_choice(k, v, group_names)])
+        reached = {t.text for t in picks} | _set_typed(
+            config, [t for t in mine if not _is_choice(t.key, t.value, group_names)]
+        )
+    return _Composed(config, reached, notes)
+
+
+def _chosen(picks: Sequence[_Typed], group: str) -> str:
+    return next(str(t.value) for t in reversed(picks) if t.key == group)
+
+
+def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) -> None:
+    """Set a stage's entries of an experiment. Raises ConfigError with those that no schema knows."""
+    problems: list[str] = []
+    for key, value in entries:
+        if not _known(config, key):
+            problems.append(f"stage {name}: unknown key {key!r}{_hint(key, known_names(config, key) or [])}")
+        OmegaConf.update(config, key, value, merge=not isinstance(value, Mapping), force_add=True)
     if problems:
         raise ConfigError(problems)
-    return config, reached
+
+
+def _set_typed(config: DictConfig, typed: Sequence[_Typed]) -> set[str]:
+    """Set what was typed for this stage, where the stage has the key; returns the texts of these."""
+    if any(t.key == "init.weights" for t in typed):  # typed, it takes the place of the recipe's stage
+        config.init.stage = None
+    reached = set()
+    for t in _in_order(typed):
+        if _known(config, t.key):
+            value = _replacement(config, t) if isinstance(t.value, Mapping) else t.value
+            OmegaConf.update(config, t.key, value, merge=False, force_add=True)
+            reached.add(t.text)
+    return reached
 
 
 def _check_choice(group: str, names: Sequence[str]) -> list[str]:
@@ -402,42 +621,57 @@ def _check_choices(overrides: Sequence[Override]) -> list[str]:
     for override in overrides:
         group = override.key_or_group.rpartition(".")[2]
         if group in groups() and override.key_or_group.count(".") < 2 and not override.is_sweep_override():
-            value = override.value()
+            value = _as_typed(override)
             names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
             if all(isinstance(n, str) for n in names):
                 problems += _check_choice(group, names)
     return problems
 
 
-def _pick(overrides: list[Override], key: str) -> Any:
+def _pick(overrides: list[Override], key: str, problems: list[str]) -> Any:
     """Take the last value typed for a key of the run as a whole, and remove it from the list."""
     value = None
     for override in [o for o in overrides if o.key_or_group == key]:
-        value = override.value()
         overrides.remove(override)
+        if override.is_sweep_override():
+            problems.append(_several(override, takes_list=key in _LISTS))
+        else:
+            value = _as_typed(override)
     return value
 
 
-def plan(arguments: Sequence[str]) -> Plan:
-    """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
-    overrides = parse(arguments)
-    experiment, run_name, selection, given = (
-        _pick(overrides, key) for key in ("experiment", "name", "stage", "stages")
-    )
-    wrong = _check_choices(overrides)
-    if experiment is not None:
-        wrong += _check_choice("experiment", [str(experiment)])
-    if wrong:
-        raise ConfigError(wrong)
-    chosen = [] if experiment is None else [f"experiment={experiment}"]
-    base = compose_config("train", chosen)
-    stages = given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}})
+def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
+    """Return the run's name. Raises ConfigError unless it is a folder's name below ``paths.runs``."""
+    value = typed if typed is not None else base.get("name")
+    name = str(value or experiment or "run")
+    if not isinstance(value, (str, int, type(None))) or isinstance(value, bool):
+        raise ConfigError(
+            [f"name={value}: expected a string, e.g. name=wide; a number in a YAML file is put into quotes"]
+        )
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ConfigError(
+            [f"name={name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
+        )
+    return name
+
+
+def _named_stages(stages: Any) -> dict[str, Any]:
+    """Return the entries of a recipe's stages by name. Raises ConfigError."""
     if not isinstance(stages, dict) or not all(isinstance(v, dict | None) for v in stages.values()):
         raise ConfigError([f"stages={stages}: expected {{NAME: {{KEY: VALUE}}}}"])
-    names = [str(n) for n in stages]
-    selected = (
-        names if selection is None else [str(s) for s in (selection if isinstance(selection, list) else [selection])]
-    )
+    numbers = [
+        f"stages: the name {n!r} is read as a {type(n).__name__}" for n in stages if isinstance(n, (bool, float))
+    ]
+    if numbers:
+        raise ConfigError([f"{problem}, not as a string: put it into quotes, or choose another" for problem in numbers])
+    return {str(name): entries or {} for name, entries in stages.items()}
+
+
+def _select(selection: Any, names: Sequence[str]) -> list[str]:
+    """Return the stages of ``stage=``. Raises ConfigError."""
+    if selection is None:
+        return list(names)
+    selected = [str(s) for s in (selection if isinstance(selection, list) else [selection])]
     problems = [
         f"stage={s}: there is no such stage; they are {', '.join(names)}{near(s, names)}"
         for s in selected
@@ -445,42 +679,83 @@ def plan(arguments: Sequence[str]) -> Plan:
     ]
     if problems:
         raise ConfigError(problems)
-    run_name = str(run_name or base.get("name") or (experiment or "run"))
-    if any(part in ("", ".", "..") for part in run_name.split("/")):
-        raise ConfigError(
-            [f"name={run_name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
-        )
-    typed = _split_typed(overrides, names)
-    if len(selected) > 1:
-        problems += [
-            f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
-            for t in typed
-            if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
-        ]
-    allowed = [str(k) for k in compose_config("train", [])]
-    reached: set[str] = set()
-    built: list[Stage] = []
+    return selected
+
+
+def plan(arguments: Sequence[str]) -> Plan:
+    """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
+    overrides = parse(arguments)
+    wrong: list[str] = []
+    experiment, run_name, selection, given = (
+        _pick(overrides, key, wrong) for key in ("experiment", "name", "stage", "stages")
+    )
+    wrong += _check_choices(overrides)
+    if experiment is not None:
+        wrong += _check_choice("experiment", [str(experiment)])
+    if wrong:
+        raise ConfigError(wrong)
+    chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]
+    base = compose_config("train", chosen)
+    stages = _named_stages(given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}}))
+    names = list(stages)
+    selected = _select(selection, names)
+    run_name = _run_name(run_name, base, experiment)
+    typed = _split_typed(overrides, names, base)
+    problems = _check_shared(typed, selected, names)
+    composed: dict[str, _Composed] = {}
     for name in names:
         try:
-            config, mine = _stage_config(name, run_name, chosen, stages[name] or {}, typed)
+            composed[name] = _stage_config(name, run_name, chosen, stages[name], typed)
         except ConfigError as error:
             problems += error.problems
             continue
-        reached |= mine
-        found = check_config(config, allowed, f"stage {name}")
-        problems += found
-        if not found:
-            resolved = _resolved(config, name, problems)
-            problems += check_values(resolved, f"stage {name}")
-            problems += _check_scales(resolved, f"stage {name}")
-            problems += check_derived(resolved, f"stage {name}")
-            built.append(Stage(name, resolved))
+    built = [stage for name in composed for stage in _checked(name, composed[name].config, problems)]
     problems += _check_inits(built, names)
-    if len(built) == len(names):
-        problems += [f"{t.text}: {_unknown(t, chosen)}" for t in typed if t.text not in reached]
+    if len(composed) == len(names):
+        problems += _check_reached(typed, composed, selected)
     if problems:
         raise ConfigError(problems)
-    return Plan(run_name, tuple(built), tuple(selected))
+    notes = [note for name in selected for note in composed[name].notes]
+    return Plan(run_name, tuple(built), tuple(selected), tuple(notes))
+
+
+def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
+    """Resolve one stage; none, and more ``problems``, where keys of its config are wrong."""
+    found = check_config(config, _top_keys(), f"stage {name}")
+    problems += found
+    if found:
+        return []
+    resolved = _resolved(config, name, problems)
+    problems += check_values(resolved, f"stage {name}")
+    problems += _check_scales(resolved, f"stage {name}")
+    problems += check_derived(resolved, f"stage {name}")
+    return [Stage(name, resolved)]
+
+
+def _check_shared(typed: Sequence[_Typed], selected: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Keys that must name a stage where several are selected."""
+    if len(selected) < 2:
+        return []
+    return [
+        f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
+        for t in typed
+        if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
+    ]
+
+
+def _check_reached(typed: Sequence[_Typed], composed: Mapping[str, _Composed], selected: Sequence[str]) -> list[str]:
+    """Every typed key is known to a stage, and a part of a task to every selected stage that it is typed for."""
+    problems = []
+    for t in typed:
+        having = [name for name, stage in composed.items() if t.text in stage.reached]
+        lacking = [name for name in ([t.stage] if t.stage else selected) if name not in having]
+        if t.key in _NESTED and lacking:
+            advice = f": give {having[0]}.{t.text}" if having else ""
+            task = composed[lacking[0]].config.task.get("_target_", "null").rpartition(".")[2]
+            problems.append(f"{t.text}: stage {lacking[0]} trains by {task}, which has no {t.key}{advice}")
+        elif not having:
+            problems.append(f"{t.text}: {_unknown(t, composed)}")
+    return problems
 
 
 def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
@@ -523,11 +798,33 @@ def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, A
     return {str(k): v for k, v in plain.items()}
 
 
-def _unknown(typed: _Typed, experiment: Sequence[str]) -> str:
-    config = compose_config("train", experiment)
-    parent, _, last = typed.key.rpartition(".")
-    names = known_names(config, typed.key) or []
-    if not names and parent:
-        return f"no stage has {parent!r}{near(parent, [str(k) for k in config])}"
-    listed = sorted(n for n in set(names) if not n.startswith("_"))
-    return f"no stage has this key{near(last, names)}; keys here: {', '.join(listed[:30])}"
+def _known_depth(config: DictConfig, parts: Sequence[str]) -> int:
+    """How many leading parts of a dotted key a config knows."""
+    return next((i for i in range(len(parts)) if not _known(config, ".".join(parts[: i + 1]))), len(parts))
+
+
+def _unknown(typed: _Typed, composed: Mapping[str, _Composed]) -> str:
+    """Say which part of a key no stage knows, with near names and the keys that there are."""
+    if typed.key in composed:
+        return f"is a stage; its keys are typed as {typed.key}.KEY=VALUE"
+    configs = [composed[typed.stage].config] if typed.stage else [stage.config for stage in composed.values()]
+    parts = typed.key.split(".")
+    depth = min(max(_known_depth(c, parts) for c in configs), len(parts) - 1)
+    wrong, leaf = ".".join(parts[: depth + 1]), depth == len(parts) - 1
+    lists = [known_names(c, wrong) or [] for c in configs if _known_depth(c, parts) == depth]
+    names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
+    shown = names and (depth or leaf) and not ours(typed.key)
+    keys = f"; keys here: {', '.join(sorted(names)[:30])}" if shown else ""
+    if typed.stage:
+        before = ".".join([typed.stage, *parts[:depth], ""])
+        return f"stage {typed.stage} has no {wrong!r}{_hint(typed.key, names, parts[depth], before)}{keys}"
+    if leaf:
+        return f"no stage has this key{_hint(typed.key, names, parts[depth])}{keys}"
+    names = names if depth else [*names, *composed]
+    return f"no stage has {wrong!r}{_hint(typed.key, names, parts[depth], '.'.join([*parts[:depth], '']).lstrip('.'))}{keys}"
+
+
+def _hint(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
+    """Name what a key of another program is called here, or else the nearest names."""
+    other = ours(key)
+    return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

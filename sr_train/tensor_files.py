@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,33 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+_PAGE = (b"<!doctype html", b"<html", b"<?xml")
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/\\])(.*)")
+HEAD = 64  #: bytes of a file's beginning that :func:`misplaced` looks at
+
+
+def misplaced(head: bytes) -> str | None:
+    """What a file is that stands where a download should be, by its first bytes, and what to do; None for others."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if not head:
+        return "is empty; download or copy it again"
+    if text.startswith(_PAGE):
+        return (
+            "is a web page, not the file itself: a link often leads to a page with a download button; download it again"
+        )
+    if head.startswith(_POINTER):
+        return "is a Git LFS pointer, not the file itself: run git lfs pull where it was cloned, or download the file"
+    return None
+
+
+def web_address(path: str | os.PathLike[str]) -> str | None:
+    """What to do about a web address in the place of a path, also one from which ``Path`` took a slash; None for paths."""
+    match = _ADDRESS.match(os.fspath(path))
+    if match is None or Path(path).exists():
+        return None
+    return f"{match[1]}://{match[2]}: is a web address; download the file and give its path"
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -20,7 +48,11 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise FileNotFoundError(web_address(path) or f"{path}: there is no such file")
+    with path.open("rb") as file:
+        wrong = misplaced(file.read(HEAD))
+    if wrong is not None:
+        raise ValueError(f"{path}: {wrong}")
     try:
         content: Any = (
             load_file(path)

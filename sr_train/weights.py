@@ -28,7 +28,7 @@ from torch import nn
 from sr_train.files import write_bytes
 from sr_train.growth import grown_tensors, residual_ends, with_frames, zero_ends
 from sr_train.layouts import WeightsError, is_torch_file, read_torch, recognize
-from sr_train.tensor_files import storable
+from sr_train.tensor_files import HEAD, misplaced, storable, web_address
 
 FORMAT = "sr-train weights"
 VERSION = "1"
@@ -98,14 +98,17 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
     """
     path = Path(path)
     if not path.exists():
-        raise WeightsError(f"{path}: there is no such file")
+        raise WeightsError(web_address(path) or f"{path}: there is no such file")
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; name the file, e.g. {path / 'weights.safetensors'}")
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(HEAD)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error})") from None
+    wrong = misplaced(head)
+    if wrong is not None:
+        raise WeightsError(f"{path}: {wrong}")
     if is_torch_file(head):
         weights = Weights(*recognize(path, read_torch(path), scale=scale))
     else:

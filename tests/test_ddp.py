@@ -1,5 +1,8 @@
 """Two processes (gloo, plain ddp) train the network that one process trains on the same global batch."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -144,3 +147,23 @@ def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, folder
     for stage in ("align", "tsa", "full"):
         one, two = (load_file(folder / "runs" / n / stage / "weights.safetensors") for n in ("edvr1", "edvr2"))
         assert relative_l2(one, two) < 1e-5, stage
+
+
+def test_jobs_of_a_sweep_run_on_two_processes_each(folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny = (
+        "model.blocks=1",
+        "model.channels=4",
+        "trainer.max_steps=2",
+        "sets=[]",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+    )
+    program = [sys.executable, "-m", "sr_train", "train", "-m"]
+    done = subprocess.run(
+        [*program, *SMALL, *tiny, "name=sw", "seed=1,2"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("seed-1", "seed-2"):
+        assert (folder / "runs" / "sw" / name / "x2" / "weights.safetensors").exists()
+    assert not (folder / "multirun.yaml").exists()

@@ -9,6 +9,7 @@ import sr_train
 
 ROOT = Path(sr_train.__file__).parent
 FLOOR = {
+    "__main__": 4,
     "cli": 4,
     "stages": 3,
     "callbacks": 3,

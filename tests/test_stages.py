@@ -89,3 +89,103 @@ def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):
 def test_missing_values_are_named():
     with pytest.raises(ConfigError, match=r"data\.train has no value"):
         plan(["data=base"])
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {
+            "gan.loss.weights.adversaril=1": "has no 'loss.weights.adversaril'; did you mean gan.loss.weights.adversarial?",
+            "gan.loss.wieghts.adversarial=1": "stage gan has no 'loss.wieghts'; did you mean gan.loss.weights?",
+            "loss.wieghts.adversarial=1": "no stage has 'loss.wieghts'; did you mean loss.weights?",
+            "gann.loss.weights.pixel=1": "no stage has 'gann'; did you mean gan?",
+            "gan={loss: l1}": "is a stage; its keys are typed as gan.KEY=VALUE",
+            "hydra.run.dir=x": "give paths.runs=DIR and name=NAME",
+            "hydra/launcher=x": "Hydra's own keys are for sweeps: add -m",
+            "ckpt_path=x": "the same command again continues a run (see resume=); other weights: init.weights=FILE",
+            "trainer.fast_dev_run=true": "check=true tries every stage",
+            "trainer.max_epochs=3": "trainer.max_steps=N",
+            "discriminator=srgan": "stage psnr trains by PixelTask, which has no discriminator: give gan.discriminator=srgan",
+        },
+        {
+            "sets=toy,set5": "sets=toy,set5: give a list, sets=[toy,set5]",
+            "init.skip=a,b": "give a list, init.skip=[a,b]",
+            "gan.validate.protocols=y,rgb": "give a list, gan.validate.protocols=[y,rgb]",
+            "psnr.curve.periods=1,2": "add -m; a list is typed psnr.curve.periods=[1,2]",
+            "seed=1,2": "several values need a sweep: add -m",
+        },
+        {
+            "stage=psnr,gan": "stage=psnr,gan: give a list, stage=[psnr,gan]",
+            "name=a,b": "add -m",
+            "model=1e3": "model=1e3: there is no such model",
+        },
+        {
+            "data.train=d/rgb": "expected a list of sources, e.g. data.train=[{hr: d/rgb}]",
+            "sets.mine=d/rgb": "expected a mapping, e.g. sets.mine={hr: d/rgb}",
+        },
+        {
+            "callbacks.c={_target_: lightning.pytorch.callbacks.ModelCheckpoint}": "not used; give checkpoint.every=STEPS",
+            "callbacks.p={_target_: lightning.pytorch.callbacks.TQDMProgressBar}": "sr-train prints its own progress",
+        },
+        {"model={channels: 4}": "replaces all of model, so it needs a _target_; to set single keys: model.channels=4"},
+        {"name={a: 1}": "expected a string"},
+        {"stages={1e3: {scale: 2}}": "the name 1000.0 is read as a float"},
+    ],
+    ids=lambda answers: next(iter(answers)),
+)
+def test_what_was_typed_is_answered_with_what_to_type(answers):
+    with pytest.raises(ConfigError) as caught:
+        plan(["experiment=quickstart", *answers])
+    for typed, message in answers.items():
+        assert any(message in problem for problem in caught.value.problems), f"{typed}: {caught.value.problems}"
+
+
+def test_names_stay_as_they_are_typed():
+    composed = plan(["name=1e3", "stages={2: {scale: 2}, 4: {scale: 4}}", "stage=[2]"])
+    assert (composed.name, composed.selected) == ("1e3", ("2",))
+    assert str(composed.stages[0].folder) == "runs/1e3/2"
+    assert plan(["name=true"]).stages[0].config["name"] == "true"
+
+
+def test_a_mapping_typed_whole_replaces_and_a_single_key_merges():
+    sgd = "task.optimizer={_target_: torch.optim.SGD, _partial_: true}"
+    edsr = "{_target_: sr_train.models.edsr.EDSR, scale: 4, blocks: 2}"
+    composed = plan([sgd, "task.optimizer.momentum=0.9", "model.channels=8", f"model={edsr}", "validate={every: 7}"])
+    config = composed.stages[0].config
+    assert config["task"]["optimizer"] == {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
+    assert config["model"] == {"_target_": "sr_train.models.edsr.EDSR", "scale": 4, "blocks": 2, "channels": 8}
+    assert config["validate"]["every"] == 7
+    assert config["validate"]["protocols"] == ["y", "rgb"]  # what conf/train.yaml has
+    entries = f"stages={{main: {{model: {edsr}, task: {{ema: null}}}}}}"
+    config = plan([entries, "loss.reduction=sum"]).stages[0].config
+    assert set(config["model"]) == {
+        "_target_",
+        "scale",
+        "blocks",
+    }  # of a stage as well, but a plain mapping is shorthand
+    assert (config["task"]["ema"], config["task"]["rate"]) == (None, 1e-4)
+    assert config["loss"] == {"_target_": "torch.nn.L1Loss", "reduction": "sum"}
+
+
+def test_another_option_of_a_group_brings_its_own_keys_and_drops_the_recipes():
+    composed = plan(["experiment=quickstart", "gan.discriminator=srgan", "gan.task.discriminator.channels=8"])
+    assert composed.stages[1].config["task"]["discriminator"] == {
+        "_target_": "sr_train.models.discriminator.SRGANDiscriminator", "size": 96, "channels": 8
+    }  # fmt: skip
+    assert composed.stages[1].config["task"]["rate"] == 2e-4  # the task is the recipe's
+    (note,) = composed.notes
+    assert "stage gan: discriminator=srgan instead of vgg; dropped from the recipe: task.discriminator.size=64" in note
+    composed = plan(["experiment=quickstart_edsr", "stage=x2", "model=edsr", "data=toy", "trainer=cpu"])
+    config = composed.stages[0].config
+    assert (config["model"]["blocks"], config["model"]["channels"]) == (32, 256)
+    assert (config["data"]["lr_patch"], config["trainer"]["max_steps"]) == (
+        24,
+        2000,
+    )  # where and on what is not the recipe
+    (note,) = composed.notes
+    assert "model=edsr instead of edsr_baseline; dropped from the recipe: " in note
+    same = plan(["experiment=quickstart_edsr", "model=edsr_baseline", "task.optimizer=adamw"])
+    assert same.stages[0].config["model"]["blocks"] == 8
+    assert same.stages[0].config["task"]["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert same.stages[0].config["task"]["rate"] == 3e-3
+    assert same.notes == ()

@@ -247,6 +247,8 @@ def check_plan(plan: Plan) -> int:
     import torch
 
     stages = [s for s in plan.stages if s.name in plan.selected]
+    for note in plan.notes:
+        say(note)
     check_stages(plan)
     found: list[Finding] = []
     for stage in stages:

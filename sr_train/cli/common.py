@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sr_train.configs import conf_folder, groups, options_of
+from sr_train.configs import conf_folder, groups, near, options_of, ours
 
-_KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_]+):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
-_HELP = ("-h", "--help", "help")
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
+HELP = ("-h", "--help", "help")
+VERSION = "--version"
 _warned: set[str] = set()  # by the command that is running
 
 
@@ -62,11 +63,44 @@ def help_text(command: str, config: str, show_groups: Sequence[str] = ()) -> str
     lines = [f"usage: {command} KEY=VALUE ...", "", *header(path), "", "Keys (KEY=default):"]
     lines += [f"  {f'{key}={value}':<{width}}  {comment}".rstrip() for key, value, comment in rows]
     if show_groups:
-        lines += ["", "Groups (GROUP=OPTION; their keys as GROUP.KEY=VALUE):"]
+        example = next(g for g in ("trainer", *show_groups) if g in show_groups)
+        lines += ["", f"Groups (GROUP=OPTION; their keys as GROUP.KEY=VALUE: {command} --help {example}):"]
         lines += [
             f"  {name + '=':<14}{' '.join(options)}" for name, options in group_options().items() if name in show_groups
         ]
     return "\n".join(lines)
+
+
+def version_text(command: str) -> str:
+    """``--version``: the command's and those of what it stands on, read without importing them."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import sr_train
+
+    lines = [f"{command} {sr_train.__version__}"]
+    for package in ("torch", "lightning", "hydra-core"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} is not installed")
+    return "\n".join([*lines, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"])
+
+
+def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UsageError for a word that begins with a dash and is no option of the command."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if not name.startswith("-") or name in known:
+            continue
+        word = name.lstrip("-").replace("-", "_")
+        keys = [key for key, _, _ in keys_of(conf_folder() / f"{config}.yaml")]
+        advice = ours(word) if config == "train" else None
+        hint = f"; {advice}" if advice else near(name, known) or near(word, [*keys, *groups()])
+        options = ", ".join(known)
+        raise UsageError(
+            f"unknown option {name!r}{hint}; keys are typed without dashes, KEY=VALUE; options are {options}"
+        )
 
 
 class UsageError(ValueError):
@@ -144,13 +178,19 @@ def warn(text: str) -> None:
     _warned.add(text)
 
 
-def _is_users(error: Exception) -> bool:
+def is_users_error(error: Exception) -> bool:
     """Errors that tell a user what to do; others are ours, and show where."""
     hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
     return hydra or isinstance(error, (ValueError, OSError, ImportError, MemoryError))
 
 
-def run(command: str, config: str, work: Callable[[list[str]], int], show_groups: Sequence[str] = ()) -> None:
+def run(
+    command: str,
+    config: str,
+    work: Callable[[list[str]], int],
+    show_groups: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> None:
     """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
 
     0 done; 1 failed by what was found: files, folders, networks, devices, a disk; 2 a command line (or a config file) that
@@ -160,9 +200,17 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
     arguments = sys.argv[1:]
     _warned.clear()
     try:
-        if any(a in _HELP for a in arguments):
-            print(help_text(command, config, show_groups))
+        if any(a in HELP for a in arguments):
+            from sr_train.cli.topic import topic_text
+
+            topics = [a for a in arguments if a not in HELP and "=" not in a and not a.startswith("-")]
+            shown = [topic_text(command, config, topic, show_groups) for topic in topics]
+            print("\n\n".join(shown) or help_text(command, config, show_groups))
             raise SystemExit(0)
+        if VERSION in arguments:
+            print(version_text(command))
+            raise SystemExit(0)
+        check_options(config, arguments, (*HELP[:2], VERSION, *options))
         raise SystemExit(work(arguments))
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted", file=sys.stderr)
@@ -171,24 +219,9 @@ def run(command: str, config: str, work: Callable[[list[str]], int], show_groups
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
-        if not _is_users(error):
+        if not is_users_error(error) or os.environ.get("SR_DEBUG"):
             raise
-        if os.environ.get("SR_DEBUG"):
-            raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            fail(command, f"{error.filename or 'output'}: the disk is full; make room and run the same command again")
-        if isinstance(error, ProblemsError):
-            fail(command, "\n  ".join(["", *error.problems]), error.code)
-        from sr_train.stages import ConfigError
-
-        if isinstance(error, ConfigError):
-            few = f"{command} --help lists the keys"
-            fail(
-                command,
-                "\n  ".join([*error.problems, few] if len(error.problems) == 1 else ["", *error.problems, few]),
-                2,
-            )
-        fail(command, message_of(error), 2 if isinstance(error, UsageError) else 1)
+        fail(command, *explain(error, command))
 
 
 def quote_template(argument: str) -> str:
@@ -198,11 +231,25 @@ def quote_template(argument: str) -> str:
     return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
 
 
+def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
+    """Return what a user's error says, and its exit code."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename or 'output'}: the disk is full; make room and run the same command again", 1
+    if isinstance(error, ProblemsError):
+        return "\n  ".join(["", *error.problems]), error.code
+    from sr_train.stages import ConfigError
+
+    if isinstance(error, ConfigError):
+        few = f"{command} --help lists the keys"
+        return "\n  ".join([*error.problems, few] if len(error.problems) == 1 else ["", *error.problems, few]), 2
+    return message_of(error), 2 if isinstance(error, UsageError) else 1
+
+
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
     from omegaconf import OmegaConf
 
-    from sr_train.stages import ConfigError, compose_config, near, parse
+    from sr_train.stages import ConfigError, compose_config, parse
 
     arguments = [quote_template(a) for a in arguments]
     base = [str(k) for k in compose_config(config, [])]

@@ -39,3 +39,7 @@ def convert(arguments: list[str]) -> int:
 def main() -> None:
     """Entry point of ``sr-convert``."""
     run("sr-convert", "convert", convert)
+
+
+if __name__ == "__main__":
+    main()

@@ -237,3 +237,7 @@ def evaluate(arguments: list[str]) -> int:
 def main() -> None:
     """Entry point of ``sr-eval``."""
     run("sr-eval", "evaluate", evaluate, show_groups=("sets",))
+
+
+if __name__ == "__main__":
+    main()

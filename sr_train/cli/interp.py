@@ -282,3 +282,7 @@ class _Show:
 def main() -> None:
     """Entry point of ``sr-interp``."""
     run("sr-interp", "interp", interp)
+
+
+if __name__ == "__main__":
+    main()

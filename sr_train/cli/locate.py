@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sr_train.cli.common import UsageError
+
 if TYPE_CHECKING:
     from sr_train.weights import Weights
 
@@ -64,8 +66,12 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     A stage's folder gives its ``weights.safetensors`` or, while it is in training, the network of its newest checkpoint
     (the EMA where there is one). ``scale`` decides where another program's file leaves it open.
     """
+    from sr_train.tensor_files import web_address
     from sr_train.weights import WeightsError, load_weights
 
+    address = web_address(source)
+    if address is not None:
+        raise UsageError(address)
     path = Path(source)
     if not path.is_dir():
         return load_weights(path, allow=allow, scale=scale), path

@@ -117,3 +117,7 @@ def prepare(arguments: list[str]) -> int:
 def main() -> None:
     """Entry point of ``sr-prepare``."""
     run("sr-prepare", "prepare", prepare)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sr_train.cli.common import ProblemsError, UsageError, build, is_child, listed, say, told
+from sr_train.cli.discriminators import check_discriminator
 from sr_train.cli.ends import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.cli.locate import WEIGHTS, full_arguments, own_packages
 from sr_train.cli.measures import PROTOCOL, open_measures
@@ -246,7 +247,7 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     config, before = stage.config, len(problems)
     with told(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
-            _check_discriminator(stage.name, config)
+            check_discriminator(stage.name, config)
     with told(problems, "loss"):
         _check_features(stage.name, config["loss"])
     parts: dict[str, Any] = {}
@@ -294,25 +295,6 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
     patch, multiple = config["data"]["lr_patch"], int(getattr(model, "multiple_of", 1))
     if patch % multiple:
         raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
-
-
-def _check_discriminator(name: str, config: Mapping[str, Any]) -> None:
-    """A discriminator is built for patches of one size."""
-    import torch
-
-    spec, patch = config["task"]["discriminator"], int(config["data"]["lr_patch"])
-    side, size = config["scale"] * patch, spec.get("size")
-    if isinstance(size, int) and size != side:
-        whole, rest = divmod(size, config["scale"])
-        remedy = (
-            f"task.discriminator.size={side}" if rest else f"data.lr_patch={whole} or task.discriminator.size={side}"
-        )
-        raise UsageError(
-            f"stage {name}: task.discriminator.size={size}, but HR patches are of {side} px (scale {config['scale']} x "
-            f"data.lr_patch {patch}): give {remedy}"
-        )
-    with torch.device("meta"):
-        build(spec)
 
 
 def _check_features(name: str, loss: Mapping[str, Any]) -> None:

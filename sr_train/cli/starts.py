@@ -92,6 +92,8 @@ def check_warm_starts(plan: Plan) -> None:
         decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
         say(f"stage {stage.name} starts from {name}:")
         say(f"  copied {len(decided.copied):>5} tensors")
+        if stage.config["task"].get("discriminator") is not None:
+            say("  discriminator: newly initialized; the generator alone is copied")
         if decided.grown:
             say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
         if wider:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sr_train.cli.common import UsageError, header, is_child, run
 from sr_train.cli.ends import StoppedError
 from sr_train.cli.preflight import check_stages, unchanged_flags
 from sr_train.cli.stage import run_stage
-from sr_train.configs import files_of, groups, search_path
+from sr_train.configs import files_of
 
 if TYPE_CHECKING:
     from sr_train.stages import Plan
@@ -35,7 +33,8 @@ _GROUPS = (
     "callbacks",
     "paths",
 )
-_HYDRA = ("-m", "--multirun", "--info", "-i", "-sc", "--shell-completion", "--hydra-help", "--version")
+_HYDRA = ("-m", "--multirun", "--info", "-i", "-sc", "--shell-completion", "--hydra-help")
+_CFG = ("--cfg", "-c", "--resolve")
 
 
 def list_experiments() -> str:
@@ -68,10 +67,12 @@ def train(arguments: list[str]) -> int:
         print(list_experiments())
         return 0
     if any(a.split("=")[0] in _HYDRA for a in arguments):
-        return _hydra(arguments)
+        from sr_train.cli.sweep import run_hydra
+
+        return run_hydra(arguments, run_plan)
     from sr_train.stages import plan
 
-    cfg = [i for i, a in enumerate(arguments) if a.split("=")[0] in ("--cfg", "-c", "--resolve")]
+    cfg = [i for i, a in enumerate(arguments) if a.split("=")[0] in _CFG]
     if cfg:
         rest = [a for i, a in enumerate(arguments) if i not in cfg and not (i - 1 in cfg and a in ("job", "all"))]
         _print_config(plan(rest))
@@ -112,6 +113,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
             command = command.replace(" resume=never", "")
         if not is_child():
             print(f"run {composed.name}: {' -> '.join(composed.selected)} in {composed.folder}", flush=True)
+            print("".join(f"{note}\n" for note in composed.notes), end="", flush=True)
         check_stages(composed)
         try:
             for stage in composed.stages:
@@ -125,50 +127,10 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _shortened(name: str, longest: int = 200) -> str:
-    """A file's name has 255 bytes at most, and a run's lock and old folders need some of them."""
-    if len(name.encode()) <= longest:
-        return name
-    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-    return f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
-
-
-def _hydra(arguments: list[str]) -> int:
-    """Sweeps, shell completion and Hydra's own information, by Hydra."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from sr_train.stages import plan
-
-    # A stage's keys (gan.trainer.max_steps) are in no schema that Hydra knows: they are added.
-    known = {*groups(), "validate", "checkpoint", "record", "hydra"}
-    argv = [
-        f"+{a}" if "." in a.partition("=")[0] and not a.startswith("-") and a.partition(".")[0] not in known else a
-        for a in arguments
-    ]
-    code = 0
-
-    @hydra.main(config_path="pkg://sr_train.conf", config_name="train", version_base="1.3")
-    def job(_: Any) -> None:
-        nonlocal code
-        chosen = HydraConfig.get()
-        task = [o.removeprefix("+") for o in chosen.overrides.task]
-        if not any(o.startswith("name=") for o in task):
-            experiment = next((o.partition("=")[2] for o in task if o.startswith("experiment=")), "run")
-            swept = chosen.job.override_dirname.replace("/", "_").replace("+", "") or "default"
-            task.append(f"name='{experiment}/{_shortened(swept)}'")
-        code = max(code, run_plan(plan(task), task))
-        if code > 128:  # a signal ends the sweep, not one job of it
-            raise SystemExit(code)
-
-    first = next((i for i, a in enumerate(argv) if "=" in a and not a.startswith("-")), len(argv))
-    argv[first:first] = search_path()  # beside the others: argparse takes overrides in one piece
-    sys.argv = ["sr-train", *argv]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    job()
-    return code
-
-
 def main() -> None:
     """Entry point of ``sr-train``."""
-    run("sr-train", "train", train, show_groups=_GROUPS)
+    run("sr-train", "train", train, show_groups=_GROUPS, options=(*_HYDRA, *_CFG))
+
+
+if __name__ == "__main__":
+    main()

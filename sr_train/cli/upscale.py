@@ -199,3 +199,7 @@ def _one(job: Job, network: Network, settings: Settings, *, bar: Any) -> str:
 def main() -> None:
     """Entry point of ``sr-upscale``."""
     run("sr-upscale", "upscale", upscale)
+
+
+if __name__ == "__main__":
+    main()

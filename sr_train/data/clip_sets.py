@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from sr_train.data.clip_dataset import EvalWindows, TrainWindows
 from sr_train.data.clips import Clips, read_list
+from sr_train.data.store import MissingStoreError
 
 _SOURCE = {"hr", "lr", "clips", "without"}
 _TRAIN, _SET = _SOURCE | {"weight"}, _SOURCE | {"padding", "score"}
@@ -49,7 +50,10 @@ def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str,
     clips = clip_names(f"{where}.clips", spec.get("clips"))
     without = clip_names(f"{where}.without", spec.get("without")) or []
     known = {key: options[key] for key in ("scale", "arithmetic", "cache") if key in options}
-    return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
+    try:
+        return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
+    except MissingStoreError as error:
+        raise MissingStoreError(error.path, "clips") from None
 
 
 def open_training(

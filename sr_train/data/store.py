@@ -52,6 +52,19 @@ class StoreError(ValueError):
     """A store that is missing, unfinished, damaged or of another version."""
 
 
+class MissingStoreError(StoreError):
+    """There is no store at this path.
+
+    Args:
+        path: of the store.
+        made_of: ``images`` or ``clips``: the key of ``sr-prepare`` that makes one.
+    """
+
+    def __init__(self, path: Path, made_of: str = "images") -> None:
+        self.path = path
+        super().__init__(f"{path}: there is no such store; make it with sr-prepare {made_of}=DIR store={path}")
+
+
 class Record(NamedTuple):
     """What the store knows of one image."""
 
@@ -158,10 +171,7 @@ class Store:
                 raise StoreError(f"{self.path}: is not finished; run the same sr-prepare command again to complete it")
             if self.path.exists():
                 raise StoreError(f"{self.path}: holds no data.mdb; it is not a store that sr-prepare made")
-            raise StoreError(
-                f"{self.path}: there is no such store; make it with sr-prepare images=DIR store={self.path} "
-                "(of video: clips=DIR)"
-            )
+            raise MissingStoreError(self.path)
         self._map: mmap.mmap | None = None
         self._offsets: dict[tuple[int, str], int] = {}
         self._check_tree()

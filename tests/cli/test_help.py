@@ -45,3 +45,73 @@ def test_every_key_of_help_has_a_comment(command):
     keys = [line for line in text.splitlines() if "=" in line]
     assert len(keys) >= 5
     assert all(len(line.split()) > 2 for line in keys), keys
+
+
+def test_version_is_the_commands_own_and_names_what_a_report_of_a_fault_needs(invoke):
+    import sr_train
+
+    for command in COMMANDS:
+        lines = invoke(command, "--version").stdout.splitlines()
+        assert lines[0] == f"{command} {sr_train.__version__}"
+        assert [line.split()[0] for line in lines[1:]] == ["torch", "lightning", "hydra-core", "Python"]
+        assert all(line.split()[1][0].isdigit() for line in lines)
+
+
+def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_heavy(invoke):
+    text = _loaded_by("train", "--help", "trainer")
+    assert text.rstrip().endswith("LOADED []")
+    assert re.search(r"\ntrainer=ddp  All GPUs of this machine", text)
+    assert re.search(r"\n  trainer\.max_steps=300_000 +integer", text)
+    assert re.search(r"\n  trainer\.precision=auto +string +auto \(bf16-mixed", text)
+    text = invoke("sr-train", "--help", "discriminator").stdout
+    assert re.search(r"\n  task\.discriminator\.size=128 +integer +side of the HR patch", text)
+    assert "task.discriminator.KEY=VALUE" in text
+    text = invoke("sr-train", "--help", "validate").stdout
+    assert re.search(r"\n  validate\.every=5000 +integer +steps between validations", text)
+    assert "checkpoint" not in text
+    text = invoke("sr-eval", "--help", "sets").stdout
+    assert "sets.set5.lr=${paths.data}/benchmark/Set5/LR_bicubic/X{scale}" in text
+    done = invoke("sr-train", "--help", "trainr")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no such group or key; did you mean trainer?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "message"),
+    [
+        (
+            "sr-train",
+            "--anything",
+            "unknown option '--anything'; keys are typed without dashes, KEY=VALUE; options are -h",
+        ),
+        ("sr-train", "--hlep", "unknown option '--hlep'; did you mean --help?"),
+        ("sr-train", "--experiment", "did you mean experiment?"),
+        ("sr-train", "--epochs=3", "unknown option '--epochs'; the length is counted in steps: trainer.max_steps=N"),
+        ("sr-eval", "--wieghts=a", "did you mean weights?"),
+        ("sr-prepare", "-m", "unknown option '-m'"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_what_to_type(invoke, command, option, message):
+    done = invoke(command, option)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_the_package_runs_each_command_by_name(monkeypatch, capsys):
+    import runpy
+
+    from sr_train.__main__ import COMMANDS as NAMES
+
+    for name, module in NAMES.items():
+        for program in ([f"sr_train.cli.{module}"], ["sr_train", name]):
+            monkeypatch.setattr(sys, "argv", ["python", *program[1:], "--unknown"])
+            monkeypatch.delitem(sys.modules, f"sr_train.cli.{module}", raising=False)
+            with pytest.raises(SystemExit) as stop:
+                runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+            assert stop.value.code == 2
+            assert f"sr-{name}: error: unknown option '--unknown'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["python", "trian"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("sr_train", run_name="__main__", alter_sys=True)
+    assert stop.value.code == 2
+    assert "'trian' is no command; did you mean train?; choose from train, eval," in capsys.readouterr().err

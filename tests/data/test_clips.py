@@ -193,3 +193,14 @@ def test_lists_that_name_nothing_are_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="names no clips; expected one a line"):
         read_list(tmp_path / "empty.txt")
+
+
+def test_a_missing_store_of_clips_is_made_from_clips(tmp_path):
+    from sr_train.data.clip_sets import open_set
+    from sr_train.data.index import open_source
+
+    missing = str(tmp_path / "x.lmdb")
+    with pytest.raises(ValueError, match=r"x\.lmdb: there is no such store; make it with sr-prepare clips=DIR store="):
+        open_set("data.val.mine", {"hr": missing, "clips": "all"}, frames=3, options={"scale": 4})
+    with pytest.raises(ValueError, match=r"make it with sr-prepare images=DIR store=.*x\.lmdb$"):
+        open_source(missing)
