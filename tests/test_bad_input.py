@@ -819,7 +819,7 @@ CASES = [
         ("sr-train", "experiment=quickstart_edsr", *TRAIN[3:], "x4.task.rte=1"),
         nothing,
         2,
-        "did you mean rate",
+        "did you mean x4.task.rate?",
     ),
     Case(
         "negative weight",

@@ -99,7 +99,7 @@ def test_a_bad_warm_start_fails_before_the_first_stage_is_trained(invoke, tmp_pa
         ("x2.init.stage=x4", "init.stage=x4 is no earlier stage"),
         ("x4.init.stage=x3", "init.stage=x3 is no earlier stage; x2"),
         ("x2.init.skip=[a]", "init.skip without init.stage or init.weights"),
-        ("x4.init.stge=x2", "did you mean stage"),
+        ("x4.init.stge=x2", r"did you mean x4\.init\.stage"),
     ],
 )
 def test_inits_that_make_no_sense_are_refused(typed, message):

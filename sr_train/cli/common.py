@@ -252,11 +252,15 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     from sr_train.stages import ConfigError, compose_config, parse
 
     arguments = [quote_template(a) for a in arguments]
-    base = [str(k) for k in compose_config(config, [])]
+    defaults = compose_config(config, [])
+    base = [str(k) for k in defaults]
     overrides = parse(arguments)
     tops = [o.key_or_group.partition(".")[0] for o in overrides]
     problems = [f"unknown key {t!r}{near(t, [*base, *groups()])}" for t in tops if t not in base and t not in groups()]
-    problems += [f"{o.input_line}: several values need a list, KEY=[A,B]" for o in overrides if o.is_sweep_override()]
+    for o in (o for o in overrides if o.is_sweep_override()):
+        key, values = o.key_or_group, (o.input_line or "").partition("=")[2]
+        one = isinstance(OmegaConf.select(defaults, key), (bool, int, float))
+        problems.append(f"{o.input_line}: {'expected one value' if one else f'give a list, {key}=[{values}]'}")
     if problems:
         raise ConfigError(problems)
     composed = compose_config(config, arguments)

@@ -115,3 +115,10 @@ def test_the_package_runs_each_command_by_name(monkeypatch, capsys):
         runpy.run_module("sr_train", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2
     assert "'trian' is no command; did you mean train?; choose from train, eval," in capsys.readouterr().err
+
+
+def test_several_values_are_a_list_where_a_list_is_taken(invoke):
+    done = invoke("sr-eval", "weights=bicubic", "sets=toy,set5", "ensemble=true,false")
+    assert done.returncode == 2
+    assert "sets=toy,set5: give a list, sets=[toy,set5]" in done.stderr
+    assert "ensemble=true,false: expected one value" in done.stderr
