@@ -339,6 +339,8 @@ class WandB(WandbLogger):
         number = self._experiment.step
         self._experiment.finish(exit_code=0 if status == "success" else 1)
         self._experiment = None
+        if self._covered < 0:  # it ended before it had resumed: nothing was sent
+            return
         rows = [r[0] for r in read_rows(self._pending) if r[0] <= self._covered]
         self._write_state({**self._state(), "sent": max([self._landed, *rows]), "next": number})
         self._pending.unlink(missing_ok=True)

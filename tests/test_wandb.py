@@ -81,6 +81,9 @@ def test_a_row_is_sent_once_though_the_process_is_killed_before_or_after_wandb_h
     for file in (tmp_path / "a").glob("wandb/offline-run-*/*.wandb"):  # killed: it has
         shutil.copy(file, late / file.relative_to(tmp_path / "a"))
     assert [step for step, _ in losses(tmp_path / "a")] == [10, 20, 20]
+    refused = WandB(save_dir=str(early))
+    assert refused.experiment.id in next(iter(sent(tmp_path / "a")[0]))
+    refused.finalize("failed")  # the checkpoint could not be read
     for folder in (early, late):
         before = len(sent(folder)[1])
         assert before == (0 if folder == early else 3)
@@ -94,7 +97,7 @@ def test_a_row_is_sent_once_though_the_process_is_killed_before_or_after_wandb_h
         assert sorted(set(found)) == [(10, 0.1), (20, 0.05), (30, 1 / 30)]
         assert [step for step, _ in found].count(30) == [step for step, _ in found].count(10) == 1
         assert any(name.startswith("picture") for name in sent(folder)[1][-1][1])
-        assert len(sent(folder)[0]) == 1
+        assert len(sent(folder)[0]) == 1  # id
     third = WandB(save_dir=str(late))
     third.resume(20)  # the newest checkpoint was damaged
     log(third, 30, 40)

@@ -89,7 +89,11 @@ def _print_config(composed: Plan) -> None:
 
 
 def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
-    """Run the selected stages of a plan, holding the run's lock."""
+    """Run the selected stages of a plan, holding the run's lock; returns the exit code.
+
+    0 where all are finished; 128 + the signal where one ended it; 75 where a stage was left open otherwise, see
+    :class:`sr_train.callbacks.Stop`.
+    """
     from sr_train.cli import resume
     from sr_train.cli.lock import hold
 
