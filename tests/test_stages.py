@@ -150,7 +150,9 @@ def test_names_stay_as_they_are_typed():
 def test_a_mapping_typed_whole_replaces_and_a_single_key_merges():
     sgd = "task.optimizer={_target_: torch.optim.SGD, _partial_: true}"
     edsr = "{_target_: sr_train.models.edsr.EDSR, scale: 4, blocks: 2}"
-    composed = plan(["scale=4", sgd, "task.optimizer.momentum=0.9", "model.channels=8", f"model={edsr}", "validate={every: 7}"])
+    composed = plan(
+        ["scale=4", sgd, "task.optimizer.momentum=0.9", "model.channels=8", f"model={edsr}", "validate={every: 7}"]
+    )
     config = composed.stages[0].config
     assert config["task"]["optimizer"] == {"_target_": "torch.optim.SGD", "_partial_": True, "momentum": 0.9}
     assert config["model"] == {"_target_": "sr_train.models.edsr.EDSR", "scale": 4, "blocks": 2, "channels": 8}
