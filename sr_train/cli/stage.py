@@ -147,6 +147,8 @@ def preflight(stage: Stage) -> None:
     """What can be refused before the first stage is trained: precision, numbers, metrics, the arguments of all parts."""
     import torch
 
+    from sr_train.weights import outline
+
     config = stage.config
     trainer, validate = config["trainer"], config["validate"]
     trainer["precision"] = resolve_precision(trainer["precision"], str(trainer["accelerator"]))
@@ -182,8 +184,7 @@ def preflight(stage: Stage) -> None:
         _check_discriminator(stage.name, config)
     _check_features(stage.name, config["loss"])
     try:
-        with torch.device("meta"):
-            model = build(config["model"])
+        model = outline(lambda: build(config["model"]))
         _check_input(stage.name, config, model)
         check_network_scales(stage, model)
         loss, curve = build(config["loss"]), build(config["curve"])  # here features are read from a file
@@ -214,8 +215,8 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
         if given is None:
             remedy = "choose data of clips, e.g. data=toy_clips"
         raise UsageError(f"stage {name}: {kind} takes {need}, the data gives {have}: {remedy}")
-    patch, multiple = config["data"]["lr_patch"], int(getattr(model, "multiple_of", 1))
-    if patch % multiple:
+    patch, multiple = config["data"]["lr_patch"], getattr(model, "multiple_of", 1)
+    if isinstance(multiple, int) and patch % multiple:
         raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
 
 

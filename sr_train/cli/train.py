@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sr_train.cli.common import UsageError, build, header, is_child, run
 from sr_train.cli.stage import StoppedError, preflight, run_stage
 from sr_train.cli.starts import check_warm_starts
+from sr_train.cli.trial import try_network
 from sr_train.configs import files_of, groups, search_path
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
         for stage in composed.stages:
             if stage.name in composed.selected:
                 preflight(stage)
+                try_network(stage)
                 build(stage.config["data"])  # every source is opened before the first stage is trained
         check_warm_starts(composed)
         try:
