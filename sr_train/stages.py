@@ -26,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from sr_train.configs import groups, near, options_of, ours, search_path
+from sr_train.configs import conf_folders, groups, near, options_of, ours, search_path
 from sr_train.typecheck import fits, hints_of, name_of
 
 CONF = "sr_train.conf"
@@ -305,7 +305,7 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
     for key in node:
         if isinstance(key, (bool, float)):
             problems.append(f"{where}: {path}: the name {key} is read as a {type(key).__name__}: put it into quotes")
-        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
+        if not OmegaConf.is_missing(node, key) and not (isinstance(key, str) and OmegaConf.is_interpolation(node, key)):
             child = node[key]
             if isinstance(child, DictConfig):
                 problems += _check_node(child, f"{path}.{key}".lstrip("."), where)
@@ -575,6 +575,12 @@ def _stage_config(
         reached = {t.text for t in picks} | _set_typed(
             config, [t for t in mine if not _is_choice(t.key, t.value, group_names)]
         )
+        problems = _name_parts(config, f"stage {name}")
+    for key, value in [*own, *((t.key, t.value) for t in picks)]:
+        if key in _PARTS and isinstance(value, list):
+            problems += _check_tops(key, [str(v) for v in value])
+    if problems:
+        raise ConfigError(problems)
     return _Composed(config, reached, notes)
 
 
@@ -604,6 +610,59 @@ def _set_typed(config: DictConfig, typed: Sequence[_Typed]) -> set[str]:
             OmegaConf.update(config, t.key, value, merge=False, force_add=True)
             reached.add(t.text)
     return reached
+
+
+_PARTS = ("logger", "callbacks")  # groups of any number of objects by name
+
+
+def _name_parts(config: DictConfig, where: str) -> list[str]:
+    """Give an object whose ``_target_`` stands at the top of its group a name, its class's; return what is no object."""
+    problems = []
+    for group in _PARTS:
+        node = config[group]
+        if node is None:
+            continue
+        if "_target_" in node:
+            try:
+                known = _signature(str(node["_target_"]))
+            except (ImportError, AttributeError, ValueError):
+                continue  # it is reported with the other targets
+            entries = OmegaConf.to_container(node)
+            assert isinstance(entries, dict)
+            named = {
+                k: v for k, v in entries.items() if isinstance(v, dict) and "_target_" in v and k not in (known or ())
+            }
+            stray = [
+                k for k in entries if known is not None and k not in (*named, *known) and not str(k).startswith("_")
+            ]
+            problems += [
+                f"{where}: {group}.{k}: is no argument of {node['_target_']}; of files whose _target_ is at the top one can be "
+                "chosen, so name the others: NAME: {_target_: ...}"
+                for k in stray
+            ]
+            own = {k: v for k, v in entries.items() if k not in named}
+            config[group] = {**named, str(node["_target_"]).rpartition(".")[2]: own}
+        else:
+            problems += [
+                f"{where}: {group}.{k}={json.dumps(v, default=str)}: expected {{_target_: PACKAGE.CLASS, ...}}, or null"
+                for k, v in node.items()
+                if v is not None and not (isinstance(v, DictConfig) and (not v or "_target_" in v))
+            ]
+    return problems
+
+
+def _check_tops(group: str, names: Sequence[str]) -> list[str]:
+    """Of two files whose ``_target_`` is at the top, Hydra would merge one into the other."""
+    files = [folder / group / f"{name}.yaml" for name in names for folder in conf_folders()]
+    tops = [
+        f.stem for f in files if f.is_file() and re.search(r"^_target_:", f.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    if len(tops) < 2:
+        return []
+    return [
+        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have their _target_ at the top, so that one would replace "
+        "the other; name them in their files: NAME: {_target_: ...}"
+    ]
 
 
 def _check_choice(group: str, names: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -70,7 +71,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
 def pack(weights: Weights, *, where: str) -> bytes:
     """Return the content of a weights file. Tensors that are one tensor under several names are written once."""
     check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
-    bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = not_finite(weights.state)
     if bad:
         raise WeightsError(f"{where}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
     tensors, shared = storable(weights.state)
@@ -88,6 +89,11 @@ def pack(weights: Weights, *, where: str) -> bytes:
         return to_bytes(tensors, metadata=header)
     except (SafetensorError, KeyError, ValueError) as error:  # a type that safetensors does not have
         raise WeightsError(f"{where}: not written: safetensors cannot hold these tensors ({error})") from None
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    return [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
@@ -114,7 +120,7 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
     else:
         weights = _read_safetensors(path, scale)
     check_model_config(weights.model, where=str(path), allow=allow)
-    bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = not_finite(weights.state)
     if bad:
         raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
     return weights
@@ -129,19 +135,32 @@ def _read_safetensors(path: Path, scale: int | None) -> Weights:
         raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
     if header.get("format") != FORMAT:
         return Weights(*recognize(path, state, scale=scale))
+    return _described(header, state, str(path))
+
+
+def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
+    """Return what :func:`pack` has packed, as :func:`load_weights` reads it from a file."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    weights = _described(header, from_bytes(data), where)
+    check_model_config(weights.model, where=where, allow=allow)
+    return weights
+
+
+def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where: str) -> Weights:
+    """Return the tensors of a file of ours with what its header holds."""
     if header.get("version") != VERSION:
-        raise WeightsError(f"{path}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
+        raise WeightsError(f"{where}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
     try:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
     except (KeyError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: damaged header ({error!r})") from None
-    state |= _shared(path, header.get("shared", "{}"), state)
+        raise WeightsError(f"{where}: damaged header ({error!r})") from None
+    state = state | _shared(where, header.get("shared", "{}"), state)
     if not (isinstance(origin, dict) and isinstance(scores, dict)):
-        raise WeightsError(f"{path}: damaged header (origin and scores are no mappings)")
+        raise WeightsError(f"{where}: damaged header (origin and scores are no mappings)")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 
-def _shared(where: Path, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tensors that a file holds under another name."""
     try:
         names = json.loads(field)
@@ -329,8 +348,8 @@ def warm_start(
     return decided
 
 
-def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:
-    """The network with its weights, in eval mode. Sizes are compared before memory is taken for them."""
+def check_fits(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Compare tensors with the network that is to hold them, by names and shapes. Raises WeightsError with the differences."""
     expected = outline(lambda: build_model(weights.model, where=where, allow=allow)).state_dict()
     problems = [f"{k}: missing" for k in expected.keys() - weights.state.keys()]
     problems += [f"{k}: unknown" for k in weights.state.keys() - expected.keys()]
@@ -342,6 +361,11 @@ def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) ->
     if problems:
         shown = "; ".join(sorted(problems)[:8])
         raise WeightsError(f"{where}: {len(problems)} tensors do not fit {weights.model['_target_']}: {shown}")
+
+
+def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:
+    """The network with its weights, in eval mode. Sizes are compared before memory is taken for them."""
+    check_fits(weights, where=where, allow=allow)
     network = build_model(weights.model, where=where, allow=allow)
     network.load_state_dict(weights.state)
     return network.eval()

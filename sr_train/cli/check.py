@@ -44,16 +44,25 @@ def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: 
 
     Of a network of several scales, by the branch of ``scale``.
     """
+    try:
+        work, out = _counted(model, scale, "meta")
+    except (AttributeError, NotImplementedError, RuntimeError):  # e.g. weight_norm has no kernel without memory
+        work, out = _counted(model, scale, "cpu")
+    return work * width * height / (_SIDE * out) ** 2
+
+
+def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[float, int]:
+    """Multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.inference_mode():
+    with torch.device(device), torch.no_grad():
         network = build(model).eval()
         branch = network if scale is None or not hasattr(network, "scales") else network.at(scale)
         frames = getattr(network, "frames", None)
         with FlopCounterMode(display=False) as counter:
             branch(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
-    return counter.get_total_flops() / 2 * width * height / (_SIDE * int(branch.scale)) ** 2
+    return counter.get_total_flops() / 2, int(branch.scale)
 
 
 def _reset_peak(device: torch.device) -> None:

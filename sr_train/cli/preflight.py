@@ -17,6 +17,7 @@ from sr_train.cli.common import ProblemsError, UsageError, build, is_child, mess
 from sr_train.cli.ends import own_callbacks
 from sr_train.cli.stage import build_trainer, outline, score_names
 from sr_train.cli.starts import check_warm_starts
+from sr_train.cli.trial import try_network
 
 if TYPE_CHECKING:
     import lightning as L
@@ -81,6 +82,8 @@ def problems_of(stage: Stage) -> list[Exception]:
         trainer = _build_trainer(config, callbacks, problems)
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         if task is not None:
+            with told(problems, "model"):
+                try_network(stage)
             _try_optimizer(config["task"], task, device, problems)
         _open_data(config["data"], trainer, problems)
     return problems

@@ -21,11 +21,15 @@ def check_network_scales(stage: Stage, model: Any) -> None:
         )
 
 
+def on_one_device(trainer: Mapping[str, Any]) -> bool:
+    """Return true where the trainer's own keys say one device."""
+    return trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
+
+
 def finding_unused(trainer: Mapping[str, Any]) -> str:
     """The strategy that looks for parameters without a gradient, which plain ddp would wait for."""
     strategy = trainer["strategy"]
-    one = trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
-    if strategy == "auto" and not one:
+    if strategy == "auto" and not on_one_device(trainer):
         strategy = "ddp"
     return f"{strategy}_find_unused_parameters_true" if strategy in ("ddp", "ddp_spawn", "ddp_fork") else strategy
 

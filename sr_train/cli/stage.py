@@ -244,6 +244,8 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     """The stage's task on the meta device, or None with what is wrong with its parts added to ``problems``."""
     import torch
 
+    from sr_train.weights import outline as on_meta
+
     config, before = stage.config, len(problems)
     with told(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
@@ -252,8 +254,7 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
         _check_features(stage.name, config["loss"])
     parts: dict[str, Any] = {}
     with told(problems, "model", usage=True):
-        with torch.device("meta"):
-            parts["model"] = build(config["model"])
+        parts["model"] = on_meta(lambda: build(config["model"]))
         _check_input(stage.name, config, parts["model"])
         check_network_scales(stage, parts["model"])
     if len(problems) > before:
@@ -292,8 +293,8 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
         if given is None:
             remedy = "choose data of clips, e.g. data=toy_clips"
         raise UsageError(f"stage {name}: {kind} takes {need}, the data gives {have}: {remedy}")
-    patch, multiple = config["data"]["lr_patch"], int(getattr(model, "multiple_of", 1))
-    if patch % multiple:
+    patch, multiple = config["data"]["lr_patch"], getattr(model, "multiple_of", 1)
+    if isinstance(multiple, int) and patch % multiple:
         raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
 
 

@@ -63,6 +63,25 @@ def ema_update(decay: float) -> Callable[..., None]:
     return update
 
 
+def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
+    """Return the EMA of a network. Raises ValueError where the network cannot be copied.
+
+    ``nn.utils.weight_norm`` keeps the weight it computes as an attribute, with the graph behind it, which cannot be copied; it
+    is computed anew before every use.
+    """
+    for module in network.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
+    try:
+        return AveragedModel(network, multi_avg_fn=ema_update(decay), use_buffers=True)
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"task.ema={decay}: {type(network).__name__} cannot be copied ({reason}); task.ema=null trains without an EMA"
+        ) from error
+
+
 def recompute_activations(network: nn.Module) -> int:
     """Keep only the input of each block (``checkpoint_unit``) for the backward pass; returns how many there are."""
     blocks = [m for m in network.modules() if getattr(m, "checkpoint_unit", False)]
@@ -124,7 +143,7 @@ class SRTask(L.LightningModule):
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.ema: AveragedModel | None = None
         if ema is not None:
-            self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(ema), use_buffers=True)
+            self.ema = averaged_copy(self.model, ema)
             self.ema.requires_grad_(False).eval()
         if recompute:
             recompute_activations(self.model)
