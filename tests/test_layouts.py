@@ -261,7 +261,7 @@ def test_a_layout_that_fits_in_part_is_held_to_every_shape(tmp_path):
 
 def test_files_that_are_nothing_of_the_kind_are_named(tmp_path):
     path = tmp_path / "net.pth"
-    path.write_text("<html>\nquota exceeded\n" * 9)
+    path.write_text("quota exceeded\n" * 9)
     with pytest.raises(WeightsError, match=r"net\.pth: not a readable safetensors file, nor one of torch"):
         load_weights(path)
     with zipfile.ZipFile(path, "w") as archive:

@@ -41,18 +41,28 @@ def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Ca
         scores: names of the metrics that its validation measures.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-    own: list[L.Callback] = []
+    built: dict[str, L.Callback] = {}
     for name, spec in (config["callbacks"] or {}).items():
         if spec:
             try:
-                own.append(build(spec))
+                built[name] = build(spec)
             except MisconfigurationException as error:
                 raise UsageError(f"callbacks.{name}: {error}") from None
-            if isinstance(own[-1], Timer):
-                _check_timer(f"callbacks.{name}", own[-1])
-    for name, callback in zip([k for k, v in (config["callbacks"] or {}).items() if v], own, strict=True):
+    return checked_callbacks(config, built, scores)
+
+
+def checked_callbacks(
+    config: Mapping[str, Any], built: Mapping[str, L.Callback], scores: Sequence[str]
+) -> list[L.Callback]:
+    """Check the user's callbacks, by name, and add the Timer of ``trainer.max_time``; see :func:`own_callbacks`."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+    own = list(built.values())
+    for name, callback in built.items():
+        if isinstance(callback, Timer):
+            _check_timer(f"callbacks.{name}", callback)
         if isinstance(callback, EarlyStopping):
             alone = all(isinstance(c, EarlyStopping | Timer) for c in own) and _is_ours(config["task"])
             _check_early_stopping(f"callbacks.{name}", callback, scores, alone=alone)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.common import ProblemsError, UsageError, build, is_child, message_of, told
-from sr_train.cli.ends import own_callbacks
+from sr_train.cli.ends import checked_callbacks
 from sr_train.cli.stage import build_trainer, outline, score_names
 from sr_train.cli.starts import check_warm_starts
 from sr_train.cli.trial import try_network
@@ -186,6 +186,7 @@ def _build_callbacks(config: Mapping[str, Any], loggers: Sequence[Any], problems
     from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRateMonitor
 
     before = len(problems)
+    built: dict[str, Callback] = {}
     for name, spec in (config["callbacks"] or {}).items():
         if not spec:
             continue
@@ -193,11 +194,12 @@ def _build_callbacks(config: Mapping[str, Any], loggers: Sequence[Any], problems
             callback = build(spec)
             if not isinstance(callback, Callback):
                 raise UsageError(f"callbacks.{name}: {spec.get('_target_')} is no lightning.pytorch.callbacks.Callback")
+            built[name] = callback
             if isinstance(callback, (DeviceStatsMonitor, LearningRateMonitor)) and not loggers:
                 raise UsageError(f"callbacks.{name}: {type(callback).__name__} needs a logger: give logger=[csv]")
     if len(problems) == before:
         with told(problems, "callbacks", usage=True):
-            return own_callbacks(config, score_names(config))
+            return checked_callbacks(config, built, score_names(config))
     return []
 
 
