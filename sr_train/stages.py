@@ -11,7 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +86,8 @@ class Plan:
 def near(name: str, known: Sequence[str]) -> str:
     """ "; did you mean ...?" for a name that is not known, or nothing."""
     close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
+    ratios = {other: SequenceMatcher(None, other, name).ratio() for other in close}
+    close = [other for other in close if ratios[other] > max(ratios.values()) - 0.15]
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -89,3 +89,11 @@ def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):
 def test_missing_values_are_named():
     with pytest.raises(ConfigError, match=r"data\.train has no value"):
         plan(["data=base"])
+
+
+def test_only_the_nearest_names_are_suggested():
+    from sr_train.stages import near
+
+    assert near("max_stesp", ["max_steps", "max_time", "devices"]) == "; did you mean max_steps?"
+    assert near("lagger", ["logger", "lager"]) == "; did you mean lager or logger?"
+    assert near("zzz", ["logger"]) == ""
