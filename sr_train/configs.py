@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,6 +72,8 @@ def search_path() -> list[str]:
 def near(name: str, known: Sequence[str], prefix: str = "") -> str:
     """ "; did you mean ...?" for a name that is not known, or nothing; ``prefix`` stands before each of the names."""
     close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
+    ratios = {other: SequenceMatcher(None, other, name).ratio() for other in close}
+    close = [other for other in close if ratios[other] > max(ratios.values()) - 0.15]  # much less near ones mislead
     return f"; did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 

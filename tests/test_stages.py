@@ -191,3 +191,11 @@ def test_another_option_of_a_group_brings_its_own_keys_and_drops_the_recipes():
     assert same.stages[0].config["task"]["optimizer"]["_target_"] == "torch.optim.AdamW"
     assert same.stages[0].config["task"]["rate"] == 3e-3
     assert same.notes == ()
+
+
+def test_only_the_nearest_names_are_suggested():
+    from sr_train.stages import near
+
+    assert near("max_stesp", ["max_steps", "max_time", "devices"]) == "; did you mean max_steps?"
+    assert near("lagger", ["logger", "lager"]) == "; did you mean lager or logger?"
+    assert near("zzz", ["logger"]) == ""
