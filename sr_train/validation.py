@@ -143,7 +143,7 @@ class Validate(StepCallback):
         return {protocol: values for protocol, values in scores.items() if values}
 
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        name = self.best_name or next((n for n in self.scores if n.endswith("psnr")), next(iter(self.scores)))
+        name = best_metric(self.best_name, self.scores)
         value = self.scores[name]
         by = (name, self._measured_on(name))
         if self.best is not None and self.best_by not in (None, by):
@@ -219,6 +219,11 @@ def naming_the_image(image: EvalImage) -> Iterator[None]:
             f"validation: {image.set}: {image.key}: the memory is full while its {size} pixels are scored; leave lpips out of "
             "validate.metrics, or the image out of the set"
         ) from None
+
+
+def best_metric(chosen: str | None, scores: Mapping[str, float]) -> str:
+    """Return the name of the score that ``best.safetensors`` is chosen by: ``validate.best``, else the first PSNR."""
+    return chosen or next((n for n in scores if n.endswith("psnr")), next(iter(scores), ""))
 
 
 def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:

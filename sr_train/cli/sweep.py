@@ -279,12 +279,12 @@ def best_score(composed: Plan) -> float:
     """Return the score that ``best.safetensors`` of the last selected stage was chosen by, as it is; NaN without one."""
     from safetensors import safe_open
 
+    from sr_train.validation import best_metric
+
     stage = next(s for s in reversed(composed.stages) if s.name in composed.selected)
     file = Path(stage.folder) / "best.safetensors"
     if not file.exists():
         return math.nan
     with safe_open(file, framework="pt") as content:
         scores: dict[str, float] = json.loads((content.metadata() or {}).get("scores", "{}"))
-    best = stage.config["validate"]["best"]
-    default = next((n for n in scores if n.endswith("psnr")), next(iter(scores), ""))
-    return float(scores.get(best or default, math.nan))
+    return float(scores.get(best_metric(stage.config["validate"]["best"], scores), math.nan))
