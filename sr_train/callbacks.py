@@ -150,7 +150,7 @@ class Explosion:
         return self.first
 
     def warning(self, step: int, loss: float, rate: float) -> str | None:
-        """What to tell the user, once a run."""
+        """The warning for the user, given once a run."""
         first = self.read()
         if self.told or first is None or not self.factor * first < loss > self.least:
             return None
@@ -377,7 +377,7 @@ class Stop(StepCallback):
             self.asked, self.by = True, callback
 
     def _finish(self, trainer: L.Trainer) -> dict[str, Any] | None:
-        """How the stage was finished, if EarlyStopping stops it."""
+        """The record of how the stage was finished, if EarlyStopping stops it."""
         for number, callback in enumerate(self.own):
             stopped = callback is self.by or _has_stopped(callback)
             if isinstance(callback, EarlyStopping) and stopped and self.asked:
@@ -461,7 +461,7 @@ def _has_stopped(callback: L.Callback) -> bool:
 
 
 def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a stage that EarlyStopping has finished counts as finished for a command.
+    """Return true while a stage that EarlyStopping has finished counts as finished for a command.
 
     It does while the callback that finished it is given with the same arguments, and ``trainer.max_steps`` is not raised. Else
     the stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.

@@ -1,4 +1,4 @@
-"""Where the YAML is: the installed folder, and folders of a user's own (``SR_CONF``). Imports nothing heavy.
+"""Find the YAML: the installed folder, and folders of a user's own (``SR_CONF``). Imports nothing heavy.
 
 Also a table of keys of other programs, and what they are called here.
 """

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: ``metrics.csv``, TensorBoard and Weights & Biases, all exact after a resume.
+"""Loggers of a run's numbers: ``metrics.csv``, TensorBoard and Weights & Biases, all exact after a resume.
 
 A logger may have two methods that Lightning does not know: ``resume(step)`` is called at the start of a sitting, with the step
 of the checkpoint that it continues from, ``checkpointed(step)`` after each checkpoint.

@@ -408,7 +408,7 @@ def _several(override: Override, *, takes_list: bool | None) -> str:
 
 
 def _takes_list(config: DictConfig, key: str) -> bool | None:
-    """Whether a key holds a list: by its value, or by the annotation of the argument that it becomes. None: not known."""
+    """Return whether a key holds a list: by its value, or by the annotation of the argument that it becomes. None: not known."""
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
@@ -460,7 +460,7 @@ def _is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
 
 
 def _below(key: str, nodes: Iterable[str]) -> bool:
-    """Whether a key stands in or below one of these nodes. The optimizer is chosen apart from the task that it stands in."""
+    """Return whether a key stands in or below one of these nodes. The optimizer is chosen apart from the task that it stands in."""
     place = _NODES.get(key, key)
     apart = place == "task.optimizer" or place.startswith("task.optimizer.")
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
@@ -652,7 +652,7 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
 
 
 def _check_tops(group: str, names: Sequence[str]) -> list[str]:
-    """Of two files whose ``_target_`` is at the top, Hydra would merge one into the other."""
+    """Refuse two files whose ``_target_`` is at the top: Hydra would merge one into the other."""
     files = [folder / group / f"{name}.yaml" for name in names for folder in conf_folders()]
     tops = [
         f.stem for f in files if f.is_file() and re.search(r"^_target_:", f.read_text(encoding="utf-8"), re.MULTILINE)
@@ -858,7 +858,7 @@ def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, A
 
 
 def _known_depth(config: DictConfig, parts: Sequence[str]) -> int:
-    """How many leading parts of a dotted key a config knows."""
+    """Count the leading parts of a dotted key that a config knows."""
     return next((i for i in range(len(parts)) if not _known(config, ".".join(parts[: i + 1]))), len(parts))
 
 

@@ -19,7 +19,7 @@ HEAD = 64  #: bytes of a file's beginning that :func:`misplaced` looks at
 
 
 def misplaced(head: bytes) -> str | None:
-    """What a file is that stands where a download should be, by its first bytes, and what to do; None for others."""
+    """Name a file that stands where a download should be, by its first bytes, and what to do; None for others."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty; download or copy it again"
@@ -33,7 +33,7 @@ def misplaced(head: bytes) -> str | None:
 
 
 def web_address(path: str | os.PathLike[str]) -> str | None:
-    """What to do about a web address in the place of a path, also one from which ``Path`` took a slash; None for paths."""
+    """Return the advice for a web address in the place of a path, also one that ``Path`` shortened; None for paths."""
     match = _ADDRESS.match(os.fspath(path))
     if match is None or Path(path).exists():
         return None

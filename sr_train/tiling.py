@@ -39,7 +39,7 @@ WHOLE = Tiling(None, 0, 0, True)
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether an error reports that memory could not be allocated, on any device."""
+    """Return whether an error reports that memory could not be allocated, on any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -224,7 +224,7 @@ def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
 
 
 def is_too_large(model: nn.Module, height: int, width: int) -> bool:
-    """Whether an image cannot fit into the free memory, on a CPU: there the system ends the process without an error."""
+    """Return whether an image cannot fit into the free memory, on a CPU: there the system ends the process without an error."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if device.type != "cpu":
         return False

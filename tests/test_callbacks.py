@@ -80,7 +80,7 @@ def test_a_loss_that_explodes_is_told_once_a_run_and_at_the_end_where_no_row_was
 
 
 def losses(*values, factor=1.0):
-    """The steps at which an explosion is told of, of a run with these losses."""
+    """The steps at which an explosion is reported, for a run with these losses."""
     explosion = Explosion()
     told = []
     for step, value in enumerate(values, 1):

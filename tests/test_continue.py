@@ -193,7 +193,7 @@ def _task(kind=PixelTask, channels=4, blocks=1, optimizer=torch.optim.Adam, opti
 
 
 def _saved(task):
-    """What a checkpoint of a task holds after a step."""
+    """The content of a task's checkpoint after a step."""
     optimizer = task.configure_optimizers()
     for group in optimizer.param_groups:
         for parameter in group["params"]:

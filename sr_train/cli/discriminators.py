@@ -1,4 +1,4 @@
-"""Whether a discriminator is built for the patches of its stage, and what fits where it is not."""
+"""Check that a discriminator is built for the patches of its stage, and find what fits where it is not."""
 
 from __future__ import annotations
 

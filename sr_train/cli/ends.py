@@ -1,4 +1,4 @@
-"""What may end a stage before its last step: a user's callbacks and ``trainer.max_time``, built and checked at the start."""
+"""Build and check what may end a stage before its last step: a user's callbacks and ``trainer.max_time``."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def checked_callbacks(
 
 
 def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
-    """What a user calls that which has stopped a run; None is the task itself."""
+    """Return the name, as a user knows it, of the callback that has stopped a run; None is the task itself."""
     from lightning.pytorch.callbacks import Timer
 
     if callback is None:
@@ -123,7 +123,7 @@ def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[st
 
 
 def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
-    """What finished a stage before its last step, by its weights; None where nothing did, or it no longer counts.
+    """Return what finished a stage before its last step, by its weights; None where nothing did, or it no longer counts.
 
     :func:`sr_train.callbacks.still_finished` decides.
     """

@@ -1,4 +1,4 @@
-"""What a start refuses before the first stage is trained: every stage's objects are built once, and dropped."""
+"""Build every stage's objects once, before the first stage is trained, and report all that is refused."""
 
 from __future__ import annotations
 

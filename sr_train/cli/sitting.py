@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Sitting:
-    """What a sitting changes in a stage's folder besides checkpoints, weights and logs. For rank 0 alone.
+    """Changes of a stage's folder by one sitting, besides checkpoints, weights and logs. For rank 0 alone.
 
     Args:
         folder: of the stage.

@@ -91,7 +91,7 @@ def _title(file: Path) -> str:
 
 
 def _node(file: Path, group: str) -> str:
-    """Where a file's keys stand in the config: its ``@package``, or the group's name."""
+    """Return where a file's keys stand in the config: its ``@package``, or the group's name."""
     package = _PACKAGE.search(file.read_text(encoding="utf-8"))
     return group if package is None else package[1].removeprefix("_global_")
 

@@ -1,4 +1,4 @@
-"""What a later stage's objects refuse is reported before the first stage is trained, all of it at once."""
+"""Faults of a later stage's objects are reported before the first stage is trained, all at once."""
 
 import copy
 import dataclasses

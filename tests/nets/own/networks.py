@@ -105,7 +105,7 @@ class Failing(Plain):
 
 
 class Locked(Plain):
-    """What cannot be copied."""
+    """A network that cannot be copied."""
 
     def __init__(self, *, scale: int) -> None:
         super().__init__(scale=scale)
