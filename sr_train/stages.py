@@ -408,7 +408,7 @@ def _several(override: Override, *, takes_list: bool | None) -> str:
 
 
 def _takes_list(config: DictConfig, key: str) -> bool | None:
-    """Return whether a key holds a list: by its value, or by the annotation of the argument that it becomes. None: not known."""
+    """Return whether a key holds a list, by its value or its argument's annotation; None where neither tells."""
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
@@ -460,7 +460,7 @@ def _is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
 
 
 def _below(key: str, nodes: Iterable[str]) -> bool:
-    """Return whether a key stands in or below one of these nodes. The optimizer is chosen apart from the task that it stands in."""
+    """Return whether a key stands in or below one of these nodes; the optimizer is chosen apart from its task."""
     place = _NODES.get(key, key)
     apart = place == "task.optimizer" or place.startswith("task.optimizer.")
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
