@@ -18,10 +18,13 @@ from sr_train.weights import WeightsError, load_weights, warm_start
 
 SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": 3}
 RECIPE = (
-    "stages={align: {model.tsa: false}, "
-    "tsa: {init.stage: align, init.skip: [fusion.*], task.trainable: [fusion.*]}, full: {init.stage: tsa}}"
+    "stages={align: {scale: 4, model.tsa: false}, "
+    "tsa: {scale: 4, init.stage: align, init.skip: [fusion.*], task.trainable: [fusion.*]}, full: {scale: 4, init.stage: tsa}}"
 )
-DEEPER = "stages={small: {model.back_blocks: 10}, large: {init.stage: small, init.grow: [reconstruction]}}"
+DEEPER = (
+    "stages={small: {scale: 4, model.back_blocks: 10}, "
+    "large: {scale: 4, init.stage: small, init.grow: [reconstruction]}}"
+)
 
 
 def task(network, **more):
@@ -87,11 +90,7 @@ def test_offsets_that_explode_are_said_once_with_what_helps(monkeypatch):
 
 @pytest.mark.parametrize("model", ["edvr_m", "edvr_l"])
 def test_the_recipes_stages_fit_one_another(model, capsys):
-    composed = plan(
-        [f"model={model}", "model.scale=4", RECIPE]
-        if model == "edvr_m"
-        else [f"model={model}", "model.scale=4", DEEPER]
-    )
+    composed = plan([f"model={model}", RECIPE if model == "edvr_m" else DEEPER])
     check_warm_starts(composed)
     said = capsys.readouterr().out
     if model == "edvr_m":
@@ -101,7 +100,7 @@ def test_the_recipes_stages_fit_one_another(model, capsys):
 
 
 def test_growing_to_another_width_is_refused():
-    composed = plan(["model=edvr_l", "model.scale=4", DEEPER, "small.model.channels=64"])
+    composed = plan(["model=edvr_l", DEEPER, "small.model.channels=64"])
     with pytest.raises(WeightsError, match=r"conv_first\.weight: \[64, 3, 3, 3\] in the source, \[128, 3, 3, 3\]"):
         check_warm_starts(composed)
 
