@@ -90,7 +90,7 @@ def test_it_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_path, monkeypa
     )
     monkeypatch.setenv("SR_CONF", str(tmp_path))
     with pytest.raises(ConfigError) as caught:
-        plan(["experiment=mine", "validate={protocols: [y]}", "task={protocols: [rgb]}"])
+        plan(["experiment=mine", "validate={protocols: [y]}", "task.protocols=[rgb]"])
     text = str(caught.value)
     for key in ("stage a: data.accumulate=2: follows", "stage b: data.accumulate=2: follows", "stage b: task.optimizer.lr=1: f",
                 "stage a: task.protocols=[rgb]: follows validate.protocols ([y]); give validate.protocols=[rgb]"):  # fmt: skip

@@ -65,7 +65,6 @@ def test_it_works(own, network, more):
         ("networks.Failing", "", r"Failing fails on a patch \[1, 3, 8, 8\]: IndexError: index 1000000 is out of bounds"),
         ("networks.Unstated", "", r"Unstated has no whole number as its attribute multiple_of"),
         ("networks.make", "", r"'own.networks.make' is not a network"),
-        ("networks.Mapping", "options: {sizes: [5], 2: x}", r"model\.options has the key 2: a weights file holds mappings"),
         (
             "networks.Mapping", "options: {sizes: [5], layer: {_target_: torch.nn.ReLU}}",
             r"model\.options\.layer is an object with a _target_ of its own; a network's arguments are plain values",

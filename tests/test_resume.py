@@ -121,7 +121,7 @@ def test_sigterm_to_the_whole_group_of_processes_is_answered_with_a_checkpoint(t
 
 
 def test_a_command_that_failed_before_its_first_checkpoint_may_be_corrected(invoke):
-    assert invoke("sr-train", *SMALL, "trainer.accumulate_grad_batches=3", "trainer.max_steps=1").returncode == 1
+    assert invoke("sr-train", *SMALL, "trainer.accumulate_grad_batches=3", "trainer.max_steps=1").returncode == 2
     assert invoke("sr-train", *SMALL, "task.rate=1e30", "task.patience=1", "trainer.max_steps=9").returncode == 1
     done = invoke("sr-train", *SMALL, "trainer.accumulate_grad_batches=2", "trainer.max_steps=1")
     assert done.returncode == 0, done.stderr

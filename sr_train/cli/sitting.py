@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sr_train.cli import resume
 from sr_train.cli.locate import WEIGHTS
 from sr_train.files import remove_leftovers
 
@@ -60,6 +59,8 @@ class Sitting:
         self._write_config()
 
     def _write_config(self) -> None:
+        from sr_train.cli import resume
+
         if not self._written:
             resume.write_config(self.folder, self.config)
             self._written = True

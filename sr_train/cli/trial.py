@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sr_train.cli.common import build, say
 from sr_train.cli.locate import full_arguments, own_packages
 from sr_train.cli.several import finding_unused, on_one_device
+from sr_train.cli.stage import advising_less_memory
 
 if TYPE_CHECKING:
     import torch
@@ -105,8 +106,10 @@ def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.
         raise ValueError(f"{where} has scales, and no at(scale) that gives one branch: see sr_train/models/mdsr.py")
     torch.manual_seed(0)  # what is drawn in forward is the same in the network that was read back
     try:
-        with torch.no_grad():
+        with torch.no_grad(), advising_less_memory():
             sr = _call(network.eval(), lr, scale)
+    except MemoryError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
         raise ValueError(f"{where} fails on {_shape(lr)}: {reason} (SR_DEBUG=1 shows where)") from error
