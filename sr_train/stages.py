@@ -548,15 +548,26 @@ class _Composed(NamedTuple):
 
 
 def _stage_config(
-    name: str, run_name: str, experiment: Sequence[str], entries: Mapping[str, Any], typed: Sequence[_Typed]
+    name: str,
+    run_name: str,
+    experiment: Sequence[str],
+    entries: Mapping[str, Any],
+    typed: Sequence[_Typed],
+    *,
+    recipe: bool,
 ) -> _Composed:
-    """Compose one stage. Raises ConfigError."""
+    """Compose one stage. Raises ConfigError.
+
+    ``recipe``: the entries are an experiment's, of which another option of a group drops those of the old one. Entries that
+    were typed (``stages={...}``) stay.
+    """
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]
     own = list(_flatten(entries))
     picks = [t for t in mine if _is_choice(t.key, t.value, group_names)]
     replaced, picks = _replaced(experiment, {k: v for k, v in own if _is_choice(k, v, group_names)}, picks)
-    dropped = [(k, v) for k, v in own if _below(k, (_NODES.get(group, group) for group in replaced))]
+    nodes = [_NODES.get(group, group) for group in replaced]
+    dropped = [(k, v) for k, v in own if k in replaced or (recipe and _below(k, nodes))]
     own = [entry for entry in own if entry not in dropped]
     choices = [f"{_NESTED.get(k, k)}={v}" for k, v in own if _is_choice(k, v, group_names)] + [t.choice for t in picks]
     config = compose_config("train", [*experiment, *choices])
@@ -764,7 +775,7 @@ def plan(arguments: Sequence[str]) -> Plan:
     composed: dict[str, _Composed] = {}
     for name in names:
         try:
-            composed[name] = _stage_config(name, run_name, chosen, stages[name], typed)
+            composed[name] = _stage_config(name, run_name, chosen, stages[name], typed, recipe=given is None)
         except ConfigError as error:
             problems += error.problems
             continue
