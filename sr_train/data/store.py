@@ -207,7 +207,8 @@ class Store:
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
         """A window [height, width, C], a read-only view; its row band is fetched as one run of the disk."""
-        row = self.records[scale][key].nbytes // self.records[scale][key].height
+        record = self.records[scale][key]
+        row = record.width * record.channels * record.depth
         self._read_ahead(scale, key, top * row, (top + height) * row)
         return self.view(scale, key)[top : top + height, left : left + width]
 
