@@ -32,6 +32,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,7 +140,7 @@ def mutate_png(data: bytearray, chance: random.Random) -> None:
         at += 12 + length
 
 
-def mutate_index(data: bytearray, chance: random.Random) -> None:
+def mutate_tree(data: bytearray, chance: random.Random) -> None:
     """Damage a page of an LMDB that holds keys, records or the root: the others hold pixels."""
     pages = [at for at in range(0, len(data), 4096) if data[at + 10] & 0b1011 and not data[at + 10] & 0b100]
     at = chance.choice(pages)
@@ -150,13 +151,20 @@ def mutate_index(data: bytearray, chance: random.Random) -> None:
     data[last - len(part) : last] = part
 
 
+def mutate_index(data: bytearray, chance: random.Random) -> None:
+    """Damage the index of a store and mend its checksum."""
+    body = data[:-4]
+    chance.choice((flip, flip, zero, swap, huge))(body, chance)
+    data[:] = body + zlib.crc32(body).to_bytes(4, "little")
+
+
 def mutant(kind: Kind, number: int, seed: int) -> tuple[str, str, bytes]:
     """(undamaged file's name, mutation, bytes) of the ``number``-th mutant of a kind."""
     chance = random.Random(f"{seed}/{kind.name}/{number}")
     name = list(kind.seeds)[number % len(kind.seeds)]
     data = bytearray(kind.seeds[name])
     special = {b"PK\x03\x04": mutate_zip, b"\x89PNG": mutate_png}.get(bytes(data[:4]))
-    special = mutate_index if name == "data.mdb" else special
+    special = {"data.mdb": mutate_tree, "index": mutate_index}.get(name, special)
     chosen = special if special is not None and chance.random() < 0.4 else chance.choice(MUTATIONS)
     if chosen is huge:
         huge(data, chance, near=256)
@@ -246,13 +254,15 @@ def images(folder: Path) -> Kind:
     return Kind("images", seeds, lambda f, name: f / name, read)
 
 
-def stores(folder: Path) -> Kind:
-    """The two files of a store, one of them damaged."""
+def stores(folder: Path, *, index: bool = True) -> Kind:
+    """The two files of a store, one of them damaged; or ``data.mdb`` alone, as stores of version 1 are read."""
     (folder / "photographs").mkdir()
     for i in range(6):
         write_image(folder / "photographs" / f"{i}.png", photograph(40 + i, 56))
     StoreBuilder(folder / "photographs", folder / "good.lmdb", scales=[2]).build()
-    seeds = {name: (folder / "good.lmdb" / name).read_bytes() for name in ("data.mdb", "offsets")}
+    if not index:
+        (folder / "good.lmdb" / "index").unlink()
+    seeds = {file.name: file.read_bytes() for file in sorted((folder / "good.lmdb").iterdir())}
 
     def place(where: Path, name: str) -> Path:
         shutil.copytree(folder / "good.lmdb", where / "x.lmdb", dirs_exist_ok=True)
@@ -265,10 +275,11 @@ def stores(folder: Path) -> Kind:
                 store.crop(scale, key, 0, 0, record.height, record.width).sum()
         return {(s, k): store.read(s, k).copy() for s in store.scales for k in store.keys(s)}
 
-    return Kind("stores", seeds, place, read)
+    return Kind("stores" if index else "bare_stores", seeds, place, read)
 
 
 KINDS = {"checkpoints": checkpoints, "weights": weights, "images": images, "stores": stores}
+KINDS["bare_stores"] = partial(stores, index=False)
 
 
 # -- reading, in a process that may die ------------------------------------------------------------------------------

@@ -177,13 +177,15 @@ def in_store(**items):
         ):
             for key, value in items.items():
                 transaction.put(key.encode(), value)
-        (place / "x.lmdb" / "lock.mdb").unlink(missing_ok=True)
+        for name in ("lock.mdb", "index"):  # which no longer fits
+            (place / "x.lmdb" / name).unlink(missing_ok=True)
 
     return make
 
 
 def far_root(place):
-    """The root page of both headers far beyond the file: LMDB would follow it."""
+    """The root page of both headers far beyond the file: LMDB would follow it. Without an index, which would not need it."""
+    (place / "x.lmdb" / "index").unlink()
     data = bytearray((place / "x.lmdb" / "data.mdb").read_bytes())
     for page in (0, 4096):
         struct.pack_into("<Q", data, page + 128, 1 << 40)
@@ -480,35 +482,35 @@ CASES = [
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         far_root,
         1,
-        "x.lmdb: truncated or damaged: page 1099511627776 of",
+        "x.lmdb: cannot be opened as LMDB (page 1099511627776 of",
     ),
     Case(
-        "offsets missing",
-        ("sr-prepare", "store=x.lmdb", "verify=true"),
-        remove("x.lmdb/offsets"),
-        1,
-        "its file 'offsets' is missing; copy the whole folder",
-    ),
-    Case(
-        "offsets damaged",
+        "index damaged",
         (*TRAIN[:-2], "data.train=[{hr: x.lmdb}]", "name=n"),
-        spoil("x.lmdb/offsets", 0.5, 1),
+        spoil("x.lmdb/index", 0.5, 1),
         1,
-        "x.lmdb: ",
+        "x.lmdb: its file 'index' cannot be read (damaged",
     ),
     Case(
-        "offsets cut",
+        "index cut",
         ("sr-prepare", "store=x.lmdb", "verify=true"),
-        cut("x.lmdb/offsets"),
+        cut("x.lmdb/index"),
         1,
-        "x.lmdb: damaged: its index does not fit",
+        "x.lmdb: its file 'index' cannot be read (damaged",
+    ),
+    Case(
+        "index of another store",
+        ("sr-prepare", "store=x.lmdb", "verify=true"),
+        spoil("x.lmdb/data.mdb", 0.0, 1),
+        1,
+        "x.lmdb: its files 'index' and 'data.mdb' belong to two stores",
     ),
     Case(
         "store of another version",
         ("sr-prepare", "store=x.lmdb", "verify=true"),
-        in_store(store=b'{"format": "sr-train store", "version": 2}'),
+        in_store(store=b'{"format": "sr-train store", "version": 3}'),
         1,
-        "x.lmdb: is of version 2, this sr-train reads version 1; make it anew",
+        "x.lmdb: is of version 3, this sr-train reads versions 1 and 2; make it anew",
     ),
     Case(
         "store without its summary's fields",
@@ -915,7 +917,7 @@ FULL = [
     (TRAIN, "runs/full/x2/config.yaml"),
     ((*EVAL, "weights=net.safetensors", "out=scores"), "scores/metrics.json"),
     ((*UPSCALE, "input=hr"), "out/0000.png"),
-    (("sr-prepare", "images=hr", "store=y.lmdb"), "y.lmdb.partial/offsets"),
+    (("sr-prepare", "images=hr", "store=y.lmdb"), "y.lmdb.partial/index"),
 ]
 
 

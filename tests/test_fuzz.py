@@ -26,7 +26,9 @@ def fuzz():
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("checkpoints", 30), ("weights", 40), ("images", 45), ("stores", 60)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("checkpoints", 30), ("weights", 40), ("images", 45), ("stores", 60), ("bare_stores", 60)]
+)
 def test_damaged_files_are_read_or_refused_and_nothing_else(fuzz, kind, count):
     found = fuzz.fuzz(kind, count, seed=5)
     assert len(found) == count

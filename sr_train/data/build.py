@@ -16,25 +16,10 @@ import lmdb
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
-from sr_train.data.partial import find_offsets, parallel, same_file, size_of, writer_lock
-from sr_train.data.store import (
-    FORMAT,
-    MARK,
-    MAX_KEY,
-    OFFSETS,
-    SUMMARY,
-    VERSION,
-    Image,
-    Record,
-    Store,
-    StoreError,
-    bytes_used,
-    mark_bytes,
-    pixel_name,
-    record_name,
-    walk_records,
-)
-from sr_train.files import sync_folder, write_bytes
+from sr_train.data.partial import parallel, same_file, size_of, writer_lock
+from sr_train.data.store import FORMAT, INDEX, MAX_KEY, OFFSETS, VERSION, Image, Store, pixel_name, record_name
+from sr_train.data.store_index import SUMMARY, Index, Record, StoreError
+from sr_train.files import remove_leftovers, sync_folder, write_bytes
 from sr_train.imresize import Arithmetic, check_arithmetic
 
 _PLAN = b"plan"
@@ -233,6 +218,7 @@ class StoreBuilder:
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with writer_lock(self.partial):
+            remove_leftovers(self.partial)
             try:
                 return self._build(progress)
             except lmdb.DiskError as error:
@@ -272,7 +258,9 @@ class StoreBuilder:
             self._finish(environment)
         finally:
             environment.close()
-        (self.partial / "lock.mdb").unlink(missing_ok=True)
+        for name in ("lock.mdb", OFFSETS):  # offsets: of a build that an earlier sr-train began
+            (self.partial / name).unlink(missing_ok=True)
+        sync_folder(self.partial)
         os.replace(self.partial, self.store)  # noqa: PTH105
         sync_folder(self.store.absolute().parent)
         return Report(written, len(done), (self.store / "data.mdb").stat().st_size, self.bad)
@@ -289,9 +277,9 @@ class StoreBuilder:
 
     def _reconcile(self, environment: lmdb.Environment) -> set[str]:
         """Check the partial store against the plan and the folder; drop what is stale; return the keys that are done."""
+        _, records = self._committed()
         with environment.begin() as transaction:
             plan = transaction.get(_PLAN)
-            records = list(walk_records(transaction))
         mine = json.dumps(self.plan).encode()
         if plan is not None and bytes(plan) != mine:
             scales, arithmetic = json.loads(bytes(plan))
@@ -309,8 +297,6 @@ class StoreBuilder:
 
         def write(transaction: lmdb.Transaction) -> None:
             transaction.put(_PLAN, mine)
-            if transaction.get(MARK) is None:  # first of all, so that it is found at the file's beginning
-                transaction.put(MARK, mark_bytes())
             for scale, key in stale:
                 transaction.delete(pixel_name(scale, key))
                 transaction.delete(record_name(scale, key))
@@ -331,14 +317,14 @@ class StoreBuilder:
             _transact(environment, write)
 
     def _finish(self, environment: lmdb.Environment) -> None:
-        skipped = sorted(self.listed - self.files.keys())
         summary = {
             "format": FORMAT,
             "version": VERSION,
             "scales": list(self.plan.scales),
             "arithmetic": self.plan.arithmetic,
             "counts": {str(s): len(self.files) for s in (1, *self.plan.scales)},
-            "skipped": skipped,
+            "records": self._committed()[0].checksum,
+            "skipped": sorted(self.listed - self.files.keys()),
         }
 
         def write(transaction: lmdb.Transaction) -> None:
@@ -347,11 +333,20 @@ class StoreBuilder:
 
         _transact(environment, write)
         environment.sync(True)
-        with (self.partial / "data.mdb").open("r+b") as file:
-            size, needed = os.fstat(file.fileno()).st_size, bytes_used(environment)
-            if size < needed:  # a last page that was freed before it was written; readers would find the file cut short
-                file.truncate(needed)
-        write_bytes(self.partial / OFFSETS, find_offsets(self.partial, environment))
+        write_bytes(self.partial / INDEX, self._committed()[0].pack())
+        Store(self.partial)  # raises if what was written cannot be read back
+
+    def _committed(self) -> tuple[Index, list[tuple[int, str, Record]]]:
+        """The index of what is committed, and (scale, key, record) of its images."""
+        try:
+            with (
+                (self.partial / "data.mdb").open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                index = Index.of(data)
+            return index, [image[:3] for image in index.images()]
+        except ValueError as error:
+            raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sr_train.data.clip_dataset import EvalWindows, TrainWindows
 from sr_train.data.clips import Clips, read_list
-from sr_train.data.store import MissingStoreError
+from sr_train.data.store_index import MissingStoreError
 
 _SOURCE = {"hr", "lr", "clips", "without"}
 _TRAIN, _SET = _SOURCE | {"weight"}, _SOURCE | {"padding", "score"}

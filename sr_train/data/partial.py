@@ -1,8 +1,7 @@
-"""What building a store needs beside the images: one writer, files known again, offsets found, work done ahead."""
+"""What building a store needs next to the images: one writer, files recognized, work done ahead."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import zlib
 from collections import deque
@@ -12,10 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import lmdb
-import numpy as np
-
-from sr_train.data.store import MARK, Record, StoreError, checksum, mark_bytes, pixel_name, walk_records
+from sr_train.data.store_index import Record
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,30 +31,6 @@ def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> It
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def find_offsets(folder: Path, environment: lmdb.Environment) -> bytes:
-    """Where in the file the mark and each image's pixels stand. Committed pages of a value of their own never move.
-
-    LMDB tells addresses in its map only; the mark, searched in the file, tells where the map begins.
-    """
-    mark = mark_bytes()
-    with (
-        environment.begin(buffers=True) as transaction,
-        (folder / "data.mdb").open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        records = list(walk_records(transaction))
-        names = [MARK, *(pixel_name(scale, key) for scale, key, _ in records)]
-        values = [memoryview(transaction.get(name) or b"") for name in names]
-        addresses = np.array([np.frombuffer(v, np.uint8).ctypes.data for v in values], np.int64)
-        at = -1
-        while (at := data.find(mark, at + 1)) >= 0:  # a freed copy of the mark may stand before it
-            offsets = addresses - addresses[0] + at
-            if all(data[o : o + 64] == bytes(v[:64]) for o, v in zip(offsets.tolist(), values, strict=True)):
-                found = offsets.astype("<u8").tobytes()
-                return found + checksum(records, found).to_bytes(8, "little")
-    raise StoreError(f"{folder}: the pixels were not found in the file; delete it and run sr-prepare again")
 
 
 def same_file(record: Record, path: Path) -> bool:

@@ -5,105 +5,38 @@ Records of ``NAME.lmdb/data.mdb``:
 - ``p/S/KEY``  pixels, [H, W, C] in C order, in the image's own dtype; S is 1 for the images as given, else the scale of
   their bicubic LR; padded to a page, so that LMDB gives them pages of their own
 - ``m/S/KEY``  where they came from and how to check them (``Record``)
-- ``mark``     a page of known bytes
-- ``store``    JSON, written last: what the store holds and how it was made
+- ``store``    JSON, written last: what the store holds, how it was made, and a checksum of the records
 
-``NAME.lmdb/offsets`` says where in that file the mark and each image's pixels stand, in the order of the records; its last
-number is a checksum of these and of the records (stores made before there was one go without).
+``NAME.lmdb/index`` contains the records and the positions of the pixels in ``data.mdb`` (:mod:`sr_train.data.store_index`).
+Stores of version 1 have a file ``offsets`` instead, with positions and a checksum alone.
 
 A store under construction is ``NAME.lmdb.partial``; it is renamed when complete, so a ``NAME.lmdb`` is always whole.
 
-A reader opens the LMDB once, read-only and without locks, to learn the index, and closes it again: LMDB reads a whole
-value ahead whenever it is asked for one, which costs 8 MB of disk for a crop of a 2K image. Pixels are then read from a
-memory map of the same file at the recorded offsets, a crop as one row band.
+A reader does not open the LMDB. It reads pixels from a memory map of the file at the positions in the index, a crop as one
+row band. LMDB reads a whole value ahead whenever it is asked for one, which costs 8 MB of disk for a crop of a 2K image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
-import struct
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_train.data.pages import damage
+from sr_train.data.store_index import Index, MissingStoreError, Record, StoreError
 
 Image = NDArray[Any]
 
 FORMAT = "sr-train store"
-VERSION = 1
-SUMMARY = b"store"
-OFFSETS = "offsets"
-MARK = b"mark"
+VERSION = 2
+INDEX = "index"
+OFFSETS = "offsets"  # of version 1
 MAX_KEY = 480  # bytes; LMDB's keys end at 511
-_RECORD = struct.Struct("<IIBBxxIQQI")
-_DTYPES = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.float32)}
-
-
-class StoreError(ValueError):
-    """A store that is missing, unfinished, damaged or of another version."""
-
-
-class MissingStoreError(StoreError):
-    """There is no store at this path.
-
-    Args:
-        path: of the store.
-        made_of: ``images`` or ``clips``: the key of ``sr-prepare`` that makes one.
-    """
-
-    def __init__(self, path: Path, made_of: str = "images") -> None:
-        self.path = path
-        super().__init__(f"{path}: there is no such store; make it with sr-prepare {made_of}=DIR store={path}")
-
-
-class Record(NamedTuple):
-    """What the store knows of one image."""
-
-    height: int
-    width: int
-    channels: int
-    depth: int  #: bytes per sample
-    crc: int  #: CRC-32 of the pixels
-    file_size: int  #: of the source file, bytes
-    file_mtime: int  #: of the source file, nanoseconds
-    file_crc: int  #: CRC-32 of the source file
-
-    def pack(self) -> bytes:
-        """The record as stored."""
-        return _RECORD.pack(*self)
-
-    @classmethod
-    def unpack(cls, data: bytes | memoryview) -> Record:
-        """The inverse of :meth:`pack`; raises StoreError where the bytes are no record."""
-        if len(data) != _RECORD.size:
-            raise StoreError(f"a record of {len(data)} bytes where {_RECORD.size} are expected")
-        return cls(*_RECORD.unpack(data))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return self.height, self.width, self.channels
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or uint16; float32 in [0, 1] in stores that other tools fill."""
-        if self.depth not in _DTYPES:
-            raise StoreError(f"a record says {self.depth} bytes per sample")
-        return _DTYPES[self.depth]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of pixels."""
-        return self.height * self.width * self.channels * self.depth
 
 
 def pixel_name(scale: int, key: str) -> bytes:
@@ -116,41 +49,10 @@ def record_name(scale: int, key: str) -> bytes:
     return f"m/{scale}/{key}".encode()
 
 
-def walk_records(transaction: lmdb.Transaction) -> Iterator[tuple[int, str, Record]]:
-    """(scale, key, record) of every image in a store, in key order."""
-    cursor = transaction.cursor()
-    if not cursor.set_range(b"m/"):
-        return
-    for name, value in cursor:
-        name = bytes(name)
-        if not name.startswith(b"m/"):
-            return
-        scale, _, key = name[2:].decode().partition("/")
-        yield int(scale), key, Record.unpack(bytes(value))
-
-
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether a path is, or by its name is meant to be, a store."""
     path = Path(path)
     return path.suffix == ".lmdb" or (path / "data.mdb").is_file()
-
-
-def bytes_used(environment: lmdb.Environment) -> int:
-    """How long LMDB believes its file to be."""
-    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-
-
-def checksum(entries: Sequence[tuple[int, str, Record]], offsets: bytes) -> int:
-    """Of a store's index: a damaged offset would hand out other pixels than the record's, one record those of another."""
-    crc = zlib.crc32(offsets)
-    for scale, key, record in entries:
-        crc = zlib.crc32(record_name(scale, key) + record.pack(), crc)
-    return crc
-
-
-def mark_bytes() -> bytes:
-    """What the record ``mark`` holds: a page that occurs by chance nowhere else."""
-    return hashlib.shake_256(FORMAT.encode()).digest(mmap.PAGESIZE)
 
 
 class Store:
@@ -174,74 +76,68 @@ class Store:
             raise MissingStoreError(self.path)
         self._map: mmap.mmap | None = None
         self._offsets: dict[tuple[int, str], int] = {}
-        self._check_tree()
         self.records: dict[int, dict[str, Record]] = {}
+        index = self._read_index()
+        self.summary = self._read_summary(self._mapped()[index.at : index.at + index.length])
+        self._unpack(index)
+
+    def _read_index(self) -> Index:
+        """The index: of its file, which must fit ``data.mdb``, or where there is none of LMDB's pages."""
         try:
-            with (
-                lmdb.open(str(self.path), readonly=True, lock=False, create=False) as environment,
-                self._begin(environment) as transaction,
-            ):
-                self.summary = self._read_summary(transaction)
-                self._read_index(transaction)
-        except (lmdb.Error, OSError) as error:
+            data = self._mapped()
+            if not (self.path / INDEX).exists():
+                return Index.of(data)
+        except (OSError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: cannot be opened as LMDB ({error}): truncated, damaged or unreadable; if it is damaged, "
-                "delete it and run sr-prepare again"
+                "copy it again, or delete it and run sr-prepare again"
             ) from None
-
-    def _check_tree(self) -> None:
         try:
-            problem = damage(self._mapped())
-        except (OSError, ValueError):  # an empty file cannot be mapped: LMDB says what is wrong
-            return
-        if problem is not None:
+            index = Index.unpack((self.path / INDEX).read_bytes())
+        except (OSError, ValueError) as error:
             raise StoreError(
-                f"{self.path}: truncated or damaged: {problem}; copy it again, or delete it and run sr-prepare again"
-            )
-
-    def _begin(self, environment: lmdb.Environment) -> lmdb.Transaction:
-        """A transaction. LMDB does not notice that its file was cut short, and touching what is missing kills (SIGBUS)."""
-        size, needed = (self.path / "data.mdb").stat().st_size, bytes_used(environment)
-        if size < needed:
+                f"{self.path}: its file {INDEX!r} cannot be read ({error}); copy it again, or delete this one file: "
+                "the store then opens without it, more slowly"
+            ) from None
+        if len(data) < index.size:
             raise StoreError(
-                f"{self.path}: truncated: data.mdb has {size} bytes of {needed}; "
+                f"{self.path}: truncated: data.mdb has {len(data)} bytes of {index.size}; "
                 "copy it again, or delete it and run sr-prepare again"
             )
-        return environment.begin(buffers=True)
+        if not index.fits(data):
+            raise StoreError(
+                f"{self.path}: its files {INDEX!r} and 'data.mdb' belong to two stores, or data.mdb was changed; copy the "
+                f"whole folder again, or delete {INDEX!r} if data.mdb is the right one"
+            )
+        return index
 
-    def _read_index(self, transaction: lmdb.Transaction) -> None:
-        """Records and offsets, checked against the summary and against the file."""
+    def _unpack(self, index: Index) -> None:
+        """Records and positions of the index, checked against the summary."""
         try:
-            entries = list(walk_records(transaction))
+            for scale, key, record, at in index.images():
+                self.records.setdefault(scale, {})[key] = record
+                self._offsets[scale, key] = at
         except ValueError as error:
             raise StoreError(f"{self.path}: damaged index ({error}); delete it and run sr-prepare again") from None
-        for scale, key, record in entries:
-            self.records.setdefault(scale, {})[key] = record
-        try:
-            offsets = np.fromfile(self.path / OFFSETS, "<u8").tolist()
-        except FileNotFoundError:
-            raise StoreError(f"{self.path}: its file {OFFSETS!r} is missing; copy the whole folder") from None
-        counts = {int(s): n for s, n in self.summary["counts"].items()}
-        if counts != {s: len(r) for s, r in self.records.items()} or len(offsets) - len(entries) not in (1, 2):
+        counts = {str(scale): len(of_scale) for scale, of_scale in self.records.items()}
+        if counts != self.summary["counts"] or self.summary.get("records", index.checksum) != index.checksum:
             raise StoreError(
                 f"{self.path}: damaged: its index does not fit its summary; delete it and run sr-prepare again"
             )
-        sums, offsets = offsets[len(entries) + 1 :], offsets[: len(entries) + 1]
-        self._offsets = {(scale, key): at for (scale, key, _), at in zip(entries, offsets[1:], strict=True)}
-        size = (self.path / "data.mdb").stat().st_size
-        ends = (at + record.nbytes for at, (_, _, record) in zip(offsets[1:], entries, strict=True))
-        if max(ends, default=0) > size:
+        if self.summary["version"] == 1 and not self._fits_offsets(index):
             raise StoreError(
-                f"{self.path}: truncated: data.mdb has {size} bytes; copy it again, or delete it and run sr-prepare again"
+                f"{self.path}: its file {OFFSETS!r} is missing, or does not fit data.mdb, which then is damaged or was "
+                "rewritten by another LMDB tool; copy the whole folder, or delete it and run sr-prepare again"
             )
-        if sums and sums[0] != checksum(entries, np.array(offsets, "<u8").tobytes()):
-            raise StoreError(
-                f"{self.path}: damaged: the checksum of its index and of its file {OFFSETS!r} differs; copy it again, or "
-                "delete it and run sr-prepare again"
-            )
-        mark = mark_bytes()[: 1 << 12]  # a page of the machine that wrote it may be smaller than one of ours
-        if self._mapped()[offsets[0] : offsets[0] + len(mark)] != mark:
-            raise StoreError(f"{self.path}: was rewritten by another LMDB tool; make it anew with sr-prepare")
+
+    def _fits_offsets(self, index: Index) -> bool:
+        """Compare with a file of version 1: positions of a mark and of all images, checksum of these and the records."""
+        file = (self.path / OFFSETS).read_bytes() if (self.path / OFFSETS).exists() else b""
+        body = file[:8] + index.offsets
+        crc = zlib.crc32(body)
+        for scale, key, record, _ in index.images():
+            crc = zlib.crc32(record_name(scale, key) + record.pack(), crc)
+        return file in (body, body + crc.to_bytes(8, "little"))  # the first of them had no checksum
 
     def _mapped(self) -> mmap.mmap:
         """The process's map of the file; one inherited over a fork serves as well."""
@@ -252,20 +148,19 @@ class Store:
                 self._map.madvise(mmap.MADV_RANDOM)
         return self._map
 
-    def _read_summary(self, transaction: lmdb.Transaction) -> dict[str, Any]:
+    def _read_summary(self, raw: bytes) -> dict[str, Any]:
         try:
-            raw = transaction.get(SUMMARY)
-            summary = None if raw is None else json.loads(bytes(raw))
-        except (ValueError, lmdb.Error) as error:
+            summary = json.loads(raw) if raw else None
+        except ValueError as error:
             raise StoreError(f"{self.path}: damaged summary ({error}); delete it and run sr-prepare again") from None
         if not isinstance(summary, dict) or summary.get("format") != FORMAT:
             raise StoreError(
                 f"{self.path}: an LMDB, but not a store of sr-train (BasicSR's hold PNG files, ours pixels); "
                 "make one from the images with sr-prepare"
             )
-        if summary.get("version") != VERSION:
+        if summary.get("version") not in (1, VERSION):
             raise StoreError(
-                f"{self.path}: is of version {summary.get('version')}, this sr-train reads version {VERSION}; "
+                f"{self.path}: is of version {summary.get('version')}, this sr-train reads versions 1 and {VERSION}; "
                 "make it anew with sr-prepare"
             )
         if not (isinstance(summary.get("counts"), dict) and isinstance(summary.get("scales"), list)):
@@ -309,7 +204,8 @@ class Store:
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
         """A window [height, width, C], a read-only view; its row band is fetched as one run of the disk."""
-        row = self.records[scale][key].nbytes // self.records[scale][key].height
+        record = self.records[scale][key]
+        row = record.width * record.channels * record.depth
         self._read_ahead(scale, key, top * row, (top + height) * row)
         return self.view(scale, key)[top : top + height, left : left + width]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -53,52 +53,14 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class _Settled(torch.autograd.Function):
-    """A loss whose gradients are known already: its value forward, those gradients backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *parameters: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.gradients = gradients
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, None, *(g.mul_(outer[0]) for g in gradients)
-
-
-def settled(loss: torch.Tensor, inputs: Sequence[torch.Tensor], scaler: Any = None) -> torch.Tensor:
-    """``loss``, differentiated by ``inputs`` at once, so that its graph is gone before another one is built.
-
-    ``backward()`` of what is returned, or of a sum that it is part of, gives ``inputs`` the same gradients, then and not
-    before: ddp's hooks and accumulation see nothing unusual.
-
-    Args:
-        loss: scalar.
-        inputs: parameters, or images made before; all that it depends on, or that matters of it.
-        scaler: of 16-mixed: without its factor the gradients would vanish on their way through float16.
-    """
-    factor = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
-    with torch.autocast(loss.device.type, enabled=False):  # backward passes run outside of it
-        gradients = list(torch.autograd.grad(loss if factor is None else loss * factor, inputs))
-    gradients = [g.clone() if 0 in g.stride() else g for g in gradients]  # one number expanded: not to be written to
-    if factor is not None:
-        for gradient in gradients:
-            gradient.div_(factor)
-    return cast(torch.Tensor, _Settled.apply(loss.detach(), gradients, *inputs))
-
-
 class GANTask(SRTask):
     """Trains a generator against a discriminator: both move once a step, from the same generated images.
 
     That is a simultaneous update, bit for bit what two optimizers give that step one after the other on one batch
     (``tests/tasks/test_gan.py``). As one automatic optimizer it counts once in every counter, and accumulation, clipping
-    and plain ddp work; two in Lightning's manual form count each step twice, and forbid all three. What one backward pass
-    over both losses would cost is the memory of all graphs at once: each loss is therefore differentiated as soon as it is
-    there, G's as far as the images it made, and only G's own graph waits for ``backward()`` (:func:`settled`). Measured on
-    the networks of ``scripts/bench/gan.py`` in fp32, two cores: 2.14 GB against 2.23 at the most, in equal time.
+    and plain ddp work; two in Lightning's manual form count each step twice, and forbid all three. One backward pass over
+    the sum of both losses needs the graphs of G, of the features and of D three times at once: at the sizes of
+    ``esrgan_x4`` 6 % more memory than one loss after the other (``scripts/bench/gan_memory.py``).
 
     Under accumulation a relativistic loss sees its averages over a micro-batch, as BatchNorm does; over several devices
     BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
@@ -190,7 +152,6 @@ class GANTask(SRTask):
         """One step of both: G's loss with D frozen, plus D's loss with the generated images detached."""
         hr = to_float(batch["hr"])
         sr = self.model(to_float(batch["lr"])).float()
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         # Real and fake go through D apart, as everywhere: its BatchNorm must not average over both. D does not move before
         # the end of the step, so that what it says of HR holds for both losses.
         real = self.discriminator(hr)
@@ -198,10 +159,8 @@ class GANTask(SRTask):
         with frozen(self.discriminator):
             said = real.detach() if self.loss.needs_real else None
             g_loss, g_parts = self.loss.generator(sr, hr, real_logits=said, fake_logits=self.discriminator(sr))
-        g_loss = settled(g_loss, [sr], scaler)  # features and D are done with; G's own graph waits for backward()
         torch.clear_autocast_cache()
         d_loss, d_parts = self.loss.discriminator(real, self.discriminator(sr.detach()))
-        d_loss = settled(d_loss, [p for p in self.discriminator.parameters() if p.requires_grad], scaler)
         self._watch(d_parts["accuracy"])
         return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts)
 

@@ -21,7 +21,7 @@ def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, pho
     assert "complete already" in again.stdout
     assert "all checksums agree" in again.stdout
     assert (tmp_path / "x.lmdb" / "data.mdb").stat().st_mtime_ns == changed
-    assert sorted(p.name for p in (tmp_path / "x.lmdb").iterdir()) == ["data.mdb", "offsets"]
+    assert sorted(p.name for p in (tmp_path / "x.lmdb").iterdir()) == ["data.mdb", "index"]
     store, image = Store(tmp_path / "x.lmdb"), read_image(photographs / "0002.png")
     assert np.array_equal(store.view(1, "0002"), image)
     assert np.array_equal(store.view(4, "0002"), reduce_image(image, 4))

@@ -326,5 +326,5 @@ def test_a_damaged_store_is_named_by_its_source(tmp_path, hr):
     assert open_source(path).name == path
     assert Pairs(path, scale=2).hr.name == path
     (tmp_path / "x.lmdb" / "data.mdb").write_bytes(encode_image(cut(0), ".png"))
-    with pytest.raises(StoreError, match=r"x\.lmdb: cannot be opened"):
+    with pytest.raises(StoreError, match=r"x\.lmdb: truncated: data\.mdb has \d+ bytes of \d+"):
         Store(path)

@@ -1,4 +1,5 @@
 import json
+import mmap
 import multiprocessing
 import operator
 import os
@@ -20,7 +21,8 @@ from sr_train.data import build
 from sr_train.data.build import StoreBuilder
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, encode_image, read_image, write_image
-from sr_train.data.store import SUMMARY, Record, Store, StoreError, is_store
+from sr_train.data.store import Record, Store, StoreError, is_store
+from sr_train.data.store_index import SUMMARY, Index, _read_tree
 from sr_train.imresize import ARITHMETICS
 
 SCALES = [2, 3]
@@ -107,7 +109,7 @@ def test_the_store_holds_what_the_files_decode_to_and_their_reductions(folder, t
         for scale in SCALES:
             assert np.array_equal(store.view(scale, key), reduce_image(image, scale, arithmetic))
         assert all(store.verify(scale, key) is None for scale in store.scales)
-    assert {k for k in dump(tmp_path / "x.lmdb") if not k.startswith((b"p/", b"m/"))} == {b"store", b"mark"}
+    assert {k for k in dump(tmp_path / "x.lmdb") if not k.startswith((b"p/", b"m/"))} == {b"store"}
 
 
 def test_every_crop_is_that_window_of_the_image(folder, tmp_path):
@@ -168,12 +170,34 @@ def test_the_map_grows_as_often_as_it_must(folder, tmp_path, monkeypatch):
 
 def test_records_are_packed_without_loss():
     record = Record(2**32 - 1, 7, 3, 2, 2**32 - 1, 2**40, 2**62, 5)
-    assert Record.unpack(record.pack()) == record
+    index = Index(2**40, 1, 2, 3, 4, b"17/a/b", record.pack(), (12).to_bytes(8, "little"))
+    assert list(index.images()) == [(17, "a/b", record, 12)]
+    assert Index.unpack(index.pack()) == index
     assert Record(5, 7, 3, 2, 0, 0, 0, 0).nbytes == 210
-    with pytest.raises(StoreError, match="a record of 3 bytes where"):
-        Record.unpack(b"abc")
     with pytest.raises(StoreError, match="a record says 3 bytes per sample"):
         _ = Record(1, 1, 1, 3, 0, 0, 0, 0).dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"records": b"abc"}, "records of 3 bytes, not a multiple of 36"),
+        ({"records": Record(9, 9, 3, 1, 0, 0, 0, 0).pack()}, r"'1/a' of \(9, 9, 3\) at 8 of 250 bytes"),
+        ({"records": Record(0, 9, 3, 1, 0, 0, 0, 0).pack()}, r"'1/a' of \(0, 9, 3\)"),
+        ({"records": Record(1, 9, 3, 3, 0, 0, 0, 0).pack()}, "a record says 3 bytes per sample"),
+        ({"offsets": (2**63).to_bytes(8, "little")}, rf"at {2**63} of 250 bytes"),
+        ({"offsets": bytes(16)}, "longer"),
+        ({"names": b"1/a\0001/b"}, "shorter"),
+        ({"names": b"one/a"}, "invalid literal"),
+        ({"names": b"\xff"}, "decode"),
+    ],
+)
+def test_images_that_cannot_be_are_refused_whatever_the_checksum(change, message):
+    index = Index(250, 0, 0, 0, 0, b"1/a", Record(9, 9, 3, 1, 0, 0, 0, 0).pack(), bytes(8))
+    assert list(index.images()) == [(1, "a", Record(9, 9, 3, 1, 0, 0, 0, 0), 0)]
+    change.setdefault("offsets", (8).to_bytes(8, "little") if "records" in change else bytes(8))
+    with pytest.raises(ValueError, match=message):
+        list(Index.unpack(index._replace(**change).pack()).images())
 
 
 # -- the same command again ------------------------------------------------------------------------------------------
@@ -286,8 +310,8 @@ def interrupt(monkeypatch, where, name, calls):
         (StoreBuilder, "_commit", 1, 1),
         (StoreBuilder, "_commit", 7, 7),
         (StoreBuilder, "_finish", 0, 12),
-        (build, "find_offsets", 0, 12),
-        (os, "replace", 0, 12),  # the offsets are written, not yet renamed
+        (build, "write_bytes", 0, 12),
+        (os, "replace", 0, 12),  # the index is written, not yet renamed
         (os, "replace", 1, 12),  # the store is whole, not yet renamed
     ],
 )
@@ -373,6 +397,36 @@ def test_a_build_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_
     assert_same_store(tmp_path / "calm.lmdb", tmp_path / "x.lmdb")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["calm.lmdb", "images", "x.lmdb"]
     assert stamps(tmp_path / "x.lmdb").keys() == stamps(tmp_path / "calm.lmdb").keys()
+
+
+def test_what_a_killed_build_left_of_the_index_is_removed(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, StoreBuilder, "_finish", 0)
+        with pytest.raises(Kill):
+            prepare(folder, tmp_path / "x.lmdb")
+    (tmp_path / "x.lmdb.partial" / ".index.abc.part").write_bytes(b"half")
+    (tmp_path / "x.lmdb.partial" / "offsets").write_bytes(b"of an earlier sr-train")
+    prepare(folder, tmp_path / "x.lmdb")
+    assert files_below(tmp_path / "x.lmdb") == ["data.mdb", "index"]
+
+
+def test_an_unfinished_store_that_is_damaged_is_refused_by_name(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, StoreBuilder, "_finish", 0)
+        with pytest.raises(Kill):
+            prepare(folder, tmp_path / "x.lmdb")
+    os.truncate(tmp_path / "x.lmdb.partial" / "data.mdb", 8 * 4096)
+    with pytest.raises(StoreError, match=r"x\.lmdb\.partial: damaged \(.*\); delete it and run sr-prepare again"):
+        prepare(folder, tmp_path / "x.lmdb")
+
+
+def test_a_store_that_cannot_be_read_back_does_not_get_its_name(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "pack", lambda index: b"nothing")
+        with pytest.raises(StoreError, match=r"x\.lmdb\.partial: its file 'index' cannot be read"):
+            prepare(folder, tmp_path / "x.lmdb")
+    assert not (tmp_path / "x.lmdb").exists()
+    assert prepare(folder, tmp_path / "x.lmdb").kept == 12
 
 
 def test_two_builders_of_one_store_do_not_meet(folder, tmp_path):
@@ -516,7 +570,8 @@ def stored(folder, tmp_path):
 
 
 def rewrite(path, **items):
-    """Put values into a store behind its back."""
+    """Put values into a store behind its back; its index would no longer fit."""
+    (path / "index").unlink(missing_ok=True)
     with (
         lmdb.open(str(path), map_size=1 << 24, lock=False) as environment,
         environment.begin(write=True) as transaction,
@@ -551,7 +606,8 @@ for size in map(int, sys.argv[2:]):
 """
 
 
-def test_a_truncated_store_is_refused_and_kills_no_process(stored):
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_truncated_store_is_refused_and_kills_no_process(stored, indexed):
     """In a process of its own: to touch what is missing of a memory map is a bus error."""
     size = (stored / "data.mdb").stat().st_size
     lengths = [
@@ -563,11 +619,16 @@ def test_a_truncated_store_is_refused_and_kills_no_process(stored):
         4097,
     ]
     lengths += [4096, 100, 0]
+    if not indexed:
+        (stored / "index").unlink()
     command = [sys.executable, "-c", OPEN, str(stored), *map(str, lengths)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()] == [[str(n), "refused"] for n in lengths]
-    assert all(word in done.stdout for word in ("x.lmdb: truncated: data.mdb has", "run sr-prepare again"))
+    for size, line in zip(lengths, done.stdout.splitlines(), strict=True):
+        whole = not indexed and line == f"{size} opened {[None] * 36}"  # where nothing uses the last pages
+        assert line.startswith(f"{size} refused ") or (whole and size > 310_000), line
+    expected = "x.lmdb: truncated: data.mdb has" if indexed else "x.lmdb: cannot be opened as LMDB ("
+    assert all(word in done.stdout for word in (expected, "run sr-prepare again"))
 
 
 def test_what_is_no_store_is_refused_with_what_to_do(tmp_path):
@@ -597,7 +658,7 @@ def test_an_lmdb_of_basicsr_is_told_apart(tmp_path):
 def test_a_store_of_another_version_is_refused(stored):
     summary = json.loads(dump(stored)[SUMMARY])
     rewrite(stored, store=json.dumps({**summary, "version": 99}).encode())
-    with pytest.raises(StoreError, match=r"is of version 99, this sr-train reads version \d+; make it anew"):
+    with pytest.raises(StoreError, match=r"is of version 99, this sr-train reads versions 1 and \d+; make it anew"):
         Store(stored)
 
 
@@ -606,11 +667,19 @@ def test_a_store_of_another_version_is_refused(stored):
     [
         ({"store": b"{"}, "damaged summary"),
         ({"store": b"[]"}, "not a store of sr-train"),
-        ({"m/1/0003": b"ab"}, r"x\.lmdb: damaged index \(a record of 2 bytes"),
-        ({"m/one/0003": bytes(40)}, r"x\.lmdb: damaged index"),
-        ({"m/1/9999": Record(1, 1, 1, 1, 0, 0, 0, 0).pack()}, "damaged: its index does not fit its summary"),
-        ({"m/7/0003": Record(1, 1, 1, 1, 0, 0, 0, 0).pack()}, "damaged: its index does not fit its summary"),
-        ({"m/1/0003": Record(9000, 9000, 3, 1, 0, 0, 0, 0).pack()}, "truncated: data.mdb has"),
+        ({"m/1/0003": b"ab"}, r"x\.lmdb: damaged index \(records of 1262 bytes, not a multiple of 36"),
+        (
+            {"m/one/0003": Record(1, 1, 1, 1, 0, 0, 0, 0).pack(), "p/one/0003": b"x"},
+            r"x\.lmdb: damaged index \(invalid lit",
+        ),
+        ({"m/1/9999": Record(1, 1, 1, 1, 0, 0, 0, 0).pack()}, r"cannot be opened as LMDB \(b'1/9999' has no pixels\)"),
+        ({"m/7/0003": bytes(36), "p/7/0003": b""}, r"x\.lmdb: damaged index"),
+        ({"m/1/9999": Record(1, 1, 1, 1, 0, 0, 0, 0).pack(), "p/1/9999": b"a"}, "its index does not fit its summary"),
+        ({"m/1/0003": Record(1, 1, 1, 1, 0, 0, 0, 0).pack()}, "damaged: its index does not fit its summary"),
+        (
+            {"m/1/0003": Record(9000, 9000, 3, 1, 0, 0, 0, 0).pack()},
+            r"'1/0003' of \(9000, 9000, 3\) at \d+ of \d+ bytes",
+        ),
     ],
 )
 def test_a_damaged_index_is_refused_by_name(stored, items, message):
@@ -619,31 +688,198 @@ def test_a_damaged_index_is_refused_by_name(stored, items, message):
         Store(stored)
 
 
-def test_the_file_of_offsets_belongs_to_the_store(stored):
-    (stored / "offsets").rename(stored / "elsewhere")
-    with pytest.raises(StoreError, match=r"x\.lmdb: its file 'offsets' is missing; copy the whole folder"):
-        Store(stored)
-    whole = (stored / "elsewhere").read_bytes()
-    (stored / "offsets").write_bytes(whole[:-16])
-    with pytest.raises(StoreError, match="damaged: its index does not fit its summary"):
-        Store(stored)
-    (stored / "offsets").write_bytes(whole[:-24] + whole[-32:-24] + whole[-16:])  # one image's pixels for another's
-    with pytest.raises(StoreError, match="the checksum of its index and of its file 'offsets' differs; copy it again"):
-        Store(stored)
-    (stored / "offsets").write_bytes(whole[:-8])  # of a store that was made before there was a checksum
-    assert Store(stored).verify(1, "0003") is None
+# -- the index -------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_was_compacted_is_refused_instead_of_read_wrongly(stored, tmp_path):
+def test_a_store_is_opened_and_read_without_lmdb(stored, monkeypatch):
+    expected = pixels(Store(stored))
+    monkeypatch.setattr(lmdb, "open", None)
+    monkeypatch.setattr(Index, "of", None)
+    assert all(np.array_equal(v, expected[k]) for k, v in pixels(Store(stored)).items())
+    assert "lmdb" not in vars(sys.modules[Store.__module__])
+
+
+def test_a_store_without_its_index_holds_the_same(stored):
+    with_index = Store(stored)
+    (stored / "index").unlink()
+    without = Store(stored)
+    assert vars(without) | {"_map": None} == vars(with_index) | {"_map": None}
+    assert len(pixels(without)) == 36
+    assert all(without.verify(*k) is None for k in pixels(without))
+
+
+def test_the_tree_of_many_images_is_read_as_lmdb_reads_it(tmp_path):
+    """More pages than one branch can name, keys of many lengths, values that were deleted, small values and large ones."""
+    (tmp_path / "x.lmdb").mkdir()
+    chance = random.Random(1)
+    expected = {bytes(chance.choices(b"abc/", k=chance.randint(1, 480))): chance.randbytes(chance.choice((0, 9, 999, 9999)))
+                for _ in range(3000)}  # fmt: skip
+    rewrite(tmp_path / "x.lmdb", **{k.decode(): v for k, v in expected.items()})
+    with (
+        lmdb.open(str(tmp_path / "x.lmdb"), map_size=1 << 26, lock=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        for key in list(expected)[::3]:
+            transaction.delete(key)
+            del expected[key]
+        assert environment.stat()["depth"] >= 3
+    with (
+        (tmp_path / "x.lmdb" / "data.mdb").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        size, spans = _read_tree(data)
+        assert size == mmap.PAGESIZE
+        assert {key: data[at : at + length] for key, (at, length) in spans.items()} == expected
+
+
+@pytest.mark.parametrize("size", [0, 3, 60, -1, -40])
+def test_an_index_that_is_cut_is_refused_with_what_to_do(stored, size):
+    whole = (stored / "index").read_bytes()
+    (stored / "index").write_bytes(whole[:size])
+    message = r"x\.lmdb: its file 'index' cannot be read \(damaged, or written by a newer sr-train\); copy it again, or delete"
+    with pytest.raises(StoreError, match=message):
+        Store(stored)
+
+
+def test_every_flipped_byte_of_an_index_is_noticed(stored):
+    whole = (stored / "index").read_bytes()
+    for at in range(0, len(whole), 7):
+        (stored / "index").write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with pytest.raises(StoreError, match=r"x\.lmdb: its file 'index' cannot be read"):
+            Store(stored)
+
+
+def test_an_index_that_cannot_be_read_is_named(stored):
+    (stored / "index").unlink()
+    (stored / "index").mkdir()
+    with pytest.raises(StoreError, match=r"x\.lmdb: its file 'index' cannot be read \(.*directory"):
+        Store(stored)
+
+
+def test_the_index_of_another_store_is_refused_though_all_its_positions_would_fit(stored, folder, tmp_path):
+    """One image of equal size differs, so that the files of both stores are of equal length and structure."""
+    change_keeping_size(folder)
+    prepare(folder, tmp_path / "y.lmdb")
+    sizes = [(p / "data.mdb").stat().st_size for p in (stored, tmp_path / "y.lmdb")]
+    assert sizes[0] == sizes[1]
+    expected = pixels(Store(tmp_path / "y.lmdb"))
+    shutil.copy(tmp_path / "y.lmdb" / "data.mdb", stored)
+    with pytest.raises(
+        StoreError, match=r"x\.lmdb: its files 'index' and 'data\.mdb' belong to two stores, or data\.mdb was"
+    ):
+        Store(stored)
+    (stored / "index").unlink()
+    assert all(np.array_equal(v, expected[k]) for k, v in pixels(Store(stored)).items())
+    assert all(Store(stored).verify(*k) is None for k in expected)
+
+
+def test_a_store_that_was_changed_in_place_is_refused(stored):
+    size = (stored / "data.mdb").stat().st_size
+    shutil.copy(stored / "index", stored / "kept")
+    rewrite(stored, note=b"short")
+    shutil.move(stored / "kept", stored / "index")
+    os.truncate(stored / "data.mdb", size)
+    with pytest.raises(StoreError, match=r"belong to two stores, or data\.mdb was changed"):
+        Store(stored)
+
+
+def test_a_store_that_was_compacted_is_read_without_its_index_only(stored, tmp_path):
     expected = pixels(Store(stored))
     rewrite(stored, note=bytes(5000))  # so that there is something to compact
-    assert all(np.array_equal(v, expected[k]) for k, v in pixels(Store(stored)).items())
+    prepared = Store(stored)
+    assert all(np.array_equal(v, expected[k]) for k, v in pixels(prepared).items())
     (tmp_path / "y.lmdb").mkdir()
     with lmdb.open(str(stored), readonly=True, lock=False) as environment:
         environment.copy(str(tmp_path / "y.lmdb"), compact=True)
-    shutil.copy(stored / "offsets", tmp_path / "y.lmdb")
-    with pytest.raises(StoreError, match=r"y\.lmdb: was rewritten by another LMDB tool; make it anew with sr-prepare"):
-        Store(tmp_path / "y.lmdb")
+    compacted = Store(tmp_path / "y.lmdb")
+    assert compacted._offsets != prepared._offsets
+    assert all(np.array_equal(v, expected[k]) for k, v in pixels(compacted).items())
+
+
+# -- stores of version 1 ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A store as sr-train made it when positions were in a file ``offsets`` and LMDB was opened for all else."""
+    shutil.unpack_archive(Path(__file__).with_name("store_v1.zip"), tmp_path / "old.lmdb")
+    return tmp_path / "old.lmdb"
+
+
+def ramp(number, height, width, channels=3):
+    y, x, c = np.mgrid[:height, :width, :channels]
+    return ((y * 3 + x * 5 + c * 7 + number * 11) % 251).astype(np.uint8)
+
+
+def test_a_store_of_version_1_is_read_as_ever(old):
+    store = Store(old)
+    expected = {"a": ramp(0, 40, 48), "b": ramp(1, 30, 36), "more/deep": ramp(2, 24, 20, 1).astype(np.uint16) * 257}
+    assert store.summary["version"] == 1
+    assert store.scales == [1, 2]
+    assert store.keys() == list(expected)
+    for key, image in expected.items():
+        assert np.array_equal(store.view(1, key), image)
+        assert store.view(1, key).dtype == image.dtype
+        assert np.array_equal(store.crop(1, key, 3, 4, 5, 6), image[3:8, 4:10])
+        assert np.array_equal(store.view(2, key), reduce_image(image, 2, "float"))
+    assert all(store.verify(s, k) is None for s in store.scales for k in store.keys(s))
+
+
+def test_a_folder_is_that_of_a_store_of_version_1(old, tmp_path):
+    """And one that was changed is told, as with stores of today."""
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    for name, image in (("a", ramp(0, 40, 48)), ("b", ramp(1, 30, 36)),
+                        ("more/deep", ramp(2, 24, 20, 1).astype(np.uint16) * 257)):  # fmt: skip
+        write_image(tmp_path / "images" / f"{name}.png", image)
+    before = stamps(old)
+    assert prepare(tmp_path / "images", old, scales=[2]) is None
+    assert stamps(old) == before
+    write_image(tmp_path / "images" / "b.png", ramp(9, 30, 36))
+    with pytest.raises(FileExistsError, match=r"1 images of .* were added, removed or changed since \(b\)"):
+        prepare(tmp_path / "images", old, scales=[2])
+
+
+def test_the_file_of_offsets_belongs_to_a_store_of_version_1(old):
+    message = (
+        r"old\.lmdb: its file 'offsets' is missing, or does not fit data\.mdb, which then .* copy the whole folder"
+    )
+    (old / "offsets").rename(old / "elsewhere")
+    with pytest.raises(StoreError, match=message):
+        Store(old)
+    whole = (old / "elsewhere").read_bytes()
+    for file in (whole[:-16], whole[:-24] + whole[-32:-24] + whole[-16:], whole[:-1] + b"x", b""):
+        (old / "offsets").write_bytes(file)
+        with pytest.raises(StoreError, match=message):
+            Store(old)
+    (old / "offsets").write_bytes(whole[:-8])  # of a store that was made before there was a checksum
+    assert Store(old).verify(1, "b") is None
+
+
+def test_a_store_of_version_1_that_was_rewritten_is_refused(old, tmp_path):
+    changed = tmp_path / "changed.lmdb"
+    shutil.copytree(old, changed)
+    rewrite(changed, **{"m/1/b": Record(36, 30, 3, 1, 0, 0, 0, 0).pack()})
+    rewrite(old, note=bytes(5000))
+    (tmp_path / "y.lmdb").mkdir()
+    with lmdb.open(str(old), readonly=True, lock=False) as environment:
+        environment.copy(str(tmp_path / "y.lmdb"), compact=True)
+    shutil.copy(old / "offsets", tmp_path / "y.lmdb")
+    for path in (changed, tmp_path / "y.lmdb"):
+        with pytest.raises(StoreError, match="which then is damaged or was rewritten by another LMDB tool"):
+            Store(path)
+
+
+def test_an_unfinished_store_of_version_1_continues(folder, tmp_path, monkeypatch):
+    """It holds the mark that the search for positions needed, and may hold a file of them."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, StoreBuilder, "_finish", 0)
+        with pytest.raises(Kill):
+            prepare(folder, tmp_path / "x.lmdb")
+    rewrite(tmp_path / "x.lmdb.partial", mark=bytes(4096))
+    assert prepare(folder, tmp_path / "x.lmdb").kept == 12
+    prepare(folder, tmp_path / "calm.lmdb")
+    assert dump(tmp_path / "x.lmdb") == dump(tmp_path / "calm.lmdb") | {b"mark": bytes(4096)}
+    assert all(Store(tmp_path / "x.lmdb").verify(1, f"{k:04d}") is None for k in range(8))
 
 
 def test_a_scale_that_the_store_does_not_hold_is_refused(stored):

@@ -9,7 +9,7 @@ from torch import nn
 from sr_train.checkpoints import list_checkpoints, read_checkpoint
 from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
 from sr_train.losses.weighted import GANLoss
-from sr_train.tasks.gan import GANTask, frozen, settled
+from sr_train.tasks.gan import GANTask, frozen
 from sr_train.tasks.optim import Constant, MultiStep
 
 
@@ -158,20 +158,6 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss(precision):
     d_loss.backward()
     for name, parameter in fresh.discriminator.named_parameters():
         assert torch.equal(found[name], parameter.grad), name
-
-
-def test_settled_gradients_add_up_and_survive_a_scaler():
-    weight = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
-        weight.grad = None
-        for factor in (1.0, 0.5):
-            loss = settled((weight**2).sum(), [weight], scaler)
-            assert loss.item() == 13
-            (factor * loss).backward()
-        assert torch.equal(weight.grad, 1.5 * 2 * weight.detach())
-        weight.grad = None
-        (0.5 * settled(weight.sum(), [weight], scaler)).backward()  # a gradient that is one number, expanded
-        assert torch.equal(weight.grad, torch.tensor([0.5, 0.5]))
 
 
 def test_rates_and_curves_are_apart():
