@@ -25,6 +25,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from sr_train.configs import conf_folders, groups, near, options_of, ours, search_path
 from sr_train.typecheck import fits, hints_of, name_of
@@ -121,6 +122,10 @@ def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
             return compose(name, overrides=[*search_path(), *overrides], return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([_shorten(str(error))]) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "a YAML file" if mark is None else f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigError([f"{where}: cannot be read as YAML: {error.problem or error.context}"]) from None
     finally:
         GlobalHydra.instance().clear()
         if running is not None:
@@ -766,6 +771,10 @@ def plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError(wrong)
     chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]
     base = compose_config("train", chosen)
+    if "experiment" in base:  # what the file holds is below this key: it does not say that it is of the whole config
+        raise ConfigError(
+            [f"experiment={experiment}: its YAML needs the first line '# @package _global_', and keys below it"]
+        )
     stages = _named_stages(given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}}))
     names = list(stages)
     selected = _select(selection, names)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from sr_train.callbacks import Checkpoints, Stop, still_finished
 from sr_train.checkpoints import list_checkpoints
+from sr_train.cli import ends
 from sr_train.cli.common import UsageError
 from sr_train.cli.ends import name_of, own_callbacks
 from sr_train.cli.stage import score_names
@@ -146,6 +147,7 @@ def built(*arguments):
         (["callbacks.e={_target_: %s, monitor: toy/y/psnr, mode: max, check_on_train_epoch_end: true}"], "one epoch without"),
         (["callbacks.t={_target_: lightning.pytorch.callbacks.Timer, interval: epoch}"], "one epoch without an end"),
         (["trainer.max_time=soon"], r"trainer\.max_time=soon: expected DD:HH:MM:SS"),
+        (["trainer.max_time=00:00:00:00"], r"trainer\.max_time=00:00:00:00: expected DD:HH:MM:SS above zero"),
         (["trainer.max_time=00:01:00:00", "callbacks.t={_target_: lightning.pytorch.callbacks.Timer}"], "a Timer among the"),
     ],
 )  # fmt: skip
@@ -195,3 +197,15 @@ def test_a_finished_stage_counts_while_its_callback_and_its_steps_do():
     assert not still_finished(finished, 21, [{"patience": 3}])
     assert not still_finished(finished, 20, [{"patience": 4}])
     assert not still_finished(finished, 20, [])
+
+
+def test_the_stages_of_a_run_share_one_clock(monkeypatch):
+    config = plan([*ONE, "trainer.max_time=00:00:01:00"]).stages[0].config
+    ends.begin_sitting()
+    now = ends.time.monotonic()
+    monkeypatch.setattr(ends.time, "monotonic", lambda: now + 45)  # the first stage took so long
+    (timer,) = own_callbacks(config, [])
+    assert timer.time_remaining() == pytest.approx(15, abs=1)
+    monkeypatch.setattr(ends.time, "monotonic", lambda: now + 90)
+    (timer,) = own_callbacks(config, [])
+    assert timer.time_remaining() <= 0

@@ -58,6 +58,7 @@ def test_it_works(own, network, more):
     ("network", "more", "message"),
     [
         ("networks.OtherSize", "", r"float32 \[1, 3, 8, 8\] for a patch \[1, 3, 8, 8\], expected floats \[1, 3, 16, 16\]"),
+        ("networks.Detached", "", r"Detached returns an output without a gradient, so it cannot be trained"),
         ("networks.Pair", "", r"returns a tuple for a patch .*, expected a tensor \[1, 3, 16, 16\]: the image alone"),
         ("networks.RandomBuffer", "", r"RandomBuffer computes something else when it is read back from a weights file"),
         ("networks.Infinite", "", r"stage main: Infinite: not written: 1 tensors hold NaN or infinity: mask"),

@@ -199,3 +199,23 @@ def test_only_the_nearest_names_are_suggested():
     assert near("max_stesp", ["max_steps", "max_time", "devices"]) == "; did you mean max_steps?"
     assert near("lagger", ["logger", "lager"]) == "; did you mean lager or logger?"
     assert near("zzz", ["logger"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "# @package _global_\nmodel: {blocks: 1\nscale: 2\n",
+            r"bad\.yaml, line \d+, column \d+: cannot be read as YAML",
+        ),
+        ("# @package _global_\ndata:\n\tbatch: 2\n", r"bad\.yaml, line 3, column 1: cannot be read as YAML"),
+        ("scale: 2\n", r"experiment=bad: its YAML needs the first line '# @package _global_'"),
+        ("", r"experiment=bad: its YAML needs the first line '# @package _global_'"),
+    ],
+)
+def test_an_experiment_file_that_is_no_experiment_is_named(tmp_path, monkeypatch, text, message):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "bad.yaml").write_text(text)
+    monkeypatch.setenv("SR_CONF", str(tmp_path))
+    with pytest.raises(ConfigError, match=message):
+        plan(["experiment=bad"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,14 @@ class StoppedError(Exception):
     def __init__(self, by: str, step: int, code: int) -> None:
         self.code = code
         super().__init__(f"stopped by {by} at step {step}")
+
+
+_sitting = {"began": time.monotonic()}  # when the run of all stages began in this process
+
+
+def begin_sitting() -> None:
+    """Start the clock of ``trainer.max_time``, which all stages of a run share."""
+    _sitting["began"] = time.monotonic()
 
 
 def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -73,9 +82,13 @@ def checked_callbacks(
                 f"trainer.max_time={limit}: there is a Timer among the callbacks already; give one of them"
             )
         try:
-            own.append(Timer(limit))
-        except (MisconfigurationException, TypeError):
-            raise UsageError(f"trainer.max_time={limit}: expected DD:HH:MM:SS, e.g. 00:11:50:00") from None
+            timer = Timer(limit)
+        except (MisconfigurationException, TypeError, AttributeError):
+            timer = None
+        if timer is None or timer._duration is None or timer._duration <= 0:
+            raise UsageError(f"trainer.max_time={limit}: expected DD:HH:MM:SS above zero, e.g. 00:11:50:00")
+        timer._duration = max(timer._duration - (time.monotonic() - _sitting["began"]), 0.0)
+        own.append(timer)
     return own
 
 

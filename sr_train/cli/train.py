@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sr_train.cli.common import UsageError, header, is_child, run
-from sr_train.cli.ends import StoppedError
+from sr_train.cli.ends import StoppedError, begin_sitting
 from sr_train.cli.preflight import check_stages, unchanged_flags
 from sr_train.cli.stage import run_stage
 from sr_train.configs import files_of
@@ -100,6 +100,7 @@ def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
     mode = composed.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
         raise UsageError(f"resume={mode}: choose from auto, force, never")
+    begin_sitting()
     command = shlex.join(["sr-train", *arguments])
     _quiet()
     if composed.stages[0].config["check"]:

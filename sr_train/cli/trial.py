@@ -106,7 +106,7 @@ def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.
         raise ValueError(f"{where} has scales, and no at(scale) that gives one branch: see sr_train/models/mdsr.py")
     torch.manual_seed(0)  # what is drawn in forward is the same in the network that was read back
     try:
-        with torch.no_grad(), advising_less_memory():
+        with torch.enable_grad(), advising_less_memory():
             sr = _call(network.eval(), lr, scale)
     except MemoryError:
         raise
@@ -124,6 +124,12 @@ def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.
         raise ValueError(
             f"{where} returns {kind} {list(sr.shape)} for {_shape(lr)}, expected floats {expected} (x{scale})"
         )
+    if not sr.requires_grad and any(p.requires_grad for p in network.parameters()):
+        raise ValueError(
+            f"{where} returns an output without a gradient, so it cannot be trained: its forward runs under torch.no_grad(), "
+            "or detaches"
+        )
+    sr = sr.detach()
     if not torch.isfinite(sr).all():
         raise ValueError(f"{where} returns NaN or infinity for {_shape(lr)} in [0, 1], as it is initialized")
     return sr

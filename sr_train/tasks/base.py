@@ -230,7 +230,15 @@ class SRTask(L.LightningModule):
         self._keys += _suspects(batch)
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
-        """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss."""
+        """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss.
+
+        Raises ValueError for a loss that is no single number, or that no gradient can be taken of.
+        """
+        if loss.ndim or not loss.requires_grad:
+            have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
+            raise ValueError(
+                f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
+            )
         self._losses.append(loss.detach())
         told = self.model.numbers() if isinstance(self.model, Watched) else {}
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **told, **numbers}.items()})

@@ -25,6 +25,14 @@ class Plain(nn.Module):
         return F.pixel_shuffle(self.last(F.relu(self.body(lr))), self.scale)
 
 
+class Detached(Plain):
+    """A forward pass that no gradient comes back from."""
+
+    @torch.no_grad()
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        return super().forward(lr)
+
+
 class Twice(Plain):
     """One module under two names, and a buffer that is part of another's memory."""
 
