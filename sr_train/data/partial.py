@@ -1,4 +1,4 @@
-"""What building a store needs next to the images: one writer, files recognized, work done ahead."""
+"""Parts of building a store next to the images: one writer, recognition of files, work done ahead."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class MissingStoreError(StoreError):
 
 
 class Record(NamedTuple):
-    """What the store knows of one image."""
+    """A store's entry for one image: its shape, sample size and checksums, and those of its source file."""
 
     height: int
     width: int
@@ -88,7 +88,7 @@ class Record(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What a reader needs to know of a ``data.mdb``."""
+    """The index of a ``data.mdb``: all that a reader needs in order to find and check pixels."""
 
     size: int  #: of data.mdb, bytes
     at: int  #: position of the summary
