@@ -17,7 +17,8 @@ COMMANDS = {  # modules of sr_train.cli, by the name of the command without "sr-
 
 def main() -> None:
     """Run the command that is named first."""
-    from sr_train.cli.common import HELP, VERSION, fail, near, version_text
+    from sr_train.cli.main import HELP, VERSION, fail, version_text
+    from sr_train.config.folders import near
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in HELP:

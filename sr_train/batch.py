@@ -5,10 +5,9 @@ Letters: ``B`` batch, ``T`` frames, ``C`` channels (3, RGB), ``h, w`` low resolu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 class Batch(TypedDict):

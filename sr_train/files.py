@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,17 +114,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def archive_problem(path: Path) -> str | None:
-    """What is wrong with one of torch's archives, or None; raises what ``zipfile`` meets in one that is none.
-
-    torch does not look at the checksums, and unpacks a compressed archive to whatever it says that it holds.
-    """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        packed = any(m.compress_type != zipfile.ZIP_STORED for m in members)
-        if packed or sum(m.file_size for m in members) > path.stat().st_size:
-            return "a compressed archive; torch's own are not: unpack it first"
-        spoiled = archive.testzip()
-    return None if spoiled is None else f"damaged: the checksum of {spoiled} differs; copy or download it again"

@@ -25,16 +25,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_train import files
-from sr_train.cli.lock import hold
-from sr_train.cli.train import run_plan
-from sr_train.data.build import StoreBuilder
+from sr_train.config.plan import plan
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
+from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.toy import toy_files
 from sr_train.models.edsr import EDSR
 from sr_train.models.srresnet import SRResNet
-from sr_train.stages import plan
-from sr_train.weights import Weights, save_weights
+from sr_train.runs.lock import hold
+from sr_train.training.run import run_plan
+from sr_train.weights.file import Weights, save_weights
 
 TINY = (
     "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=4", "data.workers=0", "data.batch=2",
@@ -984,10 +984,10 @@ def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place,
 
 
 def test_a_run_that_is_being_written_is_not_begun_twice(invoke, place, monkeypatch):
-    from sr_train.cli import lock
+    from sr_train.runs import lock
 
     monkeypatch.setattr(lock, "hold", lambda folder: hold(folder, 0.3))
-    program = "from sr_train.cli.lock import hold\nfrom pathlib import Path\nimport time\n"
+    program = "from sr_train.runs.lock import hold\nfrom pathlib import Path\nimport time\n"
     program += "with hold(Path('runs/quickstart_edsr')): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", program], cwd=place, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
@@ -1032,7 +1032,7 @@ def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
 def test_a_typo_in_an_experiment_file_is_refused_wherever_it_stands(tmp_path):
     """A user's own recipe stands in conf/experiment of a checkout; here in a copy of the package."""
     import sr_train
-    from sr_train.configs import conf_folder
+    from sr_train.config.folders import conf_folder
 
     shutil.copytree(
         Path(sr_train.__file__).parent, tmp_path / "sr_train", ignore=shutil.ignore_patterns("conf", "__pycache__")

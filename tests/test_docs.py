@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sr_train import stages
-from sr_train.cli.common import compose_command, keys_of
-from sr_train.configs import conf_folder, groups, options_of
+from sr_train.config import compose
+from sr_train.config.check import check_values, known_names
+from sr_train.config.compose import compose_command, parse
+from sr_train.config.folders import conf_folder, groups, options_of
+from sr_train.config.help import keys_of
+from sr_train.config.plan import plan
+from sr_train.console import ConfigError
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 from sr_train.metrics.protocol import get_protocols
-from sr_train.stages import ConfigError, check_values, known_names, parse, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 README, DATA, EXTENDING = ROOT / "README.md", ROOT / "data" / "README.md", ROOT / "docs" / "extending.md"
@@ -236,7 +239,7 @@ def run(item, invoke):
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
     """What is composed of the installed YAML alone is kept: half of the time goes into composing the same again."""
-    original = stages.compose_config
+    original = compose.compose_config
 
     def compose_config(name, overrides):
         if "SR_CONF" in os.environ:
@@ -246,7 +249,7 @@ def composed_once(monkeypatch):
             KEPT[key] = pickle.dumps(original(name, overrides))
         return pickle.loads(KEPT[key])
 
-    monkeypatch.setattr(stages, "compose_config", compose_config)
+    monkeypatch.setattr(compose, "compose_config", compose_config)
 
 
 # -- the tests ---------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_train.cli.common import build, conf_folder
-from sr_train.cli.stage import run_stage
-from sr_train.stages import plan
-from sr_train.weights import load_weights
+from sr_train.config.build import build
+from sr_train.config.folders import conf_folder
+from sr_train.config.plan import plan
+from sr_train.training.stage import run_stage
+from sr_train.weights.file import load_weights
 
 EXPERIMENTS = sorted((conf_folder() / "experiment").rglob("*.yaml"))
 KNOWN = (

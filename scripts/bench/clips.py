@@ -29,10 +29,10 @@ import lightning as L
 import torch
 from peer import Program, Turns
 
-from sr_train.cli.precision import resolve_precision
+from sr_train.devices import resolve_precision
 from sr_train.losses.pixel import CharbonnierLoss
 from sr_train.models.edvr import EDVR
-from sr_train.tasks.optim import Constant
+from sr_train.tasks.curves import Constant
 from sr_train.tasks.pixel import PixelTask
 
 MODEL = {"channels": 64, "frames": 5, "blocks": 10}  # EDVR-M

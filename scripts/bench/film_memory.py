@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from sr_train.models.edsr import EDSR
-from sr_train.weights import Weights, save_weights
+from sr_train.weights.file import Weights, save_weights
 
 AIM = 1.10
 

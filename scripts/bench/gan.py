@@ -29,7 +29,7 @@ from peer import Program, Turns
 from step import prepare, verdict
 
 from sr_train.models.rrdbnet import RRDBNet
-from sr_train.weights import Weights, save_weights
+from sr_train.weights.file import Weights, save_weights
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:

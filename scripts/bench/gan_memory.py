@@ -30,13 +30,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sr_train.losses.adversarial import RelativisticAverage
+from sr_train.losses.gan import GANLoss
 from sr_train.losses.perceptual import PerceptualLoss
-from sr_train.losses.weighted import GANLoss
 from sr_train.models import features
 from sr_train.models.discriminator import VGGStyleDiscriminator
 from sr_train.models.rrdbnet import RRDBNet
+from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask
-from sr_train.tasks.optim import Constant
 
 LIMIT = 0.10  # joint stays as long as apart saves no more
 

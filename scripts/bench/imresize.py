@@ -18,10 +18,10 @@ import torch
 from scipy.io import loadmat
 
 from sr_train.data.images import read_image
-from sr_train.imresize import ARITHMETICS, Arithmetic, imresize, imresize_torch
 from sr_train.metrics.color import luma
 from sr_train.metrics.functional import psnr, ssim
 from sr_train.metrics.protocol import PROTOCOLS, score
+from sr_train.resampling import ARITHMETICS, Arithmetic, imresize, imresize_torch
 
 SQUARE = {8: np.arange(64.0).reshape(8, 8), 4: np.arange(16.0).reshape(4, 4), 15: np.arange(225.0).reshape(15, 15)}
 CORNER = np.array(

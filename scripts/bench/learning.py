@@ -34,15 +34,15 @@ import numpy as np
 import torch
 from peer import child
 
-from sr_train.cli.common import build
-from sr_train.cli.locate import full_arguments
 from sr_train.cli.train import train
+from sr_train.config.build import build
+from sr_train.config.plan import plan
 from sr_train.data.dataset import EvalImages
-from sr_train.data.index import Pairs
-from sr_train.inference import super_resolve
+from sr_train.data.pairs import Pairs
+from sr_train.inference.images import super_resolve
 from sr_train.metrics.protocol import PROTOCOLS, score
-from sr_train.stages import plan
-from sr_train.weights import Weights, load_weights, save_weights
+from sr_train.weights.file import Weights, load_weights, save_weights
+from sr_train.weights.open import full_arguments
 
 State = Mapping[str, torch.Tensor]
 SEEN = [0]  # checksum of the batches that the loop of this process was given
@@ -198,7 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-learning-") as folder:
         source = "toy"
         if args.images:
-            from sr_train.data.build import StoreBuilder
+            from sr_train.data.store.builder import StoreBuilder
 
             source = str(Path(folder, "pairs.lmdb"))
             StoreBuilder(args.images, Path(source), scales=[2]).build()

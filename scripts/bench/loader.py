@@ -85,9 +85,9 @@ def mosaics(tiles: Iterator[Image]) -> Iterator[Image]:
 
 def prepare(images: Iterator[Image], folder: Path, basicsr: str | None) -> None:
     """Write PNGs, our stores with and without LR, and BasicSR's two LMDBs below ``folder``."""
-    from sr_train.data.build import StoreBuilder
     from sr_train.data.degrade import reduce_image
     from sr_train.data.images import write_image
+    from sr_train.data.store.builder import StoreBuilder
 
     for name in ("hr", "lr"):
         (folder / name).mkdir(parents=True)
@@ -148,7 +148,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     from sr_train.batch import to_float
     from sr_train.data.dataset import TrainPatches
     from sr_train.data.draws import Draws, PositionSampler
-    from sr_train.data.index import Pairs
+    from sr_train.data.pairs import Pairs
 
     store = str(Path(job["folder"], "pairs.lmdb"))
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import AveragedModel
 
-from sr_train.cli.precision import native_bf16
+from sr_train.devices import native_bf16
 from sr_train.models.edsr import EDSR
 from sr_train.models.mdsr import MDSR
 from sr_train.tasks.base import ema_update

@@ -40,9 +40,9 @@ from peer import Program, Turns, child
 from torch.nn.functional import l1_loss
 
 from sr_train.batch import Batch, to_float
-from sr_train.callbacks import Record
-from sr_train.checkpoints import write_checkpoint
 from sr_train.tasks.base import SRTask
+from sr_train.training.checkpointing import write_checkpoint
+from sr_train.training.speed import Record
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
 CHECKPOINT_EVERY, RECORD_EVERY = 1000, 100  # conf/train.yaml
@@ -189,9 +189,9 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(images: Path | None, folder: Path, scale: int = 2) -> int:
     """PNG of HR and LR, and our store of both; returns how many images."""
-    from sr_train.data.build import StoreBuilder
     from sr_train.data.degrade import reduce_image
     from sr_train.data.images import list_images, read_image, to_rgb, to_uint8, write_image
+    from sr_train.data.store.builder import StoreBuilder
     from sr_train.data.toy import toy_files
 
     for name in ("hr", "lr"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sr_train.cli.common import UsageError, compose_command, expect, listed, run
-from sr_train.cli.locate import full_arguments, load
+from sr_train.cli.main import run
+from sr_train.config.compose import compose_command, expect
+from sr_train.console import UsageError, listed
+from sr_train.weights.open import full_arguments, load
 
 
 def convert(arguments: list[str]) -> int:
@@ -20,8 +22,9 @@ def convert(arguments: list[str]) -> int:
         )
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: is there already; name another, or give overwrite=true")
-    from sr_train.cli.networks import scale_of
-    from sr_train.weights import Weights, build_network, one_scale, save_weights
+    from sr_train.inference.network import scale_of
+    from sr_train.weights.file import Weights, save_weights
+    from sr_train.weights.network import build_network, one_scale
 
     weights, file = load(source, allow=allow, scale=config["scale"])
     if config["scale"] is not None:

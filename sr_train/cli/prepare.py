@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from sr_train.cli.common import UsageError, arithmetic_of, compose_command, expect, run, workers_of
+from sr_train.cli.main import arithmetic_of, run, workers_of
+from sr_train.config.compose import compose_command, expect
+from sr_train.console import UsageError
 
 
 def _bar(total: int, what: str) -> Any:
@@ -17,7 +19,7 @@ def _bar(total: int, what: str) -> Any:
 
 def _verify(path: str) -> int:
     from sr_train.data.images import BadFilesError
-    from sr_train.data.store import Store
+    from sr_train.data.store.reader import Store
 
     store = Store(path)
     problems: list[str] = []
@@ -36,7 +38,7 @@ def _verify(path: str) -> int:
 
 
 def _describe(path: str) -> str:
-    from sr_train.data.store import Store
+    from sr_train.data.store.reader import Store
 
     store = Store(path)
     lr = "".join(f", LR x{s}" for s in store.scales if s != 1)
@@ -60,7 +62,7 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
 
 def _clips(folder: str, names: Any) -> dict[str, Any]:
     """What a store of clips keeps, and what else is checked before it is made."""
-    from sr_train.data.clips import clip_files, read_list, split_key, unequal_sizes
+    from sr_train.data.video.clips import clip_files, read_list, split_key, unequal_sizes
 
     files = clip_files(folder, None if names is None else read_list(str(names)))
     clips = len({split_key(key)[0] for key in files})
@@ -86,8 +88,8 @@ def prepare(arguments: list[str]) -> int:
         if not verify:
             raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
-    from sr_train.data.build import StoreBuilder
-    from sr_train.data.store import Store
+    from sr_train.data.store.builder import StoreBuilder
+    from sr_train.data.store.reader import Store
 
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
     options |= {} if config["clips"] is None else _clips(folder, config["list"])

@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from sr_train.batch import Batch
 from sr_train.data.draws import Draws, StepScales, below
 from sr_train.data.images import BadFilesError, to_rgb
-from sr_train.data.index import Pairs
+from sr_train.data.pairs import Pairs
 from sr_train.data.transforms import TURNS, turn
 
 Image = NDArray[Any]
+
 _PIXEL = {
     np.dtype(np.uint8): np.dtype("V3"),
     np.dtype(np.uint16): np.dtype("V6"),

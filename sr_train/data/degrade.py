@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sr_train.imresize import Arithmetic, apply_taps, imresize, reduce_taps, round_half_up
+from sr_train.resampling import Arithmetic, apply_taps, imresize, reduce_taps, round_half_up
 
 Image = NDArray[Any]
 
@@ -44,7 +44,7 @@ def reduce_window(
         left: first LR column.
         height: LR rows.
         width: LR columns.
-        arithmetic: see :mod:`sr_train.imresize`.
+        arithmetic: see :mod:`sr_train.resampling`.
     """
     mirror = arithmetic != "uint8_replicate"
     rows = reduce_taps(size[0] - size[0] % scale, scale, top, height, mirror)

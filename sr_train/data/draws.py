@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORDS = 6  # 64-bit words drawn per position
+
 _MAX_BLOCK = 1_000_000
 
 

@@ -24,9 +24,13 @@ from sr_train.files import write_bytes
 Image = NDArray[Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of some phones, as well
+
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
+
 _ORIENTATION = 0x0112  # EXIF: 1 upright ... 8
+
 _MANY = 20  # this many names of a longer list are printed
 
 # Silent: its complaints name no file, ours do. OpenCV 5 has moved the function.

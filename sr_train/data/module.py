@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.data.clip_sets import is_clip_set, open_set
 from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler, StepScales
-from sr_train.data.index import Pairs, check_shared
+from sr_train.data.pairs import Pairs, check_shared
+from sr_train.data.video.sets import is_clip_set, open_set
 
 
 class SRData(L.LightningDataModule):
@@ -33,7 +33,7 @@ class SRData(L.LightningDataModule):
         seed: the run's seed.
         stage: the stage's name: with the seed it fixes every draw.
         augment: turn patches by the eight turns.
-        arithmetic: of LR made from HR, see :mod:`sr_train.imresize`.
+        arithmetic: of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files in memory (folders; stores need none).
     """
 

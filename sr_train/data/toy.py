@@ -11,6 +11,7 @@ from pathlib import Path
 
 #: What a recipe trains on, and what it is validated on.
 TRAIN = ("astronaut", "coffee", "rocket", "motorcycle_left", "ihc")
+
 VALIDATE = ("chelsea",)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 _WINDOW = 11
+
 _SIGMA = 1.5
 
 

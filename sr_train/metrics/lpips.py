@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from sr_train.metrics.functional import quantize
-from sr_train.tensor_files import read_tensors
+from sr_train.torch_files import read_tensors
 
 _EPS = 1e-10  # in the norm, as the authors have it
+
 #: digest of the lin layers (:func:`digest`) -> version, of the lpips package. The files of both have the same names and shapes.
 VERSIONS = {
     "95eac0ddb51712d5": "0.1",  # alex.pth

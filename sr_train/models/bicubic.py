@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sr_train.imresize import Arithmetic, check_arithmetic, imresize, imresize_torch
+from sr_train.resampling import Arithmetic, check_arithmetic, imresize, imresize_torch
 
 
 class Bicubic(nn.Module):
@@ -13,7 +13,7 @@ class Bicubic(nn.Module):
 
     Args:
         scale: enlargement.
-        arithmetic: see :mod:`sr_train.imresize`; the two of uint8 give what MATLAB gives for uint8 images.
+        arithmetic: see :mod:`sr_train.resampling`; the two of uint8 give what MATLAB gives for uint8 images.
     """
 
     multiple_of = 1

@@ -21,10 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torchvision.ops import deform_conv2d
 
 Way = Literal["auto", "torchvision", "sampling"]
 
 _TAPS = 9
+
 _PIECE = 1024  # positions that a CPU samples at once: their nine taps of 64 channels, 2.4 MB, stay in its cache
 
 
@@ -176,8 +178,6 @@ def deformable_conv(
     """
     dtype = offset.dtype if dtype is None else dtype
     if way == "torchvision" or (way == "auto" and x.is_cuda):
-        from torchvision.ops import deform_conv2d
-
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)

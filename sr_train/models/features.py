@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.tensor_files import read_tensors
+from sr_train.torch_files import read_tensors
 
 # LPIPS' scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) is the same map, said of [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
+
 _STD = (0.229, 0.224, 0.225)
+
 _SITE = "https://download.pytorch.org/models/"
+
 FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
+
 _BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions a block, each block closed by a pool
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from sr_train.models.layers import scaled_kaiming_
 
 _BETA = 0.2  # residual scaling, within each dense block and again around each RRDB (Fig. 4)
+
 _STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # nearest-neighbour enlargements
 
 

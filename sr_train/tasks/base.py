@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
-from sr_train.inference import TilesIfNeeded
+from sr_train.inference.images import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
-from sr_train.tasks.optim import Curve
+from sr_train.tasks.curves import Curve
 from sr_train.tasks.parameters import freeze, split, suffixes
 
 _LOOK = 100  # steps between looks at a network's alarm, which wait for the device

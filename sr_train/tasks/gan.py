@@ -12,10 +12,12 @@ from torch import nn
 
 from sr_train.batch import Batch, to_float
 from sr_train.tasks.base import OptimizerFactory, SRTask
-from sr_train.tasks.optim import Curve
+from sr_train.tasks.curves import Curve
 
 _WINDOW = 200  # steps that the discriminator's accuracy is averaged over
+
 _WON = 0.99
+
 _REMEDIES = (
     "It tells G little from here on. What usually helps: a lower task.discriminator_rate (a tenth of task.rate), a larger "
     "loss.weights.adversarial, more or more varied data, or a generator that was trained longer before (init.stage)"
@@ -23,7 +25,7 @@ _REMEDIES = (
 
 
 class AdversarialLoss(Protocol):
-    """What :class:`sr_train.losses.weighted.GANLoss` is."""
+    """What :class:`sr_train.losses.gan.GANLoss` is."""
 
     needs_real: bool
 
@@ -68,7 +70,7 @@ class GANTask(SRTask):
     Args:
         model: the generator G.
         discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Starts afresh in every stage; saved in checkpoints only.
-        loss: a :class:`sr_train.losses.weighted.GANLoss`.
+        loss: a :class:`sr_train.losses.gan.GANLoss`.
         optimizer: called with (parameter groups, lr=rate).
         rate: base learning rate of G.
         discriminator_rate: of D; ``None`` for G's.

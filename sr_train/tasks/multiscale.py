@@ -12,7 +12,7 @@ from sr_train.batch import Batch, to_float
 from sr_train.losses.weighted import loss_and_parts
 from sr_train.models.mdsr import MDSR
 from sr_train.tasks.base import OptimizerFactory, SRTask
-from sr_train.tasks.optim import Curve
+from sr_train.tasks.curves import Curve
 
 
 class MultiScaleTask(SRTask):

@@ -7,10 +7,10 @@ import torch
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
-from sr_train.imresize import imresize
 from sr_train.metrics.functional import psnr
 from sr_train.models.edsr import EDSR
-from sr_train.weights import Weights, save_weights
+from sr_train.resampling import imresize
+from sr_train.weights.file import Weights, save_weights
 
 
 @pytest.fixture
@@ -301,7 +301,6 @@ def test_results_that_cannot_be_paired_list_what_was_looked_for(invoke, photogra
     ],
 )
 def test_templates_need_no_quotes_for_hydra(typed, expected):
-    from sr_train.cli.common import quote_template
-    from sr_train.stages import parse
+    from sr_train.config.compose import parse, quote_template
 
     assert parse([quote_template(typed)])[0].value() == expected

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from sr_train.data.images import read_image
-from sr_train.inference import super_resolve
+from sr_train.inference.images import super_resolve
 from sr_train.models.edsr import EDSR
-from sr_train.records import read_rows
-from sr_train.weights import Weights, build_network, load_weights, one_scale, save_weights
+from sr_train.runs.metrics import read_rows
+from sr_train.weights.file import Weights, load_weights, save_weights
+from sr_train.weights.network import build_network, one_scale
 
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",

@@ -5,7 +5,7 @@ import pytest
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
-from sr_train.data.store import Store
+from sr_train.data.store.reader import Store
 
 
 def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, photographs, tmp_path):

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from sr_train.cli.locate import full_arguments
-from sr_train.cli.stage import stage_seed
-from sr_train.weights import load_weights
+from sr_train.training.build import stage_seed
+from sr_train.weights.file import load_weights
+from sr_train.weights.open import full_arguments
 
 SMALL = (
     "model.blocks=1",

@@ -3,15 +3,15 @@ import PIL.Image
 import pytest
 import torch
 
-from sr_train.cli.networks import Network
-from sr_train.cli.upscale import upscale_image
 from sr_train.data.images import read_image, read_upright, write_image
-from sr_train.imresize import imresize
-from sr_train.inference import super_resolve
+from sr_train.inference.images import super_resolve
+from sr_train.inference.network import Network
+from sr_train.inference.tiling import WHOLE, plan_tiles
 from sr_train.models.bicubic import Bicubic
 from sr_train.models.edsr import EDSR
-from sr_train.tiling import WHOLE, plan_tiles
-from sr_train.weights import Weights, save_weights
+from sr_train.resampling import imresize
+from sr_train.upscaling.images import upscale_image
+from sr_train.weights.file import Weights, save_weights
 
 
 @pytest.fixture
@@ -108,11 +108,11 @@ def test_photographs_are_upscaled_as_they_are_seen(tmp_path, orientation):
 def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch, capsys):
     from tqdm import tqdm
 
-    from sr_train.cli import upscale
-    from sr_train.tiling import MemoryFullError
+    from sr_train.inference.tiling import MemoryFullError
+    from sr_train.upscaling import images
 
     tried = []
-    original = upscale.upscale_image
+    original = images.upscale_image
 
     def greedy(image, network, done):
         tried.append(network.tiling.tile)
@@ -120,15 +120,15 @@ def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch, capsy
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(image, network, done)
 
-    monkeypatch.setattr(upscale, "upscale_image", greedy)
+    monkeypatch.setattr(images, "upscale_image", greedy)
     image = np.zeros((300, 200, 3), np.uint8)
     ready = Network(network, 2, "net", plan_tiles(network, tile=256), False, "32")
     with tqdm(total=1, disable=True) as bar:
-        assert upscale._with_room(image, ready, shrink=True, bar=bar).shape == (600, 400, 3)
+        assert images._with_room(image, ready, shrink=True, bar=bar).shape == (600, 400, 3)
         assert tried == [256, 128, 64]
         ready.tiling = plan_tiles(network, tile=256)
         with pytest.raises(MemoryFullError, match="smaller tile="):
-            upscale._with_room(image, ready, shrink=False, bar=bar)
+            images._with_room(image, ready, shrink=False, bar=bar)
 
 
 @pytest.mark.parametrize(

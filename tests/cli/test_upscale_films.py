@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from sr_train.cli.upscale import upscale
-from sr_train.clip_inference import super_resolve_clip
 from sr_train.data.images import read_image, write_image
-from sr_train.films.reader import FilmReader
-from sr_train.imresize import imresize
-from sr_train.inference import super_resolve
+from sr_train.data.video.film_reader import FilmReader
+from sr_train.inference.clips import super_resolve_clip
+from sr_train.inference.images import super_resolve
 from sr_train.models.edsr import EDSR
-from sr_train.weights import Weights, save_weights
+from sr_train.resampling import imresize
+from sr_train.weights.file import Weights, save_weights
 
 sys.path.insert(0, NETS := str(Path(__file__).parents[1] / "nets"))
 from films import decoded, packets, photograph_frames, write_film
@@ -398,9 +398,9 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
 
 
 def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_path, monkeypatch):
-    from sr_train import clip_inference
+    from sr_train.inference import clips
 
-    original, tried = clip_inference.super_resolve_clip, []
+    original, tried = clips.super_resolve_clip, []
 
     def greedy(model, frames, *, tiling, **options):
         tried.append(tiling.tile)
@@ -409,8 +409,8 @@ def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_pat
             raise torch.OutOfMemoryError("CUDA out of memory")
         yield from original(model, frames, tiling=tiling, **options)
 
-    monkeypatch.setattr(clip_inference, "super_resolve_clip", greedy)
-    monkeypatch.setattr("sr_train.tiling._LARGEST_TILE", 300)
+    monkeypatch.setattr(clips, "super_resolve_clip", greedy)
+    monkeypatch.setattr("sr_train.inference.tiling._LARGEST_TILE", 300)
     write_film(tmp_path / "in.mp4", photograph_frames(frames=3, width=200, height=160))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out"))
     assert tried[0] is None

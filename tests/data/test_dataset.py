@@ -7,13 +7,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
-from sr_train.data.build import StoreBuilder
 from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import Draws, PositionSampler, below
 from sr_train.data.images import BadFilesError, read_image, to_rgb, write_image
-from sr_train.data.index import Pairs
 from sr_train.data.module import SRData
+from sr_train.data.pairs import Pairs
+from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.toy import toy_files
 from sr_train.data.transforms import TURNS, turn
 

@@ -6,7 +6,7 @@ import pytest
 from sr_train.data.degrade import modcrop, reduce_image, reduce_window
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
-from sr_train.imresize import ARITHMETICS, imresize
+from sr_train.resampling import ARITHMETICS, imresize
 
 
 @pytest.fixture(scope="module")

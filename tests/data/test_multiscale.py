@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from sr_train.data.build import StoreBuilder
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import PositionSampler
 from sr_train.data.images import list_images, read_image, write_image
 from sr_train.data.module import SRData
+from sr_train.data.store.builder import StoreBuilder
 
 
 def data(train, scales=(2, 3, 4), **options):

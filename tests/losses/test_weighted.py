@@ -3,11 +3,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sr_train.cli.common import build
+from sr_train.config.build import build
+from sr_train.config.plan import plan
 from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
-from sr_train.losses.weighted import GANLoss, Weighted
+from sr_train.losses.gan import GANLoss
+from sr_train.losses.weighted import Weighted
 from sr_train.models.features import _layers_of
-from sr_train.stages import plan
 
 
 @pytest.fixture

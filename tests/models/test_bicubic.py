@@ -4,9 +4,9 @@ import torch
 
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
-from sr_train.imresize import ARITHMETICS, imresize
 from sr_train.metrics.functional import quantize
 from sr_train.models.bicubic import Bicubic
+from sr_train.resampling import ARITHMETICS, imresize
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from sr_train.checkpoints import list_checkpoints, read_checkpoint
 from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
-from sr_train.losses.weighted import GANLoss
+from sr_train.losses.gan import GANLoss
+from sr_train.runs.checkpoints import list_checkpoints, read_checkpoint
+from sr_train.tasks.curves import Constant, MultiStep
 from sr_train.tasks.gan import GANTask, frozen
-from sr_train.tasks.optim import Constant, MultiStep
 
 
 class Generator(nn.Module):

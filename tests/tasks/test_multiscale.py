@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from sr_train.batch import to_float
-from sr_train.callbacks import StepCallback
-from sr_train.cli.common import build
-from sr_train.cli.stage import build_task, build_trainer, preflight
+from sr_train.config.build import build
+from sr_train.config.plan import plan
+from sr_train.console import ConfigError
 from sr_train.models.edsr import EDSR
 from sr_train.models.mdsr import MDSR
-from sr_train.stages import ConfigError, plan
+from sr_train.tasks.curves import Constant
 from sr_train.tasks.multiscale import MultiScaleTask
-from sr_train.tasks.optim import Constant
 from sr_train.tasks.pixel import PixelTask
+from sr_train.training.build import build_task, build_trainer
+from sr_train.training.stage import preflight
+from sr_train.training.step_callback import StepCallback
 
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",

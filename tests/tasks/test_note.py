@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sr_train.models.msrresnet import MSRResNet
-from sr_train.tasks.optim import Constant
+from sr_train.tasks.curves import Constant
 from sr_train.tasks.pixel import PixelTask
 
 

@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from sr_train.config.plan import plan
+from sr_train.console import ConfigError
 from sr_train.losses.adversarial import RelativisticAverage
-from sr_train.losses.weighted import GANLoss
+from sr_train.losses.gan import GANLoss
 from sr_train.models.edsr import EDSR
-from sr_train.stages import ConfigError, plan
 from sr_train.tasks import base
+from sr_train.tasks.curves import MultiStep
 from sr_train.tasks.gan import GANTask
-from sr_train.tasks.optim import MultiStep
 from sr_train.tasks.parameters import freeze, split, suffixes
 from sr_train.tasks.pixel import PixelTask
 

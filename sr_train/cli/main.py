@@ -1,0 +1,116 @@
+"""What the commands share: help from the YAML, composing, errors and exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from sr_train.config.folders import conf_folder, groups, near, ours
+from sr_train.config.help import help_text, keys_of
+from sr_train.console import UsageError, explain, is_users_error, warned
+
+HELP = ("-h", "--help", "help")
+
+VERSION = "--version"
+
+
+def version_text(command: str) -> str:
+    """``--version``: the command's and those of what it stands on, read without importing them."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import sr_train
+
+    lines = [f"{command} {sr_train.__version__}"]
+    for package in ("torch", "lightning", "hydra-core"):
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} is not installed")
+    return "\n".join([*lines, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"])
+
+
+def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UsageError for a word that begins with a dash and is no option of the command."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if not name.startswith("-") or name in known:
+            continue
+        word = name.lstrip("-").replace("-", "_")
+        keys = [key for key, _, _ in keys_of(conf_folder() / f"{config}.yaml")]
+        advice = ours(word) if config == "train" else None
+        hint = f"; {advice}" if advice else near(name, known) or near(word, [*keys, *groups()])
+        options = ", ".join(known)
+        raise UsageError(
+            f"unknown option {name!r}{hint}; keys are typed without dashes, KEY=VALUE; options are {options}"
+        )
+
+
+def fail(command: str, message: str, code: int = 1) -> NoReturn:
+    """Say what is wrong and exit."""
+    print(f"{command}: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(
+    command: str,
+    config: str,
+    work: Callable[[list[str]], int],
+    show_groups: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> None:
+    """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
+
+    0 done; 1 failed by what was found: files, folders, networks, devices, a disk; 2 a command line (or a config file) that
+    makes no sense by itself: unknown keys, values of the wrong type, out of their range or none of the choices; 130
+    interrupted.
+    """
+    arguments = sys.argv[1:]
+    warned.clear()
+    try:
+        if any(a in HELP for a in arguments):
+            from sr_train.config.help import topic_text
+
+            topics = [a for a in arguments if a not in HELP and "=" not in a and not a.startswith("-")]
+            shown = [topic_text(command, config, topic, show_groups) for topic in topics]
+            print("\n\n".join(shown) or help_text(command, config, show_groups))
+            raise SystemExit(0)
+        if VERSION in arguments:
+            print(version_text(command))
+            raise SystemExit(0)
+        check_options(config, arguments, (*HELP[:2], VERSION, *options))
+        raise SystemExit(work(arguments))
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of a pipe left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if not is_users_error(error) or os.environ.get("SR_DEBUG"):
+            raise
+        fail(command, *explain(error, command))
+
+
+def arithmetic_of(config: Mapping[str, Any]) -> Any:
+    """``arithmetic=`` of bicubic, one of those there are."""
+    from sr_train.resampling import check_arithmetic
+
+    try:
+        check_arithmetic(config["arithmetic"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return config["arithmetic"]
+
+
+def workers_of(value: Any) -> int:
+    """``workers=auto`` (cores of this process) or a number."""
+    if value == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        from sr_train.console import ConfigError
+
+        raise ConfigError([f"workers={value!r}: expected auto or a whole number from 1 on"])
+    return value

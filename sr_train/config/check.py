@@ -1,0 +1,186 @@
+"""TODO sr_train.config.check."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from sr_train.config.folders import near, ours
+from sr_train.config.type_hints import fits, hints_of, name_of
+
+_OPEN = ("sets", "callbacks", "data.train", "data.val")  # a user's own names stand below these
+
+_OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed, they would be ignored
+    "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",
+    "check_val_every_n_epoch", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "fast_dev_run", "overfit_batches", "barebones", "min_steps", "reload_dataloaders_every_n_epochs",
+    "enable_autolog_hparams", "inference_mode", "model_registry",
+}  # fmt: skip
+
+_GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
+
+
+def callable_at(target: str) -> Callable[..., Any]:
+    """What a dotted path names."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
+    """Parameters of the callable at a dotted path; None where it takes any."""
+    parameters = inspect.signature(callable_at(target)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    if target == "lightning.Trainer":
+        return {name: p for name, p in parameters.items() if name not in _OURS}
+    return parameters
+
+
+def known_names(config: DictConfig, key: str) -> list[str] | None:
+    """Names that may stand beside ``key``'s last part; None where any may."""
+    parent, _, _ = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if any(parent == o or parent.startswith(f"{o}.") for o in _OPEN):
+        return None
+    if not isinstance(node, DictConfig):
+        return []
+    names = [str(k) for k in node]
+    if "_target_" in node:
+        parameters = signature(str(node["_target_"]))
+        return None if parameters is None else list(dict.fromkeys([*names, *parameters]))
+    return names
+
+
+def is_known(config: DictConfig, key: str) -> bool:
+    names = known_names(config, key)
+    return names is None or key.rpartition(".")[2] in names
+
+
+OWN = {  # keys of conf/train.yaml that no constructor checks
+    "check": bool,
+    "profile": bool,
+    "profile_steps": int,
+    "scale": int | None,
+    "scales": list[int] | None,
+    "seed": int,
+    "init.stage": str | None,
+    "init.weights": str | None,
+    "init.skip": list[str],
+    "init.grow": list[str],
+    "resume": Literal["auto", "force", "never"],
+    "validate.every": int,
+    "validate.protocols": list[str],
+    "validate.metrics": list[str],
+    "validate.lpips": str | None,
+    "validate.best": str | None,
+    "validate.pictures": int,
+    "validate.crop": int,
+    "checkpoint.every": int,
+    "checkpoint.keep": int,
+    "record.every": int,
+}
+
+_UNCHECKED = {"trainer.precision"}  # "auto" is ours
+
+
+def _expected(key: str, value: Any, hint: Any) -> str:
+    """Say what was expected, with an example of the mappings that data is made of."""
+    if key == "data.train":
+        source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
+        source = value if isinstance(value, Mapping) else source
+        example = ", ".join(f"{k}: {v}" for k, v in source.items())
+        return f"expected a list of sources, e.g. data.train=[{{{example}}}], with LR files data.train=[{{hr: DIR, lr: DIR}}]"
+    if key == "data.val":
+        return "expected sets by name, e.g. data.val={mine: {hr: DIR}}"
+    return f"expected {name_of(hint)}"
+
+
+def _check_sets(sets: Mapping[str, Any], where: str) -> list[str]:
+    return [
+        f"{where}: sets.{name}={json.dumps(spec, default=str)}: expected a mapping, e.g. sets.{name}={{hr: "
+        f"{spec if isinstance(spec, str) else 'DIR'}}}"
+        for name, spec in sets.items()
+        if not isinstance(spec, Mapping)
+    ]
+
+
+def check_values(config: Mapping[str, Any], where: str) -> list[str]:
+    """Values of a resolved config that do not fit what the constructors, or this program, ask for."""
+    problems: list[str] = []
+
+    def walk(node: Mapping[str, Any], path: str) -> None:
+        hints = hints_of(callable_at(node["_target_"])) if isinstance(node.get("_target_"), str) else {}
+        for key, value in node.items():
+            full = f"{path}.{key}" if path else str(key)
+            hint = OWN.get(full, hints.get(str(key), Any))
+            if isinstance(value, Mapping) and "_target_" in value:
+                walk(value, full)
+            elif full == "data.val" and isinstance(value, Mapping):
+                problems.extend(_check_sets(value, where))
+            elif full not in _UNCHECKED and not fits(value, hint):
+                problems.append(f"{where}: {full}={json.dumps(value, default=str)}: {_expected(full, value, hint)}")
+            elif isinstance(value, Mapping) and hint is Any:
+                walk(value, full)
+
+    walk(config, "")
+    return problems
+
+
+def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list[str]:
+    """Everything wrong with a composed config: unknown keys, missing values, targets that do not exist."""
+    problems = [f"{where}: unknown key {k!r}{hint_at(str(k), allowed)}" for k in config if str(k) not in allowed]
+    for key in OmegaConf.missing_keys(config):
+        problems.append(f"{where}: {key} has no value; give {key}=...")
+    problems += _check_node(config, "", where)
+    return problems + _check_callbacks(config, where)
+
+
+def _check_callbacks(config: DictConfig, where: str) -> list[str]:
+    """Callbacks of Lightning's whose work sr-train does itself."""
+    problems = []
+    for name, node in (config.get("callbacks") or {}).items():
+        target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
+        advice = ours(target) if target.startswith(("lightning.", "pytorch_lightning.")) else None
+        if advice:
+            problems.append(f"{where}: callbacks.{name}: {target.rpartition('.')[2]} is not used; {advice}")
+    return problems
+
+
+def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
+    problems: list[str] = []
+    target = node.get("_target_") if not OmegaConf.is_missing(node, "_target_") else None
+    if isinstance(target, str):
+        try:
+            parameters = signature(target)
+        except (ImportError, AttributeError, ValueError):
+            return [f"{where}: {path}._target_={target!r} does not exist"]
+        names = [str(k) for k in node if not str(k).startswith("_")]
+        if parameters is not None:
+            problems += [
+                f"{where}: unknown key '{path}.{n}'{hint_at(f'{path}.{n}', list(parameters))}"
+                for n in names
+                if n not in parameters
+            ]
+            if not node.get("_partial_"):
+                needed = {n for n, p in parameters.items() if p.default is p.empty} - set(names) - _GIVEN
+                problems += [f"{where}: {path}.{n} has no value; give {path}.{n}=..." for n in sorted(needed)]
+    for key in node:
+        if isinstance(key, (bool, float)):
+            problems.append(f"{where}: {path}: the name {key} is read as a {type(key).__name__}: put it into quotes")
+        if not OmegaConf.is_missing(node, key) and not (isinstance(key, str) and OmegaConf.is_interpolation(node, key)):
+            child = node[key]
+            if isinstance(child, DictConfig):
+                problems += _check_node(child, f"{path}.{key}".lstrip("."), where)
+    return problems
+
+
+def hint_at(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
+    """Name what a key of another program is called here, or else the nearest names."""
+    other = ours(key)
+    return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

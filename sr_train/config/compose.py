@@ -1,0 +1,118 @@
+"""TODO sr_train.config.compose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from sr_train.config.folders import groups, near, search_path
+from sr_train.console import ConfigError
+
+CONF = "sr_train.conf"
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/NAME.yaml``; Hydra's errors become a ConfigError."""
+    return _compose(name, overrides, hydra=False)
+
+
+@cache
+def top_keys() -> list[str]:
+    """Keys of ``conf/train.yaml`` with its groups: the same whatever a user adds."""
+    return [str(k) for k in compose_config("train", [])]
+
+
+def chosen_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """The option of each config group of ``conf/train.yaml``, groups named as Hydra names them."""
+    return dict(_compose("train", overrides, hydra=True).hydra.runtime.choices)
+
+
+def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
+    running = GlobalHydra.instance().hydra  # a sweep's own Hydra, which composes no stages
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_module(CONF, version_base="1.3"):
+            return compose(name, overrides=[*search_path(), *overrides], return_hydra_config=hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([shorten(str(error))]) from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "a YAML file" if mark is None else f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+        raise ConfigError([f"{where}: cannot be read as YAML: {error.problem or error.context}"]) from None
+    finally:
+        GlobalHydra.instance().clear()
+        if running is not None:
+            GlobalHydra.instance().initialize(running)
+
+
+def shorten(message: str) -> str:
+    """The lines of a Hydra error that help."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(
+        line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "object_type"))
+    )
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse command-line overrides by Hydra's grammar."""
+    parsed, problems = [], []
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            problems.append(f"{text!r}: not KEY=VALUE ({shorten(str(error))})")
+    if problems:
+        raise ConfigError(problems)
+    return parsed
+
+
+def quote_template(argument: str) -> str:
+    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra's grammar would take for a mapping."""
+    key, _, value = argument.partition("=")
+    template = re.match(r"[^\[({'\"]|\{(?:stem|scale)\}", value) and re.search(r"\{(?:stem|scale)\}", value)
+    return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
+
+
+def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
+    arguments = [quote_template(a) for a in arguments]
+    defaults = compose_config(config, [])
+    base = [str(k) for k in defaults]
+    overrides = parse(arguments)
+    tops = [o.key_or_group.partition(".")[0] for o in overrides]
+    problems = [f"unknown key {t!r}{near(t, [*base, *groups()])}" for t in tops if t not in base and t not in groups()]
+    for o in (o for o in overrides if o.is_sweep_override()):
+        key, values = o.key_or_group, (o.input_line or "").partition("=")[2]
+        one = isinstance(OmegaConf.select(defaults, key), (bool, int, float))
+        problems.append(f"{o.input_line}: {'expected one value' if one else f'give a list, {key}=[{values}]'}")
+    if problems:
+        raise ConfigError(problems)
+    composed = compose_config(config, arguments)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError([f"{k} has no value; give {k}=..." for k in missing])
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """A value of a command's config, checked by type; ``what`` says what was expected."""
+    value = config[key]
+    if not isinstance(value, kind) or (
+        isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
+    ):
+        raise ConfigError([f"{key}={value!r}: expected {what}"])
+    return value

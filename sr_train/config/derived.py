@@ -1,0 +1,70 @@
+"""TODO sr_train.config.derived."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# -- derived keys ------------------------------------------------------------------------------------------------
+
+_FOLDER = "paths.runs=DIR or name=NAME"
+
+_DERIVED: dict[str, tuple[str, str]] = {  # key: what its value is made of ("": nothing is typed for it), what to type
+    "folder": ("${paths.runs}/${name}/${stage}", _FOLDER),
+    "data.scale": ("${scale}", "scale={}"),
+    "data.scales": ("${scales}", "scales={}"),
+    "data.accumulate": ("${trainer.accumulate_grad_batches}", "trainer.accumulate_grad_batches={}"),
+    "data.seed": ("${seed}", "seed={}"),
+    "data.stage": ("${stage}", "another name to the stage, in stages={{NAME: ...}}"),
+    "model.scale": ("${scale}", "scale={}"),
+    "model.scales": ("${scales}", "scales={}"),
+    "task.model": ("", "model=NAME and model.KEY=VALUE"),
+    "task.loss": ("", "loss=NAME and loss.KEY=VALUE"),
+    "task.curve": ("", "curve=NAME and curve.KEY=VALUE"),
+    "task.protocols": ("${validate.protocols}", "validate.protocols={}"),
+    "task.optimizer.lr": ("${task.rate}", "task.rate={}"),
+    "task.optimizer.params": ("", "task.trainable and task.rate_scale, globs on the parameters' names"),
+    "loss.perceptual.extractor.layers": ("${loss.perceptual.layers}", "loss.perceptual.layers={{LAYER: WEIGHT}}"),
+    "logger.csv.folder": ("${folder}", _FOLDER),
+    "logger.tensorboard.folder": ("${folder}", _FOLDER),
+    "trainer.plugins": ("", "trainer.precision, trainer.strategy or checkpoint.KEY=VALUE"),
+}
+
+_SOURCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+    """(exists, value) of a dotted key of a plain config."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False, None
+        node = node[part]
+    return True, node
+
+
+def _typed_as(value: Any) -> str:
+    """A value as it is typed on a command line: [y,rgb], {a:1}, null."""
+    return str(value) if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+
+
+def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
+    """Keys of a resolved config whose values differ from those that the program derives from other keys.
+
+    Typed alone, such a key would be ignored, or reach only a part of what depends on its source.
+    """
+    problems = []
+    for key, (made_of, remedy) in _DERIVED.items():
+        exists, value = _lookup(config, key)
+        sources = _SOURCE.findall(made_of)
+        if len(sources) == 1:
+            expected = _lookup(config, sources[0])[1]
+        else:
+            expected = _SOURCE.sub(lambda m: str(_lookup(config, m[1])[1]), made_of) or None
+        if not exists or value == expected:
+            continue
+        why = f"follows {', '.join(sources)} ({_typed_as(expected)})" if sources else "is set by sr-train"
+        problems.append(f"{where}: {key}={_typed_as(value)}: {why}; give {remedy.format(_typed_as(value))}")
+    return problems

@@ -1,0 +1,268 @@
+"""A run is a list of stages: how a command line becomes the configs of all of them, before the first one starts.
+
+Precedence: groups < experiment < stage < typed. A stage's entries in an experiment file are overrides, as they would be
+typed; typed, ``STAGE.KEY=V`` reaches one stage and a bare ``KEY=V`` every stage that has the key. Hydra refuses unknown
+keys on the command line only, so what was composed is checked here against the constructors' signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
+from sr_train.config.compose import compose_config, parse, shorten, top_keys
+from sr_train.config.derived import check_derived
+from sr_train.config.folders import groups, near, options_of, ours
+from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
+from sr_train.config.stage_config import Composed, stage_config
+from sr_train.console import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a plan; ``config`` is plain and resolved."""
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def scales(self) -> list[int]:
+        """What is trained: one scale, or those of a network of several."""
+        return list(self.config["scales"] or [self.config["scale"]])
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this stage is written."""
+        return Path(self.config["folder"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of a run, those to be run now being ``selected``."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    selected: tuple[str, ...]
+    notes: tuple[str, ...] = ()  #: what the command line replaced in the recipe, for the user
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, which holds one folder a stage."""
+        return self.stages[0].folder.parent
+
+
+def _check_choice(group: str, names: Sequence[str]) -> list[str]:
+    options = options_of(group)
+    return [
+        f"{group}={n}: there is no such {group}{near(n, options)}; there are {', '.join(options)}"
+        for n in names
+        if n not in options
+    ]
+
+
+def _check_choices(overrides: Sequence[Override]) -> list[str]:
+    """Options of config groups that do not exist, with the nearest that do."""
+    problems = []
+    for override in overrides:
+        group = override.key_or_group.rpartition(".")[2]
+        if group in groups() and override.key_or_group.count(".") < 2 and not override.is_sweep_override():
+            value = as_typed(override)
+            names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+            if all(isinstance(n, str) for n in names):
+                problems += _check_choice(group, names)
+    return problems
+
+
+def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
+    """Return the run's name. Raises ConfigError unless it is a folder's name below ``paths.runs``."""
+    value = typed if typed is not None else base.get("name")
+    name = str(value or experiment or "run")
+    if not isinstance(value, (str, int, type(None))) or isinstance(value, bool):
+        raise ConfigError(
+            [f"name={value}: expected a string, e.g. name=wide; a number in a YAML file is put into quotes"]
+        )
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise ConfigError(
+            [f"name={name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
+        )
+    return name
+
+
+def _named_stages(stages: Any) -> dict[str, Any]:
+    """Return the entries of a recipe's stages by name. Raises ConfigError."""
+    if not isinstance(stages, dict) or not all(isinstance(v, dict | None) for v in stages.values()):
+        raise ConfigError([f"stages={stages}: expected {{NAME: {{KEY: VALUE}}}}"])
+    numbers = [
+        f"stages: the name {n!r} is read as a {type(n).__name__}" for n in stages if isinstance(n, (bool, float))
+    ]
+    if numbers:
+        raise ConfigError([f"{problem}, not as a string: put it into quotes, or choose another" for problem in numbers])
+    return {str(name): entries or {} for name, entries in stages.items()}
+
+
+def _select(selection: Any, names: Sequence[str]) -> list[str]:
+    """Return the stages of ``stage=``. Raises ConfigError."""
+    if selection is None:
+        return list(names)
+    selected = [str(s) for s in (selection if isinstance(selection, list) else [selection])]
+    problems = [
+        f"stage={s}: there is no such stage; they are {', '.join(names)}{near(s, names)}"
+        for s in selected
+        if s not in names
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return selected
+
+
+def plan(arguments: Sequence[str]) -> Plan:
+    """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
+    overrides = parse(arguments)
+    wrong: list[str] = []
+    experiment, run_name, selection, given = (
+        pick(overrides, key, wrong) for key in ("experiment", "name", "stage", "stages")
+    )
+    wrong += _check_choices(overrides)
+    if experiment is not None:
+        wrong += _check_choice("experiment", [str(experiment)])
+    if wrong:
+        raise ConfigError(wrong)
+    chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]
+    base = compose_config("train", chosen)
+    if "experiment" in base:  # what the file holds is below this key: it does not say that it is of the whole config
+        raise ConfigError(
+            [f"experiment={experiment}: its YAML needs the first line '# @package _global_', and keys below it"]
+        )
+    stages = _named_stages(given or (OmegaConf.to_container(base.stages) if base.stages else {"main": {}}))
+    names = list(stages)
+    selected = _select(selection, names)
+    run_name = _run_name(run_name, base, experiment)
+    typed = split_typed(overrides, names, base)
+    problems = _check_shared(typed, selected, names)
+    composed: dict[str, Composed] = {}
+    for name in names:
+        try:
+            composed[name] = stage_config(name, run_name, chosen, stages[name], typed, recipe=given is None)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+    built = [stage for name in composed for stage in _checked(name, composed[name].config, problems)]
+    problems += _check_inits(built, names)
+    if len(composed) == len(names):
+        problems += _check_reached(typed, composed, selected)
+    if problems:
+        raise ConfigError(problems)
+    notes = [note for name in selected for note in composed[name].notes]
+    return Plan(run_name, tuple(built), tuple(selected), tuple(notes))
+
+
+def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
+    """Resolve one stage; none, and more ``problems``, where keys of its config are wrong."""
+    found = check_config(config, top_keys(), f"stage {name}")
+    problems += found
+    if found:
+        return []
+    resolved = _resolved(config, name, problems)
+    problems += check_values(resolved, f"stage {name}")
+    problems += _check_scales(resolved, f"stage {name}")
+    problems += check_derived(resolved, f"stage {name}")
+    return [Stage(name, resolved)]
+
+
+def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Keys that must name a stage where several are selected."""
+    if len(selected) < 2:
+        return []
+    return [
+        f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
+        for t in typed
+        if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
+    ]
+
+
+def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
+    """Every typed key is known to a stage, and a part of a task to every selected stage that it is typed for."""
+    problems = []
+    for t in typed:
+        having = [name for name, stage in composed.items() if t.text in stage.reached]
+        lacking = [name for name in ([t.stage] if t.stage else selected) if name not in having]
+        if t.key in NESTED and lacking:
+            advice = f": give {having[0]}.{t.text}" if having else ""
+            task = composed[lacking[0]].config.task.get("_target_", "null").rpartition(".")[2]
+            problems.append(f"{t.text}: stage {lacking[0]} trains by {task}, which has no {t.key}{advice}")
+        elif not having:
+            problems.append(f"{t.text}: {_unknown(t, composed)}")
+    return problems
+
+
+def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
+    """A network has one scale or several."""
+    scale, scales = config.get("scale"), config.get("scales")
+    if scale is None and not scales:
+        return [f"{where}: scale=null, scales={scales}: give scale=4, or of a network of several (mdsr) scales=[2,3,4]"]
+    if scale is not None and scales is not None:
+        return [
+            f"{where}: scale={scale} and scales={scales}: a network has one or the other; of MDSR give scales=[{scale}] with "
+            "scale=null, of others scales=null"
+        ]
+    return []
+
+
+def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
+    """A stage starts from an earlier stage, from a file, or from nothing."""
+    problems = []
+    for stage in stages:
+        init = stage.config["init"]
+        earlier = names[: names.index(stage.name)]
+        if init["stage"] is not None and init["weights"] is not None:
+            problems.append(f"stage {stage.name}: give init.stage or init.weights, not both")
+        if init["stage"] is not None and init["stage"] not in earlier:
+            known = ", ".join(earlier) or "there are none"
+            problems.append(f"stage {stage.name}: init.stage={init['stage']} is no earlier stage; {known}")
+        for key in ("skip", "grow"):
+            if init[key] and init["stage"] is None and init["weights"] is None:
+                problems.append(f"stage {stage.name}: init.{key} without init.stage or init.weights")
+    return problems
+
+
+def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        problems.append(f"stage {name}: {shorten(str(error))}")
+        return {}
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _known_depth(config: DictConfig, parts: Sequence[str]) -> int:
+    """Count the leading parts of a dotted key that a config knows."""
+    return next((i for i in range(len(parts)) if not is_known(config, ".".join(parts[: i + 1]))), len(parts))
+
+
+def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
+    """Say which part of a key no stage knows, with near names and the keys that there are."""
+    if typed.key in composed:
+        return f"is a stage; its keys are typed as {typed.key}.KEY=VALUE"
+    configs = [composed[typed.stage].config] if typed.stage else [stage.config for stage in composed.values()]
+    parts = typed.key.split(".")
+    depth = min(max(_known_depth(c, parts) for c in configs), len(parts) - 1)
+    wrong, leaf = ".".join(parts[: depth + 1]), depth == len(parts) - 1
+    lists = [known_names(c, wrong) or [] for c in configs if _known_depth(c, parts) == depth]
+    names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
+    shown = names and (depth or leaf) and not ours(typed.key)
+    keys = f"; keys here: {', '.join(sorted(names)[:30])}" if shown else ""
+    if typed.stage:
+        before = ".".join([typed.stage, *parts[:depth], ""])
+        return f"stage {typed.stage} has no {wrong!r}{hint_at(typed.key, names, parts[depth], before)}{keys}"
+    if leaf:
+        return f"no stage has this key{hint_at(typed.key, names, parts[depth])}{keys}"
+    names = names if depth else [*names, *composed]
+    return f"no stage has {wrong!r}{hint_at(typed.key, names, parts[depth], '.'.join([*parts[:depth], '']).lstrip('.'))}{keys}"

@@ -1,0 +1,235 @@
+"""TODO sr_train.config.stage_config."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from sr_train.config.check import hint_at, is_known, known_names, signature
+from sr_train.config.compose import chosen_options, compose_config
+from sr_train.config.folders import conf_folders, groups
+from sr_train.config.overrides import NESTED, NODES, TRAINED, Typed, in_order, is_choice, stands_below
+from sr_train.console import ConfigError
+
+_WHOLE = ("task.rate_scale",)  # mappings whose keys are globs, with dots of their own
+
+_BLOCKS = ("validate", "checkpoint", "record", "init", "paths")  # of conf/train.yaml: all of their keys are needed
+
+
+def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A stage's entries as (dotted key, value)."""
+    for key, value in entries.items():
+        whole = f"{prefix}{key}" in _WHOLE
+        if isinstance(value, Mapping) and value and "_target_" not in value and not whole:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _replaced(
+    experiment: Sequence[str], own: Mapping[str, Any], picks: Sequence[Typed]
+) -> tuple[dict[str, str], list[Typed]]:
+    """Find the groups for which another option was typed than the recipe's, and the typed options that have a place.
+
+    Returns group -> the recipe's option. A group below a task (``discriminator``) has no place where the task has none.
+    """
+    if not any(t.key in TRAINED for t in picks):
+        return {}, list(picks)
+    recipe = chosen_options([*experiment, *(f"{NESTED.get(k, k)}={v}" for k, v in own.items())])
+    task = next((t for t in reversed(picks) if t.key == "task"), None)
+    known = recipe if task is None or task.value == recipe.get("task") else chosen_options([*experiment, task.choice])
+    placed = [t for t in picks if t.key not in NESTED or NESTED[t.key] in known]
+    last = {t.key: t.value for t in placed if t.key in TRAINED}
+    old = {group: str(recipe.get(NESTED.get(group, group), "none")) for group in last}
+    return {group: old[group] for group, value in last.items() if value != old[group]}, placed
+
+
+def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], experiment: Sequence[str]) -> list[str]:
+    """Put the options of these groups in their place as they are in their files, without what the experiment sets there.
+
+    Returns the keys that were dropped.
+    """
+    dropped: list[str] = []
+    found = chosen_options([*experiment, *choices])
+    wanted = [NESTED.get(group, group) for group in TRAINED]
+    fresh = compose_config("train", [f"{key}={found[key]}" for key in wanted if found.get(key) is not None])
+    for node in (NODES.get(group, group) for group in groups_):
+        old, new = (dict(_leaves(OmegaConf.select(c, node), node)) for c in (config, fresh))
+        mine = {key: value for key, value in old.items() if stands_below(key, [node])}
+        dropped += [f"{key}={value}" for key, value in mine.items() if new.get(key) != value]
+        optimizer = config.task.optimizer
+        OmegaConf.update(config, node, OmegaConf.select(fresh, node), merge=False)
+        if node == "task":
+            config.task.optimizer = optimizer
+    return dropped
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Dotted keys and values of a config's node, as one would type them, nothing resolved."""
+    plain = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+    if isinstance(plain, Mapping) and plain:
+        for key, value in plain.items():
+            yield from _leaves(value, f"{prefix}.{key}")
+    else:
+        yield prefix, plain if isinstance(plain, str) else json.dumps(plain, default=str)
+
+
+def _replacement(config: DictConfig, t: Typed) -> Any:
+    """Return what a mapping typed whole puts in the place of what is there.
+
+    Raises ConfigError for a mapping without ``_target_`` where an object is built.
+    """
+    there = OmegaConf.select(config, t.key, throw_on_missing=False)
+    if "_target_" in t.value or not isinstance(there, DictConfig):
+        return t.value
+    if "_target_" in there:
+        prefix = t.text.partition("=")[0].lstrip("+")
+        keys = " ".join(f"{prefix}.{key}={value}" for key, value in t.value.items()) or f"{prefix}.KEY=VALUE"
+        raise ConfigError(
+            [
+                f"{t.text}: a mapping typed whole replaces all of {t.key}, so it needs a _target_; to set single keys: {keys}"
+            ]
+        )
+    defaults = compose_config("train", []) if t.key in _BLOCKS else {}
+    return {**defaults.get(t.key, {}), **t.value}
+
+
+class Composed(NamedTuple):
+    """One stage's config, not yet resolved."""
+
+    config: DictConfig
+    reached: set[str]  #: texts of the typed overrides that reached it
+    notes: list[str]
+
+
+def stage_config(
+    name: str,
+    run_name: str,
+    experiment: Sequence[str],
+    entries: Mapping[str, Any],
+    typed: Sequence[Typed],
+    *,
+    recipe: bool,
+) -> Composed:
+    """Compose one stage. Raises ConfigError.
+
+    ``recipe``: the entries are an experiment's, of which another option of a group drops those of the old one. Entries that
+    were typed (``stages={...}``) stay.
+    """
+    group_names = groups()
+    mine = [t for t in typed if t.stage in (None, name)]
+    own = list(_flatten(entries))
+    picks = [t for t in mine if is_choice(t.key, t.value, group_names)]
+    replaced, picks = _replaced(experiment, {k: v for k, v in own if is_choice(k, v, group_names)}, picks)
+    nodes = [NODES.get(group, group) for group in replaced]
+    dropped = [(k, v) for k, v in own if k in replaced or (recipe and stands_below(k, nodes))]
+    own = [entry for entry in own if entry not in dropped]
+    choices = [f"{NESTED.get(k, k)}={v}" for k, v in own if is_choice(k, v, group_names)] + [t.choice for t in picks]
+    config = compose_config("train", [*experiment, *choices])
+    notes: list[str] = []
+    with open_dict(config):
+        config.name, config.stage, config.stages = run_name, name, None
+        for group in ("sets", "logger", "callbacks"):  # an empty choice leaves no node
+            if group not in config:
+                config[group] = {}
+        if replaced:
+            gone = [f"{k}={v}" for k, v in dropped if k not in replaced]
+            gone += _renew(config, replaced, choices, experiment)
+            what = ", ".join(f"{group}={_chosen(picks, group)} instead of {old}" for group, old in replaced.items())
+            notes += [f"stage {name}: {what}; dropped from the recipe: {', '.join(gone)}"] if gone else []
+        _set_own(config, name, [(k, v) for k, v in own if not is_choice(k, v, group_names)])
+        reached = {t.text for t in picks} | _set_typed(
+            config, [t for t in mine if not is_choice(t.key, t.value, group_names)]
+        )
+        problems = _name_parts(config, f"stage {name}")
+    for key, value in [*own, *((t.key, t.value) for t in picks)]:
+        if key in _PARTS and isinstance(value, list):
+            problems += _check_tops(key, [str(v) for v in value])
+    if problems:
+        raise ConfigError(problems)
+    return Composed(config, reached, notes)
+
+
+def _chosen(picks: Sequence[Typed], group: str) -> str:
+    return next(str(t.value) for t in reversed(picks) if t.key == group)
+
+
+def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) -> None:
+    """Set a stage's entries of an experiment. Raises ConfigError with those that no schema knows."""
+    problems: list[str] = []
+    for key, value in entries:
+        if not is_known(config, key):
+            problems.append(f"stage {name}: unknown key {key!r}{hint_at(key, known_names(config, key) or [])}")
+        OmegaConf.update(config, key, value, merge=not isinstance(value, Mapping), force_add=True)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _set_typed(config: DictConfig, typed: Sequence[Typed]) -> set[str]:
+    """Set what was typed for this stage, where the stage has the key; returns the texts of these."""
+    if any(t.key == "init.weights" for t in typed):  # typed, it takes the place of the recipe's stage
+        config.init.stage = None
+    reached = set()
+    for t in in_order(typed):
+        if is_known(config, t.key):
+            value = _replacement(config, t) if isinstance(t.value, Mapping) else t.value
+            OmegaConf.update(config, t.key, value, merge=False, force_add=True)
+            reached.add(t.text)
+    return reached
+
+
+_PARTS = ("logger", "callbacks")  # groups of any number of objects by name
+
+
+def _name_parts(config: DictConfig, where: str) -> list[str]:
+    """Give an object whose ``_target_`` stands at the top of its group a name, its class's; return what is no object."""
+    problems = []
+    for group in _PARTS:
+        node = config[group]
+        if node is None:
+            continue
+        if "_target_" in node:
+            try:
+                known = signature(str(node["_target_"]))
+            except (ImportError, AttributeError, ValueError):
+                continue  # it is reported with the other targets
+            entries = OmegaConf.to_container(node)
+            assert isinstance(entries, dict)
+            named = {
+                k: v for k, v in entries.items() if isinstance(v, dict) and "_target_" in v and k not in (known or ())
+            }
+            stray = [
+                k for k in entries if known is not None and k not in (*named, *known) and not str(k).startswith("_")
+            ]
+            problems += [
+                f"{where}: {group}.{k}: is no argument of {node['_target_']}; of files whose _target_ is at the top one can be "
+                "chosen, so name the others: NAME: {_target_: ...}"
+                for k in stray
+            ]
+            own = {k: v for k, v in entries.items() if k not in named}
+            config[group] = {**named, str(node["_target_"]).rpartition(".")[2]: own}
+        else:
+            problems += [
+                f"{where}: {group}.{k}={json.dumps(v, default=str)}: expected {{_target_: PACKAGE.CLASS, ...}}, or null"
+                for k, v in node.items()
+                if v is not None and not (isinstance(v, DictConfig) and (not v or "_target_" in v))
+            ]
+    return problems
+
+
+def _check_tops(group: str, names: Sequence[str]) -> list[str]:
+    """Refuse two files whose ``_target_`` is at the top: Hydra would merge one into the other."""
+    files = [folder / group / f"{name}.yaml" for name in names for folder in conf_folders()]
+    tops = [
+        f.stem for f in files if f.is_file() and re.search(r"^_target_:", f.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    if len(tops) < 2:
+        return []
+    return [
+        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have their _target_ at the top, so that one would replace "
+        "the other; name them in their files: NAME: {_target_: ...}"
+    ]

@@ -1,0 +1,239 @@
+"""Sources of images and pairs of them: folders, stores and the toy photographs behind one interface.
+
+A source is written as one string: a folder, a ``NAME.lmdb`` store, ``toy:NAME,NAME`` (photographs of scikit-image) or
+``toy_clips:NAME,NAME`` (clips made of them).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sr_train.data.degrade import reduce_window
+from sr_train.data.images import BadFilesError, ImageError, to_rgb
+from sr_train.data.sources import Image, Source, at_scale, lr_source, open_source
+from sr_train.data.store.format import StoreError
+from sr_train.resampling import check_arithmetic
+
+_SELFEXSR = re.compile(r"^(?P<stem>.*)_SRF_(?P<scale>\d+)_(?P<kind>HR|LR)$")
+
+
+def hr_names(keys: Sequence[str]) -> dict[str, int]:
+    """Name of an image -> its number, the LR files of a SelfExSR folder (``img_001_SRF_2_LR``) passed over."""
+    names: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        match = _SELFEXSR.match(key)
+        if match is None:
+            names[key] = index
+        elif match["kind"] == "HR":
+            names[match["stem"]] = index
+    return names
+
+
+def lr_names(keys: Sequence[str], scale: int) -> dict[str, int]:
+    """Name of the HR image -> number of its LR image, by the three conventions in use.
+
+    ``0001``, ``0001x2`` (DIV2K) and ``img_001_SRF_2_LR`` (SelfExSR) all belong to their stem. A file that has its HR's
+    very name goes before one with a suffix.
+    """
+    names: dict[str, int] = {}
+    for index, key in enumerate(keys):
+        match = _SELFEXSR.match(key)
+        if match is not None:
+            if match["kind"] == "LR" and int(match["scale"]) == scale:
+                names[match["stem"]] = index
+        elif key.endswith(f"x{scale}"):
+            names.setdefault(key.removesuffix(f"x{scale}"), index)
+    for index, key in enumerate(keys):
+        if _SELFEXSR.match(key) is None:
+            names[key] = index
+    return names
+
+
+class Pairs:
+    """HR images and their LR, which is read from its own source or made from HR by bicubic reduction.
+
+    Args:
+        hr: source of HR images; ``{scale}`` in it is filled in.
+        scale: HR pixels per LR pixel.
+        lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
+        arithmetic: of that reduction.
+        cache: keep decoded files in memory.
+        choose: (HR source, names of its images, LR source) -> the names to use, in order; default: all.
+        opened: the source of ``hr``, where it is open already: several scales share one, and what it keeps.
+
+    Raises:
+        BadFilesError: with every image at once whose LR is missing or of the wrong size.
+    """
+
+    unit = "images"  #: what is counted
+
+    def __init__(
+        self,
+        hr: str | os.PathLike[str],
+        *,
+        scale: int,
+        lr: str | Mapping[int, str] | None = None,
+        arithmetic: str = "float",
+        cache: bool = False,
+        choose: Callable[[Source, Sequence[str], Source | None], Sequence[str]] | None = None,
+        opened: Source | None = None,
+    ) -> None:
+        if scale < 1:
+            raise ValueError(f"scale={scale} must be a whole number from 1 on")
+        check_arithmetic(arithmetic)
+        self.scale = scale
+        self.arithmetic = arithmetic
+        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        names = hr_names(self.hr.keys)
+        if not names:
+            raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
+        self.lr = None if lr is None else self._open_lr(lr, cache=cache)
+        if choose is not None:
+            names = {name: names[name] for name in choose(self.hr, list(names), self.lr)}
+        self.keys = list(names)
+        self._hr_index = list(names.values())
+        self._lr_index: list[int] = []
+        if self.lr is not None:
+            self._match(lr_names(self.lr.keys, scale))
+        self._check_sizes()
+
+    def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
+        if isinstance(lr, Mapping):
+            if not all(str(k).isdigit() and isinstance(v, str) for k, v in lr.items()):
+                raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
+            lr = {int(scale): where for scale, where in lr.items()}
+            if self.scale not in lr:
+                raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
+            lr = lr[self.scale]
+        return lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
+
+    def _match(self, names: Mapping[str, int]) -> None:
+        assert self.lr is not None
+        missing = [
+            f"{key}: no {key}, {key}x{self.scale} or {key}_SRF_{self.scale}_LR" for key in self.keys if key not in names
+        ]
+        if missing:
+            raise BadFilesError(
+                f"{len(missing)} of the {len(self.keys)} images of {self.hr.name} have no LR in {self.lr.name}", missing
+            )
+        self._lr_index = [names[key] for key in self.keys]
+
+    def _check_sizes(self) -> None:
+        problems: list[str] = []
+        for index, key in enumerate(self.keys):
+            try:
+                height, width, _ = self.hr.shape(self._hr_index[index])
+                low = (height // self.scale, width // self.scale)
+                if self.lr is not None:
+                    low = self.lr.shape(self._lr_index[index])[:2]
+            except (ImageError, StoreError) as error:
+                problems.append(str(error))
+                continue
+            if min(low) < 1:
+                problems.append(f"{key}: {width}x{height} pixels are too few for scale {self.scale}")
+                continue
+            surplus = (height - low[0] * self.scale, width - low[1] * self.scale)
+            if min(surplus) < 0 or max(surplus) >= self.scale:
+                hint = "are HR and LR swapped?" if low[0] > height else f"is scale={self.scale} right?"
+                if low == (height, width):
+                    hint = "these are HR images; leave lr out to have LR made of them"
+                problems.append(
+                    f"{key}: HR {width}x{height} does not fit LR {low[1]}x{low[0]} at scale {self.scale}; {hint}"
+                )
+        if problems:
+            raise BadFilesError(f"{self.hr.name}: {len(problems)} of {len(self.keys)} images cannot be used", problems)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def lr_size(self, index: int) -> tuple[int, int]:
+        """(h, w) of an LR image."""
+        if self.lr is not None:
+            height, width, _ = self.lr.shape(self._lr_index[index])
+            return height, width
+        height, width = self.hr_size(index)
+        return height // self.scale, width // self.scale
+
+    def hr_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an HR image, as it is in its source."""
+        height, width, _ = self.hr.shape(self._hr_index[index])
+        return height, width
+
+    def clip(self, index: int) -> str:
+        """The clip whose scores are averaged first: an image stands for itself."""
+        return ""
+
+    def window(self, index: int) -> list[int]:
+        """Numbers of the frames that are seen; none: an image is no frame."""
+        return []
+
+    def centred(self, index: int) -> bool:
+        """Whether protocols that score centre frames alone take this one: every image."""
+        return True
+
+    def used(self) -> Iterator[tuple[Source, list[int]]]:
+        """The sources, and which of their images are used."""
+        yield self.hr, self._hr_index
+        if self.lr is not None:
+            yield self.lr, self._lr_index
+
+    def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
+        """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""
+        scale = self.scale
+        if self.lr is not None:
+            lr = self.lr.crop(self._lr_index[index], top, left, size, size)
+            hr = self.hr.crop(self._hr_index[index], top * scale, left * scale, size * scale, size * scale)
+            return to_rgb(lr), to_rgb(hr)
+        number = self._hr_index[index]
+        height, width, _ = self.hr.shape(number)
+        # One fetch serves both: the patch and the margin its LR is made from.
+        held: dict[str, Any] = {}
+
+        def fetch(y: int, x: int, h: int, w: int) -> Image:
+            held["window"], held["y"], held["x"] = to_rgb(self.hr.crop(number, y, x, h, w)), y, x
+            return held["window"]
+
+        lr = reduce_window(fetch, (height, width), scale, top, left, size, size, self.arithmetic)
+        y, x = top * scale - held["y"], left * scale - held["x"]
+        return lr, held["window"][y : y + size * scale, x : x + size * scale]
+
+    def lr_crop(self, index: int, top: int, left: int, size: int) -> Image:
+        """The LR window of :meth:`patch` alone: where LR is given, nothing of HR is fetched."""
+        if self.lr is not None:
+            return to_rgb(self.lr.crop(self._lr_index[index], top, left, size, size))
+        return self.patch(index, top, left, size)[0]
+
+    def lr_whole(self, index: int) -> Image:
+        """The LR image of :meth:`whole` alone."""
+        return self.whole(index)[0] if self.lr is None else self.lr.read(self._lr_index[index])
+
+    def hr_whole(self, index: int) -> Image:
+        """The HR image of :meth:`whole` alone."""
+        height, width = self.lr_size(index)
+        return self.hr.read(self._hr_index[index])[: height * self.scale, : width * self.scale]
+
+    def whole(self, index: int) -> tuple[Image, Image]:
+        """(LR, HR) whole images [h, w, C], [scale h, scale w, C]; HR is cut to fit LR, channels are the files' own."""
+        hr = self.hr_whole(index)
+        height, width = self.lr_size(index)
+        if self.lr is not None:
+            return self.lr.read(self._lr_index[index]), hr
+        window = reduce_window(
+            lambda y, x, h, w: hr[y : y + h, x : x + w], hr.shape[:2], self.scale, 0, 0, height, width, self.arithmetic
+        )
+        return window, hr
+
+
+def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:
+    """Raise ValueError unless the pairs of several scales are of the same images, in the same order."""
+    (first, one), *others = pairs.items()
+    for scale, other in others:
+        if other.keys != one.keys:
+            different = sorted(set(one.keys) ^ set(other.keys))[:5]
+            raise ValueError(
+                f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} hold different images "
+                f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same ones"
+            )

@@ -1,0 +1,132 @@
+"""TODO sr_train.data.sources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from sr_train.data.images import list_images, read_header, read_image
+from sr_train.data.store.format import StoreError, is_store
+from sr_train.data.store.reader import Store
+from sr_train.data.toy import toy_files
+from sr_train.data.video.toy_clips import ToyClips
+
+Image = NDArray[Any]
+
+
+class Source(Protocol):
+    """Images by number."""
+
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Names of the images."""
+        ...
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(height, width, channels) without decoding."""
+        ...
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:
+        """A window [height, width, C] of an image, uint8 or uint16."""
+        ...
+
+    def read(self, index: int) -> Image:
+        """A whole image [H, W, C], uint8 or uint16."""
+        ...
+
+
+class FileSource:
+    """Images in files. With ``cache`` each is decoded once and kept: for sets that fit in memory."""
+
+    def __init__(self, files: Mapping[str, Path], *, name: str, cache: bool = False) -> None:
+        self.name = name
+        self.keys = list(files)
+        self.cache = cache
+        self._paths = list(files.values())
+        self._shapes: dict[int, tuple[int, int, int]] = {}
+        self._images: dict[int, Image] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": {}}
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self._paths[index]
+
+    def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102 - see Source
+        if index not in self._shapes:
+            header = read_header(self._paths[index])
+            self._shapes[index] = (header.height, header.width, header.channels)
+        return self._shapes[index]
+
+    def read(self, index: int) -> Image:  # noqa: D102
+        if index in self._images:
+            return self._images[index]
+        image = read_image(self._paths[index])
+        if self.cache:
+            image.flags.writeable = False
+            self._images[index] = image
+        return image
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
+        return self.read(index)[top : top + height, left : left + width]
+
+
+class StoreSource:
+    """Images of one scale in a store: 1 for the images as given, else their bicubic LR."""
+
+    def __init__(self, store: Store, scale: int = 1) -> None:
+        self.store = store
+        self.scale = scale
+        self.name = str(store.path) if scale == 1 else f"{store.path} (x{scale})"
+        self.keys = store.keys(scale)
+
+    def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102
+        return self.store.records[self.scale][self.keys[index]].shape
+
+    def read(self, index: int) -> Image:  # noqa: D102
+        return self.store.read(self.scale, self.keys[index])
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
+        return self.store.crop(self.scale, self.keys[index], top, left, height, width)
+
+
+def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source:
+    """Open a source by its name: a folder, a store (``*.lmdb``), ``toy:NAMES`` or ``toy_clips:NAMES``."""
+    text = os.fspath(where)
+    if text == "toy" or text.startswith("toy:"):
+        names = text.partition(":")[2]
+        return FileSource(toy_files(names) if names else toy_files(), name=text, cache=True)
+    if text == "toy_clips" or text.startswith("toy_clips:"):
+        return ToyClips(text.partition(":")[2])
+    if is_store(text):
+        return StoreSource(Store(text))
+    return FileSource(list_images(text), name=text, cache=cache)
+
+
+def lr_source(where: str, scale: int, *, cache: bool) -> Source:
+    """An LR source; of a store that holds LR beside HR, the LR of this scale."""
+    if is_store(where):
+        store = Store(where)
+        held = [s for s in store.scales if s != 1]
+        if held and scale not in held:
+            raise StoreError(
+                f"{where}: holds LR of scales {held}, none of {scale}; make another with sr-prepare scales={[*held, scale]}, "
+                "or leave lr out to have LR made from HR"
+            )
+        return StoreSource(store, scale if scale in store.scales else 1)
+    return open_source(where, cache=cache)
+
+
+def at_scale(where: str, scale: int) -> str:
+    """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``."""
+    return where.replace("{scale}", str(scale))

@@ -1,0 +1,140 @@
+"""Y'CbCr and RGB: the matrices and ranges of ITU-R BT.601, BT.709 and BT.2020, and where chroma samples lie.
+
+Done here and not by swscale, whose defaults (BT.601 for every size, chroma in the middle) shift the colours of most films.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+UNKNOWN = 2  # of ITU-T H.273, for the matrix, primaries and transfer alike
+
+_RGB = 0
+
+#: matrix of H.273 -> the shares of red and blue in luma
+SHARES = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+}
+
+
+class Colour(NamedTuple):
+    """How a film codes colours; numbers of ITU-T H.273."""
+
+    matrix: int  #: 0 for RGB
+    full: bool  #: 0 ... 255 rather than 16 ... 235
+    primaries: int = UNKNOWN
+    transfer: int = UNKNOWN
+
+
+class Layout(NamedTuple):
+    """Planes of a pixel format."""
+
+    kind: str  #: "yuv", "gray" or "rgb"
+    depth: int  #: bits of a sample
+    across: int = 1  #: luma samples per chroma sample, in x
+    down: int = 1  #: and in y
+
+    @property
+    def name(self) -> str:
+        """The pixel format's name in FFmpeg, of the planar one; all of one byte, or little-endian."""
+        deep = "" if self.depth == 8 else f"{self.depth}le"
+        if self.kind == "rgb":
+            return f"gbrp{deep}"
+        if self.kind == "gray":
+            return f"gray{deep}"
+        chroma = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
+        return f"yuv{chroma[self.across, self.down]}p{deep}"
+
+
+def default_matrix(height: int) -> int:
+    """Of a film that does not say: BT.709 from 720 lines on, else BT.601, as players assume."""
+    return 1 if height >= 720 else 6
+
+
+def _ends(depth: int, full: bool, chroma: bool) -> tuple[float, float]:
+    """The sample that stands for 0, and the samples from 0 to 1."""
+    if chroma:
+        return float(1 << (depth - 1)), float((1 << depth) - 1 if full else 224 << (depth - 8))
+    return (0.0, float((1 << depth) - 1)) if full else (float(16 << (depth - 8)), float(219 << (depth - 8)))
+
+
+def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool) -> torch.Tensor:
+    """Linear interpolation of a chroma axis to ``length`` luma samples."""
+    if factor == 1:
+        return x
+    at = torch.arange(length, dtype=torch.float32)
+    at = at / factor if left else (at + 0.5) / factor - 0.5
+    at = at.clamp(0, x.shape[axis] - 1)
+    low = at.long()
+    weight = (at - low).reshape(-1, 1) if axis == 0 else at - low
+    high = (low + 1).clamp(max=x.shape[axis] - 1)
+    return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
+
+
+def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
+    """[h, w] -> [h, ceil(w / factor)]: a triangle around samples that lie on the left of a pair, else the pair's mean."""
+    if factor == 1:
+        return x
+    if left:
+        kernel = torch.tensor([min(i, 2 * factor - i) for i in range(1, 2 * factor)], dtype=torch.float32)
+        wide = F.pad(x[:, None], (factor - 1, factor - 1), mode="replicate")
+        return F.conv1d(wide, (kernel / factor**2)[None, None], stride=factor)[:, 0]
+    wide = F.pad(x[:, None], (0, -x.shape[1] % factor), mode="replicate")
+    return F.avg_pool1d(wide, factor)[:, 0]
+
+
+def to_rgb(planes: list[torch.Tensor], layout: Layout, colour: Colour, *, left: bool = True) -> torch.Tensor:
+    """Planes of samples as floats, [h, w] and chroma smaller -> [3, h, w] in [0, 1].
+
+    Args:
+        planes: Y, Cb, Cr; Y; or R, G, B.
+        layout: what they are.
+        colour: how they are coded; of RGB only the range matters.
+        left: chroma lies on every second luma sample of a line, as in MPEG-2, H.264 and later; else between two of them, as
+            in JPEG and MPEG-1. Between the lines in both.
+    """
+    zero, one = _ends(layout.depth, colour.full, chroma=False)
+    luma = (planes[0] - zero) / one
+    if layout.kind == "gray":
+        return luma.clamp(0, 1).expand(3, -1, -1)
+    if layout.kind == "rgb":
+        return torch.stack([luma, *((p - zero) / one for p in planes[1:])]).clamp(0, 1)
+    middle, span = _ends(layout.depth, colour.full, chroma=True)
+    height, width = luma.shape
+    chroma = [
+        (_stretched(_stretched(p, 1, width, layout.across, left), 0, height, layout.down, False) - middle) / span
+        for p in planes[1:]
+    ]
+    kr, kb = SHARES[colour.matrix]
+    red = luma + 2 * (1 - kr) * chroma[1]
+    blue = luma + 2 * (1 - kb) * chroma[0]
+    green = (luma - kr * red - kb * blue) / (1 - kr - kb)
+    return torch.stack([red, green, blue]).clamp_(0, 1)
+
+
+def from_rgb(rgb: torch.Tensor, layout: Layout, colour: Colour, *, left: bool = True) -> list[torch.Tensor]:
+    """[3, h, w] in [0, 1] -> planes of whole numbers as floats; the inverse of :func:`to_rgb`."""
+    zero, one = _ends(layout.depth, colour.full, chroma=False)
+    top = (1 << layout.depth) - 1
+    if layout.kind == "rgb":
+        return [torch.floor(p.double() * one + zero + 0.5).clamp_(0, top) for p in rgb]  # as images are rounded
+    kr, kb = SHARES[colour.matrix]
+    red, green, blue = rgb
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    planes = [torch.floor(luma * one + zero + 0.5).clamp_(0, top)]
+    if layout.kind == "gray":
+        return planes
+    middle, span = _ends(layout.depth, colour.full, chroma=True)
+    for part, share in ((blue, kb), (red, kr)):
+        chroma = _reduced((part - luma) / (2 * (1 - share)), layout.across, left)
+        chroma = _reduced(chroma.t(), layout.down, False).t()
+        planes.append(torch.floor(chroma * span + middle + 0.5).clamp_(0, top))
+    return planes

@@ -1,0 +1,311 @@
+"""Reading films: upright RGB frames one by one, their time stamps, and the packets of sound beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+
+from sr_train.data.video.film_color import SHARES, UNKNOWN, Colour, Layout, default_matrix, to_rgb
+from sr_train.data.video.film_truncation import missing_bytes
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+
+#: names of files that are looked at as films
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".y4m", ".gif", ".wmv", ".flv",
+    ".3gp", ".ogv",
+)  # fmt: skip
+
+_THREADS = 2  # of the decoder: each holds frames
+
+_CENTRED = ("mjpeg", "mpeg1video")  # codecs whose chroma lies between two pixels
+
+
+class FilmError(ValueError):
+    """A film that cannot be used, and why."""
+
+
+class Frame(NamedTuple):
+    """One frame as it is seen."""
+
+    pixels: torch.Tensor  #: [3, h, w] uint8; uint16 of films of more than 8 bits
+    time: int  #: in units of the film's ``time_base``
+    duration: int  #: 0 where the film does not say
+
+
+class Look(NamedTuple):
+    """What all frames of a film share."""
+
+    height: int  #: as it is seen: after the rotation
+    width: int
+    layout: Layout
+    colour: Colour
+    said: bool  #: whether the film says which matrix it uses
+    aspect: Fraction  #: of a pixel; 1 where it does not say
+    rate: Fraction  #: frames per second, on average
+    time_base: Fraction  #: seconds per unit of time stamps
+    left: bool  #: where chroma lies; see ``to_rgb``
+
+
+def import_av() -> Any:
+    """PyAV, quiet. Raises ImportError that says how to install it."""
+    try:
+        import av
+    except ImportError:
+        raise ImportError('films need PyAV: pip install ".[video]" in the checkout of sr-train') from None
+    import av.logging
+
+    av.logging.set_level(None)  # its complaints name no file, ours do
+    logging.getLogger("libav").setLevel(logging.CRITICAL)
+    return av
+
+
+def reason(error: BaseException) -> str:
+    """The short form of one of PyAV's errors."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).split("\n")[0]
+
+
+def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """(transpose, flip vertically, flip horizontally), in this order, that make a frame upright."""
+    for data in cast("Any", frame.side_data):
+        if data.type.name == "DISPLAYMATRIX":
+            matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)
+            a, b, c, d = (int(np.sign(v)) for v in (matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]))
+            if a and d and not b and not c:
+                return False, d < 0, a < 0
+            if b and c and not a and not d:  # x' = c y, y' = b x
+                return True, b < 0, c < 0
+    return False, False, False
+
+
+class FilmReader:
+    """A film that is being read: open until ``close``, or the end of its ``with``.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FilmError: naming the file, where it is no film, has no video, or its first frame cannot be decoded.
+        ImportError: PyAV is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._av = import_av()
+        if path.stat().st_size == 0:
+            raise FilmError(f"{path}: the file is empty")
+        if lacking := missing_bytes(path):
+            raise FilmError(f"{path}: cut short: at least {lacking} bytes are missing at its end")
+        self._file = path.open("rb")  # through Python: a film that names other files or addresses opens none
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            self.container = self._av.open(self._file, "r", metadata_errors="replace", io_open=self._refuse)
+        except (self._av.FFmpegError, ValueError, OSError) as error:
+            raise FilmError(f"{self.path}: not a readable film ({reason(error)})") from None
+        if self.container.format.name.endswith("_pipe") or "image2" in self.container.format.name:
+            raise FilmError(f"{self.path}: is an image ({self.container.format.name.partition('_')[0]}), not a film")
+        pictures = [
+            s for s in self.container.streams.video if not int(getattr(s.disposition, "value", s.disposition)) & 0x400
+        ]  # no attached pictures
+        if not pictures:
+            kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "nothing"
+            raise FilmError(f"{self.path}: has no video stream; it holds {kinds}")
+        self.stream = pictures[0]
+        context = self.stream.codec_context
+        if context is None:
+            raise FilmError(f"{self.path}: its video is of a codec that this PyAV cannot decode")
+        context.thread_count, context.thread_type = _THREADS, "AUTO"
+        context.options = {"err_detect": "explode"}
+        self.others = [s for s in self.container.streams if s.index != self.stream.index]
+        self._early: list[Any] = []
+        self._take: Callable[[Any], object] = self._early.append
+        self._stamp = -1
+        self.warnings: list[str] = []
+        self._decoded = self._decode()
+        self._first: VideoFrame | None = next(self._decoded, None)
+        if self._first is None:
+            raise FilmError(f"{self.path}: holds no frames")
+        self.look = self._look(self._first)
+        self._stored = self._first.width, self._first.height
+
+    def _refuse(self, url: str, flags: int, options: Any) -> Any:
+        raise FilmError(f"{self.path}: asks for another file, {url!r}: only films in one file are read")
+
+    @property
+    def count(self) -> int | None:
+        """Frames that the film says it has, or that follow from its length; None where neither is known."""
+        if said := self._said():
+            return said
+        length = self.container.duration
+        return None if not length else max(1, round(length / 1_000_000 * self.look.rate))
+
+    def _said(self) -> int:
+        """Frames that the film says it has; of MP4 those that are shown, which an edit list may have made fewer. 0: unknown."""
+        said = int(self.stream.frames)
+        index = getattr(self.stream, "index_entries", None)  # PyAV 17 and later
+        return min(said, len(index)) if said and index is not None and "mp4" in self.container.format.name else said
+
+    def _look(self, frame: VideoFrame) -> Look:
+        context, pixel = self.stream.codec_context, frame.format
+        turned = _turned(frame)[0]
+        height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        aspect = self.stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
+        layout = self._layout(pixel)
+        matrix = int(frame.colorspace)
+        rgb = layout.kind == "rgb"
+        said = rgb or matrix not in (UNKNOWN, 0)
+        if said and not rgb and matrix not in SHARES:
+            known = "BT.601, BT.709, BT.2020"
+            raise FilmError(
+                f"{self.path}: codes colours by matrix {matrix} of ITU-T H.273; films of {known} can be read"
+            )
+        matrix = 0 if rgb else matrix if said else default_matrix(frame.height)
+        full = int(frame.color_range) == 2 or pixel.name.startswith("yuvj")
+        full = full or (int(frame.color_range) == 0 and layout.kind != "yuv")
+        if pixel.name.startswith("pal") or any(c.is_alpha for c in pixel.components):
+            self.warnings.append("its transparency is dropped")
+        if frame.interlaced_frame:
+            self.warnings.append("it is interlaced; networks are made for whole frames: deinterlace it first")
+        colour = Colour(matrix, full, int(context.color_primaries), int(context.color_trc))
+        rate = self.stream.average_rate or self.stream.guessed_rate or self.stream.base_rate or Fraction(25)
+        base = self.stream.time_base or 1 / rate
+        left = context.name not in _CENTRED
+        aspect = 1 / Fraction(aspect) if turned else Fraction(aspect)
+        return Look(height, width, layout, colour, said, aspect, Fraction(rate), Fraction(base), left)
+
+    def _layout(self, pixel: Any) -> Layout:
+        """The planar format that holds all of a pixel format but its alpha."""
+        depth = max((c.bits for c in pixel.components if not c.is_alpha), default=8)
+        depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
+        if pixel.is_rgb or pixel.has_palette:
+            return Layout("rgb", depth)
+        if len([c for c in pixel.components if not c.is_alpha]) == 1:
+            return Layout("gray", depth)
+        across, down = (round(64 / n) for n in (pixel.chroma_width(64), pixel.chroma_height(64)))
+        layout = Layout("yuv", depth, across, down)
+        try:
+            self._av.VideoFormat(layout.name)
+        except (KeyError, ValueError):
+            raise FilmError(f"{self.path}: its pixel format {pixel.name} is not supported") from None
+        return layout
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        packets, frames, ends, last = 0, 0, 0.0, 0
+        slots: deque[int | None] = deque()  # of AVI, which has no time stamps: frames are shown at those of its packets
+        try:
+            for packet in self.container.demux():
+                if packet.pts is not None and packet.time_base:
+                    ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream.index != self.stream.index:  # stream_index is 0 of every stream's last, empty packet
+                    self._take(packet)
+                    continue
+                packets += packet.size > 0
+                last = max(last, (packet.pos or 0) + packet.size)
+                if packet.size and self.container.format.name == "avi":
+                    slots.append(packet.dts)
+                if packet.is_corrupt:
+                    raise FilmError(f"{self.path}: damaged or cut short at frame {frames}")
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise FilmError(f"{self.path}: damaged or cut short at frame {frames}")
+                    if slots:
+                        frame.pts = slots.popleft()
+                    yield frame
+                    frames += 1
+        except self._av.FFmpegError as error:
+            raise FilmError(f"{self.path}: frame {frames} cannot be decoded ({reason(error)}): damaged?") from None
+        self._check_end(packets, frames, ends)
+        if self.container.format.name == "yuv4mpegpipe" and last < self.path.stat().st_size:
+            raise FilmError(f"{self.path}: cut short in frame {frames}")
+
+    def _check_end(self, packets: int, frames: int, ends: float) -> None:
+        """A film that was cut short between two packets ends without an error: what it says of its length tells."""
+        names, said = self.container.format.name, self._said()
+        if "mp4" in names and said > packets and hasattr(self.stream, "index_entries"):
+            raise FilmError(f"{self.path}: cut short: it ends after {packets} of {said} frames")
+        if ("matroska" in names or names == "flv") and self.container.duration and frames:
+            last = self.container.duration / 1e6  # counted from 0, not from the first frame
+            if ends < last - 0.1 - 2 / float(self.look.rate):
+                raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")
+
+    def frames(self, take: Callable[[Any], object] = lambda packet: None) -> Iterator[Frame]:
+        """All frames, once; ``take`` is given the packets of the other streams as they come by.
+
+        Raises:
+            FilmError: at the frame that is damaged, or that has another size.
+        """
+        self._take = take
+        for packet in self._early:
+            take(packet)
+        self._early.clear()
+        frame, self._first = self._first, None
+        number = 0
+        while frame is not None:
+            if (frame.width, frame.height) != self._stored:
+                was = f"{self._stored[0]}x{self._stored[1]}"
+                raise FilmError(
+                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, those before are {was}: cut the film there"
+                )
+            yield Frame(self._pixels(frame), self._time(frame), int(frame.duration or 0))
+            number += 1
+            frame = next(self._decoded, None)
+
+    def _time(self, frame: VideoFrame) -> int:
+        """Its time stamp; of films that have none, one frame's duration after the last."""
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        step = max(1, round(1 / (self.look.rate * self.look.time_base)))
+        if stamp is None:
+            stamp = self._stamp + step if self._stamp >= 0 else 0
+        elif self._stamp >= 0 and stamp <= self._stamp:
+            raise FilmError(f"{self.path}: the time stamps do not rise ({stamp} after {self._stamp}): damaged?")
+        self._stamp = stamp
+        return stamp
+
+    def _pixels(self, frame: VideoFrame) -> torch.Tensor:
+        layout = self._layout(frame.format)
+        transpose, vertical, horizontal = _turned(frame)
+        if frame.format.name not in (layout.name, layout.name.replace("yuv", "yuvj")):
+            frame = frame.reformat(format=layout.name)  # unpacks; nothing is converted
+        planes = [_samples(plane, layout.depth) for plane in frame.planes]
+        if layout.kind == "rgb":
+            planes = [planes[2], planes[0], planes[1]]  # FFmpeg's order is G, B, R
+        rgb = to_rgb(planes, layout, self.look.colour, left=self.look.left)
+        if transpose:
+            rgb = rgb.transpose(1, 2)
+        if turned := [axis for axis, flip in ((1, vertical), (2, horizontal)) if flip]:
+            rgb = rgb.flip(turned)
+        top, kind = (255, torch.uint8) if layout.depth == 8 else (65535, torch.uint16)
+        return torch.floor(rgb * top + 0.5).to(kind)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if hasattr(self, "container"):
+            self.container.close()
+        self._file.close()
+
+    def __enter__(self) -> FilmReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _samples(plane: Any, depth: int) -> torch.Tensor:
+    kind = np.uint8 if depth == 8 else np.dtype("<u2")
+    rows = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+    return torch.from_numpy(rows.astype(np.float32))

@@ -1,0 +1,95 @@
+"""The data module of video networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from sr_train.batch import Batch
+from sr_train.data.draws import PositionSampler
+from sr_train.data.module import SRData
+from sr_train.data.video.dataset import EvalWindows, TrainClips, TrainWindows, check_intervals
+from sr_train.data.video.sets import open_set, open_training
+from sr_train.data.video.toy_clips import ToyClips
+from sr_train.data.video.windows import check_frames
+
+
+class ClipData(SRData):
+    """Training windows and validation clips.
+
+    Args:
+        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, clips: C, without: C,
+            weight: w}``, where C is ``all``, a list of names or a text file of them. Without weights every window is
+            drawn equally often.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
+        scale: HR pixels per LR pixel; 1 for deblurring.
+        lr_patch: side of a training patch, in LR pixels.
+        frames: of a window, odd; the network restores the centre one.
+        intervals: between the frames of a training window; of several each is drawn equally often.
+        reverse: let half of the training windows run backwards.
+        batch: training windows per step, over all devices and micro-batches.
+        accumulate: micro-batches per step.
+        workers: loader processes per device; 0 loads in the training process.
+        seed: the run's seed.
+        stage: the stage's name: with the seed it fixes every draw.
+        augment: turn windows by the eight turns.
+        arithmetic: of LR made from HR, see :mod:`sr_train.resampling`.
+        cache: keep decoded files in memory (folders; stores need none).
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Sequence[Mapping[str, Any]],
+        val: Mapping[str, Mapping[str, Any]] | None = None,
+        scale: int,
+        lr_patch: int,
+        frames: int = 5,
+        intervals: Sequence[int] = (1,),
+        reverse: bool = False,
+        batch: int = 32,
+        accumulate: int = 1,
+        workers: int = 2,
+        seed: int = 0,
+        stage: str = "main",
+        augment: bool = True,
+        arithmetic: str = "float",
+        cache: bool = False,
+    ) -> None:
+        check_frames(frames)
+        self.frames, self.intervals, self.reverse = frames, check_intervals(intervals), reverse
+        super().__init__(
+            train=train,
+            val=val,
+            scale=scale,
+            lr_patch=lr_patch,
+            batch=batch,
+            accumulate=accumulate,
+            workers=workers,
+            seed=seed,
+            stage=stage,
+            augment=augment,
+            arithmetic=arithmetic,
+            cache=cache,
+        )
+
+    def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> TrainWindows:
+        how = {"frames": self.frames, "intervals": self.intervals, "reverse": self.reverse}
+        return open_training(where, spec, options=options, **how)
+
+    def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalWindows:
+        return open_set(where, spec, frames=self.frames, options=options)
+
+    def _dataset(self) -> TrainClips:
+        return TrainClips(self.sources, self._draws(), lr_patch=self.lr_patch, augment=self.augment)
+
+    def loader(
+        self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
+    ) -> DataLoader[Batch]:
+        """As for images; clips that are rendered are so before workers are forked, which then share them."""
+        for source in self.sources:
+            if self.workers and isinstance(source.hr, ToyClips):
+                source.hr.render_all()
+        return super().loader(sampler, pin_memory=pin_memory, context=context)

@@ -1,0 +1,105 @@
+"""``precision``: what the hardware computes itself, and names that mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from sr_train.console import UsageError, warn
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Return whether an error reports that memory could not be allocated, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken where a network is: of the GPU, or of this machine and its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = []
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=4 << 30)  # no /proc: most machines have as much
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+def device_of(name: str) -> torch.device:
+    """``auto`` or a device's name, tried out. Raises ValueError where it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name}: cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
+    return device
+
+
+@contextmanager
+def advising_less_memory() -> Iterator[None]:
+    """Say what helps where a training step does not fit into memory. Validation names its image itself."""
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MemoryError(f"the device's memory is full; try {remedies} ({first})") from None
+
+
+_PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+
+
+def native_bf16(accelerator: str) -> bool:
+    """Whether the hardware computes in bf16 itself; emulated bf16 is slower than fp32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator not in ("auto", "cpu"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def warn_of_emulation(given: str, accelerator: str) -> None:
+    """Warn where bf16, which the user typed as ``given`` (``precision=bf16``), is computed by slower fp32 instructions."""
+    if not native_bf16(accelerator):
+        warn(
+            f"{given}: no instructions for bf16 were found on this machine; without them it is slower than fp32, on one such "
+            f"CPU 180 times (343 s instead of 1.9 s): give {given.partition('=')[0]}=auto or 32"
+        )
+
+
+def resolve_precision(precision: object, accelerator: str) -> str:
+    """``auto`` and the short names to Lightning's; raises ValueError for what would silently become something else.
+
+    Warns where bf16 was asked for and the hardware emulates it.
+    """
+    if precision == "auto":
+        return "bf16-mixed" if native_bf16(accelerator) else "32-true"
+    if str(precision) not in _PRECISIONS:
+        raise UsageError(f"trainer.precision={precision}: choose from auto, 32, bf16-mixed, 16-mixed")
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if str(precision) == "16-mixed" and on_cpu:
+        raise ValueError("trainer.precision=16-mixed needs a GPU; on a CPU give bf16-mixed, 32 or auto")
+    if str(precision) == "bf16-mixed":
+        warn_of_emulation(f"trainer.precision={precision}", accelerator)
+    return _PRECISIONS[str(precision)]

@@ -1,0 +1,202 @@
+"""Scores as they come: the table, ``metrics.json``, ``metrics.csv`` and the images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_train.data.images import write_image
+from sr_train.evaluation.metrics import PROTOCOL, Measure
+from sr_train.files import write_bytes
+from sr_train.metrics.functional import quantize
+from sr_train.metrics.meter import Meter
+from sr_train.metrics.protocol import Protocol, score
+
+_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}
+
+_CLIPS_SHOWN = 30  # in the table; metrics.json holds all
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """A column's title for each source: as few of its last parts (``quickstart_edsr/x2``) as tell them apart."""
+    parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
+    parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
+    parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]
+    longest = max(map(len, parts))
+    for count in range(1, longest + 1):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+class Scores:
+    """What was measured, by column (one for each of ``weights=``), set, image and protocol.
+
+    Args:
+        columns: short names, all different.
+        titles: what each stands for.
+        protocols: that every image is scored by.
+        scale: HR pixels per LR pixel, which borders depend on.
+        out: folder of the files, or None for the table alone.
+        save: also write the images.
+        metrics: what is shown, in this order.
+        measures: those of them that no protocol computes, by name.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        titles: Sequence[str],
+        protocols: Sequence[Protocol],
+        scale: int,
+        out: Path | None,
+        *,
+        save: bool,
+        metrics: Sequence[str] = ("psnr", "ssim"),
+        measures: Mapping[str, Measure] | None = None,
+    ) -> None:
+        self.columns, self.titles = list(columns), list(titles)
+        self.protocols, self.scale = list(protocols), scale
+        self.meters = {c: Meter() for c in self.columns}
+        self.out, self.save = out, save
+        self.metrics, self.measures = list(dict.fromkeys(metrics)), dict(measures or {})
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+
+    def add(
+        self,
+        column: str,
+        set_name: str,
+        key: str,
+        sr: torch.Tensor,
+        hr: torch.Tensor,
+        *,
+        clip: str = "",
+        centred: bool = True,
+    ) -> None:
+        """Score one image, or one frame of ``clip``, [C, H, W] each; ``centred``: it is the clip's middle one."""
+        try:
+            for protocol in self.protocols:
+                if protocol.centre and not centred:
+                    continue
+                values = score(sr, hr, protocol, self.scale)
+                kept = {m: v for m, v in values.items() if m in self.metrics}
+                if kept:
+                    self.meters[column].add(set_name, key, protocol.name, kept, clip)
+            if self.measures:
+                found = {m: f(sr, hr) for m, f in self.measures.items()}
+                self.meters[column].add(set_name, key, PROTOCOL, found, clip)
+        except ValueError as error:
+            raise ValueError(f"{set_name}: {key}: {error}") from None
+        if self.save and self.out is not None:
+            folder = self.out / "images" / (column if len(self.columns) > 1 else "")
+            self._write_image(folder / set_name / f"{key}.png", sr)
+
+    @staticmethod
+    def _write_image(path: Path, sr: torch.Tensor) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
+
+    def summary(self) -> dict[str, Any]:
+        """Means: {set: {protocol: {n, psnr, ssim}}}, of several networks below their names.
+
+        Of clips with each one's: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        """
+        plain = {}
+        for column, meter in self.meters.items():
+            by_clip = meter.by_clip()
+            plain[column] = {
+                s: {
+                    p: _finite(values)
+                    | ({"clips": {c: _finite(v) for c, v in by_clip[s][p].items()}} if s in by_clip else {})
+                    for p, values in found.items()
+                }
+                for s, found in meter.summary().items()
+            }
+        return plain[self.columns[0]] if len(self.columns) == 1 else plain
+
+    def write(self) -> None:
+        """Whatever has been scored so far."""
+        rows = [(column, row) for column, meter in self.meters.items() for row in meter.rows]
+        if self.out is None or not rows:
+            return
+        write_bytes(self.out / "metrics.json", (json.dumps(self.summary(), indent=2) + "\n").encode())
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        several = len(self.columns) > 1
+        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *self.metrics])
+        for column, row in rows:
+            values = [f"{row.values[m]:.6f}" if m in row.values else "" for m in self.metrics]
+            table.writerow([*([column] if several else []), row.set, row.key, row.protocol, *values])
+        write_bytes(self.out / "metrics.csv", text.getvalue().encode())
+
+    def table(self) -> str:
+        """The means, with every protocol's definition beneath."""
+        lines = self._one() if len(self.columns) == 1 else self._side_by_side()
+        if len(self.measures) < len(self.metrics):
+            lines += [f"{p.name}: {p.definition}" for p in self.protocols]
+        if self.measures:
+            means = "; ".join(m.definition for m in self.measures.values())
+            lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        for set_name, protocols in self.meters[self.columns[0]].by_clip().items():
+            counts = {p: (len(clips), sum(int(v["n"]) for v in clips.values())) for p, clips in protocols.items()}
+            for clips, frames in dict.fromkeys(counts.values()):
+                of = [p for p, found in counts.items() if found == (clips, frames)]
+                of = f" {', '.join(of)}:" if len(of) < len(counts) else ""
+                means = "the mean over each clip's frames, then over clips"
+                lines.append(f"{set_name}:{of} {clips} clips of {frames} frames, {means}")
+        if self.out is not None:
+            lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
+        return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:
+        """(label, protocol, values by column) of every set, and of its clips if they are not too many to be read."""
+        summaries = [self.meters[c].summary() for c in self.columns]
+        clips = [self.meters[c].by_clip() for c in self.columns]
+        rows = []
+        for set_name, protocols in summaries[0].items():
+            for protocol in protocols:
+                rows.append((set_name, protocol, [s[set_name][protocol] for s in summaries]))
+                names = clips[0].get(set_name, {}).get(protocol, {})
+                if 1 < len(names) <= _CLIPS_SHOWN:
+                    rows += [(f"  {n}", protocol, [c[set_name][protocol][n] for c in clips]) for n in names]
+        return rows
+
+    def _one(self) -> list[str]:
+        rows = self._rows()
+        width = max(len(label) for label in ["set", *(r[0] for r in rows)])
+        wide = max(len(p) for p in ["protocol", *(r[1] for r in rows)]) + 1
+        names = "".join(f"  {_DIGITS[m][0]:>8}" for m in self.metrics)
+        lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<{wide}}{names}"]
+        for label, protocol, (v,) in rows:
+            cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in self.metrics]
+            values = "".join(f"  {cell:>8}" for cell in cells)
+            lines.append(f"{label:<{width}}  {int(v['n']):>6}  {protocol:<{wide}}{values}")
+        return lines
+
+    def _side_by_side(self) -> list[str]:
+        rows = self._rows()
+        width = max(len(label) for label in ["set", *(r[0] for r in rows)])
+        wide = [max(8, len(c)) for c in self.columns]
+        head = "".join(f"  {c:>{w}}" for c, w in zip(self.columns, wide, strict=True))
+        lines = [f"{c}: {t}" for c, t in zip(self.columns, self.titles, strict=True)]
+        lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<10}  {'':<8}{head}")
+        for label, protocol, values in rows:
+            for metric in (m for m in self.metrics if m in values[0]):
+                title, digits = _DIGITS[metric]
+                cells = "".join(f"  {v[metric]:>{w}.{digits}f}" for v, w in zip(values, wide, strict=True))
+                lines.append(f"{label:<{width}}  {int(values[0]['n']):>6}  {protocol:<10}  {title:<8}{cells}")
+        return lines

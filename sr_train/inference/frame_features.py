@@ -1,0 +1,68 @@
+"""Features of the frames of a clip, computed once and used by every window that holds the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sr_train.devices import free_memory
+
+Levels = Mapping[str, torch.Tensor]
+
+
+class FrameFeatures:
+    """What a network has found in single frames, for the next windows that hold them.
+
+    For networks with ``features(frames)`` and ``fuse(levels, centre frame)``: see :class:`sr_train.models.edvr.EDVR`.
+    The frames of the newest window are kept, for every tile and flip of it, as long as they take a quarter of the memory
+    that was free: beyond, they are computed anew for each window.
+
+    Args:
+        model: the network.
+        limit: bytes; ``None`` for a quarter of what is free where the network is.
+    """
+
+    def __init__(self, model: nn.Module, *, limit: int | None = None) -> None:
+        self.model = model
+        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        self.limit = free_memory(device) // 4 if limit is None else limit
+        self.computed = 0  #: how often features of a frame, or of a tile of it, were computed
+        self._window: Sequence[Hashable] = ()
+        self._kept: dict[Hashable, dict[Hashable, dict[str, torch.Tensor]]] = {}
+        self._bytes = 0
+
+    @staticmethod
+    def serve(model: nn.Module) -> bool:
+        """Whether a network can be asked for the features of a frame."""
+        return all(callable(getattr(model, name, None)) for name in ("features", "fuse")) and hasattr(model, "centre")
+
+    def begin(self, window: Sequence[Hashable]) -> None:
+        """The next window holds these frames, whose features those of equal names are; the others are forgotten."""
+        self._window = window
+        for name in [n for n in self._kept if n not in window]:
+            self._bytes -= sum(_bytes(levels) for levels in self._kept.pop(name).values())
+
+    def __call__(self, x: torch.Tensor, place: Hashable) -> torch.Tensor:
+        """The network's answer to the window in hand, [1, T, 3, h, w]; ``place`` tells its tiles and flips apart."""
+        model = cast("Any", self.model)
+        found = [self._of_frame(x[:, t], name, place) for t, name in enumerate(self._window)]
+        levels: Levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
+        return model.fuse(levels, x[:, model.centre])
+
+    def _of_frame(self, frame: torch.Tensor, name: Hashable, place: Hashable) -> dict[str, torch.Tensor]:
+        places = self._kept.setdefault(name, {})
+        if place in places:
+            return places[place]
+        levels = cast("Any", self.model).features(frame)
+        self.computed += 1
+        if self._bytes + _bytes(levels) <= self.limit:
+            places[place] = levels
+            self._bytes += _bytes(levels)
+        return levels
+
+
+def _bytes(levels: Levels) -> int:
+    return sum(x.numel() * x.element_size() for x in levels.values())

@@ -1,0 +1,240 @@
+"""How an image is cut into tiles of bounded memory: what a network sees, what it takes, what is free."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sr_train.devices import free_memory, memory_is_full
+
+_EXACT_UP_TO = 96  # LR pixels: a wider receptive field is cut, and the tiles are blended
+
+_WIDEST = 4096  # of the strips that receptive_radius tries
+
+_SMALLEST_TILE, _LARGEST_TILE = 32, 1024
+
+_MOST_BYTES = 1 << 16  # that a network takes for an LR pixel: EDSR of 256 channels at x4 takes 50,000
+
+
+class TileError(ValueError):
+    """A tile or an overlap that cannot be used."""
+
+
+class MemoryFullError(ValueError):
+    """An image, or a tile, for which the memory is too small."""
+
+
+class Tiling(NamedTuple):
+    """How an image is cut: sides in LR pixels."""
+
+    tile: int | None  #: side of the part that a tile contributes; None: the whole image at once
+    overlap: int  #: what a tile sees beyond it, on each side
+    blend: int  #: half the width of the seam over which two tiles are mixed; 0 where they agree anyway
+    exact: bool  #: whether the result is that of the whole image, to float rounding
+
+
+WHOLE = Tiling(None, 0, 0, True)
+
+
+def attributes(model: nn.Module) -> tuple[int, int]:
+    """``scale`` and ``multiple_of`` that a network states."""
+    return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
+
+
+def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """A black input of a network: [1, 3, h, w], or [1, T, 3, h, w]."""
+    frames = getattr(model, "frames", None)
+    return torch.zeros((1, *(() if frames is None else (frames,)), 3, height, width), device=device)
+
+
+def packed(x: torch.Tensor) -> torch.Tensor:
+    """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
+
+
+@torch.inference_mode()
+def receptive_radius(model: nn.Module) -> int | None:
+    """How many LR pixels to each side an output pixel depends on; None where it is the whole image.
+
+    Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
+    A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
+    """
+    if getattr(model, "reaches_anywhere", False):
+        return None
+    scale, multiple = attributes(model)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    height = math.ceil(8 / multiple) * multiple
+    width = 64
+    while width <= _WIDEST:
+        wide = math.ceil(width / multiple) * multiple
+        strip = _probe(model, height, wide, device)
+        middle = wide // 2 // multiple * multiple
+        strip[..., middle] = math.nan
+        with torch.autocast(strip.device.type, enabled=False):
+            touched = model(strip)[0].isnan().any(0).any(0).nonzero().flatten().tolist()
+        if touched and touched[0] > 0 and touched[-1] < wide * scale - 1:
+            left = middle - touched[0] // scale  # from the first output that sees the pixel
+            right = touched[-1] // scale - middle
+            return math.ceil((max(left, right) + (multiple - 1)) / multiple) * multiple
+        width *= 2
+    return None
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the bytes of tensors alive at the same time, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                address = storage.data_ptr()
+                if address and address not in self._known:
+                    self._known.add(address)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._forget, address, storage.nbytes())
+        return out
+
+    def _forget(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.now -= size
+
+
+@torch.inference_mode()
+def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
+    """Memory that the network's own tensors take at their peak, in bytes per LR pixel."""
+    _, multiple = attributes(model)
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    side = math.ceil(side / multiple) * multiple
+    x = packed(_probe(model, side, side, device))
+    with torch.autocast(device.type, enabled=False), _Peak() as peak:
+        model(x)
+    return peak.peak / side**2
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_sides(tile: object, overlap: object) -> None:
+    """Raise TileError for a ``tile`` or an ``overlap`` that is wrong whatever the network is."""
+    if overlap != "auto" and not _is_whole(overlap, 0):
+        raise TileError(f"overlap={_typed(overlap)}: expected auto or a whole number of LR pixels from 0 on")
+    if tile not in (None, "auto") and not _is_whole(tile, 1):
+        raise TileError(
+            f"tile={_typed(tile)}: expected auto, null for the whole image, or a side in whole LR pixels from 1 on"
+        )
+
+
+def _typed(value: object) -> str:
+    """A value as it is typed in YAML."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def plan_tiles(
+    model: nn.Module, *, tile: int | str | None = "auto", overlap: int | str = "auto", memory: int | None = None
+) -> Tiling:
+    """Decide how images are cut.
+
+    Args:
+        model: the network, where it will run.
+        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for what a quarter of the free memory holds.
+        overlap: LR pixels that a tile sees beyond its side; ``auto`` for all that its pixels depend on, up to 96 - then
+            the result is that of the whole image. With less, neighbours are blended over the seam.
+        memory: bytes that ``auto`` may take.
+
+    Raises:
+        TileError: with what was given and what can be used.
+    """
+    _, multiple = attributes(model)
+    check_sides(tile, overlap)
+    if tile is None:
+        return WHOLE
+    radius = receptive_radius(model)
+    if overlap == "auto":
+        overlap = radius if radius is not None and radius <= _EXACT_UP_TO else _EXACT_UP_TO
+    assert isinstance(overlap, int)
+    exact = radius is not None and overlap >= radius
+    blend = 0 if exact else overlap // 2
+    if tile == "auto":
+        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        # Half as much again as its tensors take: convolutions keep reordered copies.
+        pixels = (free_memory(device) // 4 if memory is None else memory) / (1.5 * bytes_per_pixel(model))
+        tile = min(int(math.sqrt(pixels)), _LARGEST_TILE) - 2 * overlap
+        tile = max(tile // 16 * 16, _SMALLEST_TILE, 2 * blend)
+    assert isinstance(tile, int)
+    if tile < 2 * blend or tile < multiple:
+        least = max(2 * blend, multiple)
+        raise TileError(f"tile={tile}: too small for an overlap of {overlap}; make it {least} or more, or overlap less")
+    return Tiling(tile, overlap, blend, exact)
+
+
+def whole_if_small(tiling: Tiling, height: int, width: int) -> Tiling:
+    """No tiles for an image that is not larger than what a tile sees."""
+    if tiling.tile is not None and height * width <= (tiling.tile + 2 * tiling.overlap) ** 2:
+        return WHOLE
+    return tiling
+
+
+def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
+    """Tiles of half the side, for an image that did not fit into memory; None where they are as small as can be."""
+    side = tiling.tile if tiling.tile is not None else max(height, width)
+    half = min(side, max(height, width)) // 2
+    return (
+        None
+        if half < max(_SMALLEST_TILE, 2 * tiling.blend)
+        else tiling._replace(tile=max(half // 16 * 16, 2 * tiling.blend))
+    )
+
+
+def is_too_large(model: nn.Module, height: int, width: int) -> bool:
+    """Return whether an image cannot fit into the free memory, on a CPU: there the system ends the process without an error."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if device.type != "cpu":
+        return False
+    free, pixels = free_memory(device), height * width
+    return pixels * _MOST_BYTES > free and pixels * 1.5 * bytes_per_pixel(model) > free
+
+
+def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
+    """Tiles smaller than an image; None where there is not even room to measure the network."""
+    half = max(height, width) // 2
+    for tile in ("auto", half):
+        try:
+            planned = plan_tiles(model, tile=tile)
+        except TileError:  # the overlap is wider
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
+            continue
+        assert planned.tile is not None
+        return planned if planned.tile <= half else smaller(planned, height, width)
+    return None
+
+
+def tiles_instead(model: nn.Module, tiling: Tiling, height: int, width: int) -> Tiling:
+    """Tiles for an image that did not fit into memory by ``tiling``.
+
+    Raises:
+        MemoryFullError: where they are as small as can be.
+    """
+    found = smaller(tiling, height, width) if tiling.tile is not None else _planned(model, height, width)
+    if found is None:
+        tried = "" if tiling.tile is None else f", not even in tiles of {tiling.tile} pixels"
+        raise MemoryFullError(f"its LR of {width}x{height} pixels does not fit into memory{tried}")
+    return found

@@ -1,0 +1,192 @@
+"""MATLAB's ``imresize`` (bicubic), which every paper's low-resolution images were made with.
+
+Cubic convolution (Keys 1981, a = -0.5), separable, widened by 1/scale when reducing (antialiasing), pixel centres
+aligned, weights of each output pixel summing to one. Three arithmetics of it are in the wild (``ARITHMETICS``):
+
+=================== ================================================================ ====================================
+name                what happens                                                     whose files
+=================== ================================================================ ====================================
+``float``           real numbers between the passes, mirrored edges, rounded once    BasicSR and everybody with ``im2double``
+``uint8``           rounded and clamped between the passes, mirrored edges           newer MATLAB on integer images
+``uint8_replicate`` rounded and clamped between the passes, replicated edges         Set5, Set14, B100, Urban100 LR files
+=================== ================================================================ ====================================
+
+An output pixel depends on its own position only, never on what else is computed with it: a window of the result
+(``window=``) equals the same window of the whole, bit for bit. That is what lets a training crop be reduced alone.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Arithmetic = Literal["float", "uint8", "uint8_replicate"]
+
+ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
+
+Image = NDArray[Any]
+
+_KERNEL_WIDTH = 4.0  # support of the cubic kernel, in input pixels when enlarging
+
+
+class Taps(NamedTuple):
+    """Which input pixels make each output pixel along one axis, and with what weight: two arrays [out, taps]."""
+
+    pixel: NDArray[np.intp]
+    weight: NDArray[np.float64]
+
+
+def _cubic(x: NDArray[Any]) -> NDArray[Any]:
+    """Keys' cubic convolution kernel with a = -0.5."""
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return near * (x <= 1) + far * ((x > 1) & (x <= 2))
+
+
+@lru_cache(maxsize=256)
+def taps(length: int, out_length: int, scale: float, antialias: bool = True, mirror: bool = True) -> Taps:
+    """Taps of one axis.
+
+    Args:
+        length: input pixels.
+        out_length: output pixels.
+        scale: output pixels per input pixel; below 1 reduces.
+        antialias: widen the kernel by 1/scale when reducing.
+        mirror: pixels beyond the edge are mirrored (else the edge pixel is repeated).
+    """
+    stretch = min(scale, 1.0) if antialias else 1.0
+    width = _KERNEL_WIDTH / stretch
+    # 1/scale is made exact where it is a whole number, so that all pixels of a phase share bit-identical weights.
+    step = 1.0 / scale
+    step = float(round(step)) if abs(step - round(step)) < 1e-9 and round(step) >= 1 else step
+    centre = np.arange(out_length) * step + 0.5 * (step - 1)
+    first = np.floor(centre - width / 2)
+    position = first[:, None] + np.arange(math.ceil(width) + 2)
+    weight = stretch * _cubic(stretch * (centre[:, None] - position))
+    weight /= weight.sum(axis=1, keepdims=True)
+    index = position.astype(np.intp)
+    if mirror:
+        index = np.mod(index, 2 * length)
+        index = np.where(index < length, index, 2 * length - 1 - index)
+    else:
+        index = np.clip(index, 0, length - 1)
+    used = np.any(weight != 0, axis=0)
+    index, weight = np.ascontiguousarray(index[:, used]), np.ascontiguousarray(weight[:, used])
+    index.flags.writeable = weight.flags.writeable = False  # shared by the cache
+    return Taps(index, weight)
+
+
+def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """MATLAB's output size for one scale factor: ceil(scale * size), with an exact reciprocal not rounded up by 1e-16."""
+    return tuple(math.ceil(round(scale * n, 9)) for n in (height, width))  # pyright: ignore[reportReturnType]
+
+
+def check_arithmetic(name: str) -> None:
+    """Raise ValueError unless ``name`` is one of the three arithmetics."""
+    if name not in ARITHMETICS:
+        raise ValueError(f"arithmetic={name!r} is not one of {', '.join(ARITHMETICS)}")
+
+
+def _plan(
+    shape: tuple[int, ...], scale: float | None, size: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Output size and the scale of each axis."""
+    height, width = shape
+    if min(height, width) < 1:
+        raise ValueError(f"cannot resize an empty image of {height}x{width}")
+    if (scale is None) == (size is None):
+        raise ValueError("give either scale= or size=(height, width), and not both")
+    if scale is not None:
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale={scale} must be a positive number")
+        return output_size(height, width, scale), (scale, scale)
+    assert size is not None
+    if min(size) < 1:
+        raise ValueError(f"size={size} must be at least 1x1")
+    return size, (size[0] / height, size[1] / width)
+
+
+def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArray[np.float64]:
+    """Resize one axis of a float64 array. Taps are summed in a fixed order: the result does not depend on the window."""
+    shape = [1] * image.ndim
+    shape[axis] = -1
+    index, weight = axis_taps
+    out = np.take(image, index[:, 0], axis=axis) * weight[:, 0].reshape(shape)
+    for k in range(1, index.shape[1]):
+        part = np.take(image, index[:, k], axis=axis)
+        part *= weight[:, k].reshape(shape)
+        out += part
+    return out
+
+
+def round_half_up(image: NDArray[np.float64], dtype: np.dtype[Any]) -> Image:
+    """Real pixel values to integers as MATLAB does: halves up, clamped to the type."""
+    return np.clip(np.floor(image + 0.5), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def imresize(
+    image: Image,
+    scale: float | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    antialias: bool = True,
+    arithmetic: Arithmetic = "float",
+) -> Image:
+    """Resize as MATLAB's ``imresize(image, scale)`` or ``imresize(image, size)`` does.
+
+    Args:
+        image: [H, W] or [H, W, C]; uint8, uint16 or floating point.
+        scale: one factor for both axes; the result has ceil(scale * size) pixels.
+        size: (height, width) of the result instead.
+        antialias: widen the kernel when reducing (MATLAB's default).
+        arithmetic: see the module; floating-point images have ``float`` only.
+
+    Returns:
+        An array of the input's integer type, rounded; float64, not clamped, for floating-point input.
+    """
+    check_arithmetic(arithmetic)
+    out_size, scales = _plan(image.shape[:2], scale, size)
+    integer = np.issubdtype(image.dtype, np.integer)
+    if not integer and arithmetic != "float":
+        raise ValueError(
+            f"arithmetic={arithmetic!r} rounds to integers between the passes; this image is {image.dtype}"
+        )
+    mirror = arithmetic != "uint8_replicate"
+    out = image.astype(np.float64)
+    for n, axis in enumerate(np.argsort(scales, kind="stable")):  # the smaller scale first, rows first when equal
+        out = apply_taps(out, taps(image.shape[axis], out_size[axis], scales[axis], antialias, mirror), int(axis))
+        if n == 0 and arithmetic != "float":
+            out = round_half_up(out, image.dtype).astype(np.float64)
+    return round_half_up(out, image.dtype) if integer else out
+
+
+def reduce_taps(length: int, scale: int, start: int, count: int, mirror: bool = True) -> Taps:
+    """Taps that make pixels [start, start + count) of an axis reduced by a whole ``scale``; ``length`` is a multiple of it."""
+    index, weight = taps(length, length // scale, 1.0 / scale, True, mirror)
+    return Taps(index[start : start + count], weight[start : start + count])
+
+
+def imresize_torch(image: torch.Tensor, scale: float, *, antialias: bool = True) -> torch.Tensor:
+    """The ``float`` arithmetic for batches: [..., H, W] floating point -> [..., ceil(scale*H), ceil(scale*W)], any device.
+
+    Neither rounded nor clamped; computed in the input's type (float64 agrees with :func:`imresize` to 1e-12).
+    """
+    # the numpy half of this file serves commands that must start without torch
+
+    (out_h, out_w), _ = _plan(tuple(image.shape[-2:]), scale, None)
+    for axis, out_length in ((-2, out_h), (-1, out_w)):
+        index, weight = taps(image.shape[axis], out_length, scale, antialias)
+        positions = torch.tensor(index, device=image.device)
+        weights = torch.tensor(weight, device=image.device, dtype=image.dtype)
+        shape = (-1, 1) if axis == -2 else (-1,)
+        out = image.index_select(axis, positions[:, 0]) * weights[:, 0].reshape(shape)
+        for k in range(1, index.shape[1]):
+            out = torch.addcmul(out, image.index_select(axis, positions[:, k]), weights[:, k].reshape(shape))
+        image = out
+    return image

@@ -1,0 +1,208 @@
+"""One run folder, one run: a lock that ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+
+from sr_train.files import naming
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows
+    _fcntl = None
+
+fcntl: ModuleType | None = _fcntl
+
+PATIENCE = 15.0  # seconds: the loader workers of a killed run may outlive it a little
+
+HEARTBEAT = 10.0  # seconds between the signs of life of a holder, where the file system has no locks
+
+_MISSED = 3  # signs of life: a holder that missed so many counts as ended
+
+_FREE = "free"  # content of a claim that was given back
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def _who(token: str = "") -> str:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **({"token": token} if token else {})})
+
+
+def lock_file(run_folder: Path) -> Path:
+    """The lock stands beside the run's folder, so that the folder can be moved while it is held."""
+    return run_folder.parent / f".{run_folder.name}.lock"
+
+
+@contextmanager
+def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold a run's lock. Raises FileExistsError naming the holder where another process keeps it for ``patience`` seconds.
+
+    An fcntl record lock belongs to this process alone: it is not inherited by loader workers, which outlive a kill -9 by
+    a second. Where the file system has no locks, numbered claims decide (:func:`_claim`).
+    """
+    path = lock_file(run_folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        supported = fcntl is not None and _record_lock(handle, path, run_folder, patience)
+        if supported:
+            with naming(path):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _who().encode(), 0)
+            yield
+        else:
+            with _claim(path, run_folder, patience):
+                yield
+    finally:
+        os.close(handle)
+
+
+def _refuse(path: Path, run_folder: Path, seen: str = "") -> FileExistsError:
+    try:
+        who = json.loads(path.read_text())
+        holder = f"process {who['pid']} on {who['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = "another process"
+    return FileExistsError(
+        f"{run_folder}: is being written by {holder}{seen}; wait for it, stop it, or give another name=..."
+    )
+
+
+def _record_lock(handle: int, path: Path, run_folder: Path, patience: float) -> bool:
+    assert fcntl is not None
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+        if time.monotonic() > deadline:
+            raise _refuse(path, run_folder)
+        time.sleep(0.2)
+
+
+def _newest(path: Path) -> int:
+    """Return the highest number of a lock's claims; 0 where there is none."""
+    numbered = re.compile(rf"{re.escape(path.name)}\.(\d+)")
+    return max((int(m[1]) for p in path.parent.iterdir() if (m := numbered.fullmatch(p.name))), default=0)
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _write(handle: int, text: str) -> None:
+    """Write by an open handle: the file system, not this host, dates the file."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, text.encode())
+    os.fsync(handle)
+
+
+def _age(claim: Path) -> float | None:
+    """Return the seconds since a claim's last sign of life; None for a claim that was given back or removed.
+
+    Both times are the file system's: the clocks of two hosts may differ by more than a claim may be old. A file that is
+    opened shows its newest time even where a network's file system caches times.
+    """
+    try:
+        with claim.open("rb") as file:
+            content, touched = file.read().decode(errors="replace"), os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
+    if content == _FREE:
+        return None
+    with tempfile.NamedTemporaryFile(prefix=f".{claim.name[:100]}.", suffix=".now", dir=claim.parent) as now:
+        _write(now.fileno(), "now")
+        return os.fstat(now.fileno()).st_mtime - touched
+
+
+def _take(path: Path, number: int, text: str) -> int | None:
+    """Create a claim and return its handle; None where another process has this number or a higher one."""
+    claim = _numbered(path, number)
+    try:
+        handle = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return None
+    with naming(path):
+        _write(handle, text)
+    if _newest(path) == number:
+        return handle
+    os.close(handle)
+    claim.unlink(missing_ok=True)
+    return None
+
+
+def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int, int]:
+    """Take the next claim once the newest one is free; return its number and its handle."""
+    deadline, limit = time.monotonic() + patience, _MISSED * HEARTBEAT
+    while True:
+        newest = _newest(path)
+        age = _age(_numbered(path, newest))
+        if age is None or age > limit:
+            handle = _take(path, newest + 1, text)
+            if handle is not None:
+                return newest + 1, handle
+        elif time.monotonic() > deadline:
+            seen = f" (last sign of life {max(age, 0):.0f} s ago; after {limit:.0f} s it counts as ended)"
+            raise _refuse(_numbered(path, newest), run_folder, seen)
+        time.sleep(0.05)
+
+
+@contextmanager
+def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
+    """Hold a lock where the file system has none, by its newest numbered claim: a file that only one process can create.
+
+    The next number is free to be claimed once the newest claim was given back, or shows no sign of life any more. Processes
+    that try it at once try the same number, and one of them creates it. A process that looked long ago may create a number
+    that was given back and removed since; it then finds a higher one, because the newest claim is never removed.
+    """
+    text = _who(uuid.uuid4().hex)
+    number, handle = _win(path, run_folder, patience, text)
+    for old in path.parent.glob(f"{glob.escape(path.name)}.*"):
+        if old.suffix[1:].isdecimal() and int(old.suffix[1:]) < number:
+            old.unlink(missing_ok=True)
+    done = threading.Event()
+    thread = threading.Thread(target=_beat, args=(path, number, handle, text, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+            _write(handle, _FREE)
+        os.close(handle)
+
+
+def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event) -> None:
+    """Show signs of life by the claim's own handle, which is never another process's claim.
+
+    A process that was suspended for long may have lost its claim. It is stopped, because two must not write.
+    """
+    while not done.wait(HEARTBEAT):
+        with suppress(OSError):  # a network that is away for a moment
+            _write(handle, text)
+            if _newest(path) > number:
+                sys.stderr.write(f"{path}: another process took this run over, as this one showed no sign of life\n")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return

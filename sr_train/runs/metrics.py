@@ -1,0 +1,20 @@
+"""TODO sr_train.runs.metrics."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+HEADER = ("step", "name", "value")
+
+
+def read_rows(path: Path) -> list[tuple[int, str, str]]:
+    """Rows of a ``metrics.csv``, half a last line left out."""
+    if not path.exists():
+        return []
+    rows = []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in csv.reader(line for line in file if line.endswith("\n")):
+            if len(row) == len(HEADER) and row[0].isdecimal():
+                rows.append((int(row[0]), row[1], row[2]))
+    return rows

@@ -1,0 +1,169 @@
+"""Whether a stage may continue: its config and its data against those it was begun with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from sr_train.files import write_bytes
+from sr_train.runs.checkpoints import list_checkpoints
+
+#: What may change between two sittings of a run, each with all that stands below it; everything else makes another run.
+#: Data and source weights are compared by their contents (``fingerprint``), not by their paths. Of Lightning's Trainer stay
+#: those arguments that decide about the weights: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and
+#: deterministic, which promises that a GPU gives the same again.
+FREE = (
+    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
+    "paths", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
+    "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "model.deform",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
+    "trainer.max_time", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
+)  # fmt: skip
+
+_STEPS = "trainer.max_steps"
+
+
+class ChangedError(ValueError):
+    """A run was begun with another config or other data."""
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}; empty lists and mappings stay."""
+    if isinstance(value, Mapping) and value:
+        return {
+            k: v
+            for key, item in value.items()
+            for k, v in flatten(item, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
+    if isinstance(value, list) and value:
+        return {k: v for i, item in enumerate(value) for k, v in flatten(item, f"{prefix}[{i}]").items()}
+    return {prefix: value}
+
+
+def _free(key: str) -> bool:
+    """A flat key may change, because it or what it stands below is in ``FREE``."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
+
+
+def fingerprint(sources: Sequence[Any]) -> list[str]:
+    """One digest a training source, of its images' names and sizes: paths may change, the images may not."""
+    digests = []
+    for pairs in sources:
+        digest = hashlib.blake2b(digest_size=8)
+        for i, key in enumerate(pairs.keys):
+            digest.update(f"{key} {pairs.hr_size(i)} {pairs.lr_size(i)}\n".encode())
+        kind = "pairs" if pairs.lr is not None else "images"
+        digests.append(f"{len(pairs)} {kind} {digest.hexdigest()}")
+    return digests
+
+
+def environment() -> dict[str, Any]:
+    """What a bit-for-bit resume also needs to be equal."""
+    return {
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def describe(config: Mapping[str, Any], sources: Sequence[Any], weights: Sequence[Any]) -> dict[str, Any]:
+    """What ``config.yaml`` of a stage holds."""
+    data = {"sources": fingerprint(sources), "weights": list(weights)}
+    return {**config, "fingerprint": data, "environment": environment()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` of everything that may not change."""
+    a, b = flatten(old), flatten(new)
+    lines = []
+    for key in dict.fromkeys([*a, *b]):
+        if _free(key) or key.startswith("environment."):
+            continue
+        if a.get(key) != b.get(key):
+            lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")
+    return lines
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], default=str) if key in flat else "(not there)"
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """A stage's ``config.yaml``, or None. Raises ChangedError where it cannot be read."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return None
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OSError, ValueError) as error:
+        raise ChangedError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); resume=force writes it anew"
+        ) from None
+    if not isinstance(loaded, dict):
+        raise ChangedError(f"{path}: is not a config; resume=force writes it anew")
+    return {str(k): v for k, v in loaded.items()}
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a stage's ``config.yaml``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+
+
+def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
+    """Compare a stage with the one begun in its folder; returns notes for the user.
+
+    Raises ChangedError with every difference and the remedies, unless ``force``.
+    """
+    begun = (folder / "weights.safetensors").exists() or bool(list_checkpoints(folder / "checkpoints"))
+    if not begun:  # it failed before its first checkpoint: there is nothing to protect
+        return []
+    try:
+        old = read_config(folder)
+        if not old:
+            raise ChangedError(
+                f"{folder / 'config.yaml'}: is missing or empty, though the run was begun; resume=force goes on"
+            )
+    except ChangedError:
+        if not force:
+            raise
+        return ["continues without the config it was begun with"]
+    lines = differences(old, new)
+    before, now = flatten(old).get(_STEPS), flatten(new).get(_STEPS)
+    if isinstance(before, int) and isinstance(now, int) and now < before and (folder / "weights.safetensors").exists():
+        lines.append(f"{_STEPS}: {before} -> {now} (it can be extended, not shortened: the stage is complete)")
+    if lines and not force:
+        shown = "\n  ".join(lines)
+        raise ChangedError(
+            f"{folder}: was begun otherwise:\n  {shown}\n"
+            "name=OTHER begins another run; resume=force continues this one all the same; "
+            "resume=never moves it aside and begins anew"
+        )
+    notes = [f"continues though {line}" for line in lines]
+    old_env, new_env = old.get("environment") or {}, new["environment"]
+    changed = [f"{k} {old_env[k]} -> {v}" for k, v in new_env.items() if k in old_env and old_env[k] != v]
+    if changed:
+        notes.append(f"not bit for bit what an undisturbed run gives: {', '.join(changed)}")
+    return notes
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename a folder to the first free ``NAME.old-N``; returns the new name."""
+    if not folder.exists():
+        return None
+    n = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{n}")).exists():
+        n += 1
+    os.rename(folder, aside)  # noqa: PTH104
+    return aside

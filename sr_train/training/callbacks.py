@@ -1,0 +1,173 @@
+"""Lightning callbacks for what Lightning does not have. All of them count optimizer steps, from 1, at step boundaries."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+from sr_train.tasks.base import SRTask
+from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.step_callback import StepCallback
+
+
+class _After(L.Callback):
+    """Stands after a callback of the user's, and tells ``stop`` when that one has set ``trainer.should_stop``."""
+
+    def __init__(self, callback: L.Callback, stop: Stop) -> None:
+        self.callback = callback
+        self.stop = stop
+
+    def look(self, trainer: L.Trainer, *_: Any) -> None:
+        """Every hook of a callback."""
+        self.stop.note(trainer, self.callback)
+
+
+for _hook in (name for name in vars(L.Callback) if name.startswith("on_")):
+    setattr(_After, _hook, _After.look)
+
+
+class Stop(StepCallback):
+    """Ends the run at a step boundary, with a checkpoint: after SIGTERM or Ctrl-C, and when ``trainer.should_stop`` is set.
+
+    A second Ctrl-C ends it at once. Which stops finish a stage is decided here and in :func:`still_finished`:
+
+    - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage begins.
+    - Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open, as signals do: the same
+      command continues. The time of a Timer is that of one sitting, or the next one would end at once.
+
+    Args:
+        checkpoints: what saves.
+        own: the user's callbacks, in the order of ``specs``.
+        specs: what they were built from.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        own: Sequence[L.Callback] = (),
+        specs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.own = list(own)
+        self.specs = list(specs)
+        self.received: int | None = None
+        self.asked = False  #: whether somebody has set ``trainer.should_stop``
+        self.by: L.Callback | None = None  #: the callback that did
+        self.finished: dict[str, Any] | None = None  #: how EarlyStopping has finished the stage
+        self._before: dict[int, Any] = {}
+
+    def watched(self) -> list[L.Callback]:
+        """The user's callbacks, each with what notes that it stops the run."""
+        return [x for callback in self.own for x in (callback, _After(callback, self))]
+
+    def note(self, trainer: L.Trainer, callback: L.Callback | None) -> None:
+        """Keep who has set ``trainer.should_stop`` first."""
+        if trainer.should_stop and not self.asked and self.received is None:
+            self.asked, self.by = True, callback
+
+    def _finish(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """The record of how the stage was finished, if EarlyStopping stops it."""
+        for number, callback in enumerate(self.own):
+            stopped = callback is self.by or _has_stopped(callback)
+            if isinstance(callback, EarlyStopping) and stopped and self.asked:
+                spec = dict(self.specs[number]) if number < len(self.specs) else {}
+                name, step = type(callback).__name__, trainer.global_step
+                return {"by": name, "step": step, "max_steps": trainer.max_steps, "callback": spec}
+        return None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep that this is a finished stage's checkpoint: its weights may not be written yet when the process is killed."""
+        self.note(trainer, None)
+        finished = self._finish(trainer)
+        if finished is not None:
+            checkpoint["finished"] = finished
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """End at once where the stage was finished; else give EarlyStopping its patience back, and Timer its time."""
+        finished = checkpoint.get("finished")
+        if finished is not None and still_finished(finished, int(trainer.max_steps), self.specs):
+            self.finished, trainer.should_stop = finished, True
+            return
+        states = checkpoint["callbacks"]
+        for callback in self.own:
+            if isinstance(callback, Timer):
+                states.pop(callback.state_key, None)
+            state = states.get(callback.state_key)
+            if isinstance(callback, EarlyStopping) and state is not None:
+                state["patience"] = callback.patience  # as it is given now
+                if finished is not None:
+                    state |= {"wait_count": 0, "stopping_reason": _GOES_ON.value, "stopping_reason_message": None}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals; Lightning's own handlers would end the run within a step. Only the main thread may."""
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        sys.stderr.write(f"\n{signal.Signals(number).name}: stopping after this step\n")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Wait for the step's end where it has more micro-batches: Lightning would leave within it."""
+        self.note(trainer, None)
+        trainer.should_stop = False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Stop, on all ranks at the same step."""
+        received, asked = self.received is not None, self.asked
+        if trainer.world_size > 1:
+            decide = trainer.strategy.reduce_boolean_decision
+            if decide(received or asked, all=False):
+                received, asked = decide(received, all=False), decide(asked, all=False)
+        if received:
+            self.received = self.received or signal.SIGTERM
+        if received or asked:
+            self.asked = asked
+            self.checkpoints.save(trainer, step)
+            self.finished = self._finish(trainer)
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+_GOES_ON = EarlyStoppingReason.NOT_STOPPED
+
+
+def _has_stopped(callback: L.Callback) -> bool:
+    return isinstance(callback, EarlyStopping) and callback.stopping_reason is not _GOES_ON
+
+
+def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
+    """Return true while a stage that EarlyStopping has finished counts as finished for a command.
+
+    It does while the callback that finished it is given with the same arguments, and ``trainer.max_steps`` is not raised. Else
+    the stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.
+
+    Args:
+        finished: of the stage's weights, or its checkpoint.
+        max_steps: of the command.
+        specs: the command's callbacks.
+    """
+    return max_steps <= finished.get("max_steps", 0) and finished.get("callback") in list(specs)

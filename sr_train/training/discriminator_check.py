@@ -1,0 +1,83 @@
+"""Check that a discriminator is built for the patches of its stage, and find what fits where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from sr_train.config.build import build
+from sr_train.config.compose import compose_config
+from sr_train.config.folders import options_of
+from sr_train.console import UsageError
+
+_SIDES = range(16, 513, 16)  # of HR patches, in which every discriminator has a size that it is built for
+
+
+def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
+    """Raise UsageError unless the discriminator is built for patches of the size that the data has, with what fits."""
+    spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
+    side, size = scale * patch, spec.get("size")
+    wrong = f"task.discriminator.size={size}, but HR patches are of {side} px (scale {scale} x data.lr_patch {patch})"
+    if not isinstance(size, int) or size == side or not any(_fits(spec, s) for s in (size, *_SIDES)):
+        try:
+            _outline(spec)
+            return
+        except ValueError as error:
+            wrong = str(error)
+    if not isinstance(size, int) or not any(_fits(spec, s) for s in (size, *_SIDES)):
+        raise UsageError(f"stage {name}: {wrong}")  # wrong at every size
+    prefix = "" if name == "main" else f"{name}."
+    typed = [" ".join(f"{prefix}{k}={v}" for k, v in r.items()) for r in remedies(config)]
+    raise UsageError(f"stage {name}: {wrong}: give {' or '.join(typed) or 'another scale'}")
+
+
+def _outline(spec: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        return build(spec)
+
+
+def _fits(spec: Mapping[str, Any], side: int) -> bool:
+    try:
+        _outline({**spec, "size": side})
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what can be typed so that the discriminator and HR patches are of one size, of what is built.
+
+    Another patch or another size; where the discriminator is not built for the size, another one too.
+    """
+    spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
+    try:
+        multiple = int(getattr(_outline(config["model"]), "multiple_of", 1))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    sizes = [scale * p for p in sorted(range(multiple, 257, multiple), key=lambda p: abs(p - patch))]  # nearest first
+    size = next((s for s in ([int(spec["size"])] if spec["size"] in sizes else []) + sizes if _fits(spec, s)), None)
+    found: list[dict[str, Any]] = []
+    if size is not None and size != scale * patch:
+        found.append({"data.lr_patch": size // scale})
+        found[0] |= {} if size == spec["size"] else {"task.discriminator.size": size}
+    if _fits(spec, scale * patch):
+        return [*found, {"task.discriminator.size": scale * patch}]
+    for option, other in _discriminators().items():
+        size = next((s for s in sizes if _fits(other, s)), None)
+        if other["_target_"] != spec["_target_"] and size is not None and (size == scale * patch or not found):
+            same = {} if size == scale * patch else {"data.lr_patch": size // scale}
+            found.append({**same, "discriminator": option, "task.discriminator.size": size})
+    return found
+
+
+def _discriminators() -> dict[str, dict[str, Any]]:
+    """Discriminators of one size by the names of their options."""
+    found = {}
+    for option in options_of("discriminator"):
+        node = compose_config("train", ["task=gan", f"discriminator@task.discriminator={option}"]).task.discriminator
+        if "size" in node:
+            found[option] = {str(key): value for key, value in node.items()}
+    return found

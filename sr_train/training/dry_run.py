@@ -1,0 +1,260 @@
+"""``check=true``: everything that a run will need, tried out in a minute, with nothing changed on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sr_train.config.build import build
+from sr_train.config.plan import Plan, Stage
+from sr_train.console import listed, say
+from sr_train.data.dataset import EvalImages
+from sr_train.data.module import SRData
+from sr_train.devices import advising_less_memory
+from sr_train.tasks.base import SRTask
+from sr_train.training.build import build_task, build_trainer
+from sr_train.training.preflight import check_stages
+from sr_train.training.step_callback import StepCallback
+from sr_train.training.validation import naming_the_image
+from sr_train.training.warm_starts import Source, find_source
+from sr_train.weights.open import finished_file
+
+_STEPS, _SECONDS = 6, 20.0  # steps are timed until there are so many, or until so long
+
+_SIDE = 96  # LR pixels on which multiply-adds are counted
+
+_ROW = 40  # bytes of a row of metrics.csv, and of a number in TensorBoard's file
+
+
+class Finding(NamedTuple):
+    """What a stage will take."""
+
+    seconds: float
+    bytes: int
+
+
+def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: int = 1280, height: int = 720) -> float:
+    """Multiply-adds of one forward pass for an output of ``width`` x ``height``, as the field's tables count them.
+
+    Of a network of several scales, by the branch of ``scale``.
+    """
+    try:
+        work, out = _counted(model, scale, "meta")
+    except (AttributeError, NotImplementedError, RuntimeError):  # e.g. weight_norm has no kernel without memory
+        work, out = _counted(model, scale, "cpu")
+    return work * width * height / (_SIDE * out) ** 2
+
+
+def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[float, int]:
+    """Multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
+    with torch.device(device), torch.no_grad():
+        network = build(model).eval()
+        branch = network if scale is None or not hasattr(network, "scales") else network.at(scale)
+        frames = getattr(network, "frames", None)
+        with FlopCounterMode(display=False) as counter:
+            branch(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
+    return counter.get_total_flops() / 2, int(branch.scale)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux: the high-water mark of this process begins anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak(device: torch.device) -> tuple[int, str]:
+    """Peak memory in bytes since :func:`_reset_peak`, and of what."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "of the GPU"
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024, "of the training process"
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "of the training process so far"
+
+
+def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
+    """Train a few steps, of every scale at least one, by the trainer that the run will use; seconds of each."""
+    times: list[float] = []
+
+    class Timing(StepCallback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            super().on_train_start(trainer, pl_module)
+            self.since = self.start = time.perf_counter()
+
+        def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+            now = time.perf_counter()
+            times.append(now - self.since)
+            self.since = now
+            late = now - self.start > _SECONDS
+            trainer.should_stop = trainer.strategy.reduce_boolean_decision(late, all=False)
+
+    few = copy.deepcopy(dict(config))
+    steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
+    few["trainer"]["max_steps"] = min(steps, int(few["trainer"]["max_steps"]))
+    few["logger"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(few, [Timing()], Path(folder))
+        data.per_device(trainer.world_size)
+        with advising_less_memory():
+            trainer.fit(task, datamodule=data)
+    return times
+
+
+def _tensors(value: object) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _size(value: object) -> int:
+    return sum(t.numel() * t.element_size() for t in _tensors(value))
+
+
+def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
+    """Bytes that the stage will write at most, and of what."""
+    optimizers = task.trainer.optimizers
+    checkpoint = _size(task.state_dict()) + sum(_size(o.state_dict()) for o in optimizers)
+    weights = _size(task.averaged().state_dict())
+    steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
+    scales = len(config["scales"] or [1])
+    validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
+    pictures = validations * validate["pictures"] * scales * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
+    rows = steps // config["record"]["every"] * 12 * _ROW * 2
+    keep = config["checkpoint"]["keep"] + 1  # one is being written while the oldest is still there
+    total = keep * checkpoint + 2 * weights + pictures + rows
+    return total, f"{keep} checkpoints of {_mb(checkpoint)}, 2 weights of {_mb(weights)}, pictures and logs"
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
+def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
+    """What the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
+    source_stage = stage.config["init"]["stage"]
+    if source_stage is not None:
+        folder = next(s.folder for s in plan.stages if s.name == source_stage)
+        if finished_file(folder) is None:
+            return None, f"; here from random weights, as stage {source_stage} is not trained yet"
+    source = find_source(plan, stage)
+    return source, "" if source is None else f"; from {source.file}"
+
+
+def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
+    """Score the largest image of each scale; seconds of a whole validation."""
+    total = 0.0
+    by_scale: dict[int, list[int]] = {}
+    for i in range(len(images)):
+        by_scale.setdefault(images.scale(i), []).append(i)
+    for numbers in by_scale.values():
+        image = images[max(numbers, key=images.pixels)]
+        start = time.perf_counter()
+        with naming_the_image(image):
+            scores = task.score(image, task.upscale(image))
+        took = time.perf_counter() - start
+        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
+        height, width = image.hr.shape[-2:]
+        say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {steps} steps")
+        total += took * sum(images.pixels(i) for i in numbers) / (height * width)
+    return total
+
+
+def check_stage(plan: Plan, stage: Stage) -> Finding:
+    """Try a stage out and print what it takes. Raises ValueError where it could not be trained here."""
+    config = stage.config
+    data: SRData = build(config["data"])
+    source, note = _start(plan, stage)
+    task = build_task(config, stage.name, source)
+    count = sum(p.numel() for p in task.model.parameters())
+    name = f"{type(task.model).__name__} {listed(stage.scales)}"
+    say(f"stage {stage.name}: {name}, {config['trainer']['precision']}{note}")
+    for scale in stage.scales:
+        work = multiply_adds(config["model"], scale=scale)
+        flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
+        branch = f"x{scale}: " if len(stage.scales) > 1 else ""
+        say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
+    sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
+    say(
+        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} to train on, all sizes agree; to validate: {sets}"
+    )
+    times = _few_steps(config, task, data)
+    device = task.trainer.strategy.root_device
+    kind, middle = ("mean", statistics.mean) if len(stage.scales) > 1 else ("median", statistics.median)
+    step = middle(times[1:] or times)
+    loss = float(task.numbers["train/loss"])
+    say(f"  step      {step:.3f} s ({kind} of {len(times[1:] or times)}; the first {times[0]:.3f} s), loss {loss:.4g}")
+    if task.refused:
+        raise ValueError(
+            f"stage {stage.name}: the loss or the gradient of {task.refused} of {len(times)} steps is not finite"
+        )
+    peak, of = _peak(device)
+    seconds = step * int(config["trainer"]["max_steps"])
+    images = data.val_images()
+    if images is not None:
+        task.to(device)
+        validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
+        seconds += validations * _validation(task, images, len(times)) / max(task.trainer.world_size, 1)
+    whole, whole_of = max((peak, of), _peak(device))
+    say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
+    size, text = _disk(config, task)
+    free = _free(stage.folder)
+    say(f"  disk      {_mb(size)} at most ({text}); {_mb(free)} are free")
+    say(f"  time      about {_duration(seconds)} for {config['trainer']['max_steps']:,} steps with validation")
+    task.cpu()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Finding(seconds, size)
+
+
+def check_plan(plan: Plan) -> int:
+    """Try out every selected stage: networks, warm starts, sources, sizes, one step, one image. Writes nothing."""
+    stages = [s for s in plan.stages if s.name in plan.selected]
+    for note in plan.notes:
+        say(note)
+    check_stages(plan)
+    found: list[Finding] = []
+    for stage in stages:
+        _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        found.append(check_stage(plan, stage))
+    size, free = sum(f.bytes for f in found), _free(plan.folder)
+    if size > free:
+        raise ValueError(
+            f"{plan.folder}: the run takes up to {_mb(size)}, {_mb(free)} are free; make room or set paths.runs=DIR"
+        )
+    total = _duration(sum(f.seconds for f in found))
+    say(f"check passed: {len(found)} stages, about {total}, {_mb(size)} on disk at most; nothing was changed")
+    return 0

@@ -1,0 +1,256 @@
+"""``profile=true``: the first steps of a run by the clock. The run goes on as if nobody had looked.
+
+For the steps to be measured the trainer's profiler is replaced by a :class:`~sr_train.training.profiling.step_timer.Ledger`; nothing is measured
+before or after. What is rare - a row, a validation, a checkpoint - is timed where it falls into these steps, and tried out
+after them where it does not, so that the table says what it costs in the long run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch.profiler import ProfilerActivity
+from tqdm import tqdm
+
+from sr_train.data.module import SRData
+from sr_train.data.sources import FileSource
+from sr_train.files import write_bytes
+from sr_train.tasks.base import SRTask
+from sr_train.training.checkpointing import Checkpoints, write_checkpoint
+from sr_train.training.loggers import MetricsCsv, TensorBoard
+from sr_train.training.profiling.report import (
+    CHECKPOINT,
+    LOGGING,
+    PARTS,
+    VALIDATION,
+    Profile,
+    Rare,
+    Setup,
+    advise,
+    csv,
+    spread,
+    table,
+)
+from sr_train.training.profiling.step_timer import Ledger, Marks
+from sr_train.training.speed import Record
+from sr_train.training.step_callback import StepCallback
+from sr_train.training.validation import Validate
+
+WARM_UP = 3  #: steps before the measured ones: workers start, caches fill, kernels are chosen
+
+TRACED = 3  #: steps after them that the trace shows; tracing slows them, so they are not measured
+
+_AT_LEAST = 0.5  # seconds that the loader alone is watched
+
+
+class Measure(StepCallback):
+    """Measures ``steps`` steps after a warm-up, traces a few more, tries out what was not seen, and says what it found.
+
+    It stands after the callbacks that it measures. Weights, rows and the order of the data are those of a run without it.
+
+    Args:
+        folder: of the stage; ``profile/`` in it is written.
+        steps: to be measured.
+        record: whose intervals are known.
+        validate: likewise.
+        checkpoints: likewise.
+        native_bf16: whether the hardware computes in bf16 itself.
+        compiled: whether the network is.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        steps: int,
+        record: Record,
+        validate: Validate,
+        checkpoints: Checkpoints,
+        native_bf16: bool,
+        compiled: bool,
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder) / "profile"
+        self.steps = steps
+        self.record = record
+        self.validate = validate
+        self.checkpoints = checkpoints
+        self.native_bf16 = native_bf16
+        self.compiled = compiled
+        self.rows: list[tuple[int, dict[str, float]]] = []  #: (step, seconds by part)
+        self._first = 0
+        self._ledger: Ledger | None = None
+        self._trace: torch.profiler.profile | None = None
+        self._before: Any = None
+        self._done = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from where the run continues."""
+        super().on_train_start(trainer, pl_module)
+        self._first = trainer.global_step
+        self._before = cast("Any", trainer).profiler
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Open the ledger, read it after every step, close it, trace, report."""
+        if self._done:
+            return
+        done = step - self._first
+        if self._ledger is not None:
+            self.rows.append((step, self._ledger.take()))
+        if done == WARM_UP + self.steps:
+            self._ledger = None
+            self._open_trace(trainer)
+        elif done == WARM_UP + self.steps + TRACED:
+            self._close(trainer, task)
+        elif done == WARM_UP:
+            self._ledger = Ledger(task.device)
+            trainer.profiler = self._ledger  # pyright: ignore[reportAttributeAccessIssue]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that ends earlier reports what there is; one that was asked to stop is not kept waiting."""
+        if self._done:
+            return
+        if trainer.should_stop:
+            self._end(trainer)
+        else:
+            self._close(trainer, cast("SRTask", pl_module))
+
+    def _open_trace(self, trainer: L.Trainer) -> None:
+        trainer.profiler = self._before  # pyright: ignore[reportAttributeAccessIssue]
+        if trainer.is_global_zero:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it reports a missing GPU as an error
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+            self._trace = torch.profiler.profile(activities=activities)
+            self._trace.start()
+            trainer.profiler = Marks()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _end(self, trainer: L.Trainer) -> torch.profiler.profile | None:
+        """Put the trainer's own profiler back; returns the trace, closed."""
+        trainer.profiler = self._before  # pyright: ignore[reportAttributeAccessIssue]
+        self._ledger, self._done = None, True
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            trace.stop()
+        return trace
+
+    def _close(self, trainer: L.Trainer, task: SRTask) -> None:
+        """Report, and write what there is."""
+        trace = self._end(trainer)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if trace is not None:
+            trace.export_chrome_trace(str(self.folder / "trace.json"))
+        if not self.rows:
+            if trainer.is_global_zero:
+                tqdm.write(f"profile: nothing was measured, the run had no step after {WARM_UP} to warm up")
+            return
+        setup = self._setup(trainer, task)
+        with torch.random.fork_rng(devices=[]):  # a loader draws its workers' seed, whether they use it or not
+            profile = self._profile(trainer, task)
+        if trainer.is_global_zero:
+            self._report(profile, setup, traced=trace is not None)
+
+    def _setup(self, trainer: L.Trainer, task: SRTask) -> Setup:
+        data = cast("SRData", trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+        files = [[s for s in (pairs.hr, pairs.lr) if isinstance(s, FileSource)] for pairs in data.sources]
+        memory = None
+        if task.device.type == "cuda":
+            memory = (torch.cuda.max_memory_reserved(task.device), torch.cuda.mem_get_info(task.device)[1])
+        return Setup(
+            pairs=data.batch,
+            workers=data.workers,
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            decoded=sum(any(not s.cache for s in of) for of in files),
+            reduced=sum(pairs.lr is None for pairs in data.sources),
+            precision=str(trainer.precision),
+            native_bf16=self.native_bf16,
+            compiled=self.compiled,
+            fused=bool(trainer.optimizers[0].defaults.get("fused")),
+            memory=memory,
+        )
+
+    def _profile(self, trainer: L.Trainer, task: SRTask) -> Profile:
+        count = len(self.rows)
+        parts = {p: sum(row[p] for _, row in self.rows) / count for p in PARTS}
+        rare: dict[str, Rare] = {}
+        tries: list[tuple[str, int, int, Callable[[], float]]] = [
+            (LOGGING, self.record.every, -1, lambda: self._try_logging(trainer, task)),
+            (CHECKPOINT, self.checkpoints.every, self.checkpoints.last, lambda: self._try_checkpoint(trainer)),
+        ]
+        if self.validate.images is not None:
+            tries.append(
+                (VALIDATION, self.validate.every, self.validate.last, lambda: self._try_validation(trainer, task))
+            )
+        for part, every, last, attempt in tries:
+            due = [step % every == 0 or step == last for step, _ in self.rows]
+            tried = 0.0 if any(due) else attempt()
+            parts[part], rare[part] = spread([row[part] for _, row in self.rows], due, every, tried)
+        loader = loader_alone(cast("SRData", trainer.datamodule), count)  # pyright: ignore[reportAttributeAccessIssue]
+        walls = [sum(seconds for part, seconds in row.items() if part not in rare) for _, row in self.rows]
+        return Profile(self.rows[0][0], self.rows[-1][0], parts, rare, loader * trainer.world_size, walls)
+
+    def _try_logging(self, trainer: L.Trainer, task: SRTask) -> float:
+        """Rows of the same numbers into files of our own, which are thrown away."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            scratch = [type(x)(folder=folder) for x in trainer.loggers if isinstance(x, MetricsCsv | TensorBoard)]
+            seconds = 0.0
+            for i in range(2):  # the first opens the files
+                start = time.perf_counter()
+                numbers = {name: float(value) for name, value in task.numbers.items()}
+                for logger in scratch:
+                    logger.log_metrics(numbers, i)
+                seconds = time.perf_counter() - start
+            for logger in scratch:
+                logger.finalize("success")
+        return seconds
+
+    def _try_checkpoint(self, trainer: L.Trainer) -> float:
+        """A checkpoint written as they are, and removed. On every rank: writing one is done together."""
+        folder = self.folder / "trial"
+        start = time.perf_counter()
+        write_checkpoint(folder, trainer.global_step, 2, trainer.save_checkpoint, rank_zero=trainer.is_global_zero)
+        seconds = time.perf_counter() - start
+        if trainer.is_global_zero:
+            shutil.rmtree(folder)
+        return seconds
+
+    def _try_validation(self, trainer: L.Trainer, task: SRTask) -> float:
+        """One image; the others by their size."""
+        images = self.validate.images
+        assert images is not None
+        pixels = [images.pixels(i) for i in range(len(images))]
+        start = time.perf_counter()
+        image = images[0]
+        task.score(image, task.upscale(image))
+        return (time.perf_counter() - start) * sum(pixels) / pixels[0] / trainer.world_size
+
+    def _report(self, profile: Profile, setup: Setup, *, traced: bool) -> None:
+        lines = [f"profile of steps {profile.first} to {profile.last}, {setup.precision}", *table(profile, setup)]
+        lines += [f"  {line}" for text in advise(profile, setup) for line in text.splitlines()]
+        files = f"{self.folder}: profile.csv" + (", trace.json (open it in ui.perfetto.dev)" if traced else "")
+        write_bytes(self.folder / "profile.txt", "\n".join([*lines, ""]).encode())
+        write_bytes(self.folder / "profile.csv", csv(profile).encode())
+        tqdm.write("\n".join([*lines, f"  {files}"]))
+
+
+def loader_alone(data: SRData, steps: int) -> float:
+    """Pairs/s of this device's loader when nothing else is done, by workers of its own, from the trainer's step on.
+
+    What is drawn is a function of the position, so the run's own loader neither knows nor minds.
+    """
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    for _ in range(2 * data.workers + 1):  # what was loaded while the workers started
+        next(batches)
+    start, pairs, count = time.perf_counter(), 0, 0
+    while count < steps * data.accumulate or time.perf_counter() - start < _AT_LEAST:
+        pairs += len(next(batches)["key"])
+        count += 1
+    return pairs / (time.perf_counter() - start)

@@ -1,0 +1,102 @@
+"""TODO sr_train.training.progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from tqdm import tqdm
+
+from sr_train.tasks.base import SRTask
+from sr_train.training.speed import Record
+from sr_train.training.step_callback import StepCallback
+
+
+class Progress(StepCallback):
+    """Says how far a stage is: step, loss, speed, share of time waiting for data, rate, time left.
+
+    On a terminal a bar; without one, a plain line every so often.
+
+    Args:
+        record: whose clock is shared.
+        lines_every: seconds between lines where there is no terminal.
+    """
+
+    def __init__(self, record: Record, *, lines_every: float = 30.0) -> None:
+        super().__init__()
+        self.record = record
+        self.lines_every = lines_every
+        self._bar: Any = None
+        self._shown = self._started = 0.0
+        self._shown_step = self._first = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar at the step that the run continues from."""
+        super().on_train_start(trainer, pl_module)
+        self._first = self._shown_step = trainer.global_step
+        self._shown = self._started = time.monotonic()
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=trainer.max_steps,
+                initial=trainer.global_step,
+                unit="step",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% {bar} {n}/{total} [{elapsed}<{remaining}] {postfix}",
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The last callback of a batch: what follows is waiting for data."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.record.speed.data_wanted()
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Advance, and show numbers once in a while: reading the loss waits for the device."""
+        if not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        due = now - self._shown > (1.0 if self._bar is not None else self.lines_every)
+        if due or step == trainer.max_steps:
+            rate = (step - self._shown_step) / max(now - self._shown, 1e-9)
+            text = self._text(trainer, task, rate)
+            if self._bar is None:
+                left = (trainer.max_steps - step) / max((step - self._first) / max(now - self._started, 1e-9), 1e-9)
+                sys.stderr.write(f"step {step}/{trainer.max_steps}  {text}  left {_clock(left)}\n")
+            else:
+                self._bar.set_postfix_str(text, refresh=False)
+            self._shown, self._shown_step = now, step
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float) -> str:
+        parts = [f"{k} {float(v):.4g}" for k, v in task.progress().items()]
+        pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
+        _, wait = self.record.speed.read()
+        parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]
+        parts += [f"rate {trainer.optimizers[0].param_groups[0]['lr']:.2e}"]
+        if task.refused:
+            parts.append(f"refused {task.refused}")
+        return "  ".join(parts)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the terminal clean."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _clock(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

@@ -1,0 +1,327 @@
+"""Writing films: frames encoded, the other streams copied, one file that is complete or not there at all."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sr_train.data.video.film_color import Colour, Layout, default_matrix, from_rgb
+from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
+from sr_train.files import unfinished
+
+#: names of films that can be written -> FFmpeg's name of the container
+CONTAINERS = {
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts",
+}  # fmt: skip
+
+_QUALITY = {"libx264": 18, "libx264rgb": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # about as good
+
+_BEST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}  # the scale's other end
+
+_PRESETS = ("libx264", "libx264rgb", "libx265")
+
+_NAMES = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+_HELD = 64 << 20  # bytes of frames that an encoder looks ahead at
+
+_CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that hold them
+
+_FIXED_RATE = (".avi",)  # frames have no time stamps there
+
+
+class Options(NamedTuple):
+    """How a film is encoded."""
+
+    codec: str = "auto"
+    quality: int | None = None
+    preset: str | None = None
+
+    def codec_for(self, path: Path) -> str:
+        """Its name; ``auto`` is H.264, or VP9 in webm, which takes nothing else of what is common."""
+        if self.codec != "auto":
+            return self.codec
+        return "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError for a codec that is not there, and for what it does not know."""
+    av = import_av()
+    codec = options.codec
+    if codec != "auto":
+        try:
+            kind = av.codec.Codec(codec, "w").type
+        except (ValueError, av.FFmpegError):
+            kind = "none"
+        if kind != "video":
+            have = [c for c in ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1") if c in av.codecs_available]
+            raise ValueError(f"codec={codec}: this PyAV has no such video encoder; it has {', '.join(have)} and others")
+    named = "libx264" if codec == "auto" else codec
+    if options.quality is not None:
+        if named not in _QUALITY:
+            raise ValueError(f"quality={options.quality}: codec={codec} has no such setting; leave it out")
+        if not 0 <= options.quality <= _BEST[named]:
+            raise ValueError(f"quality={options.quality}: expected 0 (best) to {_BEST[named]} for codec={codec}")
+    if options.preset is not None:
+        if named not in _PRESETS:
+            raise ValueError(f"preset={options.preset}: is for {', '.join(_PRESETS)}, not codec={codec}")
+        if options.preset not in _NAMES:
+            raise ValueError(f"preset={options.preset}: choose from {', '.join(_NAMES)}")
+
+
+def choose_layout(source: Layout, height: int, width: int, formats: Sequence[str]) -> tuple[Layout, str]:
+    """(what the planes are, the encoder's pixel format) nearest to a source's.
+
+    Sizes that 4:2:0 cannot hold (an odd side) keep their size: chroma is stored in more places, not pixels added or cut.
+    """
+    packed = {8: ("rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba"), 16: ("rgb48le", "rgba64le")}
+    depths = sorted((8, 9, 10, 12, 14, 16), key=lambda d: (d < source.depth, abs(d - source.depth)))
+    fits = [c for c in ((2, 2), (2, 1), (1, 1)) if width % c[0] == height % c[1] == 0]
+    own = (source.across, source.down)
+    own_fits = width % own[0] == height % own[1] == 0
+    order = {"yuv": [own, *fits] if own_fits else fits, "rgb": [(1, 1), *fits], "gray": fits}[source.kind]
+    kinds = {"rgb": ["rgb", "yuv"], "gray": ["gray", "yuv"], "yuv": ["yuv"]}[source.kind]
+    tried = [Layout(k, d, *c) for k in kinds for c in (order if k == "yuv" else [(1, 1)]) for d in depths]
+    tried.sort(key=lambda layout: (layout.depth < source.depth, layout.kind != source.kind))  # depth counts most
+    for layout in tried:
+        names = (layout.name, *(packed.get(layout.depth, ()) if layout.kind == "rgb" else ()))
+        if name := next((n for n in names if n in formats), None):
+            return layout, name
+    raise FilmError(f"the codec takes none of the pixel formats that can be made: it takes {', '.join(formats)}")
+
+
+class FilmWriter:
+    """A film that is being written; made by :func:`film_writer`.
+
+    ``write`` takes frames in [0, 1], ``copy`` the packets of the source's other streams.
+    """
+
+    def __init__(self, path: Path, file: Any, source: FilmReader, height: int, width: int, options: Options) -> None:
+        self.path, self._av, look = path, import_av(), source.look
+        self.codec = options.codec_for(path)
+        self.warnings: list[str] = []
+        if self.codec == "libx265" and max(height, width) < 64:  # it writes beyond its memory
+            raise FilmError(f"{path}: libx265 takes no films of {width}x{height}: choose another codec=, e.g. libx264")
+        formats = [f.name for f in self._av.codec.Codec(self.codec, "w").video_formats or ()] or ["yuv420p"]
+        self.layout, self._format = choose_layout(look.layout, height, width, formats)
+        if self.layout.depth < look.layout.depth:
+            self.warnings.append(f"{self.codec} holds {self.layout.depth} of its {look.layout.depth} bits")
+        elif look.layout.kind == self.layout.kind == "yuv" and look.layout[2:] != self.layout[2:]:
+            self.warnings.append(f"is written as {self._format} to hold {width}x{height} with {self.codec}")
+        self.colour = self._colour(look.colour, height)
+        self._left = self.codec != "mjpeg"
+        more = {".ts": {"mpegts_copyts": "1"}}.get(path.suffix.lower(), {})
+        self.container = self._av.open(file, "w", format=CONTAINERS[path.suffix.lower()], options=more)
+        self.container.metadata.update(source.container.metadata)
+        self._chapters = source.container.chapters()
+        if self._chapters and path.suffix.lower() in _CHAPTERS:
+            self.container.set_chapters(self._chapters)
+        elif self._chapters:
+            self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
+        #: what has a fixed rate, if anything: the container, or the codec
+        self.fixed = path.suffix if path.suffix.lower() in _FIXED_RATE else self.codec if self.codec == "mpeg4" else ""
+        rate = 1 / max((1 / look.rate).limit_denominator(65535), Fraction(1, 65535))  # what MPEG-4 can say
+        self._base, self._from = (1 / rate if self.fixed else look.time_base), look.time_base
+        self._last: int | None = None
+        self._durations: dict[int, int] = {}
+        self.moved = 0.0  #: seconds that a frame's time was moved by at most, by a fixed rate
+        self._streams: dict[int, Any] = {}
+        self._size = height, width
+        self._stream = self._add_video(rate, look.aspect, options)
+
+    def _colour(self, source: Colour, height: int) -> Colour:
+        """The source's, and named though it may not have said: an untagged film that has grown is read otherwise."""
+        if self.layout.kind == "rgb":
+            return source._replace(matrix=0, full=True)
+        if source.matrix == 0:
+            return source._replace(matrix=default_matrix(height), full=False)
+        return source
+
+    def _add_video(self, rate: Fraction, aspect: Fraction, options: Options) -> Any:
+        try:
+            stream = self.container.add_stream(self.codec, rate=rate)
+        except ValueError:
+            what = f"{self.path.suffix} cannot hold {self.codec}"
+            raise FilmError(f"{self.path}: {what}: name an .mkv, or choose another codec=") from None
+        context, (height, width) = stream.codec_context, self._size
+        context.width, context.height, context.pix_fmt = width, height, self._format
+        context.time_base = stream.time_base = self._base
+        context.sample_aspect_ratio = aspect
+        context.colorspace, context.color_range = self.colour.matrix, 2 if self.colour.full else 1
+        context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
+        ahead = min(max(_HELD // (2 * height * width), 4), 40)  # memory does not depend on the encoder's taste
+        given = {}
+        if self.codec in _QUALITY:
+            given["crf"] = str(_QUALITY[self.codec] if options.quality is None else options.quality)
+        if self.path.suffix.lower() in _FIXED_RATE and self.codec.startswith("libx26"):
+            given["bf"] = "0"  # frames are shown in the order of the file there
+        if options.preset is not None:
+            given["preset"] = options.preset
+        if self.codec in ("libx264", "libx264rgb"):
+            context.thread_count = min(4, torch.get_num_threads())
+            given |= {"rc-lookahead": str(ahead)}
+        elif self.codec == "libx265":
+            given["x265-params"] = f"rc-lookahead={max(ahead, 5)}:log-level=none"
+        elif self.codec == "libvpx-vp9":
+            given |= {"b": "0", "lag-in-frames": str(min(ahead, 25)), "row-mt": "1"}
+        context.options = given
+        return stream
+
+    def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:
+        """Prepare to copy streams. Raises FilmError for sound that the container cannot hold."""
+        dropped = []
+        able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # it does not know
+        for stream in others:
+            context = stream.codec_context
+            name = context.name if context is not None else "unknown"
+            canonical = context.codec.canonical_name if context is not None else name
+            if stream.type == "audio" and not audio:
+                continue
+            holds = not able or {name, canonical} & able
+            if canonical.startswith("pcm_") and self.container.format.name == "mp4":
+                holds = False  # it says that it does, and fails at the end where the speakers' layout is not known
+            if stream.type == "audio" and not holds:
+                hint = "name an .mkv, or leave the sound out with audio=false"
+                raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}): {hint}")
+            if stream.type == "data" and self._chapters:  # the titles, which MP4 keeps in a stream of their own as well
+                continue
+            if stream.type not in ("audio", "subtitle") or not holds or (not able and stream.type == "subtitle"):
+                dropped.append(f"{stream.type} {stream.index} ({canonical})")
+                continue
+            copy = self.container.add_stream_from_template(stream)
+            copy.metadata.update(stream.metadata)
+            copy.time_base = stream.time_base
+            self._streams[stream.index] = copy
+        if dropped:
+            self.warnings.append(f"not copied to {self.path.suffix}: {', '.join(dropped)}")
+
+    def start(self) -> None:
+        """Write the container's head: what it cannot hold is told here, before the work."""
+        try:
+            self.container.start_encoding()
+        except self._av.FFmpegError as error:
+            raise self._failed(
+                error, f"{self.path.suffix} cannot hold {self.codec}, or the streams beside it"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise self._failed(error, "cannot be written") from None
+
+    def _failed(self, error: Exception, what: str) -> Exception:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            return OSError(errno.ENOSPC, "no space left", str(self.path))
+        if isinstance(error, OSError) and not isinstance(error, self._av.FFmpegError):
+            return error
+        return FilmError(f"{self.path}: {what} ({reason(error)}); choose another codec= or container")
+
+    def copy(self, packet: Any) -> None:
+        """Pass on a packet of another stream, as it is."""
+        stream = self._streams.get(packet.stream_index)
+        if stream is None or packet.dts is None or not packet.size:
+            return
+        packet.stream = stream
+        self._do(lambda: self.container.mux(packet))
+
+    def write(self, rgb: torch.Tensor, time: int, duration: int = 0) -> None:
+        """Encode [3, H, W] in [0, 1] for a time in the source's units."""
+        frame = self._frame(rgb)
+        if self._base == self._from:
+            frame.pts = time
+        else:
+            at = round(time * self._from / self._base)
+            frame.pts = at if self._last is None else max(at, self._last + 1)
+            self.moved = max(self.moved, abs(float(frame.pts * self._base - time * self._from)))
+        self._last, frame.time_base = frame.pts, self._base
+        if duration and self._base == self._from:
+            frame.duration = self._durations[time] = duration
+        self._encode(frame)
+
+    def _frame(self, rgb: torch.Tensor) -> Any:
+        if rgb.shape[1:] != self._size:
+            raise ValueError(f"frames of {self._size} were announced, this is {tuple(rgb.shape[1:])}")
+        planes = from_rgb(rgb, self.layout, self.colour, left=self._left)
+        if self.layout.kind == "rgb":
+            planes = [planes[1], planes[2], planes[0]]
+        frame = self._av.VideoFrame(self._size[1], self._size[0], self.layout.name)
+        kind = np.uint8 if self.layout.depth == 8 else np.dtype("<u2")
+        for plane, samples in zip(frame.planes, planes, strict=True):
+            rows = np.frombuffer(plane, kind).reshape(plane.height, -1)
+            rows[:, : plane.width] = samples.numpy()
+        if self._format != self.layout.name:
+            frame = frame.reformat(format=self._format)
+        frame.colorspace, frame.color_range = self.colour.matrix, 2 if self.colour.full else 1
+        return frame
+
+    def _encode(self, frame: Any) -> None:
+        def work() -> None:
+            packets = self._stream.encode(frame)
+            final = self._durations.get(self._last or 0, 0)
+            for packet in packets:
+                if duration := self._durations.pop(packet.pts, 0):  # encoders guess: the last frame's would be lost
+                    packet.duration = duration
+            if frame is None and packets and final and self.container.format.name in ("mp4", "mov"):
+                packets[-1].duration = final  # these count by order of decoding: what lasts is the last packet
+            for packet in packets:
+                self.container.mux(packet)
+
+        self._do(work)
+
+    def _do(self, work: Any) -> None:
+        try:
+            work()
+        except (self._av.FFmpegError, OSError) as error:
+            raise self._failed(error, "cannot be encoded") from None
+
+    def finish(self) -> None:
+        """What the encoder still holds, and the container's end."""
+        self._encode(None)
+        self._do(self.container.close)
+
+
+@contextmanager
+def film_writer(
+    path: Path,
+    source: FilmReader,
+    size: tuple[int, int],
+    options: Options,
+    *,
+    audio: bool = True,
+    copy: bool = True,
+) -> Iterator[FilmWriter]:
+    """A film like another in all but its size: rate, time stamps, colours, aspect, sound, subtitles.
+
+    Args:
+        path: of the film; its suffix chooses the container. It appears when the ``with`` ends without an error.
+        source: the film whose look and streams it has.
+        size: (height, width) of its frames.
+        options: of the encoder.
+        audio: copy the sound.
+        copy: copy any stream at all.
+
+    Raises:
+        FilmError: before the work, where codec, container and streams do not go together.
+        OSError: the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished(path) as file:
+        writer = FilmWriter(path, file, source, *size, options)
+        try:
+            if copy:
+                writer.add_streams(source.others, audio=audio)
+            writer.start()
+            yield writer
+            writer.finish()
+        except BaseException:
+            abandon(writer)
+            raise
+
+
+def abandon(writer: FilmWriter) -> None:
+    """Close a container whose file will be thrown away."""
+    with suppress(Exception):  # what went wrong first is what counts
+        writer.container.close()

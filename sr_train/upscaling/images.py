@@ -1,0 +1,95 @@
+"""TODO sr_train.upscaling.images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sr_train.data.images import ImageError, encode_image, read_header, read_upright, to_rgb, write_image
+from sr_train.devices import memory_is_full
+from sr_train.files import write_bytes
+from sr_train.inference.images import super_resolve_bands
+from sr_train.inference.network import Network, take_less
+from sr_train.inference.tiling import whole_if_small
+from sr_train.resampling import imresize
+from sr_train.upscaling.clips import Settings
+from sr_train.upscaling.compare import beside_bicubic, compare_name
+from sr_train.upscaling.inputs import Job
+
+if TYPE_CHECKING:
+    Image = NDArray[Any]
+
+
+def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
+    """[h, w, C] uint8 or uint16, C = 1, 3 or 4 -> [scale h, scale w, C] of the same type.
+
+    Grey goes through as RGB and comes back as its mean; alpha is enlarged by bicubic interpolation.
+    """
+    height, width, channels = image.shape
+    top = float(np.iinfo(image.dtype).max)
+    pixels = torch.from_numpy(np.array(to_rgb(image), order="C"))  # a copy: a decoded JPEG is read-only
+    lr = pixels.permute(2, 0, 1) if image.dtype == np.uint8 else pixels.permute(2, 0, 1).float() / top
+    out = np.empty((height * network.scale, width * network.scale, channels), image.dtype)
+    bands = super_resolve_bands(
+        network.model,
+        lr,
+        tiling=whole_if_small(network.tiling, height, width),
+        ensemble=network.ensemble,
+        precision=network.precision,
+        done=done,
+    )
+    for first, band in bands:
+        rows = torch.floor(band.cpu().permute(1, 2, 0).double() * top + 0.5).numpy()
+        if not np.isfinite(rows).all():
+            raise ValueError("the network's output holds NaN or infinity")
+        if channels == 1:
+            rows = np.floor(rows.mean(axis=2, keepdims=True) + 0.5)
+        out[first : first + len(rows), :, : min(channels, 3)] = rows
+    if channels == 4:
+        alpha = imresize(image[..., 3:].astype(np.float64) / top, network.scale)
+        out[..., 3:] = np.floor(alpha.clip(0, 1) * top + 0.5)
+    return out
+
+
+def _with_room(image: Image, network: Network, *, shrink: bool, bar: Any) -> Image:
+    """Upscale; where the memory is full, in tiles of half the side, if the side was ours to choose."""
+    start = bar.n
+    while True:
+        try:
+            return upscale_image(image, network, lambda pixels: bar.update(pixels / 1e6))
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
+            take_less(network, *image.shape[:2], shrink=shrink, bar=bar)
+            bar.n = start
+
+
+def megapixels(jobs: list[Job]) -> float:
+    """Of all images whose headers can be read; the others are reported when their turn comes."""
+    total = 0.0
+    for job in (j for j in jobs if j.kind == "image"):
+        try:
+            header = read_header(job.source)
+        except ImageError:
+            continue
+        total += header.height * header.width / 1e6
+    return total
+
+
+def upscale_job(job: Job, network: Network, settings: Settings, *, bar: Any) -> str:
+    start = time.monotonic()
+    image = read_upright(job.source)
+    encode_image(image[:1, :1], job.target.suffix)  # a format that cannot hold it is refused before the work
+    large = _with_room(image, network, shrink=settings.shrink, bar=bar)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    if settings.compare:
+        both = beside_bicubic(image, large, network.scale)
+        write_image(compare_name(job.target, "compare", ".png"), both)
+    write_bytes(job.target, encode_image(large, job.target.suffix))
+    size = f"{image.shape[1]}x{image.shape[0]} -> {large.shape[1]}x{large.shape[0]}"
+    return f"{job.target}: {size}, {time.monotonic() - start:.1f} s"

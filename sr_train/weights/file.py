@@ -1,0 +1,258 @@
+"""Weights that describe themselves: one safetensors file whose header rebuilds the network, and nothing in it is run.
+
+Files without such a header, other programs', are recognized by their tensors (:mod:`sr_train.weights.foreign.recognize`).
+
+Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4`` of
+a network of several), ``origin`` (JSON: where they come from), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``) and, for a
+network that has one tensor under several names, ``shared`` (JSON: ``{name: the name that its tensor is stored under}``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from sr_train.files import write_bytes
+from sr_train.torch_files import HEAD, misplaced, storable, web_address
+from sr_train.weights.foreign.recognize import WeightsError, is_torch_file, read_torch, recognize
+
+FORMAT = "sr-train weights"
+
+VERSION = "1"
+
+MODELS = "sr_train.models"
+
+ANY = "*"  #: in ``allow``: any package, where a file's tensors are read and its network is not built
+
+_LARGEST = 10_000  # of a number in a model's arguments
+
+_LONGEST = 100  # of a list, mapping or string in them
+
+_DEEPEST = 10  # levels of lists and mappings in them
+
+
+@dataclass
+class Weights:
+    """A network's weights and what they are."""
+
+    model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
+    state: dict[str, torch.Tensor]
+    origin: dict[str, Any] = field(
+        default_factory=dict
+    )  #: run, stage, step, version, ancestors (digests of what it started from); or another program's file, layout
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """HR pixels per LR pixel: one, or one of each branch."""
+        return tuple(self.model["scales"]) if "scales" in self.model else (int(self.model["scale"]),)
+
+    @property
+    def scale(self) -> int:
+        """HR pixels per LR pixel, of a network that has one scale (:func:`one_scale` chooses)."""
+        (scale,) = self.scales
+        return scale
+
+
+def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
+    """Write a weights file, whole or not at all."""
+    write_bytes(path, pack(weights, where=str(path)))
+
+
+def pack(weights: Weights, *, where: str) -> bytes:
+    """Return the content of a weights file. Tensors that are one tensor under several names are written once."""
+    check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
+    bad = not_finite(weights.state)
+    if bad:
+        raise WeightsError(f"{where}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    tensors, shared = storable(weights.state)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": json.dumps(weights.model),
+        "scale": ",".join(map(str, weights.scales)),
+        "origin": json.dumps(weights.origin),
+        "scores": json.dumps(weights.scores),
+    }
+    if shared:
+        header["shared"] = json.dumps(shared)
+    try:
+        return to_bytes(tensors, metadata=header)
+    except (SafetensorError, KeyError, ValueError) as error:  # a type that safetensors does not have
+        raise WeightsError(f"{where}: not written: safetensors cannot hold these tensors ({error})") from None
+
+
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    return [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+
+
+def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
+    """Read a weights file, ours or one that a layout fits; its content decides which, not its suffix.
+
+    Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
+    ``sr_train.models`` that the network may come from; ``scale`` decides where another program's file leaves it open.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise WeightsError(web_address(path) or f"{path}: there is no such file")
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name the file, e.g. {path / 'weights.safetensors'}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error})") from None
+    wrong = misplaced(head)
+    if wrong is not None:
+        raise WeightsError(f"{path}: {wrong}")
+    if is_torch_file(head):
+        weights = Weights(*recognize(path, read_torch(path), scale=scale))
+    else:
+        weights = _read_safetensors(path, scale)
+    check_model_config(weights.model, where=str(path), allow=allow)
+    bad = not_finite(weights.state)
+    if bad:
+        raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    return weights
+
+
+def _read_safetensors(path: Path, scale: int | None) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
+    if header.get("format") != FORMAT:
+        return Weights(*recognize(path, state, scale=scale))
+    return _described(header, state, str(path))
+
+
+def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
+    """Return what :func:`pack` has packed, as :func:`load_weights` reads it from a file."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    weights = _described(header, from_bytes(data), where)
+    check_model_config(weights.model, where=where, allow=allow)
+    return weights
+
+
+def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where: str) -> Weights:
+    """Return the tensors of a file of ours with what its header holds."""
+    if header.get("version") != VERSION:
+        raise WeightsError(f"{where}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
+    try:
+        model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{where}: damaged header ({error!r})") from None
+    state = state | _shared(where, header.get("shared", "{}"), state)
+    if not (isinstance(origin, dict) and isinstance(scores, dict)):
+        raise WeightsError(f"{where}: damaged header (origin and scores are no mappings)")
+    return Weights(model=model, state=state, origin=origin, scores=scores)
+
+
+def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that a file holds under another name."""
+    try:
+        names = json.loads(field)
+        return {str(name): state[stored] for name, stored in names.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{where}: damaged header (shared: {error!r})") from None
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """Return where a file's weights come from, by its header alone; empty where it has none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            origin = json.loads((file.metadata() or {})["origin"])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _check_plain(value: object, where: str, depth: int = 0) -> None:
+    """Refuse anything but bounded plain values: a header must not be able to ask for a terabyte."""
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, (int, float)):
+        if not (math.isfinite(value) and abs(value) <= _LARGEST):
+            raise WeightsError(f"{where}={value} is beyond {_LARGEST}")
+    elif isinstance(value, str):
+        if len(value) > _LONGEST:
+            raise WeightsError(f"{where} is a text of {len(value)} characters")
+    elif isinstance(value, list):
+        if len(value) > _LONGEST or depth > _DEEPEST:
+            raise WeightsError(f"{where} is a list of {len(value)}, {depth} levels down")
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]", depth + 1)
+    elif isinstance(value, dict) and "_target_" not in value:
+        _check_mapping(value, where, depth)
+    else:
+        kind = "an object with a _target_ of its own" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise WeightsError(
+            f"{where} is {kind}; a network's arguments are plain values (numbers, strings, lists and mappings of them), "
+            "because its weights file holds them"
+        )
+
+
+def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
+    """Refuse a mapping that is large or nested deeply, or whose keys would come back as strings."""
+    if len(value) > _LONGEST or depth > _DEEPEST:
+        raise WeightsError(f"{where} is a mapping of {len(value)} entries, {depth} levels down")
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise WeightsError(f"{where} has the key {key!r}: a weights file holds mappings whose keys are strings")
+        _check_plain(key, f"{where}, a key")
+        _check_plain(item, f"{where}.{key}", depth + 1)
+
+
+def plain(value: object) -> bool:
+    """Return true for a value that a header can hold and that comes back as it is."""
+    if type(value) not in (type(None), bool, int, float, str, list, dict):  # an IntEnum would come back as an int
+        return False
+    try:
+        _check_plain(value, "")
+    except WeightsError:
+        return False
+    return True
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 16
+
+
+def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names a class of sr_train.models, or of a package in ``allow``. Imports nothing."""
+    if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
+        raise WeightsError(f"{where}: names no network (model._target_)")
+    target = model["_target_"]
+    packages = (MODELS, *allow)
+    known = ANY in packages or any(target.startswith(f"{p}.") for p in packages)
+    if not known or not all(part.isidentifier() for part in target.split(".")):
+        raise WeightsError(
+            f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file "
+            f"(your own: allow=[{target.rpartition('.')[0]}])"
+        )
+
+
+def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names a network as :func:`check_target` wants it, with plain arguments."""
+    check_target(model, where=where, allow=allow)
+    assert isinstance(model, dict)
+    scale, scales = model.get("scale"), model.get("scales")
+    if "scales" in model and (not isinstance(scales, list) or not scales or not all(map(_is_scale, scales))):
+        raise WeightsError(f"{where}: model.scales={scales!r} is not a list of whole numbers from 1 to 16")
+    if "scales" not in model and not _is_scale(scale):
+        raise WeightsError(f"{where}: model.scale={scale!r} is not a whole number from 1 to 16")
+    for name, value in model.items():
+        _check_plain(value, f"{where}: model.{name}")

@@ -1,0 +1,114 @@
+"""EDVR's weights in the two layouts they are published in: the authors' of 2019, and BasicSR's, which is ours.
+
+All functions are pure: names and shapes in, names out. Shapes alone cannot tell the two temporal attentions apart, which the
+two layouts number the other way round; ``tests/weights/foreign/test_edvr.py`` proves the map by outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_RENAMED = {  # 2019 -> BasicSR, of whole names without .weight and .bias
+    "pre_deblur.conv_first_1": "predeblur.conv_first",  # with hr_in
+    "pre_deblur.conv_first_2": "predeblur.stride_conv_hr1",
+    "pre_deblur.conv_first_3": "predeblur.stride_conv_hr2",
+    "pre_deblur.conv_first": "predeblur.conv_first",
+    "pre_deblur.deblur_L2_conv": "predeblur.stride_conv_l2",
+    "pre_deblur.deblur_L3_conv": "predeblur.stride_conv_l3",
+    "tsa_fusion": "fusion",  # without attention
+    "tsa_fusion.fea_fusion": "fusion.feat_fusion",
+    "tsa_fusion.tAtt_2": "fusion.temporal_attn1",  # of the centre frame, and
+    "tsa_fusion.tAtt_1": "fusion.temporal_attn2",  # of every frame: crossed
+    "HRconv": "conv_hr",
+}
+
+_RULES = (  # the same by pattern
+    (r"fea_L([23])_conv([12])", r"conv_l\1_\2"),
+    (r"pcd_align\.L([123])_offset_conv([123])", r"pcd_align.offset_conv\2.l\1"),
+    (r"pcd_align\.L([123])_dcnpack", r"pcd_align.dcn_pack.l\1"),
+    (r"pcd_align\.L([123])_dcnpack\.conv_offset_mask", r"pcd_align.dcn_pack.l\1.conv_offset"),
+    (r"pcd_align\.L([12])_fea_conv", r"pcd_align.feat_conv.l\1"),
+    (r"pcd_align\.cas_dcnpack\.conv_offset_mask", r"pcd_align.cas_dcnpack.conv_offset"),
+    (r"tsa_fusion\.sAtt_([1-5])", r"fusion.spatial_attn\1"),
+    (r"tsa_fusion\.sAtt_L([123])", r"fusion.spatial_attn_l\1"),
+    (r"tsa_fusion\.sAtt_add_([12])", r"fusion.spatial_attn_add\1"),
+    (r"recon_trunk\.(.+)", r"reconstruction.\1"),
+    (r"pre_deblur\.RB_L2_([12])\.(.+)", r"predeblur.resblock_l2_\1.\2"),
+    (r"pre_deblur\.RB_L3_1\.(.+)", r"predeblur.resblock_l3.\1"),
+)
+
+_SAME = re.compile(
+    r"(conv_first(_[123])?|feature_extraction\..+|pcd_align\.cas_offset_conv[12]|pcd_align\.cas_dcnpack"
+    r"|upconv[12]|conv_last|conv_1x1)"
+)
+
+_MARKS = {"2019": "pcd_align.L3_offset_conv1.weight", "basicsr": "pcd_align.offset_conv1.l3.weight"}
+
+
+def layout_of(names: Mapping[str, Any]) -> str | None:
+    """``2019``, ``basicsr``, or ``None`` where the names are no EDVR's."""
+    return next((layout for layout, mark in _MARKS.items() if mark in names), None)
+
+
+def rename_2019(name: str) -> str | None:
+    """A tensor's name of 2019 -> BasicSR's; ``None`` for one that EDVR does not have."""
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    if m := re.fullmatch(r"pre_deblur\.RB_L1_([1-5])\.(.+)", stem):
+        return f"predeblur.resblock_l1.{int(m[1]) - 1}.{m[2]}.{kind}"
+    for pattern, new in _RULES:
+        if re.fullmatch(pattern, stem):
+            return f"{re.sub(pattern, new, stem)}.{kind}"
+    if stem in _RENAMED or _SAME.fullmatch(stem):
+        return f"{_RENAMED.get(stem, stem)}.{kind}"
+    return None
+
+
+def rename(names: Mapping[str, Any]) -> dict[str, str]:
+    """Our name of each tensor -> the file's. Raises ValueError with names that do not belong."""
+    if layout_of(names) != "2019":
+        return {name: name for name in names}
+    new = {name: rename_2019(name) for name in names}
+    foreign = [name for name, to in new.items() if to is None]
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise ValueError(f"EDVR's layout of 2019 has no {shown} ({len(foreign)} of {len(names)} names)")
+    return {to: name for name, to in new.items() if to is not None}
+
+
+def infer_edvr(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """The arguments, with ``_target_``, of the EDVR that BasicSR-named shapes are of; ``None`` where they are of none.
+
+    Whether every tensor fits is for whoever builds the network to check.
+    """
+    channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
+    offsets = _outputs(shapes, "pcd_align.cas_dcnpack.conv_offset.weight")
+    fused = shapes.get("fusion.feat_fusion.weight", shapes.get("fusion.weight", ()))
+    if not channels or offsets % 27 or len(fused) != 4 or fused[1] % channels:
+        return None
+    predeblur = "predeblur.conv_first.weight" in shapes
+    hr_in = "predeblur.stride_conv_hr1.weight" in shapes or "conv_first_1.weight" in shapes
+    return {
+        "_target_": "sr_train.models.edvr.EDVR",
+        "scale": 1 if hr_in else 4,
+        "channels": channels,
+        "frames": fused[1] // channels,
+        "groups": offsets // 27,
+        "front_blocks": _blocks(shapes, "feature_extraction"),
+        "back_blocks": _blocks(shapes, "reconstruction"),
+        "tsa": "fusion.feat_fusion.weight" in shapes,
+        "predeblur": predeblur,
+        "hr_in": hr_in,
+    }
+
+
+def _outputs(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    shape = shapes.get(name, ())
+    return shape[0] if len(shape) == 4 else 0
+
+
+def _blocks(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    return len({m[1] for m in (re.match(rf"{name}\.(\d+)\.", key) for key in shapes) if m})

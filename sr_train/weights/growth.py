@@ -1,0 +1,101 @@
+"""``init.grow``: a network larger than the one it starts from, computing the same to begin with.
+
+More residual blocks: EDVR's authors initialised deeper networks from shallower ones. Blocks are added at the end of a numbered
+list; each starts as identity, because its last layer (``residual_end`` of its class) is zero.
+
+More frames (``frames``): what the source does with its frames is done with the innermost ones; the outer ones weigh nothing
+at first, in the convolutions whose input is all frames' features (``joins_frames`` of the network).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from sr_train.weights.foreign.recognize import WeightsError
+
+FRAMES = "frames"  #: in init.grow: not a list of blocks, but the window
+
+
+def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dict[str, str]:
+    """For each list of blocks to grow, the layer in a block (``residual_end``) that makes it identity where it is zero.
+
+    ``frames`` is no such list; see :func:`with_frames`.
+
+    Raises WeightsError for a name that is no list of such blocks.
+    """
+    lists = {n: m for n, m in network.named_modules() if isinstance(m, nn.Sequential) and len(m)}
+    ends = {n: {getattr(block, "residual_end", None) for block in m} for n, m in lists.items()}
+    usable = {n: str(found.pop()) for n, found in ends.items() if len(found) == 1 and None not in found}
+    blocks = [name for name in grow if name != FRAMES]
+    for name in blocks:
+        if name not in usable:
+            usable = [*usable, *([FRAMES] if hasattr(network, "joins_frames") else [])]
+            known = f"can grow are {', '.join(usable)}" if usable else f"no blocks of {type(network).__name__} can"
+            raise WeightsError(f"{where}: init.grow: {name!r} is no list of blocks that can start as identity; {known}")
+    return {name: usable[name] for name in blocks}
+
+
+def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable[str], *, where: str) -> list[str]:
+    """Tensors of the blocks that the network has beyond the source's, in each of the lists."""
+    grown: list[str] = []
+    for name in lists:
+        numbered = re.compile(rf"{re.escape(name)}\.(\d+)\.")
+        had = {int(m[1]) for m in map(numbered.match, source) if m}
+        new = [k for k in network if (m := numbered.match(k)) and int(m[1]) >= len(had)]
+        if not had or had != set(range(len(had))):
+            raise WeightsError(f"{where}: init.grow: the source has no blocks {name}.0, {name}.1, ...")
+        if not new:
+            raise WeightsError(
+                f"{where}: init.grow: the source has {len(had)} blocks {name}.* already; nothing to grow"
+            )
+        grown += new
+    return grown
+
+
+def with_frames(
+    network: nn.Module, source: Mapping[str, torch.Tensor], grow: Sequence[str], *, where: str
+) -> dict[str, torch.Tensor]:
+    """The source's tensors as a network of more frames has them, if ``grow`` names ``frames``; else as they are.
+
+    The centre frame of both is the middle one, so frames are added in pairs. Tensors may be on meta.
+    Raises WeightsError where there is nothing to add, or the tensors are of other networks.
+    """
+    found = dict(source)
+    if FRAMES not in grow:
+        return found
+    joins = getattr(network, "joins_frames", ())
+    if not joins:
+        raise WeightsError(f"{where}: init.grow: {type(network).__name__} takes no frames that could become more")
+    own = network.state_dict()
+    for name in (f"{conv}.weight" for conv in joins):
+        count = int(getattr(network, "frames"))  # noqa: B009 - a network with joins_frames states its frames
+        here, there = own[name], found.get(name)
+        each = here.shape[1] // count
+        if there is None:
+            raise WeightsError(f"{where}: init.grow: frames: {name} is not in the source")
+        had, rest = divmod(there.shape[1], each)
+        if rest or (there.shape[0], *there.shape[2:]) != (here.shape[0], *here.shape[2:]) or had % 2 == 0:
+            raise WeightsError(
+                f"{where}: init.grow: frames: {name} is {list(there.shape)} in the source; expected "
+                f"{here.shape[0]} outputs of an odd number of frames with {each} features each"
+            )
+        if had >= count:
+            raise WeightsError(f"{where}: init.grow: the source takes {had} frames already, the network {count}")
+        margin = (count - had) // 2 * each
+        found[name] = there.new_zeros(here.shape)
+        found[name][:, margin : margin + there.shape[1]] = there
+    return found
+
+
+@torch.no_grad()
+def zero_ends(network: nn.Module, grown: Iterable[str], ends: Mapping[str, str]) -> None:
+    """Zero weight and bias of the last layer of every grown block; ``ends`` as :func:`residual_ends` tells them."""
+    last = [re.compile(rf"{re.escape(name)}\.\d+\.{re.escape(end)}\.(weight|bias)") for name, end in ends.items()]
+    tensors = network.state_dict()
+    for name in grown:
+        if any(pattern.fullmatch(name) for pattern in last):
+            tensors[name].zero_()

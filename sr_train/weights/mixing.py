@@ -1,0 +1,70 @@
+"""TODO sr_train.weights.file.mixing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from sr_train.weights.file import Weights
+from sr_train.weights.foreign.recognize import WeightsError
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Of names and values: the same network in whatever file or memory format."""
+    found = hashlib.blake2b(digest_size=8)
+    for name in sorted(state):
+        found.update(name.encode())
+        found.update(state[name].contiguous().float().numpy().tobytes())
+    return found.hexdigest()
+
+
+def family(weights: Weights) -> set[str]:
+    """Digests of a network and of all that it started from: two that share one descend from one another, or from a third."""
+    return {digest(weights.state), *(str(a) for a in weights.origin.get("ancestors", []))}
+
+
+def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
+    """Raise WeightsError with everything that keeps networks (by name) from being mixed."""
+    problems = [f"mix={list(mix)}: {len(mix)} factors for {len(sources)} networks"] if len(mix) != len(sources) else []
+    problems += [f"mix={list(mix)}: factors lie between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
+    problems += [f"mix={list(mix)}: sums to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []
+    (first, a), *others = sources.items()
+    for name, b in others:
+        keys = dict.fromkeys((*a.model, *b.model))
+        problems += [
+            f"{name}: model.{k}={b.model.get(k)!r}, {first} has {a.model.get(k)!r}"
+            for k in keys
+            if a.model.get(k) != b.model.get(k)
+        ]
+        problems += [f"{name}: {k}: missing" for k in a.state if k not in b.state]
+        problems += [f"{name}: {k}: not in {first}" for k in b.state if k not in a.state]
+        problems += [
+            f"{name}: {k}: {list(b.state[k].shape)}, {first} has {list(v.shape)}"
+            for k, v in a.state.items()
+            if k in b.state and b.state[k].shape != v.shape
+        ]
+    for name, weights in sources.items():
+        bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        problems += [f"{name}: {k}: holds NaN or infinity" for k in bad]
+    if problems:
+        raise WeightsError("\n  ".join(["these networks cannot be mixed:", *problems]))
+
+
+def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
+    """Sum of factor times tensor (ESRGAN eq. 4, with (1 - alpha, alpha)), in float64; a factor of 1 reproduces bit for bit.
+
+    BatchNorm's running statistics are mixed as well; its integer counters come from the network with the largest factor.
+    The states must fit, see :func:`check_mix`.
+    """
+    nearest = states[max(range(len(mix)), key=mix.__getitem__)]
+    used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]
+    result = {}
+    for name, value in nearest.items():
+        if len(used) == 1 or not value.is_floating_point():
+            result[name] = value.clone()
+        else:
+            parts = [state[name].double() * factor for state, factor in used]
+            result[name] = torch.stack(parts).sum(0).to(value.dtype)
+    return result

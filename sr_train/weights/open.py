@@ -1,0 +1,95 @@
+"""``weights=``: a file, or a stage of a run, complete or in progress."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sr_train.console import UsageError
+from sr_train.runs.checkpoints import list_checkpoints, newest_checkpoint
+from sr_train.runs.resume import read_config
+from sr_train.torch_files import web_address
+from sr_train.weights.file import ANY, Weights, check_target, load_weights, origin_of, plain
+from sr_train.weights.foreign.recognize import WeightsError
+
+WEIGHTS = "weights.safetensors"  #: of a finished stage
+
+
+def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's config as a weights file keeps it: the defining path of its class, its constructor's defaults filled in.
+
+    A default that no file can hold as it is (a tuple, a class) is left to the constructor.
+    """
+    network = _callable(str(model["_target_"]))
+    target = f"{network.__module__}.{network.__qualname__}" if isinstance(network, type) else model["_target_"]
+    parameters = inspect.signature(network).parameters
+    defaults = {n: p.default for n, p in parameters.items() if p.default is not p.empty and plain(p.default)}
+    return {"_target_": target, **defaults, **{k: v for k, v in model.items() if k != "_target_"}}
+
+
+def _callable(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def own_packages(config: Mapping[str, Any]) -> list[str]:
+    """Return the packages that a stage's weights may name (``allow``): those of the network that its own config names."""
+    typed = str(config["model"]["_target_"])
+    found = [typed.rpartition(".")[0], str(getattr(_callable(typed), "__module__", ""))]
+    return [package for package in dict.fromkeys(found) if package]
+
+
+def finished_file(folder: Path) -> Path | None:
+    """Return the weights of a finished stage; None while the stage is open.
+
+    A stage that is being extended is open as soon as a checkpoint is beyond its weights. Its process may have been killed
+    before it set them aside.
+    """
+    file = folder / WEIGHTS
+    if not file.exists():
+        return None
+    newest, step = list_checkpoints(folder / "checkpoints")[:1], origin_of(file).get("step")
+    return None if newest and isinstance(step, int) and newest[0][0] > step else file
+
+
+def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
+    """Weights and the file they were read from.
+
+    A stage's folder gives its ``weights.safetensors`` or, while it is in training, the network of its newest checkpoint
+    (the EMA where there is one). ``scale`` decides where another program's file leaves it open.
+    """
+    address = web_address(source)
+    if address is not None:
+        raise UsageError(address)
+    path = Path(source)
+    if not path.is_dir():
+        return load_weights(path, allow=allow, scale=scale), path
+    finished = finished_file(path)
+    if finished is not None:
+        return load_weights(finished, allow=allow), finished
+    if (path / "checkpoints").is_dir():
+        return _from_checkpoint(path, allow)
+    stages = sorted(p.name for p in path.iterdir() if (p / "config.yaml").exists())
+    hint = f"; its stages are {', '.join(stages)}: give weights={path / stages[-1]}" if stages else ""
+    raise WeightsError(f"{path}: is a folder without weights.safetensors or checkpoints{hint}")
+
+
+def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]:
+    found = newest_checkpoint(folder / "checkpoints", lambda text: print(text, file=sys.stderr))
+    config = read_config(folder)
+    if found is None or config is None:
+        raise WeightsError(f"{folder}: has no checkpoint yet")
+    if not isinstance(config.get("model"), dict) or not {"name", "stage"} <= config.keys():
+        raise WeightsError(f"{folder / 'config.yaml'}: names no network, or not its run and stage; it is damaged")
+    check_target(config["model"], where=str(folder / "config.yaml"), allow=allow)  # before it is imported
+    state: dict[str, Any] = found.content["state_dict"]
+    averaged = any(k.startswith("ema.module.") for k in state)
+    prefix = "ema.module." if averaged else "model."
+    network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    origin = {"run": str(config["name"]), "stage": str(config["stage"]), "step": found.step, "ema": averaged}
+    model = dict(config["model"]) if ANY in allow else full_arguments(config["model"])  # which imports its package
+    return Weights(model, network, origin), found.path

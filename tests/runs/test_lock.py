@@ -1,0 +1,138 @@
+"""Locks where the file system has none: of several starts at once, one wins."""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+
+import pytest
+
+from sr_train.runs import lock
+from sr_train.runs.lock import hold, lock_file
+
+
+@pytest.fixture(autouse=True)
+def no_record_locks(monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+
+
+def _claims(folder):
+    return sorted(folder.glob(".run.lock.*"))
+
+
+def _leave(folder, number, content, age=0.0):
+    """A claim that another process wrote ``age`` seconds ago."""
+    claim = folder / f".run.lock.{number}"
+    claim.write_text(content)
+    os.utime(claim, (time.time() - age,) * 2)
+    return claim
+
+
+def test_the_holder_is_named_and_gives_its_claim_back(tmp_path):
+    for number in (1, 2):
+        with hold(tmp_path / "run"):
+            (claim,) = _claims(tmp_path)
+            assert claim.name == f".run.lock.{number}"
+            assert f'"pid": {os.getpid()}' in claim.read_text()
+            holder = f"written by process {os.getpid()} .*last sign of life 0 s ago"
+            with pytest.raises(FileExistsError, match=holder), hold(tmp_path / "run", 0.1):
+                pass
+        assert claim.read_text() == "free"
+
+
+@pytest.mark.parametrize("content", ['{"host": "other", "pid": 7}', ""])
+def test_a_claim_without_a_sign_of_life_is_taken_over_and_a_fresh_one_is_not(tmp_path, content):
+    """An empty claim is one that its process has just created."""
+    _leave(tmp_path, 4, content)
+    holder = "process 7 on other" if content else "another process"
+    with pytest.raises(FileExistsError, match=holder), hold(tmp_path / "run", 0.1):
+        pass
+    _leave(tmp_path, 4, content, age=60)
+    with hold(tmp_path / "run", 0.1):
+        assert [c.name for c in _claims(tmp_path)] == [".run.lock.5"]
+
+
+def test_the_age_of_a_claim_is_judged_by_the_file_system_alone(tmp_path, monkeypatch):
+    _leave(tmp_path, 1, "{}")
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # this host's clock is wrong by decades
+    with pytest.raises(FileExistsError), hold(tmp_path / "run", 0.1):
+        pass
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    with pytest.raises(FileExistsError), hold(tmp_path / "run", 0.1):
+        pass
+
+
+def test_a_process_that_looked_long_ago_does_not_win(tmp_path, monkeypatch):
+    """It found claim 1 without a sign of life and was suspended; others took 2 and 3, and removed what was older."""
+    path = lock_file(tmp_path / "run")
+    _leave(tmp_path, 3, '{"host": "other", "pid": 7}')
+    assert lock._take(path, 2, "mine") is None
+    assert lock._take(path, 3, "mine") is None
+    assert [c.name for c in _claims(tmp_path)] == [".run.lock.3"]
+
+
+def _race(folder, barrier, counter):
+    lock.fcntl = None
+    barrier.wait()
+    for _ in range(4):
+        with hold(folder / "run", 60):
+            owner = folder / "owner"
+            handle = os.open(owner, os.O_CREAT | os.O_EXCL)  # fails where another one holds the lock as well
+            time.sleep(0.002)
+            os.close(handle)
+            owner.unlink()
+            with counter.get_lock():
+                counter.value += 1
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_processes_that_start_at_once_one_at_a_time_holds_the_lock(tmp_path, stale):
+    if stale:
+        _leave(tmp_path, 1, '{"host": "other", "pid": 7}', age=60)
+    fork = multiprocessing.get_context("fork")
+    barrier, counter = fork.Barrier(6), fork.Value("i", 0)
+    racers = [fork.Process(target=_race, args=(tmp_path, barrier, counter)) for _ in range(6)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0] * 6
+    assert counter.value == 24
+    assert len(_claims(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("round_", range(20))
+def test_of_threads_that_take_over_at_once_one_wins(tmp_path, round_):
+    path = lock_file(tmp_path / "run")
+    _leave(tmp_path, 1, "{}", age=60)
+    barrier, won = threading.Barrier(8), []
+
+    def start():
+        barrier.wait()
+        with contextlib.suppress(FileExistsError):
+            won.append(lock._win(path, tmp_path / "run", 0, "mine"))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [number for number, _ in won] == [2]
+    os.close(won[0][1])
+
+
+def test_a_holder_whose_claim_was_taken_over_is_stopped(tmp_path, monkeypatch, capsys):
+    signals = []
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    with hold(tmp_path / "run"):
+        (claim,) = _claims(tmp_path)
+        written = claim.stat().st_mtime_ns
+        time.sleep(0.2)
+        assert claim.stat().st_mtime_ns > written, "it shows signs of life"
+        other = _leave(tmp_path, 2, "{}")
+        time.sleep(0.2)
+    assert signals == [(os.getpid(), 15)]
+    assert "another process took this run over" in capsys.readouterr().err
+    assert other.read_text() == "{}", "what another process holds is not given back"

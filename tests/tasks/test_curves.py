@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from sr_train.tasks.base import ema_update
+from sr_train.tasks.curves import Constant, CosineRestarts, MultiStep, check_covers, try_optimizer
+
+
+def _rates(scheduler, optimizer, steps):
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.fixture
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-4)
+
+
+def test_multistep_equals_torchs(optimizer):
+    curve = MultiStep(milestones=[5, 12], gamma=0.5)
+    theirs = _rates(torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 12], 0.5), optimizer, 20)
+    assert [4e-4 * curve(t) for t in range(20)] == pytest.approx(theirs, rel=1e-12)
+
+
+def test_one_cosine_period_equals_torchs(optimizer):
+    curve = CosineRestarts(periods=[20], floor=1e-7 / 4e-4)
+    theirs = _rates(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, 1e-7), optimizer, 20)
+    assert [4e-4 * curve(t) for t in range(20)] == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_weight_of_half_restarts_at_half_and_the_end_stays_at_the_floor():
+    curve = CosineRestarts(periods=[10, 20], weights=[1, 0.5], floor=1e-7 / 4e-4)
+    assert curve(0) == pytest.approx(1)
+    assert 4e-4 * curve(10) == pytest.approx(2.0e-4, rel=1e-3)
+    assert curve(9) < curve(10) > curve(11)
+    assert curve(30) == curve(10**6) == curve.floor
+
+
+def test_constant_is_constant():
+    assert {Constant()(t) for t in (0, 1, 10**6)} == {1.0}
+
+
+def test_curves_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="rising steps"):
+        MultiStep(milestones=[10, 5])
+    with pytest.raises(ValueError, match="equally many"):
+        CosineRestarts(periods=[5, 5], weights=[1])
+
+
+def test_ema_warms_its_decay_up():
+    update = ema_update(0.9)
+    average, counter = torch.zeros(3), torch.tensor(0)
+    expected = 0.0
+    for t in range(200):
+        update([average, counter], [torch.full((3,), float(t)), torch.tensor(t)], torch.tensor(t))
+        decay = min(0.9, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * t
+    assert average.tolist() == pytest.approx([expected] * 3, rel=1e-5)
+    assert counter.item() == 199
+
+
+def test_periods_that_end_before_the_stage_are_refused_with_the_sum():
+    check_covers(CosineRestarts(periods=[1000, 1000]), 2000)
+    check_covers(CosineRestarts(periods=[1000, 1000]), 1500)
+    check_covers(Constant(), 10**6)
+    message = (
+        r"curve.periods=\[1000,1000\]: periods sum to 2000, trainer.max_steps=3000: .* for the last 1000 steps; "
+        r"give curve.periods=\[1000,1000,1000\] \(.*\), or trainer.max_steps=2000"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_covers(CosineRestarts(periods=[1000, 1000]), 3000)
+    message = r"task.discriminator_curve.periods=\[10,5,5\] task.discriminator_curve.weights=\[1,0.5,0.5\] "
+    with pytest.raises(ValueError, match=message):
+        check_covers(CosineRestarts(periods=[10, 5], weights=[1, 0.5]), 20, key="task.discriminator_curve")
+
+
+def test_an_optimizer_is_tried_on_the_real_shapes_and_by_a_step():
+    groups = [{"params": [torch.nn.Parameter(torch.empty(4, 3, 2, 2, device="meta"))], "suffix": ""}]
+    seen = []
+
+    class Sees(torch.optim.SGD):
+        def __init__(self, params, **kwargs):
+            super().__init__(params, **kwargs)
+            seen.append([tuple(p.shape) for group in self.param_groups for p in group["params"]])
+
+    try_optimizer(Sees, groups, rate=0.1, device=torch.device("cpu"))
+    assert seen == [[(4, 3, 2, 2)], [(1, 1, 1, 1)]]
+    with pytest.raises(RuntimeError, match="does not support dense gradients"):
+        try_optimizer(torch.optim.SparseAdam, groups, rate=0.1, device=torch.device("cpu"))

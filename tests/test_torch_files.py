@@ -1,0 +1,89 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sr_train.torch_files import read_tensors
+from sr_train.weights.file import load_weights
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old"])
+def test_tensors_are_read_from_either_kind_of_file(tmp_path, kind):
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        save_file(STATE, path)
+    else:
+        torch.save({**STATE, "step": 3}, path, _use_new_zipfile_serialization=kind == "zip")
+    read = read_tensors(path)
+    assert read.keys() == STATE.keys()
+    assert all(torch.equal(read[k], v) for k, v in STATE.items())
+
+
+class Harm:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth: there is no such file"):
+        read_tensors(tmp_path / "missing.pth")
+    contents = {
+        "text.pth": b"hello",
+        "text.safetensors": b"hello there",
+        "harm.pth": pickle.dumps(Harm(), protocol=2),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}: not a readable file of tensors"):
+            read_tensors(tmp_path / name)
+    torch.save({"a": Harm()}, tmp_path / "harm2.pth")
+    with pytest.raises(ValueError, match=r"harm2\.pth: not a readable"):
+        read_tensors(tmp_path / "harm2.pth")
+    assert capsys.readouterr().out == ""
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        read_tensors(tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>404</html>", "is a web page, not the file itself"),
+        (b"\xef\xbb\xbf\n<html><body>log in</body></html>", "is a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+            "is a Git LFS pointer.*run git lfs pull",
+        ),
+        (b"", "is empty; download or copy it again"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_tensors, load_weights])
+def test_what_a_failed_download_left_is_named(tmp_path, read, content, message):
+    for name in ("net.pth", "net.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}: {message}"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("read", [read_tensors, load_weights])
+def test_a_web_address_is_no_file(read):
+    for given in ("https://example.org/net.pth", Path("https://example.org/net.pth")):
+        with pytest.raises((ValueError, OSError), match=r"https://example\.org/net\.pth: is a web address; download"):
+            read(given)
+    with pytest.raises((ValueError, OSError), match=r"x:y\.pth: there is no such file"):
+        read("x:y.pth")
+
+
+@pytest.mark.parametrize("name", ["sr-eval", "sr-train"])
+def test_a_web_address_is_wrong_by_itself(invoke, name):
+    typed = {
+        "sr-eval": ["weights=https://example.org/a.pth", "sets=[toy]"],
+        "sr-train": ["init.weights=https://example.org/a.pth"],
+    }
+    done = invoke(name, *typed[name])
+    assert done.returncode == 2, done.stderr
+    assert "https://example.org/a.pth: is a web address" in done.stderr

@@ -1,0 +1,169 @@
+"""Two processes (gloo, plain ddp) train the network that one process trains on the same global batch."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sr_train.models.rrdbnet import RRDBNet
+from sr_train.runs.checkpoints import list_checkpoints, read_checkpoint
+from sr_train.weights.file import Weights, save_weights
+
+SMALL = (
+    "experiment=quickstart_edsr", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20",
+    "trainer.precision=32", "trainer.accelerator=cpu",
+    "data.workers=0", "data.batch=8", "data.lr_patch=16", "validate.every=20", "record.every=10",
+    "checkpoint.every=10", "logger=csv",
+)  # fmt: skip
+
+
+def relative_l2(a, b):
+    difference = sum(float(((a[k] - b[k]).double() ** 2).sum()) for k in a)
+    return (difference / sum(float((a[k].double() ** 2).sum()) for k in a)) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ddp")
+
+
+def test_two_processes_equal_one(command, folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one = command("sr-train", *SMALL, "name=one", cwd=folder)
+    assert one.returncode == 0, one.stderr
+    two = command("sr-train", *SMALL, "name=two", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
+    assert two.returncode == 0, two.stderr
+    # Resuming on two processes what one began is allowed, and gives the same again.
+    assert command("sr-train", *SMALL, "name=mixed", "trainer.max_steps=10", cwd=folder).returncode == 0
+    mixed = command("sr-train", *SMALL, "name=mixed", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
+    assert mixed.returncode == 0, mixed.stderr
+    assert "from step 10" in mixed.stdout
+    weights = {n: load_file(folder / "runs" / n / "x2" / "weights.safetensors") for n in ("one", "two", "mixed")}
+    start = relative_l2(weights["one"], {k: torch.zeros_like(v) for k, v in weights["one"].items()})
+    assert start == pytest.approx(1)
+    assert relative_l2(weights["one"], weights["two"]) < 1e-5
+    assert relative_l2(weights["one"], weights["mixed"]) < 1e-5
+    rows = [(folder / "runs" / n / "x2" / "metrics.csv").read_text() for n in ("one", "two")]
+    names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
+    assert names[0] == names[1]
+
+
+def test_a_batch_that_two_devices_cannot_share_is_refused(command, folder):
+    done = command(
+        "sr-train", *SMALL, "name=odd", "data.batch=7", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder
+    )
+    assert done.returncode != 0
+    assert "data.batch=7 cannot be shared by 2 devices" in done.stderr
+
+
+GAN = (
+    "experiment=esrgan_x4", "stage=gan", "init.weights=start.safetensors", "data=toy", "sets=[toy]", "model.blocks=1",
+    "model.channels=16", "model.growth=8", "loss.perceptual=null", "trainer.max_steps=10", "trainer.precision=32",
+    "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=8", "validate.pictures=0", "logger=csv",
+    "task.discriminator._target_=plain.Discriminator", "task.discriminator.size=32", "trainer.gradient_clip_val=1",
+)  # fmt: skip
+PLAIN = """
+from torch import nn
+
+class Discriminator(nn.Sequential):
+    # Without BatchNorm, whose statistics are each process' own, and without biases: a relativistic loss does not depend on
+    # the last one, nor on one whose units are all on one side of zero, and Adam makes whole steps of the rounding that is
+    # left as their gradient.
+
+    def __init__(self, *, size: int = 32):
+        last = nn.Linear(size * size // 2, 1, bias=False)
+        super().__init__(nn.Conv2d(3, 8, 4, 4, bias=False), nn.LeakyReLU(0.2), nn.Flatten(), last)
+"""
+
+
+def test_a_gan_on_two_processes_equals_one(command, folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (folder / "plain.py").write_text(PLAIN)
+    torch.manual_seed(0)
+    model = {"scale": 4, "channels": 16, "growth": 8, "blocks": 1}
+    start = Weights({"_target_": "sr_train.models.rrdbnet.RRDBNet", **model}, RRDBNet(**model).state_dict())
+    save_weights(folder / "start.safetensors", start)
+    for name, more in (("gan1", ()), ("gan2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = command("sr-train", *GAN, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    states = [
+        read_checkpoint(list_checkpoints(folder / "runs" / n / "gan" / "checkpoints")[0][1]).content["state_dict"]
+        for n in ("gan1", "gan2")
+    ]
+    for network in ("model.", "ema.module.", "discriminator."):
+        one, two = ({k: v for k, v in s.items() if k.startswith(network)} for s in states)
+        assert relative_l2(one, two) < 1e-5, network
+    assert relative_l2({k: v for k, v in start.state.items()}, {k: states[0][f"model.{k}"] for k in start.state}) > 1e-4
+
+
+MDSR = (
+    "experiment=quickstart_mdsr", "model.blocks=2", "model.channels=16", "task.rate=1e-4", "curve=constant",
+    "trainer.max_steps=12", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=8",
+    "data.lr_patch=12", "validate.every=12", "validate.pictures=0", "record.every=4", "checkpoint.every=6", "logger=csv",
+)  # fmt: skip
+
+
+def test_an_mdsr_on_two_processes_equals_one(command, folder, monkeypatch):
+    """Both train the same scale at a step, whose other branches have no gradient, with accumulation as well."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accumulate_grad_batches=2")
+    for name, more in (("mdsr1", ()), ("mdsr2", two)):
+        done = command("sr-train", *MDSR, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    checkpoints = [
+        read_checkpoint(list_checkpoints(folder / "runs" / n / "main" / "checkpoints")[-1][1]).content
+        for n in ("mdsr1", "mdsr2")
+    ]
+    one, two = (c["state_dict"] for c in checkpoints)
+    for network in ("model.", "ema.module."):
+        assert relative_l2(*({k: v for k, v in s.items() if k.startswith(network)} for s in (one, two))) < 1e-5
+    counts = [{k: int(s["step"]) for k, s in c["optimizer_states"][0]["state"].items()} for c in checkpoints]
+    assert counts[0] == counts[1]
+    assert set(counts[0].values()) != {12}, "Adam counts a branch's own steps"
+    rows = [(folder / "runs" / n / "main" / "metrics.csv").read_text() for n in ("mdsr1", "mdsr2")]
+    names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
+    assert names[0] == names[1]
+
+
+EDVR = (
+    "experiment=edvr_m_x4", "data=toy_clips", "sets=[toy_clips]", "sets.toy_clips.clips=[chelsea-0]", "model.channels=8",
+    "model.groups=2", "model.front_blocks=1", "model.back_blocks=1", "data.train=[{hr: 'toy_clips:coffee'}]",
+    "align.curve.periods=[8]", "align.curve.weights=[1]", "tsa.curve.periods=[6]",
+    "full.curve.periods=[8]", "full.curve.weights=[1]", "align.trainer.max_steps=8", "tsa.trainer.max_steps=6",
+    "full.trainer.max_steps=8", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=4",
+    "data.lr_patch=16", "validate.every=100", "validate.pictures=0", "logger=csv",
+)  # fmt: skip
+
+
+def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, folder, monkeypatch):
+    """In the second one, only the fusion has gradients."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, more in (("edvr1", ()), ("edvr2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = command("sr-train", *EDVR, f"name={name}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    for stage in ("align", "tsa", "full"):
+        one, two = (load_file(folder / "runs" / n / stage / "weights.safetensors") for n in ("edvr1", "edvr2"))
+        assert relative_l2(one, two) < 1e-5, stage
+
+
+def test_jobs_of_a_sweep_run_on_two_processes_each(folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny = (
+        "model.blocks=1",
+        "model.channels=4",
+        "trainer.max_steps=2",
+        "sets=[]",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+    )
+    program = [sys.executable, "-m", "sr_train", "train", "-m"]
+    done = subprocess.run(
+        [*program, *SMALL, *tiny, "name=sw", "seed=1,2"], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("seed-1", "seed-2"):
+        assert (folder / "runs" / "sw" / name / "x2" / "weights.safetensors").exists()
+    assert not (folder / "multirun.yaml").exists()

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from sr_train.config.plan import plan
+from sr_train.console import UsageError
+from sr_train.models.rrdbnet import RRDBNet
+from sr_train.training.discriminator_check import check_discriminator
+from sr_train.training.warm_starts import check_warm_starts
+from sr_train.weights.file import Weights, save_weights
+
+GAN = ("task=gan", "loss=gan", "stages={gan: {}}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedies"),
+    [
+        ("scale=3 data.lr_patch=32", "D=srgan D.size=96"),
+        ("scale=3 data.lr_patch=33", "P=32 D=srgan D.size=96"),
+        ("model=rrdbnet scale=1 data.lr_patch=96", "P=128 or D=srgan D.size=96"),
+        ("scale=4 data.lr_patch=12 task.discriminator.size=48", "P=8 D.size=32 or D=srgan D.size=48"),
+        ("scale=4 data.lr_patch=16", "P=32 or D.size=64"),
+        ("scale=3 data.lr_patch=25 discriminator=srgan", "P=32"),
+    ],
+)
+def test_what_is_advised_for_a_discriminator_fits(typed, remedies):
+    with pytest.raises(UsageError, match=r"stage gan: .*: give ") as caught:
+        check_discriminator("gan", plan([*GAN, *typed.split()]).stages[0].config)
+    for short, key in {"D.": "gan.task.discriminator.", "D=": "gan.discriminator=", "P=": "gan.data.lr_patch="}.items():
+        remedies = remedies.replace(short, key)
+    assert str(caught.value).partition(": give ")[2] == remedies
+    for remedy in remedies.split(" or "):
+        check_discriminator("gan", plan([*GAN, *typed.split(), *remedy.split()]).stages[0].config)
+
+
+def test_what_is_wrong_at_every_size_is_the_constructors_error():
+    with pytest.raises(UsageError, match=r"stage gan: discriminator channels=0 must be at least 1$"):
+        check_discriminator("gan", plan([*GAN, "task.discriminator.channels=0"]).stages[0].config)
+    spec = "task.discriminator={_target_: torch.nn.Identity}"  # one of the user's own, of any size
+    check_discriminator("gan", plan([*GAN, spec, "scale=3"]).stages[0].config)
+
+
+def test_a_gan_stage_says_that_its_discriminator_is_newly_initialized(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = RRDBNet(scale=4, channels=8, blocks=1, growth=4)
+    model = {"_target_": "sr_train.models.rrdbnet.RRDBNet", "scale": 4, "channels": 8, "blocks": 1, "growth": 4}
+    save_weights(tmp_path / "psnr.safetensors", Weights(model, network.state_dict()))
+    small = ["model.channels=8", "model.blocks=1", "model.growth=4"]
+    with torch.device("meta"):
+        check_warm_starts(plan(["experiment=quickstart", "stage=gan", "init.weights=psnr.safetensors", *small]))
+    out = capsys.readouterr().out
+    assert "stage gan starts from psnr.safetensors" in out
+    assert "  discriminator: newly initialized; the generator alone is copied" in out

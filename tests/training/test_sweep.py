@@ -1,0 +1,150 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+
+from sr_train.config.compose import parse
+from sr_train.config.plan import plan
+from sr_train.console import ConfigError
+from sr_train.training.sweep import Sweep, best_score, run_hydra
+
+TINY = ("model.blocks=1", "trainer.accelerator=cpu")
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Run a sweep whose jobs train nothing; returns what each was given."""
+
+    def run(*arguments, codes=()):
+        seen = []
+
+        def job(composed, typed):
+            seen.append((composed, list(typed), list(sys.argv), HydraConfig.initialized()))
+            os.environ["LOCAL_RANK"] = "0"  # as Lightning does
+            code = codes[len(seen) - 1] if len(seen) <= len(codes) else 0
+            if isinstance(code, Exception):
+                raise code
+            return code
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sr-train", *arguments])
+        return run_hydra(arguments, job), seen
+
+    return run
+
+
+def test_a_job_is_a_run_of_its_own_whose_name_can_be_typed(sweep, tmp_path):
+    code, seen = sweep("-m", *TINY, "name=sw", "task.rate=1e-3,3e-3", "main.data.batch=2")
+    assert code == 0
+    assert [composed.name for composed, *_ in seen] == ["sw/task.rate-0.001", "sw/task.rate-0.003"]
+    for (composed, typed, argv, initialized), rate in zip(seen, (0.001, 0.003), strict=True):
+        config = composed.stages[0].config
+        assert (config["task"]["rate"], config["data"]["batch"]) == (rate, 2)
+        assert not initialized  # or Lightning would start the other ranks with Hydra's command line, -m and all
+        assert argv == ["/somewhere/bin/sr-train", *typed]
+        assert "-m" not in typed
+        assert f"task.rate={rate}" in typed
+        (override,) = parse([f"weights=[runs/{composed.name}/main,runs/{composed.name}+main.data.batch-2/main]"])
+        assert override.value()[1].endswith("+main.data.batch-2/main")
+    assert "LOCAL_RANK" not in os.environ
+    assert sys.argv[0] == "/somewhere/bin/sr-train"
+    assert list(tmp_path.iterdir()) == []  # no multirun.yaml: the folder may be one that cannot be written to
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["seed=1,2"], ["run/seed-1", "run/seed-2"]),
+        (["name=1e3"], ["1e3"]),
+        (["name=sw", "seed=1,2", "main.data.batch=2,4"], ["sw/seed-1+main.data.batch-2", None, None, None]),
+        (["name=a,b"], ["a", "b"]),
+        (["model=glob(edsr*)"], ["run/model-edsr", "run/model-edsr_baseline"]),
+        (["task.weight=1,2"], r"task.weight=1: no stage has this key"),
+        (["trainer.detect_anomaly=true,false"], ["run/trainer.detect_anomaly-True", None]),
+        (["sets=[toy],[toy,set5]"], ["run/sets-toy-*", "run/sets-toy-set5-*"]),
+        (["sets={mine:{hr:D}}", "seed=1,2"], ["run/seed-1", None]),
+        (["seed=1,1"], r"name=run/seed-1: two jobs would have this name"),
+        (["task.rate=1e-3,fast"], 'task.rate="fast": expected a number'),
+        (["hydra.run.dir=here", "seed=1,2"], "hydra.run.dir: a run is written to paths.runs/name"),
+    ],
+)
+def test_jobs_are_named_and_checked_before_the_first_one_starts(arguments, names):
+    if isinstance(names, str):
+        with pytest.raises(ConfigError, match=names):
+            Sweep("sr-train", ["-m", *TINY, *arguments], lambda composed, typed: 0)
+        return
+    made = Sweep("sr-train", ["-m", *TINY, *arguments], lambda composed, typed: 0)
+    for name, typed in zip(names, _jobs(made), strict=True):
+        assert name is None or Path(made.arguments(typed)[-1].removeprefix("name=")).match(name)
+
+
+def _jobs(sweep):
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return BasicSweeper.split_arguments(parse(sweep.argv[1:]), None)[0]
+
+
+def test_the_discriminator_is_swept_like_any_other_group(sweep):
+    code, seen = sweep("-m", "task=gan", "loss=gan", "discriminator=srgan,vgg")
+    assert code == 0
+    targets = [c.stages[0].config["task"]["discriminator"]["_target_"].rpartition(".")[2] for c, *_ in seen]
+    assert targets == ["SRGANDiscriminator", "VGGStyleDiscriminator"]
+    assert seen[0][0].name == "run/discriminator-srgan"
+
+
+def test_a_failed_job_is_reported_and_a_signal_ends_the_sweep(sweep, capsys):
+    code, seen = sweep("-m", *TINY, "seed=1,2", codes=(ValueError("no such folder"), 75))
+    assert (code, len(seen)) == (75, 2)
+    out, err = capsys.readouterr()
+    assert "job run/seed-1: no such folder" in err
+    assert "1 of 2 jobs failed: run/seed-1" in out
+    with pytest.raises(SystemExit) as stop:
+        sweep("-m", *TINY, "seed=1,2", codes=(130,))
+    assert stop.value.code == 130
+
+
+def test_a_sweep_begun_under_the_names_of_sr_train_0_1_0_continues(sweep, tmp_path):
+    old = tmp_path / "runs" / "run" / "model.blocks=1,seed=2,trainer.accelerator=cpu"
+    old.mkdir(parents=True)
+    _, seen = sweep("-m", *TINY, "seed=1,2")
+    assert [c.name for c, *_ in seen] == ["run/seed-1", f"run/{old.name}"]
+
+
+def test_a_job_returns_the_score_that_the_best_network_was_chosen_by(tmp_path, monkeypatch):
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.chdir(tmp_path)
+    composed = plan([*TINY])
+    assert best_score(composed) != best_score(composed)  # NaN: nothing was validated
+    folder = tmp_path / composed.stages[0].folder
+    folder.mkdir(parents=True)
+    scores = '{"toy/y/ssim": 0.8, "toy/y/psnr": 30.5, "toy/perceptual/lpips": 0.2}'
+    save_file({"x": torch.zeros(1)}, folder / "best.safetensors", metadata={"scores": scores})
+    assert best_score(composed) == 30.5
+    assert best_score(plan([*TINY, "validate.best=toy/perceptual/lpips"])) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("best", "direction", "message"),
+    [
+        ("null", "minimize", "psnr is better when higher: give hydra.sweeper.direction=maximize"),
+        ("toy/perceptual/lpips", "maximize", "lpips is better when lower: give hydra.sweeper.direction=minimize"),
+        ("toy/perceptual/lpips", "minimize", None),
+        ("null", "Direction.maximize", None),
+    ],
+)
+def test_a_sweeper_that_searches_the_wrong_way_is_refused(best, direction, message):
+    from sr_train.console import UsageError
+    from sr_train.training.sweep import _check_score
+
+    composed = plan([*TINY, f"validate.best={best}"])
+    if message is None:
+        _check_score(composed, {"direction": direction})
+    else:
+        with pytest.raises(UsageError, match=message):
+            _check_score(composed, {"direction": direction})
+    with pytest.raises(UsageError, match="sets=\\[\\] validates nothing"):
+        _check_score(plan([*TINY, "sets=[]"]), {"direction": direction})
