@@ -1,3 +1,47 @@
-"""sr-train: SRGAN, EDSR, MDSR, ESRGAN and EDVR from YAML, one command a recipe."""
+"""sr-train: SRGAN, EDSR, MDSR, ESRGAN and EDVR from YAML, one command a recipe.
+
+The public names below are imported when they are first used, so that ``import sr_train`` stays fast and imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sr_train.config.plan import plan
+    from sr_train.inference.images import super_resolve
+    from sr_train.resampling import imresize
+    from sr_train.training.run import train
+    from sr_train.weights.file import Weights, load_weights, save_weights
+    from sr_train.weights.network import build_network
 
 __version__ = "0.1.0"
+__all__ = [
+    "Weights",
+    "build_network",
+    "imresize",
+    "load_weights",
+    "plan",
+    "save_weights",
+    "super_resolve",
+    "train",
+]
+_MODULES = {
+    "Weights": "weights.file",
+    "build_network": "weights.network",
+    "imresize": "resampling",
+    "load_weights": "weights.file",
+    "plan": "config.plan",
+    "save_weights": "weights.file",
+    "super_resolve": "inference.images",
+    "train": "training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'sr_train' has no attribute {name!r}; public names are {', '.join(__all__)}")
+    return getattr(import_module(f"sr_train.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

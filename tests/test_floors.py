@@ -1,4 +1,4 @@
-"""The house stands on its floors: a lower one never imports a higher one, siblings never import each other."""
+"""Files import from lower floors of the package only, and no files import each other in a circle."""
 
 import ast
 from pathlib import Path
@@ -9,81 +9,117 @@ import sr_train
 
 ROOT = Path(sr_train.__file__).parent
 FLOOR = {
-    "__main__": 4,
-    "cli": 4,
-    "stages": 3,
-    "callbacks": 3,
-    "validation": 3,
-    "records": 3,
-    "checkpoints": 3,
-    "profiling": 3,
-    "ledger": 3,
-    "tasks": 2,
-    "inference": 2,
-    "tiling": 2,
-    "clip_inference": 2,
-    "frame_features": 2,
-    "weights": 2,
-    "growth": 2,
-    "layouts": 2,
-    "rrdb_layouts": 2,
-    "edvr_layouts": 2,
-    "edsr_layouts": 2,
-    "models": 1,
-    "losses": 1,
-    "data": 1,
-    "films": 1,
-    "metrics": 1,
+    "__main__": 7,
+    "cli": 7,
+    "training": 6,
+    "tasks": 5,
+    "evaluation": 5,
+    "upscaling": 5,
+    "inference": 4,
+    "weights": 3,
+    "models": 2,
+    "losses": 2,
+    "data": 2,
+    "metrics": 2,
+    "runs": 2,
+    "config": 1,
     "batch": 0,
-    "advice": 0,
-    "configs": 0,
+    "console": 0,
+    "devices": 0,
     "files": 0,
-    "imresize": 0,
-    "tensor_files": 0,
-    "typecheck": 0,
+    "resampling": 0,
+    "torch_files": 0,
 }
-ONLY = {  # who may know a package
-    "av": ("films",),
-    "cv2": ("data",),
-    "lmdb": ("data",),
-    "PIL": ("data",),
-    "hydra": ("cli", "stages"),
-    "omegaconf": ("cli", "stages"),
-    "lightning": ("tasks", "data/module", "callbacks", "validation", "records", "profiling", "ledger", "cli"),
+ONLY = {  # folders or files that may import a package
+    "av": ("data/video", "upscaling/film_writer"),
+    "cv2": ("data", "evaluation/contact_sheet"),
+    "lmdb": ("data/store",),
+    "PIL": ("data", "evaluation/contact_sheet"),
+    "hydra": ("config",),
+    "omegaconf": ("config", "runs/resume", "cli"),
+    "lightning": ("tasks", "data/module", "data/video/module", "training", "runs/resume"),
+    "wandb": ("training/wandb_logger", "training/preflight"),
 }
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+OPTIONAL = ("av", "wandb", "fcntl")  # packages that may be imported inside a function
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py")
 
 
-def _imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def _where(path):
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def _imports(tree):
+    """Return (module, names) of every import statement."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
+            assert node.level == 0, "relative import"
+            yield node.module or "", [alias.name for alias in node.names]
 
 
-def test_the_files_are_found():
-    assert len(FILES) > 25
-    assert {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES} == set(FLOOR)
+def _files_imported(tree):
+    """Return the files of the package that a file imports when it is imported itself."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sr_train"):
+            for name in [alias.name for alias in node.names]:
+                inside = ROOT.parent / node.module.replace(".", "/")
+                yield _where(inside / f"{name}.py" if (inside / f"{name}.py").exists() else inside.with_suffix(".py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_name_at_the_root_has_its_floor_and_there_are_at_most_20():
+    assert len(FILES) > 80
+    names = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES}
+    assert names == set(FLOOR)
+    assert len(names - {"__main__"}) <= 20
+
+
+def test_the_commands_hold_no_logic():
+    lines = {p: len(p.read_text().splitlines()) for p in (ROOT / "cli").glob("*.py") if p.name != "__init__.py"}
+    assert len(lines) <= 8
+    assert sum(lines.values()) <= 1000, lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
 def test_imports_stay_below(path):
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    where = path.relative_to(ROOT).with_suffix("").as_posix()
-    for name in _imports(path):
+    where, part = _where(path), path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name, _ in _imports(ast.parse(path.read_text())):
         top, _, rest = name.partition(".")
         if top == "sr_train" and rest:
             other = rest.split(".")[0]
-            assert other == part or FLOOR[other] < FLOOR[part] or (FLOOR[part] >= 2 and FLOOR[other] == FLOOR[part]), (
-                f"{where} (floor {FLOOR[part]}) imports {name} (floor {FLOOR[other]})"
-            )
+            assert other == part or FLOOR[other] < FLOOR[part], f"{where} imports {name}, which is not below it"
         if top in ONLY:
             assert where.startswith(ONLY[top]), f"{where} imports {top}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_files_import_each_other_in_a_circle():
+    graph = {_where(p): set(_files_imported(ast.parse(p.read_text()))) for p in FILES}
+    done = set()
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if FLOOR[p.relative_to(ROOT).parts[0].removesuffix(".py")] < 7], ids=_where
+)
+def test_only_optional_packages_are_imported_inside_functions(path):
+    """Commands import the rest when they run, so that their help is fast; a file of the library imports at its top."""
+    functions = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    found = [name for function in functions for name, _ in _imports(function)]
+    assert not [name for name in found if name.split(".")[0] not in OPTIONAL]
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
 def test_nothing_is_executed_or_unpickled(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
@@ -91,3 +127,9 @@ def test_nothing_is_executed_or_unpickled(path):
             assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), f"{path}: {name}"
             if name == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+
+
+def test_no_file_is_long():
+    lines = {_where(p): len(p.read_text().splitlines()) for p in FILES}
+    assert not [name for name, count in lines.items() if count > 360]
+    assert len([name for name, count in lines.items() if count > 300]) <= 6
