@@ -1,4 +1,4 @@
-"""TODO sr_train.console."""
+"""Errors of the user, and messages that only one process of a run prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``precision``: what the hardware computes itself, and names that mean what they say."""
+"""Devices: precision that the hardware computes natively, free memory."""
 
 from __future__ import annotations
 

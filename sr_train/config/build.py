@@ -1,4 +1,4 @@
-"""TODO sr_train.config.build."""
+"""Objects built from the configs that describe them."""
 
 from __future__ import annotations
 

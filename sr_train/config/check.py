@@ -1,4 +1,4 @@
-"""TODO sr_train.config.check."""
+"""Composed configs checked against the signatures and type hints of what they build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.config.compose."""
+"""Configs composed by Hydra from YAML files and KEY=VALUE arguments; its errors become ConfigError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.config.derived."""
+"""Keys whose values follow from other keys."""
 
 from __future__ import annotations
 

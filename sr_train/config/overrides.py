@@ -1,4 +1,4 @@
-"""TODO sr_train.config.overrides."""
+"""KEY=VALUE arguments: the stage and the key that each one names, and options of config groups."""
 
 from __future__ import annotations
 

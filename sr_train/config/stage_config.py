@@ -1,4 +1,4 @@
-"""TODO sr_train.config.stage_config."""
+"""The config of one stage: groups < experiment < stage < typed keys."""
 
 from __future__ import annotations
 

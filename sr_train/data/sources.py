@@ -1,4 +1,4 @@
-"""TODO sr_train.data.sources."""
+"""Where training images come from: files or a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.evaluation.items."""
+"""Networks and finished images that are scored against the images of a set."""
 
 from __future__ import annotations
 

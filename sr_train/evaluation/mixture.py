@@ -1,4 +1,4 @@
-"""TODO sr_train.evaluation.mixture."""
+"""Mixtures of two networks: found in a run, checked, shown next to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.losses.gan."""
+"""Loss of a GAN's generator and discriminator."""
 
 from __future__ import annotations
 

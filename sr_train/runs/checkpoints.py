@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from sr_train.tasks.base import SRTask
 from sr_train.torch_files import archive_problem
 
 _NAME = re.compile(r"^step_(\d+)\.ckpt$")
@@ -62,7 +60,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise
     except Exception as error:  # a damaged zip raises whatever its reader meets
         raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({type(error).__name__}: {shorten_reason(error)})"
+            f"{path}: damaged or not a checkpoint ({type(error).__name__}: {reason_of(error)})"
         ) from None
     if not isinstance(content, dict) or any(k not in content for k in _NEEDED) or not _is_state(content["state_dict"]):
         raise CheckpointError(f"{path}: not a checkpoint of sr-train")
@@ -79,7 +77,7 @@ def _is_state(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
-def shorten_reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:150]
 
 
@@ -96,120 +94,3 @@ def newest_checkpoint(folder: Path, say: Callable[[str], object]) -> Checkpoint 
             f"{folder}: none of the {len(files)} checkpoints can be read; resume=never starts afresh, keeping this folder aside"
         )
     return None
-
-
-# -- whether a checkpoint fits a task ----------------------------------------------------------------------------------
-
-
-def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Return what keeps a task from continuing from a checkpoint, one line for each key to type; empty where it fits.
-
-    Names and shapes of all tensors, and the optimizer's parameters, options and state, are compared.
-    """
-    problems = _tensor_misfits(content["state_dict"], task.state_dict())
-    if any(not problem.startswith("task.ema") for problem in problems):
-        return problems  # the optimizer's state is that of other tensors as well
-    try:
-        problems += _optimizer_misfits(content, task)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        problems.append(
-            f"task.optimizer: its state in the checkpoint cannot be read ({type(error).__name__}: {shorten_reason(error)})"
-        )
-    return problems
-
-
-_PARTS = {"model": "model.*", "loss": "loss.*", "discriminator": "task.discriminator.*", "ema": "task.ema"}
-
-
-def _tensor_misfits(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Compare names and shapes, part by part: the network, its EMA, the discriminator, the loss."""
-    problems = []
-    for part in dict.fromkeys(k.partition(".")[0] for k in (*own, *saved)):
-        here, there = ({k: v for k, v in s.items() if k.partition(".")[0] == part} for s in (own, saved))
-        key = _PARTS.get(part, "task")
-        if not here or not there:
-            holds, lacks = ("this command", "the checkpoint") if here else ("the checkpoint", "this command")
-            what = {"ema": "an EMA", "discriminator": "a discriminator"}.get(part, f"tensors {part}.*")
-            problems.append(f"{key.removesuffix('.*')}: {holds} has {what} ({_count(here or there)}), {lacks} has none")
-        elif part != "ema" or here.keys() ^ there.keys() == set():  # the EMA's names differ where the network's do
-            wrong = list(_differing(there, here))
-            if wrong and not (part == "ema" and problems):
-                problems.append(f"{key}: {_some(wrong, '; ')}")
-    return problems
-
-
-def _differing(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    for name in dict.fromkeys([*own, *saved]):
-        if name not in saved:
-            yield f"{name}: not in the checkpoint"
-        elif name not in own:
-            yield f"{name}: in the checkpoint alone"
-        elif saved[name].shape != own[name].shape:
-            yield f"{name}: {list(saved[name].shape)} in the checkpoint, {list(own[name].shape)} here"
-
-
-def _count(tensors: Mapping[str, Any]) -> str:
-    return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}"
-
-
-def _some(lines: Sequence[str], between: str = ", ") -> str:
-    return between.join([*lines[:6], *([f"and {len(lines) - 6} more"] if len(lines) > 6 else [])])
-
-
-def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Compare the groups of the optimizer: what they are for, which parameters they hold, which options and state."""
-    (saved,), optimizer = content["optimizer_states"], task.configure_optimizers()
-    there, here = saved["param_groups"], optimizer.param_groups
-    if [g.get("suffix") for g in there] != [g.get("suffix") for g in here]:
-        names = [[str(g.get("suffix")) or "(the others)" for g in groups] for groups in (there, here)]
-        return [
-            f"task.rate_scale: the checkpoint has groups of parameters {', '.join(names[0])}; here are {', '.join(names[1])}"
-        ]
-    problems, own = [], task.trained()
-    trained = content.get("trained") or [
-        [None] * len(g["params"]) for g in there
-    ]  # none in checkpoints of earlier versions
-    for names, before in zip(own, trained, strict=True):
-        if len(names) != len(before) or (None not in before and names != before):
-            apart = {
-                "in the checkpoint alone": [n for n in before if n is not None and n not in names],
-                "here alone": [n for n in names if n not in before] if None not in before else [],
-            }
-            shown = "; ".join(
-                f"{where}: {_some([n.removeprefix('model.') for n in some])}" for where, some in apart.items() if some
-            )
-            counts = f"{len(before)} tensors are trained in the checkpoint, {len(names)} here"
-            problems.append(f"task.trainable: {counts}{shown and f' ({shown})'}")
-    options = [
-        sorted(k for k in groups[0] if k not in ("params", "lr", "suffix", "initial_lr")) for groups in (there, here)
-    ]
-    states = [sorted(map(str, next(iter(saved["state"].values()), {}))), _state_of(optimizer)]
-    if options[0] != options[1]:
-        problems.append(
-            f"task.optimizer: the checkpoint's has options {', '.join(options[0])}; this one {', '.join(options[1])}"
-        )
-    elif states[0] and states[1] is not None and states[0] != states[1]:
-        problems.append(
-            f"task.optimizer: the checkpoint's keeps {', '.join(states[0])}; this one {', '.join(states[1]) or 'none'}"
-        )
-    return problems
-
-
-def _state_of(optimizer: torch.optim.Optimizer) -> list[str] | None:
-    """Return what an optimizer keeps of a parameter, by a step without a gradient's effect; None where it cannot be told.
-
-    For an optimizer that is thrown away afterwards; its parameters stay as they are.
-    """
-    parameter = min((p for group in optimizer.param_groups for p in group["params"]), key=torch.Tensor.numel)
-    before, gradient = parameter.detach().clone(), parameter.grad
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    parameter.grad = torch.zeros_like(parameter)
-    try:
-        with suppress(Exception):  # an optimizer of the user's own may want what is not there, e.g. a closure
-            optimizer.step()
-            return sorted(map(str, optimizer.state[parameter]))
-        return None
-    finally:
-        parameter.grad = gradient
-        parameter.data.copy_(before)

@@ -1,4 +1,4 @@
-"""TODO sr_train.runs.metrics."""
+"""Reading of a stage's metrics.csv."""
 
 from __future__ import annotations
 

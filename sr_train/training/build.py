@@ -1,4 +1,4 @@
-"""TODO sr_train.training.build."""
+"""Trainer and task of a stage, built from its config."""
 
 from __future__ import annotations
 

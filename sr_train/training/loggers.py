@@ -6,25 +6,20 @@ of the checkpoint that it continues from, ``checkpointed(step)`` after each chec
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 import threading
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from google.protobuf.message import DecodeError
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from sr_train.files import naming, write_bytes
+from sr_train.files import write_bytes
 from sr_train.runs.metrics import HEADER, read_rows
+from sr_train.training.wandb_logger import text
 
 
 @runtime_checkable
@@ -76,7 +71,7 @@ class MetricsCsv(Logger):
         """Keep the rows up to ``step``; the run writes the others again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, _text([HEADER, *rows]).encode())
+        write_bytes(self.path, text([HEADER, *rows]).encode())
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -178,196 +173,3 @@ class TensorBoard(Logger):
                         writer.flush()
                 finally:
                     writer.close()
-
-
-class WandB(WandbLogger):
-    """Weights & Biases: one run a stage, which ends with it and is resumed by the next sitting.
-
-    Its id is kept in ``wandb.json`` of the stage's folder. A row is sent when a checkpoint covers it, so that none is sent
-    again after a kill. wandb writes what it is given some ten seconds later, so numbers are also kept in ``wandb/pending.csv``
-    until it has them: what it has not is sent again by the next sitting. In a run that was killed, pictures of the last seconds
-    are missing.
-
-    Args:
-        save_dir: the stage's folder.
-        project: on the server.
-        name: of the run.
-        entity: user or team.
-        group: groups runs.
-        tags: of the run.
-        notes: of the run.
-        job_type: of the run.
-        offline: write files only, to be sent later by ``wandb sync``; likewise WANDB_MODE=offline.
-        options: other arguments of ``wandb.init``.
-    """
-
-    def __init__(
-        self,
-        *,
-        save_dir: str,
-        project: str = "sr-train",
-        name: str | None = None,
-        entity: str | None = None,
-        group: str | None = None,
-        tags: Sequence[str] | None = None,
-        notes: str | None = None,
-        job_type: str | None = None,
-        offline: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        given = {
-            "entity": entity,
-            "group": group,
-            "tags": tags,
-            "notes": notes,
-            "job_type": job_type,
-            **(options or {}),
-        }
-        super().__init__(name=name, save_dir=save_dir, project=project, offline=offline, **given)
-        self._folder = Path(save_dir)
-        self._kept: dict[int, dict[str, Any]] = {}  # rows by step that no checkpoint covers yet
-        self._covered = -1  # the newest checkpoint's step
-        self._landed = -1  # up to this step W&B has all rows
-        self._next = 0  # number of the next row of the run, which W&B counts by itself
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """W&B's run, begun on first use."""
-        if self._experiment is None:
-            state = self._state()
-            self._wandb_init["id"] = state["id"]
-            if self._is_offline():
-                self._wandb_init["resume"] = None  # it would warn that it cannot: the id alone joins the sittings
-            (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
-            self._experiment = WandbLogger.experiment.fget(self)  # pyright: ignore[reportOptionalCall, reportAttributeAccessIssue]
-        return self._experiment
-
-    def _is_offline(self) -> bool:
-        mode = self._wandb_init.get("mode") or os.environ.get("WANDB_MODE")
-        return self._offline or mode in ("offline", "dryrun")
-
-    def _state(self) -> dict[str, Any]:
-        """The run's id, and what of it is known to have arrived."""
-        path = self._folder / "wandb.json"
-        try:
-            return {"sent": -1, "next": 0, **json.loads(path.read_text(encoding="utf-8"))}
-        except (OSError, ValueError, TypeError):
-            state = {"id": uuid.uuid4().hex[:8], "sent": -1, "next": 0}
-            self._write_state(state)
-            return state
-
-    def _write_state(self, state: Mapping[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._folder / "wandb.json", f"{json.dumps(state)}\n".encode())
-
-    @property
-    def _pending(self) -> Path:
-        return self._folder / "wandb" / "pending.csv"
-
-    @rank_zero_only
-    def resume(self, step: int) -> None:
-        """Send what the checkpoint of ``step`` covers and W&B does not have; forget the rest."""
-        state = self._state()
-        there: set[tuple[int, str]] = set()
-        for file in sorted((self._folder / "wandb").glob(f"offline-run-*-{state['id']}/run-*.wandb")):
-            for number, row in _rows_of(file):
-                self._next = max(self._next, number + 1)
-                there |= {(int(row.get(_STEP, -1)), name) for name in row}
-        self._kept, self._covered, self._next = {}, step, max(self._next, state["next"])
-        last = self.experiment.summary.get(_STEP)  # of a run that is resumed on the server
-        self._landed = max(state["sent"], -1 if last is None else int(last), *(s for s, _ in there), -1)
-        rows = [r for r in read_rows(self._pending) if state["sent"] < r[0] <= step and (r[0], r[1]) not in there]
-        if last is not None:
-            rows = [r for r in rows if r[0] > last]
-        write_bytes(self._pending, _text(rows).encode())
-        self._write_state({**state, "sent": self._landed, "next": self._next})
-        for number in sorted({r[0] for r in rows}):
-            self._send(number, {name: float(value) for s, name, value in rows if s == number})
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep numbers and pictures of a step until a checkpoint covers it."""
-        if step is None:
-            super().log_metrics(metrics, step)
-            return
-        if step <= self._landed:  # a checkpoint before the newest had to be resumed
-            return
-        numbers = {name: float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
-        self._pending.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self._pending), self._pending.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{step},{name},{value!r}\n" for name, value in numbers.items()))
-        if step <= self._covered:
-            self._send(step, metrics)
-        else:
-            self._kept.setdefault(step, {}).update(metrics)
-
-    def _send(self, step: int, row: Mapping[str, Any]) -> None:
-        run = self.experiment
-        number = {"step": self._next} if self._next > run.step else {}  # offline, a sitting would begin at 0 again
-        run.log({**row, _STEP: step}, commit=True, **number)
-
-    @rank_zero_only
-    def checkpointed(self, step: int) -> None:
-        """Send the rows that the checkpoint covers."""
-        self._covered = max(self._covered, step)
-        for number in sorted(n for n in self._kept if n <= step):
-            self._send(number, self._kept.pop(number))
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """End the run's sitting: what was sent is on disk or on the server then."""
-        if self._experiment is None:
-            return
-        number = self._experiment.step
-        self._experiment.finish(exit_code=0 if status == "success" else 1)
-        self._experiment = None
-        if self._covered < 0:  # it ended before it had resumed: nothing was sent
-            return
-        rows = [r[0] for r in read_rows(self._pending) if r[0] <= self._covered]
-        self._write_state({**self._state(), "sent": max([self._landed, *rows]), "next": number})
-        self._pending.unlink(missing_ok=True)
-        self._kept = {}
-
-
-_STEP = "trainer/global_step"  # the axis of W&B's charts, as Lightning calls it
-
-
-def _text(rows: Iterable[tuple[Any, ...]]) -> str:
-    return "".join(f"{a},{b},{c}\n" for a, b, c in rows)
-
-
-def _rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, values by name) of the rows of a ``.wandb`` file; the end that was not written is left out.
-
-    It is a log in LevelDB's format, of blocks of 32 KiB, after a header of 7 bytes; its records are protobuf messages.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2
-
-    data, at, part = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = _BLOCK - at % _BLOCK
-        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
-        if left < 7 or kind == 0:  # the rest of a block is empty
-            at += left
-            continue
-        part += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if at > len(data):
-            return
-        if kind in (_FULL, _LAST):
-            message = messages.Record()
-            try:
-                message.ParseFromString(part)
-            except DecodeError:
-                return
-            part = b""
-            if message.WhichOneof("record_type") == "history":
-                items = message.history.item
-                row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-                yield int(row.get("_step", message.history.step.num)), row
-
-
-_BLOCK, _FULL, _LAST = 1 << 15, 1, 4

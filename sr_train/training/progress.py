@@ -1,4 +1,4 @@
-"""TODO sr_train.training.progress."""
+"""Progress bar of a stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.training.run."""
+"""A run: its stages trained one after the other under the run's lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.training.speed."""
+"""Speed, loss and learning rate of the steps, logged by number of steps."""
 
 from __future__ import annotations
 

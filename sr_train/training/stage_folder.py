@@ -16,8 +16,9 @@ from typing import Any
 
 from sr_train.files import remove_leftovers
 from sr_train.runs import resume
-from sr_train.runs.checkpoints import Checkpoint, CheckpointError, misfits
+from sr_train.runs.checkpoints import Checkpoint, CheckpointError
 from sr_train.tasks.base import SRTask
+from sr_train.training.checkpoint_fit import misfits
 from sr_train.weights.file import origin_of
 from sr_train.weights.open import WEIGHTS
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.training.step_callback."""
+"""Base class of callbacks that act on step boundaries, and logging of numbers and pictures."""
 
 from __future__ import annotations
 

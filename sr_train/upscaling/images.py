@@ -1,4 +1,4 @@
-"""TODO sr_train.upscaling.images."""
+"""One image upscaled and written, with tiles of half the side where the memory is full."""
 
 from __future__ import annotations
 

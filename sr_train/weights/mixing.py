@@ -1,4 +1,4 @@
-"""TODO sr_train.weights.file.mixing."""
+"""Interpolation of networks' weights, and the checks that make it valid (ESRGAN, section 3.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.weights.file.network."""
+"""Networks built from the config in a weights file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO sr_train.weights.warm_start.warm_start."""
+"""Weights of one network copied into another, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -15,10 +15,11 @@ from sr_train.losses.adversarial import StandardGAN
 from sr_train.losses.gan import GANLoss
 from sr_train.models.edsr import EDSR
 from sr_train.runs import resume
-from sr_train.runs.checkpoints import misfits, read_checkpoint
+from sr_train.runs.checkpoints import read_checkpoint
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask
 from sr_train.tasks.pixel import PixelTask
+from sr_train.training.checkpoint_fit import misfits
 from sr_train.weights.file import load_weights
 from sr_train.weights.open import load
 

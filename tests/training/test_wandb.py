@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sr_train.training.loggers import WandB, _rows_of
+from sr_train.training.wandb_logger import WandB, _rows_of
 
 pytest.importorskip("wandb")
 RUN = Path("runs") / "quickstart_edsr"

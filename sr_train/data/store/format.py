@@ -1,4 +1,4 @@
-"""TODO sr_train.data.store.reader.format."""
+"""Format of the LMDB store: keys, records and versions."""
 
 from __future__ import annotations
 

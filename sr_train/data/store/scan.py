@@ -1,4 +1,4 @@
-"""TODO sr_train.data.store.reader.scan."""
+"""Estimate of a store before it is written."""
 
 from __future__ import annotations
 
