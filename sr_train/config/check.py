@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from sr_train.config.folders import near, ours
+from sr_train.config.folders import near, ours, present_path
 from sr_train.config.type_hints import fits, hints_of, name_of
 
 _OPEN = ("sets", "callbacks", "data.train", "data.val")  # a user's own names stand below these
@@ -58,6 +58,7 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
 
 
 def is_known(config: DictConfig, key: str) -> bool:
+    """Return whether a key is known to a config, by its own names or its constructor's."""
     names = known_names(config, key)
     return names is None or key.rpartition(".")[2] in names
 
@@ -159,7 +160,10 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
         try:
             parameters = signature(target)
         except (ImportError, AttributeError, ValueError):
-            return [f"{where}: {path}._target_={target!r} does not exist"]
+            moved = present_path(target)
+            return [
+                f"{where}: {path}._target_={target!r} does not exist{f'; it is {moved} now' if moved != target else ''}"
+            ]
         names = [str(k) for k in node if not str(k).startswith("_")]
         if parameters is not None:
             problems += [

@@ -145,3 +145,18 @@ def ours(key: str) -> str | None:
     tried = (whole, whole.rpartition(".")[2], whole.replace("/", ".").partition(".")[0])
     names = tried if tried[2] == "hydra" else tried[:2]
     return next((advice for name in names for listed, advice in _ELSEWHERE if name in listed.split()), None)
+
+
+_MOVED = {  # classes and modules that an earlier version had elsewhere
+    "sr_train.tasks.optim.": "sr_train.tasks.curves.",
+    "sr_train.losses.weighted.GANLoss": "sr_train.losses.gan.GANLoss",
+    "sr_train.data.clip_module.": "sr_train.data.video.module.",
+    "sr_train.records.WandB": "sr_train.training.wandb_logger.WandB",
+    "sr_train.records.": "sr_train.training.loggers.",
+}
+
+
+def present_path(path: str) -> str:
+    """Return the dotted path of a class now, for a path that an earlier version used."""
+    old = next((old for old in _MOVED if path.startswith(old)), "")
+    return _MOVED.get(old, "") + path.removeprefix(old)

@@ -82,6 +82,7 @@ def _takes_list(config: DictConfig, key: str) -> bool | None:
 
 
 def split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictConfig) -> list[Typed]:
+    """Return what was typed, each with the stage that it names. Raises ConfigError for sweeps and deletions."""
     typed: list[Typed] = []
     problems: list[str] = []
     for override in overrides:
@@ -114,6 +115,7 @@ def _choice(group: str, override: Override, value: Any) -> str:
 
 
 def is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
+    """Return whether a typed key chooses an option of a config group."""
     return key in group_names and isinstance(value, (str, list))
 
 

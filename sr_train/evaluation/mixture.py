@@ -122,6 +122,7 @@ def check_scale(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> No
 
 
 def origin_of_mixture(sources: Mapping[str, Weights], mix: Sequence[float]) -> dict[str, Any]:
+    """Return the origin of a mixture: file, factor and digest of each source."""
     parts = [
         {
             "file": name,

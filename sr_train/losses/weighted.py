@@ -11,6 +11,7 @@ Parts = dict[str, torch.Tensor]  #: unweighted scalars by name
 
 
 def check_weights(weights: Mapping[str, float], names: list[str]) -> None:
+    """Raise ValueError unless there is one weight for each name."""
     unknown = [n for n in weights if n not in names]
     missing = [n for n in names if n not in weights]
     if unknown or missing:
@@ -18,6 +19,7 @@ def check_weights(weights: Mapping[str, float], names: list[str]) -> None:
 
 
 def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:
+    """Return the sum of named losses times their weights, a scalar."""
     return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
 
 

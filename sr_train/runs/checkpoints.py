@@ -78,6 +78,7 @@ def _is_state(value: object) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 150 characters."""
     return (str(error).splitlines() or [""])[0][:150]
 
 

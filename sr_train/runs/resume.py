@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from sr_train.config.folders import present_path
 from sr_train.files import write_bytes
 from sr_train.runs.checkpoints import list_checkpoints
 
@@ -95,6 +96,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _with_new_paths(value: Any) -> Any:
+    """Return a config in which classes that were moved have their present paths."""
+    if isinstance(value, Mapping):
+        return {k: _with_new_paths(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_new_paths(v) for v in value]
+    if isinstance(value, str):
+        return present_path(value)
+    return value
+
+
 def _show(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key], default=str) if key in flat else "(not there)"
 
@@ -112,7 +124,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         ) from None
     if not isinstance(loaded, dict):
         raise ChangedError(f"{path}: is not a config; resume=force writes it anew")
-    return {str(k): v for k, v in loaded.items()}
+    return {str(k): _with_new_paths(v) for k, v in loaded.items()}
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

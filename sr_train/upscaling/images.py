@@ -82,6 +82,7 @@ def megapixels(jobs: list[Job]) -> float:
 
 
 def upscale_job(job: Job, network: Network, settings: Settings, *, bar: Any) -> str:
+    """Upscale one image and write it; returns a line that reports size and seconds."""
     start = time.monotonic()
     image = read_upright(job.source)
     encode_image(image[:1, :1], job.target.suffix)  # a format that cannot hold it is refused before the work

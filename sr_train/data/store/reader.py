@@ -7,7 +7,8 @@ Records of ``NAME.lmdb/data.mdb``:
 - ``m/S/KEY``  where they came from and how to check them (``Record``)
 - ``store``    JSON, written last: what the store holds, how it was made, and a checksum of the records
 
-``NAME.lmdb/index`` contains the records and the positions of the pixels in ``data.mdb`` (:mod:`sr_train.data.store.index_file`).
+``NAME.lmdb/index`` contains the records and the positions of the pixels in ``data.mdb``
+(:mod:`sr_train.data.store.index_file`).
 Stores of version 1 have a file ``offsets`` instead, with positions and a checksum alone.
 
 A store under construction is ``NAME.lmdb.partial``; it is renamed when complete, so a ``NAME.lmdb`` is always whole.
