@@ -85,7 +85,11 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
         assert "continue with: sr-train experiment=quickstart_edsr" in output
     assert f"{newest.name}: damaged" in output
     assert "falling back to the one before" in output
-    # Ctrl-C and the end
+    # a run begun by an earlier version, whose classes had other paths, goes on to the end
+    begun = (folder / "config.yaml").read_text()
+    earlier = begun.replace("sr_train.tasks.curves.", "sr_train.tasks.optim.").replace("training.loggers.", "records.")
+    assert earlier.count("sr_train.tasks.optim.") == 1
+    (folder / "config.yaml").write_text(earlier)
     process = _start(tmp_path)
     output = process.communicate()[0]
     assert process.returncode == 0, output
@@ -250,6 +254,16 @@ def test_differences_are_found_at_any_depth():
     old = {"a": {"b": [1, 2], "c": {}}, "data": {"workers": 2}, "environment": {"threads": 1}}
     new = {"a": {"b": [1, 3, 4], "c": {}}, "data": {"workers": 4}, "environment": {"threads": 2}}
     assert resume.differences(old, new) == ["a.b[1]: 2 -> 3", "a.b[2]: (not there) -> 4"]
+
+
+def test_classes_that_were_moved_are_no_difference(tmp_path):
+    old = {"logger": {"w": {"_target_": "sr_train.records.WandB"}}, "loss": {"_target_": "sr_train.losses.weighted.GANLoss"}}
+    new = {
+        "logger": {"w": {"_target_": "sr_train.training.wandb_logger.WandB"}},
+        "loss": {"_target_": "sr_train.losses.gan.GANLoss"},
+    }
+    resume.write_config(tmp_path, old)
+    assert resume.read_config(tmp_path) == new
 
 
 def test_a_step_that_is_not_finite_is_refused_and_its_image_named(invoke, photographs, tmp_path):

@@ -1,8 +1,9 @@
 """``profile=true``: the first steps of a run by the clock. The run goes on as if nobody had looked.
 
 For the steps to be measured the trainer's profiler is replaced by a
-:class:`~sr_train.training.profiling.step_timer.Ledger`; nothing is measured before or after. What is rare - a row, a validation, a checkpoint - is timed where it falls into these steps, and tried out
-after them where it does not, so that the table says what it costs in the long run.
+:class:`~sr_train.training.profiling.step_timer.Ledger`; nothing is measured before or after. What is rare - a row, a
+validation, a checkpoint - is timed where it falls into these steps, and tried out after them where it does not, so that the
+table says what it costs in the long run.
 """
 
 from __future__ import annotations
