@@ -1,0 +1,212 @@
+"""The configuration reference of the documentation, in Markdown: every key with its type, its default and its meaning.
+
+Everything is read from the YAML files, from the constructors' annotations and from the ``Args:`` of their docstrings.
+``make docs`` calls this while it builds (docs/conf.py), so no copy can become stale. By hand:
+
+    python scripts/docs/config_reference.py > reference.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from sr_train.config.check import OWN, callable_at, signature
+from sr_train.config.folders import conf_folder, files_of, groups
+from sr_train.config.help import header, keys_of
+from sr_train.config.type_hints import hints_of, name_of
+
+COMMANDS = {
+    "sr-train": "train", "sr-eval": "evaluate", "sr-upscale": "upscale", "sr-interp": "interp", "sr-prepare": "prepare",
+    "sr-convert": "convert",
+}  # fmt: skip
+
+# Types of keys that no annotation has, and whose default does not show them: COMMAND.KEY, or KEY in every command.
+TYPES = {
+    "train.name": "string or null", "train.stage": "string, list of strings or null", "train.stages": "mapping or null",
+    "train.folder": "string", "evaluate.weights": "string, list of strings or null", "evaluate.out": "string or null",
+    "evaluate.clips": "true, list of strings, string or null", "interp.weights": "list of strings or null",
+    "interp.out": "string or null", "prepare.clips": "string or null", "prepare.workers": "integer or auto",
+    "upscale.precision": "32, bf16 or auto",
+    "weights": "string", "out": "string", "sr": "string or null", "hr": "string or null", "lr": "string or null",
+    "scale": "integer or null", "lpips": "string or null", "tile": "integer, auto or null", "overlap": "integer or auto",
+    "alpha": "number, list of numbers or null", "run": "string or null", "mix": "list of numbers or null",
+    "images": "string or null", "list": "string or null", "store": "string", "input": "string", "output": "string",
+    "format": "string or null", "quality": "integer or null", "preset": "string or null", "paths.data": "string",
+    "sets.hr": "string", "sets.lr": "string", "sets.clips": "all, list of strings or string", "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
+}  # fmt: skip
+
+# Keys whose meaning is the same in every file, so that it stands here once.
+MEANINGS = {
+    "sets.hr": "folder or store of HR images or clips, or `toy:NAMES`, `toy_clips:NAMES`",
+    "sets.lr": "folder or store of LR images (`{scale}` is filled in); without it LR is made from HR by bicubic",
+    "sets.clips": "clips that are scored: `all`, a list of names or a text file; without this key the set holds images",
+    "sets.padding": "frames beyond a clip's ends: `replicate`, `reflection`, `reflection_circle` or `circle`",
+    "sets.score": "frames that are scored: `all`, or `centre`, the middle one of each clip",
+    "logger.none": "no logger",
+    "logger.csv": "the logger of this name", "logger.tensorboard": "the logger of this name",
+    "logger.wandb": "the logger of this name",
+}  # fmt: skip
+
+# Arguments that are groups of their own, or that the task passes (lr is task.rate).
+_GIVEN = {"model", "loss", "curve", "optimizer", "discriminator", "params", "lr"}
+_STARTS = ("base", "base_clips", "default", "cpu")  # options that others start from
+_ARGUMENT = re.compile(r"(\w+)(?: \([^)]*\))?: (.*)")
+
+
+class Row(NamedTuple):
+    """One key of the reference."""
+
+    key: str
+    kind: str
+    default: str
+    meaning: str
+
+
+def arguments_of(target: str) -> dict[str, str]:
+    """Return what the docstring at a dotted path says of each argument; of other packages the first sentence only."""
+    built = callable_at(target)
+    texts = [inspect.getdoc(built) or "", inspect.getdoc(getattr(built, "__init__", None)) or ""]
+    found: dict[str, str] = {}
+    for text in texts:
+        block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", text, re.MULTILINE)
+        lines = inspect.cleandoc(block[1]).splitlines() if block else []
+        name = ""
+        for line in lines:
+            start = None if line.startswith(" ") else _ARGUMENT.match(line)
+            if start:
+                name = start[1]
+                found[name] = start[2]
+            elif name:
+                found[name] += f" {line.strip()}"
+    own = target.startswith("sr_train.")
+    return {name: _plain(text if own else re.split(r"(?<=\.) |\.$| Default:", text)[0]) for name, text in found.items()}
+
+
+def _plain(text: str) -> str:
+    """Turn reStructuredText of a docstring into Markdown of one table cell."""
+    text = re.sub(r":\w+:`~?([^`<]*?)(?: ?<[^`]*>)?`", lambda m: f"`{m[1].rpartition('.')[2]}`", text)
+    return " ".join(text.replace("``", "`").split()).replace("`None`", "`null`")
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a default; nothing where it does not show."""
+    if value is None or value == "???" or str(value).startswith("${"):
+        return ""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", value):  # YAML reads 1e-3 as a string
+        return "number"
+    kinds = {bool: "true or false", int: "integer", float: "number", list: "list", dict: "mapping"}
+    return kinds.get(type(value), "string")
+
+
+def written(value: object) -> str:
+    """Return a value as it is typed."""
+    if value is inspect.Parameter.empty or value == "???":
+        return "must be given"
+    value = list(value) if isinstance(value, tuple) else value
+    return "`" + yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip() + "`"
+
+
+def rows_of(file: Path, node: str) -> Iterator[Row]:
+    """The keys of a YAML file, and the further arguments of what it builds; ``node`` is where they stand in the config."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    comments = {key: comment for key, _, comment in keys_of(file)}
+    content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+    yield from _walk(content, node, "", comments, file.stem if not node else file.parent.name)
+
+
+def _walk(content: Mapping[str, Any], node: str, below: str, comments: Mapping[str, str], where: str) -> Iterator[Row]:
+    target = content.get("_target_")
+    parameters = (signature(target) or {}) if target else {}
+    hints, described = (hints_of(callable_at(target)), arguments_of(target)) if target else ({}, {})
+    further = [name for name in parameters if name not in content and name not in _GIVEN]
+    for name in [*(key for key in content if not key.startswith("_")), *further]:
+        inside = f"{below}.{name}".lstrip(".")
+        key = f"{node}.{inside}".lstrip(".")
+        default = content.get(name, parameters[name].default if name in parameters else None)
+        nested = isinstance(default, Mapping) and bool(default)
+        if nested and "_target_" not in default and not target:
+            yield from _walk(default, node, inside, comments, where)
+            continue
+        hint = OWN.get(key) if where == "train" else hints.get(name)
+        special = TYPES.get(f"{where}.{name}") or (TYPES.get(key, "") if not hint or key == "trainer.precision" else "")
+        kind = special or (name_of(hint) if hint else kind_of(default))
+        meaning = comments.get(inside) or described.get(name) or MEANINGS.get(f"{where}.{name}", "")
+        if meaning.startswith("Deprecated"):
+            continue
+        if not meaning and target and not target.startswith("sr_train."):
+            meaning = f"see `{target}`"
+        shown = f"`{default['_target_']}`" if nested and "_target_" in default else written(default)
+        yield Row(key, kind, shown, meaning)
+        if nested and "_target_" in default:
+            yield from _walk(default, node, inside, comments, where)
+
+
+def node_of(file: Path, group: str) -> str:
+    """Return where a file's keys stand in the config: its ``@package``, or the group's name."""
+    package = re.search(r"^# @package (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return package[1] if package else group
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    """A Markdown table of keys, or a sentence where there is none."""
+    lines = [f"| `{r.key}` | {_cell(r.kind)} | {_cell(r.default)} | {_cell(r.meaning)} |" for r in rows]
+    return ["| key | type | default | meaning |", "|---|---|---|---|", *lines, ""] if lines else ["No keys.", ""]
+
+
+def option(file: Path, group: str, known: dict[str, Row]) -> list[str]:
+    """The section of one option of a group."""
+    lines = [line.strip() for line in header(file)]
+    title = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    section = [f"### {group}={file.stem}", "", _cell(title), ""]
+    if "_target_" in content:
+        section += [f"Builds `{content['_target_']}`.", ""]
+    bases = [
+        b if isinstance(b, str) else next(iter(b)).strip("/") for b in content.get("defaults", []) if b != "_self_"
+    ]
+    section += [f"It starts from the keys of `{group}={base}`." for base in bases if base in _STARTS]
+    section += [f"It also chooses an option of the group `{base}`." for base in bases if base in groups()]
+    return [*section, "", *table(_completed(rows_of(file, node_of(file, group)), known))]
+
+
+def _cell(text: str) -> str:
+    """Escape what Markdown would read in plain text, and the bars that would end a table's cell."""
+    parts = re.split(r"(`[^`]*`)", text)
+    plain = [part if part.startswith("`") else re.sub(r"([*_<\[\]{}$])", r"\\\1", part) for part in parts]
+    return "".join(plain).replace("|", "\\|")
+
+
+def _completed(rows: Iterable[Row], known: dict[str, Row]) -> Iterator[Row]:
+    """Fill what a file leaves out from the option that it starts from; ``known`` holds the rows of the group so far."""
+    for row in rows:
+        base = known.get(row.key, row)
+        row = Row(row.key, base.kind or row.kind, row.default, row.meaning or base.meaning)
+        known[row.key] = row
+        yield row
+
+
+def reference() -> str:
+    """The whole page."""
+    lines = []
+    for command, config in COMMANDS.items():
+        path = conf_folder() / f"{config}.yaml"
+        lines += [f"## {command}", "", *table(rows_of(path, ""))]
+    for group in groups():
+        lines += [f"## Group {group}", ""]
+        files = sorted(files_of(group), key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
+        if group == "experiment":
+            lines += ["| experiment | |", "|---|---|", *(f"| `{f.stem}` | {_cell(header(f)[0])} |" for f in files), ""]
+        else:
+            known: dict[str, Row] = {}
+            lines += [line for file in files for line in option(file, group, known)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(reference())
