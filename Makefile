@@ -1,12 +1,13 @@
 # make quickstart   set up .venv, train a small RRDBNet x4 for PSNR, then in a GAN, on photographs that come with scikit-image;
 #                   mix the two networks, show the mixtures side by side, score them. FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
 # make test         set up .venv, then lint, types and every test, in JOBS=2 processes of one thread each
+# make docs         build the pages as a site in build/docs; a dead link, anchor or name fails
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 JOBS   ?= 2
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test lint docs install clean
 install: $(STAMP)
 
 # torch and torchvision in one command, so that pip picks builds that match.
@@ -28,6 +29,13 @@ lint: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+
+.venv/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
 
 clean:
 	rm -rf .venv build *.egg-info

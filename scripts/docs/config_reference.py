@@ -38,7 +38,8 @@ TYPES = {
     "alpha": "number, list of numbers or null", "run": "string or null", "mix": "list of numbers or null",
     "images": "string or null", "list": "string or null", "store": "string", "input": "string", "output": "string",
     "format": "string or null", "quality": "integer or null", "preset": "string or null", "paths.data": "string",
-    "sets.hr": "string", "sets.lr": "string", "sets.clips": "all, list of strings or string", "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
+    "sets.hr": "string", "sets.lr": "string", "sets.clips": "all, list of strings or string",
+    "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
 }  # fmt: skip
 
 # Keys whose meaning is the same in every file, so that it stands here once.

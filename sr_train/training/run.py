@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from sr_train.config.plan import Plan
+from sr_train.config.plan import Plan, plan
 from sr_train.console import UsageError, is_child
 from sr_train.runs import resume
 from sr_train.runs.lock import hold
@@ -29,6 +29,11 @@ def _quiet() -> None:
     for name in ("profilers.profiler", "callbacks.model_summary"):  # asked for by the user, who gets their tables there
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train the stages that ``KEY=VALUE`` arguments ask for, as ``sr-train`` does; return the exit code (:func:`run_plan`)."""
+    return run_plan(plan(arguments), arguments)
 
 
 def run_plan(composed: Plan, arguments: Sequence[str]) -> int:
