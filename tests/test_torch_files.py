@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sr_train.torch_files import read_tensors
+from sr_train.torch_files import TorchFileError, read_tensors
 from sr_train.weights.file import load_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
@@ -29,7 +29,7 @@ class Harm:
 
 
 def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match=r"missing\.pth: there is no such file"):
+    with pytest.raises(TorchFileError, match=r"missing\.pth: there is no such file"):
         read_tensors(tmp_path / "missing.pth")
     contents = {
         "text.pth": b"hello",
@@ -38,10 +38,12 @@ def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: not a readable file of tensors"):
+        with pytest.raises(
+            TorchFileError, match=f"{name}: (not a readable safetensors file, nor one of torch|refused)"
+        ):
             read_tensors(tmp_path / name)
     torch.save({"a": Harm()}, tmp_path / "harm2.pth")
-    with pytest.raises(ValueError, match=r"harm2\.pth: not a readable"):
+    with pytest.raises(TorchFileError, match=r"harm2\.pth: refused: it holds more than tensors"):
         read_tensors(tmp_path / "harm2.pth")
     assert capsys.readouterr().out == ""
     torch.save([torch.ones(1)], tmp_path / "list.pth")

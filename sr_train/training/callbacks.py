@@ -24,14 +24,12 @@ class _After(L.Callback):
     def __init__(self, callback: L.Callback, stop: Stop) -> None:
         self.callback = callback
         self.stop = stop
+        for hook in (name for name in vars(L.Callback) if name.startswith("on_")):
+            setattr(self, hook, self.look)
 
     def look(self, trainer: L.Trainer, *_: Any) -> None:
         """Every hook of a callback."""
         self.stop.note(trainer, self.callback)
-
-
-for _hook in (name for name in vars(L.Callback) if name.startswith("on_")):
-    setattr(_After, _hook, _After.look)
 
 
 class Stop(StepCallback):

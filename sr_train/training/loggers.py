@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from sr_train.files import write_bytes
-from sr_train.runs.metrics import HEADER, read_rows
-from sr_train.training.wandb_logger import text
+from sr_train.runs.metrics import HEADER, read_rows, rows_text
 
 
 @runtime_checkable
@@ -71,7 +70,7 @@ class MetricsCsv(Logger):
         """Keep the rows up to ``step``; the run writes the others again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, text([HEADER, *rows]).encode())
+        write_bytes(self.path, rows_text([HEADER, *rows]).encode())
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

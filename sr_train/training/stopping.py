@@ -30,12 +30,12 @@ class StoppedError(Exception):
         super().__init__(f"stopped by {by} at step {step}")
 
 
-_sitting = {"began": time.monotonic()}  # when the run of all stages began in this process
+_clock = {"began": time.monotonic()}  # when the run of all stages began in this process
 
 
-def begin_sitting() -> None:
+def start_clock() -> None:
     """Start the clock of ``trainer.max_time``, which all stages of a run share."""
-    _sitting["began"] = time.monotonic()
+    _clock["began"] = time.monotonic()
 
 
 def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -52,13 +52,7 @@ def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Ca
         config: of the stage.
         scores: names of the metrics that its validation measures.
     """
-    built: dict[str, L.Callback] = {}
-    for name, spec in (config["callbacks"] or {}).items():
-        if spec:
-            try:
-                built[name] = build(spec)
-            except MisconfigurationException as error:
-                raise UsageError(f"callbacks.{name}: {error}") from None
+    built = {name: build(spec) for name, spec in (config["callbacks"] or {}).items() if spec}
     return checked_callbacks(config, built, scores)
 
 
@@ -85,7 +79,7 @@ def checked_callbacks(
             timer = None
         if timer is None or timer._duration is None or timer._duration <= 0:
             raise UsageError(f"trainer.max_time={limit}: expected DD:HH:MM:SS above zero, e.g. 00:11:50:00")
-        timer._duration = max(timer._duration - (time.monotonic() - _sitting["began"]), 0.0)
+        timer._duration = max(timer._duration - (time.monotonic() - _clock["began"]), 0.0)
         own.append(timer)
     return own
 

@@ -14,7 +14,7 @@ from sr_train.runs.checkpoints import list_checkpoints, newest_checkpoint
 from sr_train.runs.resume import read_config
 from sr_train.torch_files import web_address
 from sr_train.weights.file import ANY, Weights, check_target, load_weights, origin_of, plain
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 
 WEIGHTS = "weights.safetensors"  #: of a finished stage
 

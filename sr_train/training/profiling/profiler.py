@@ -40,8 +40,8 @@ from sr_train.training.profiling.report import (
     table,
 )
 from sr_train.training.profiling.step_timer import Ledger, Marks
-from sr_train.training.speed import Record
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.step_log import Record
 from sr_train.training.validation import Validate
 
 WARM_UP = 3  #: steps before the measured ones: workers start, caches fill, kernels are chosen
