@@ -23,7 +23,7 @@ from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline, with_trainer
-from sr_train.training.stopping import checked_callbacks
+from sr_train.training.own_callbacks import checked_callbacks
 from sr_train.training.trainer import finding_unused, try_trainer, unchanged_globals
 from sr_train.training.wandb_login import check_login
 from sr_train.training.warm_starts import Source, check_warm_starts

@@ -10,8 +10,8 @@ import lightning as L
 from tqdm import tqdm
 
 from sr_train.tasks.base import SRTask
+from sr_train.training.callbacks import Record
 from sr_train.training.step_callback import StepCallback
-from sr_train.training.step_log import Record
 
 
 class Progress(StepCallback):

@@ -13,9 +13,9 @@ from sr_train.config.plan import Plan
 from sr_train.console import UsageError, is_child
 from sr_train.runs import lock, resume
 from sr_train.training.dry_run import check_plan
+from sr_train.training.own_callbacks import StoppedError, start_clock
 from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
-from sr_train.training.stopping import StoppedError, start_clock
 from sr_train.training.trainer import unchanged_flags
 
 
@@ -23,7 +23,7 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> int:
     """Run the selected stages of a plan, holding the run's lock; returns the exit code.
 
     0 where all are finished; 128 + the signal where one ended it; 75 where a stage was left open otherwise, see
-    :class:`sr_train.training.callbacks.Stop`.
+    :class:`sr_train.training.stopping.Stop`.
     """
     mode = plan.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):

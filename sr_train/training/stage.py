@@ -23,14 +23,14 @@ from sr_train.devices import native_bf16
 from sr_train.runs import resume
 from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkpoint
 from sr_train.tasks.base import SRTask
-from sr_train.training.callbacks import Stop
+from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.own_callbacks import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import Measure
 from sr_train.training.progress import Progress
 from sr_train.training.stage_folder import StageFolder, check_continues, remove_set_aside
-from sr_train.training.step_log import Record
-from sr_train.training.stopping import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
+from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.validation import Validate
 from sr_train.training.warm_starts import Source, find_source

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from sr_train.config.plan import plan
 from sr_train.console import UsageError
 from sr_train.runs.checkpoints import list_checkpoints
-from sr_train.training import stopping
-from sr_train.training.callbacks import Stop, still_finished
+from sr_train.training import own_callbacks
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.outline import score_names
-from sr_train.training.stopping import name_of, own_callbacks
+from sr_train.training.own_callbacks import name_of, own_callbacks
+from sr_train.training.stopping import Stop, still_finished
 from sr_train.weights.file import load_weights
 
 SMALL = (
@@ -201,11 +201,11 @@ def test_a_finished_stage_counts_while_its_callback_and_its_steps_do():
 
 def test_the_stages_of_a_run_share_one_clock(monkeypatch):
     config = plan([*ONE, "trainer.max_time=00:00:01:00"]).stages[0].config
-    stopping.start_clock()
-    now = stopping.time.monotonic()
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + 45)  # the first stage took so long
+    own_callbacks.start_clock()
+    now = own_callbacks.time.monotonic()
+    monkeypatch.setattr(own_callbacks.time, "monotonic", lambda: now + 45)  # the first stage took so long
     (timer,) = own_callbacks(config, [])
     assert timer.time_remaining() == pytest.approx(15, abs=1)
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now + 90)
+    monkeypatch.setattr(own_callbacks.time, "monotonic", lambda: now + 90)
     (timer,) = own_callbacks(config, [])
     assert timer.time_remaining() <= 0

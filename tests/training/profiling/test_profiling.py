@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from sr_train.config.build import build
 from sr_train.config.plan import plan
 from sr_train.runs.metrics import read_rows
+from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.preflight import preflight
 from sr_train.training.profiling.profiler import WARM_UP, Measure, loader_alone
@@ -32,7 +33,6 @@ from sr_train.training.profiling.report import (
 from sr_train.training.profiling.step_timer import Ledger, part_of
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
-from sr_train.training.step_log import Record
 from sr_train.training.trainer import build_trainer
 from sr_train.training.validation import Validate
 
