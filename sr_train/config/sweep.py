@@ -37,7 +37,7 @@ _SIMPLE = re.compile(r"[^A-Za-z0-9._-]+")  # the others cannot be typed without 
 
 def show_hydra(arguments: Sequence[str]) -> None:
     """Let Hydra print the information about itself that these options ask for."""
-    _run_hydra(sys.argv[0], arguments, arguments, _no_job)
+    _run_hydra(sys.argv[0], arguments, arguments, lambda: 0.0)  # it calls no job
 
 
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
@@ -47,10 +47,6 @@ def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
     """
     sweep = Sweep(sys.argv[0], arguments)
     _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
-
-
-def _no_job() -> float:
-    raise AssertionError("Hydra runs jobs of a sweep alone")
 
 
 def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], work: Callable[[], float]) -> None:

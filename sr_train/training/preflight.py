@@ -19,12 +19,11 @@ from sr_train.config.plan import Plan, Stage
 from sr_train.console import ProblemsError, UsageError, is_child, message_of, say, told
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import Measure
-from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline, with_trainer
-from sr_train.training.own_callbacks import checked_callbacks
 from sr_train.training.trainer import finding_unused, try_trainer, unchanged_globals
+from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
 from sr_train.training.warm_starts import Source, check_warm_starts
 
@@ -110,7 +109,10 @@ def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
         if task is not None:
             with told(problems, "model"):
                 stage = _reaching_all(stage, type(task.model).__name__, try_network(stage))
-            _try_optimizer(config["task"], task, device, problems)
+            with told(problems, "task.optimizer", usage=True, ours=False):
+                if config["task"].get("optimizer") is not None:
+                    optimizer = build(config["task"]["optimizer"])
+                    try_optimizer(optimizer, task.parameter_groups(), rate=task.rate, device=device)
     data = _open_data(stage.config["data"], trainer, problems)  # its warnings are given here: it is opened once
     if problems or data is None or scores is None:
         return None
@@ -171,12 +173,6 @@ def _build_callbacks(
         with told(problems, "callbacks", usage=True):
             return checked_callbacks(config, built, scores)
     return []
-
-
-def _try_optimizer(config: Mapping[str, Any], task: SRTask, device: torch.device, problems: list[Exception]) -> None:
-    if config.get("optimizer") is not None:
-        with told(problems, "task.optimizer", usage=True, ours=False):
-            try_optimizer(build(config["optimizer"]), task.parameter_groups(), rate=task.rate, device=device)
 
 
 def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: list[Exception]) -> SRData | None:

@@ -13,10 +13,10 @@ from sr_train.config.plan import Plan
 from sr_train.console import UsageError, is_child
 from sr_train.runs import lock, resume
 from sr_train.training.dry_run import check_plan
-from sr_train.training.own_callbacks import StoppedError, start_clock
 from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
 from sr_train.training.trainer import unchanged_flags
+from sr_train.training.user_callbacks import StoppedError, start_clock
 
 
 def run_plan(plan: Plan, arguments: Sequence[str]) -> int:

@@ -25,13 +25,13 @@ from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkp
 from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import Checkpoints
-from sr_train.training.own_callbacks import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import Measure
 from sr_train.training.progress import Progress
 from sr_train.training.stage_folder import StageFolder, check_continues, remove_set_aside
 from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
+from sr_train.training.user_callbacks import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.training.validation import Validate
 from sr_train.training.warm_starts import Source, find_source
 from sr_train.weights.file import Weights, load_weights, save_weights
@@ -153,7 +153,7 @@ def run_stage(plan: Plan, prepared: Prepared) -> Path:
         files.begin()
     _introduce(stage, task, data, found)
     _fit(trainer, task, data, found)
-    _finish(trainer, task, callbacks, export, done, config, files)
+    _finish(trainer, task, callbacks, export, stage, files)
     if trainer.is_global_zero:
         remove_set_aside(folder)
     return done
@@ -205,13 +205,7 @@ def _while_restoring(error: Exception) -> bool:
 
 
 def _finish(
-    trainer: L.Trainer,
-    task: SRTask,
-    callbacks: Sequence[L.Callback],
-    export: Export,
-    done: Path,
-    config: Mapping[str, Any],
-    files: StageFolder,
+    trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: Export, stage: Stage, files: StageFolder
 ) -> None:
     """Write the stage's weights, or raise StoppedError where it was left open."""
     stop = next(c for c in callbacks if isinstance(c, Stop))
@@ -221,9 +215,10 @@ def _finish(
         if stop.received is not None or not (stop.asked or trainer.should_stop):
             number = stop.received or signal.SIGINT
             raise StoppedError(signal.Signals(number).name, step, 128 + number)
-        raise StoppedError(name_of(stop.by, config), step, OPEN)
+        raise StoppedError(name_of(stop.by, stage.config), step, OPEN)
     if finished is not None:
-        say(f"stage {done.parent.name}: finished by {finished['by']} at step {finished['step']}")
+        say(f"stage {stage.name}: finished by {finished['by']} at step {finished['step']}")
+    done = stage.folder / WEIGHTS
     validate = next(c for c in callbacks if isinstance(c, Validate))
     if trainer.is_global_zero:
         files.finish()
@@ -231,5 +226,5 @@ def _finish(
     trainer.strategy.barrier()
     if validate.best is not None:
         best = done.with_name("best.safetensors")
-        say(f"stage {done.parent.name}: best {validate.best:.3f} at step {validate.best_step}: {best}")
+        say(f"stage {stage.name}: best {validate.best:.3f} at step {validate.best_step}: {best}")
     say(f"weights: {done}")

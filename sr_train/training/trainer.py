@@ -137,8 +137,7 @@ def unchanged_globals() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(environment)
 
 

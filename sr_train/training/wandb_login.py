@@ -15,11 +15,9 @@ def check_login(logger: WandbLogger) -> None:
     """Raise ValueError unless W&B has credentials, or needs none."""
     settings = _settings()
     mode = logger._wandb_init.get("mode") or settings.get("mode")
-    if (
-        logger._offline
-        or mode in ("offline", "dryrun", "disabled")
-        or settings.keys() & {"api_key", "identity_token_file"}
-    ):
+    if logger._offline or mode in ("offline", "dryrun", "disabled"):
+        return
+    if settings.keys() & {"api_key", "identity_token_file"}:
         return
     host = settings.get("base_url", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
     for file in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):

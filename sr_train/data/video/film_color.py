@@ -71,7 +71,7 @@ def planar_layout(pixel: Any) -> Layout:
 def plane_samples(plane: Any, depth: int) -> torch.Tensor:
     """Samples [h, w] as floats of a plane (PyAV's ``VideoPlane``), whose rows may be padded."""
     kind = np.dtype(np.uint8 if depth == 8 else "<u2")
-    rows = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+    rows = np.reshape(np.frombuffer(plane, kind), (plane.height, -1))[:, : plane.width]
     return torch.as_tensor(rows.astype(np.float32))
 
 

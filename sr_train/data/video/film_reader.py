@@ -87,7 +87,7 @@ def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, flip vertically, flip horizontally), in this order, that make a frame upright."""
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
-            matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)
+            matrix = np.reshape(np.frombuffer(bytes(data), np.int32), (3, 3))
             a, b, c, d = (int(np.sign(v)) for v in (matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]))
             if a and d and not b and not c:
                 return False, d < 0, a < 0

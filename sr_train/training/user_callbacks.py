@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from safetensors import safe_open
 
 from sr_train.config.build import build
 from sr_train.console import UsageError
 from sr_train.training.stopping import still_finished
+from sr_train.weights.file import origin_of
 
 #: Exit code of a run that was stopped before its end by something else than a signal: the same command continues.
 OPEN = 75  # EX_TEMPFAIL of sysexits.h
@@ -65,7 +64,8 @@ def checked_callbacks(
         if isinstance(callback, Timer):
             _check_timer(f"callbacks.{name}", callback)
         if isinstance(callback, EarlyStopping):
-            alone = all(isinstance(c, EarlyStopping | Timer) for c in own) and _is_ours(config["task"])
+            ours = str(config["task"]["_target_"]).startswith("sr_train.")
+            alone = ours and all(isinstance(c, EarlyStopping | Timer) for c in own)
             _check_early_stopping(f"callbacks.{name}", callback, scores, alone=alone)
     limit = config["trainer"].get("max_time")
     if limit is not None:
@@ -91,10 +91,6 @@ def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
     if isinstance(callback, Timer) and config["trainer"].get("max_time") is not None:
         return f"trainer.max_time={config['trainer']['max_time']}"
     return type(callback).__name__
-
-
-def _is_ours(task: Mapping[str, Any]) -> bool:
-    return str(task["_target_"]).startswith("sr_train.")
 
 
 def _check_timer(key: str, timer: Timer) -> None:
@@ -130,8 +126,7 @@ def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
 
     :func:`sr_train.training.stopping.still_finished` decides.
     """
-    with safe_open(weights, framework="pt") as file:
-        finished = json.loads((file.metadata() or {}).get("origin", "{}")).get("finished")
+    finished = origin_of(weights).get("finished")
     if not isinstance(finished, dict):
         return None
     if not still_finished(finished, int(config["trainer"]["max_steps"]), callback_specs(config)):
