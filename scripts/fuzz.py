@@ -48,7 +48,7 @@ from sr_train.models.edsr import EDSR
 from sr_train.runs.checkpoints import CheckpointError, newest_checkpoint, read_checkpoint
 from sr_train.runs.resume import ChangedError, write_config
 from sr_train.weights.file import Weights, load_weights, save_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network
 from sr_train.weights.open import load
 

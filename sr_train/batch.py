@@ -5,9 +5,12 @@ Letters: ``B`` batch, ``T`` frames, ``C`` channels (3, RGB), ``h, w`` low resolu
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
+from numpy.typing import NDArray
+
+Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or float32, C = 1, 3 (RGB) or 4
 
 
 class Batch(TypedDict):
@@ -21,6 +24,17 @@ class Batch(TypedDict):
     hr: torch.Tensor  #: [B, C, H, W]; the centre frame for video
     key: list[str]  #: B names: which image each sample was cut from
     scale: int  #: H // h, one for the whole batch
+
+
+class Extractor(Protocol):
+    """A fixed network that gives features of images to losses and metrics: ``sr_train.models.features.FeatureExtractor``."""
+
+    channels: dict[str, int]  #: channels of each layer that it gives, in order
+    minimum: int  #: shortest side of an image
+
+    def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[B, 3, H, W] in [0, 1], normalized inside with ImageNet's mean and deviation -> {layer: [B, c, H', W']}."""
+        ...
 
 
 def to_float(image: torch.Tensor) -> torch.Tensor:

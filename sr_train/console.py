@@ -17,7 +17,7 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-warned: set[str] = set()  # by the command that is running
+_warned: set[str] = set()  # by the command that is running
 
 
 class UsageError(ValueError):
@@ -76,17 +76,22 @@ def is_child() -> bool:
     return any(int(os.environ.get(k) or 0) > 0 for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def say(text: str) -> None:
-    """Print, once a run: other ranks are silent."""
+def say(text: str, *, error: bool = False) -> None:
+    """Print once per run, on standard error with ``error``; other ranks are silent."""
     if not is_child():
-        print(text, flush=True)
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error, once a command however often it is given; other ranks are silent."""
-    if text not in warned and not is_child():
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-    warned.add(text)
+    if text not in _warned:
+        say(f"warning: {text}", error=True)
+    _warned.add(text)
+
+
+def forget_warnings() -> None:
+    """Let :func:`warn` print again what it has printed before."""
+    _warned.clear()
 
 
 def is_users_error(error: Exception) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,20 +47,6 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def advising_less_memory() -> Iterator[None]:
-    """Say what helps where a training step does not fit into memory. Validation names its image itself."""
-
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
-            raise
-        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MemoryError(f"the device's memory is full; try {remedies} ({first})") from None
-
-
 _PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 
 
@@ -103,3 +87,17 @@ def resolve_precision(precision: object, accelerator: str) -> str:
     if str(precision) == "bf16-mixed":
         warn_of_emulation(f"trainer.precision={precision}", accelerator)
     return _PRECISIONS[str(precision)]
+
+
+def inference_precision(precision: str, accelerator: str) -> str:
+    """Return ``32`` or ``bf16`` for ``precision=`` of a command that upscales. Raises UsageError for other names.
+
+    Warns where bf16 was asked for and the hardware emulates it.
+    """
+    if precision not in ("32", "bf16", "auto"):
+        raise UsageError(f"precision={precision}: choose from 32, bf16, auto")
+    if precision == "auto":
+        return "bf16" if native_bf16(accelerator) else "32"
+    if precision == "bf16":
+        warn_of_emulation("precision=bf16", accelerator)
+    return precision

@@ -1,14 +1,18 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one; and whether an archive is whole."""
+"""Writing files so that a crash leaves the old one or the new one, never half of one."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -65,7 +69,7 @@ def unfinished(path: Path) -> Iterator[BinaryIO]:
     handle, temporary = tempfile.mkstemp(prefix=start, suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "w+b") as file:
-            _lock(handle)
+            lock_file(handle)
             yield file
             file.flush()
             os.fsync(handle)
@@ -78,11 +82,9 @@ def unfinished(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _lock(handle: int) -> bool:
-    """Whether the file is ours alone until its process ends, or closes it. True where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:
+def lock_file(handle: int) -> bool:
+    """Lock an open file or folder for this process until it ends or closes it, or return False; True without such locks."""
+    if sys.platform == "win32":
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +96,7 @@ def _lock(handle: int) -> bool:
 def _in_use(path: Path) -> bool:
     try:
         with path.open("r+b") as file:
-            return not _lock(file.fileno())
+            return not lock_file(file.fileno())
     except OSError:
         return False
 

@@ -29,8 +29,6 @@ Arithmetic = Literal["float", "uint8", "uint8_replicate"]
 
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
-Image = NDArray[Any]
-
 _KERNEL_WIDTH = 4.0  # support of the cubic kernel, in input pixels when enlarging
 
 
@@ -125,19 +123,19 @@ def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArra
     return out
 
 
-def round_half_up(image: NDArray[np.float64], dtype: np.dtype[Any]) -> Image:
+def round_half_up(image: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Real pixel values to integers as MATLAB does: halves up, clamped to the type."""
     return np.clip(np.floor(image + 0.5), 0, np.iinfo(dtype).max).astype(dtype)
 
 
 def imresize(
-    image: Image,
+    image: NDArray[Any],
     scale: float | None = None,
     *,
     size: tuple[int, int] | None = None,
     antialias: bool = True,
     arithmetic: Arithmetic = "float",
-) -> Image:
+) -> NDArray[Any]:
     """Resize as MATLAB's ``imresize(image, scale)`` or ``imresize(image, size)`` does.
 
     Args:

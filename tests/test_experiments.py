@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from sr_train import torch_files
 from sr_train.config.build import build
 from sr_train.config.folders import conf_folder
 from sr_train.config.plan import plan
+from sr_train.data.module import SRData
+from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
 from sr_train.weights.file import load_weights
 
@@ -48,6 +51,24 @@ def test_an_experiment_ends_with_the_papers_network(name):
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
 
 
+def counted(monkeypatch):
+    """How often the data of a stage is opened, and a file of features is read."""
+    counts = {"data": 0, "features": 0}
+    open_data, read = SRData.__init__, torch_files.read_tensors
+
+    def opened(self, **arguments):
+        counts["data"] += 1
+        open_data(self, **arguments)
+
+    def read_features(path):
+        counts["features"] += 1
+        return read(path)
+
+    monkeypatch.setattr(SRData, "__init__", opened)
+    monkeypatch.setattr(torch_files, "read_tensors", read_features)
+    return counts
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, monkeypatch, tiny_vgg):
     monkeypatch.chdir(tmp_path)
@@ -78,12 +99,14 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
         small += [f"loss.perceptual.extractor.weights={tiny_vgg}"]
     composed = plan([f"experiment={path.stem}", "trainer.accelerator=cpu", *small])
     assert composed.stages
-    for stage in composed.stages:
-        file = run_stage(composed, stage)
-        weights = load_weights(file)
+    counts = counted(monkeypatch)
+    for ready in preflight(composed):
+        stage, weights = ready.stage, load_weights(run_stage(composed, ready))
         assert weights.origin["step"] == 1
         assert list(weights.scales) == stage.scales
         assert all(torch.isfinite(v).all() for v in weights.state.values())
         protocol = "rgb_full" if video else "y"
         scored = f"{'toy_mean' if 'mdsr' in path.stem else kind}/{protocol}/psnr"
         assert scored in weights.scores or not stage.config["data"]["val"]
+    assert counts["data"] == len(composed.stages)
+    assert counts["features"] == (2 if path.stem.endswith("gan_x4") else 0)  # checked at the start, built at its turn

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sr_train.torch_files import read_tensors
+from sr_train.torch_files import TorchFileError, read_tensors, read_torch
 from sr_train.weights.file import load_weights
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}
@@ -29,7 +29,7 @@ class Harm:
 
 
 def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match=r"missing\.pth: there is no such file"):
+    with pytest.raises(TorchFileError, match=r"missing\.pth: there is no such file"):
         read_tensors(tmp_path / "missing.pth")
     contents = {
         "text.pth": b"hello",
@@ -38,10 +38,12 @@ def test_what_is_no_file_of_tensors_is_refused_by_name(tmp_path, capsys):
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: not a readable file of tensors"):
+        with pytest.raises(
+            TorchFileError, match=f"{name}: (not a readable safetensors file, nor one of torch|refused)"
+        ):
             read_tensors(tmp_path / name)
     torch.save({"a": Harm()}, tmp_path / "harm2.pth")
-    with pytest.raises(ValueError, match=r"harm2\.pth: not a readable"):
+    with pytest.raises(TorchFileError, match=r"harm2\.pth: refused: it holds more than tensors"):
         read_tensors(tmp_path / "harm2.pth")
     assert capsys.readouterr().out == ""
     torch.save([torch.ones(1)], tmp_path / "list.pth")
@@ -87,3 +89,28 @@ def test_a_web_address_is_wrong_by_itself(invoke, name):
     done = invoke(name, *typed[name])
     assert done.returncode == 2, done.stderr
     assert "https://example.org/a.pth: is a web address" in done.stderr
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_torch, load_weights])
+def test_every_reader_checks_the_archive(tmp_path, read):
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.arange(500.0)}, path)
+    whole = path.read_bytes()
+    at = whole.index(torch.arange(100.0, 110.0).numpy().tobytes())
+    for content, message in {
+        whole[: len(whole) // 2]: "damaged or cut short",
+        whole[:at] + b"x" + whole[at + 1 :]: "damaged: the checksum of",
+        b"": "is empty",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"x\.pth: {message}"):
+            read(path)
+
+
+def test_a_tensor_that_no_file_should_hold_is_named(tmp_path):
+    torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "x.pth")
+    with pytest.raises(TorchFileError, match="claim 4,000,000,000 bytes"):
+        read_tensors(tmp_path / "x.pth")
+    torch.save({"a": torch.zeros(2, 2).to_sparse()}, tmp_path / "x.pth")
+    with pytest.raises(TorchFileError, match=r"tensor a is of .*sparse"):
+        read_tensors(tmp_path / "x.pth")

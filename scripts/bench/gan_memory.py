@@ -162,7 +162,7 @@ def count(form: str, bf16: bool, args: argparse.Namespace) -> tuple[int, int]:
             loss.backward()
             optimizer.step()
             task.numbers.clear()
-            task._losses.clear()
+            task.guard.end()
             del batch, loss
     return before, live.most
 

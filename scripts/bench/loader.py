@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Values = dict[str, list[Any]]
 
 SCALE, LR_PATCH, BATCH = 2, 48, 16
@@ -58,7 +58,7 @@ ROWS: dict[str, tuple[str, int | None]] = {  # measurement -> name, pairs/s to r
 }
 
 
-def crops(files: list[Path]) -> Iterator[Image]:
+def crops(files: list[Path]) -> Iterator[Pixels]:
     """Endless crops [320, 480, 3] of photographs, each photograph in turn, portraits laid on their side."""
     from sr_train.data.images import read_image, to_rgb, to_uint8
 
@@ -75,7 +75,7 @@ def crops(files: list[Path]) -> Iterator[Image]:
             yield photograph[top : top + height, left : left + width]
 
 
-def mosaics(tiles: Iterator[Image]) -> Iterator[Image]:
+def mosaics(tiles: Iterator[Pixels]) -> Iterator[Pixels]:
     """Endless images [1356, 2040, 3], each of many crops side by side: the entropy of photographs, at full size."""
     columns, rows = (-(-large // small) for large, small in zip(COLD, HOT, strict=True))
     while True:
@@ -83,7 +83,7 @@ def mosaics(tiles: Iterator[Image]) -> Iterator[Image]:
         yield image[: COLD[1], : COLD[0]]
 
 
-def prepare(images: Iterator[Image], folder: Path, basicsr: str | None) -> None:
+def prepare(images: Iterator[Pixels], folder: Path, basicsr: str | None) -> None:
     """Write PNGs, our stores with and without LR, and BasicSR's two LMDBs below ``folder``."""
     from sr_train.data.degrade import reduce_image
     from sr_train.data.images import write_image

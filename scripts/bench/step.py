@@ -41,8 +41,8 @@ from torch.nn.functional import l1_loss
 
 from sr_train.batch import Batch, to_float
 from sr_train.tasks.base import SRTask
+from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import write_checkpoint
-from sr_train.training.speed import Record
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
 CHECKPOINT_EVERY, RECORD_EVERY = 1000, 100  # conf/train.yaml

@@ -7,7 +7,6 @@ from pathlib import Path
 from sr_train.cli.main import run
 from sr_train.config.compose import compose_command, expect
 from sr_train.console import UsageError, listed
-from sr_train.weights.open import full_arguments, load
 
 
 def convert(arguments: list[str]) -> int:
@@ -22,9 +21,10 @@ def convert(arguments: list[str]) -> int:
         )
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: is there already; name another, or give overwrite=true")
-    from sr_train.inference.network import scale_of
+    from sr_train.inference.network import recognized_as, scale_of
     from sr_train.weights.file import Weights, save_weights
     from sr_train.weights.network import build_network, one_scale
+    from sr_train.weights.open import full_arguments, load
 
     weights, file = load(source, allow=allow, scale=config["scale"])
     if config["scale"] is not None:
@@ -34,8 +34,8 @@ def convert(arguments: list[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(out, Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores))
     count = sum(p.numel() for p in network.parameters())
-    recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
-    print(f"{out}: {type(network).__name__} {listed(weights.scales)}, {count:,} parameters, from {file}{recognized}")
+    origin = f"{file}{recognized_as(weights)}"
+    print(f"{out}: {type(network).__name__} {listed(weights.scales)}, {count:,} parameters, from {origin}")
     return 0
 
 

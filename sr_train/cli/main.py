@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from sr_train.config.folders import conf_folder, groups, near, ours
 from sr_train.config.help import help_text, keys_of
-from sr_train.console import UsageError, explain, is_users_error, warned
+from sr_train.console import UsageError, explain, forget_warnings, is_users_error
 
 HELP = ("-h", "--help", "help")
 
@@ -68,7 +68,7 @@ def run(
     interrupted.
     """
     arguments = sys.argv[1:]
-    warned.clear()
+    forget_warnings()
     try:
         if any(a in HELP for a in arguments):
             from sr_train.config.help import topic_text

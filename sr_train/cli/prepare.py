@@ -101,13 +101,13 @@ def prepare(arguments: list[str]) -> int:
             print(f"{path}: {len(left_out)} bad images were left out when it was made: {names}", file=sys.stderr)
         print(f"{_describe(path)}; complete already, nothing to do")
         return _verify(path) if verify else 0
-    with _bar(len(builder.files), "headers") as bar:
+    with _bar(len(builder.inputs.files), "headers") as bar:
         estimate = builder.estimate(bar.update)
     print(
         f"{estimate.images} images, about {estimate.pixels / 1e6:,.1f} MB of pixels; {estimate.free / 1e9:,.1f} GB are free",
         flush=True,
     )
-    with _bar(len(builder.files), "pixels") as bar:
+    with _bar(len(builder.inputs.files), "pixels") as bar:
         report = builder.build(bar.update)
     for problem in report.skipped:
         print(f"left out: {problem}", file=sys.stderr)

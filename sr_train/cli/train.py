@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sr_train.cli.main import run
 from sr_train.config.folders import files_of
 from sr_train.config.help import header
-from sr_train.training.run import run_plan
-
-if TYPE_CHECKING:
-    from sr_train.config.plan import Plan
-
 
 _GROUPS = (
-    "experiment",
-    "model",
-    "task",
-    "optimizer",
-    "discriminator",
-    "loss",
-    "curve",
-    "data",
-    "sets",
-    "trainer",
-    "logger",
-    "callbacks",
-    "paths",
-)
+    "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "sets", "trainer", "logger",
+    "callbacks", "paths",
+)  # fmt: skip
 
-_HYDRA = ("-m", "--multirun", "--info", "-i", "-sc", "--shell-completion", "--hydra-help")
+_SWEEP = ("-m", "--multirun")
+
+_HYDRA = (*_SWEEP, "--info", "-i", "-sc", "--shell-completion", "--hydra-help")
 
 _CFG = ("--cfg", "-c", "--resolve")
 
@@ -46,29 +30,49 @@ def list_experiments() -> str:
 
 def train(arguments: list[str]) -> int:
     """Compose all stages, then run those that are open."""
+    options = {a.split("=")[0] for a in arguments}
     if not arguments:
         print(list_experiments())
         return 0
-    if any(a.split("=")[0] in _HYDRA for a in arguments):
-        from sr_train.training.sweep import run_hydra
+    if options.intersection(_SWEEP):
+        return _sweep(arguments)
+    if options.intersection(_HYDRA):
+        from sr_train.config.sweep import show_hydra
 
-        return run_hydra(arguments, run_plan)
+        show_hydra(arguments)
+        return 0
+    if options.intersection(_CFG):
+        print(_config_text(arguments))
+        return 0
+    from sr_train.config.plan import plan
+
+    composed = plan(arguments)
+    from sr_train.training.run import run_plan
+
+    return run_plan(composed, arguments)
+
+
+def _sweep(arguments: list[str]) -> int:
+    from sr_train.config.sweep import run_sweep
+    from sr_train.training.run import run_plan
+    from sr_train.training.sweep import SweepTable
+
+    table = SweepTable(run_plan)
+    run_sweep(arguments, table.run)
+    return table.finish()
+
+
+def _config_text(arguments: list[str]) -> str:
+    """Return the composed config of every selected stage as YAML."""
+    from omegaconf import OmegaConf
+
     from sr_train.config.plan import plan
 
     cfg = [i for i, a in enumerate(arguments) if a.split("=")[0] in _CFG]
-    if cfg:
-        rest = [a for i, a in enumerate(arguments) if i not in cfg and not (i - 1 in cfg and a in ("job", "all"))]
-        _print_config(plan(rest))
-        return 0
-    return run_plan(plan(arguments), arguments)
-
-
-def _print_config(composed: Plan) -> None:
-    from omegaconf import OmegaConf
-
-    for stage in composed.stages:
-        if stage.name in composed.selected:
-            print(f"# stage {stage.name}\n{OmegaConf.to_yaml(OmegaConf.create(stage.config))}")
+    rest = [a for i, a in enumerate(arguments) if i not in cfg and not (i - 1 in cfg and a in ("job", "all"))]
+    composed = plan(rest)
+    chosen = [stage for stage in composed.stages if stage.name in composed.selected]
+    return "\n".join(f"# stage {s.name}\n{OmegaConf.to_yaml(OmegaConf.create(dict(s.config)))}" for s in chosen)
 
 
 def main() -> None:

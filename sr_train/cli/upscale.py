@@ -9,32 +9,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
-from sr_train.config.compose import compose_command
+from sr_train.config.compose import compose_command, expect
 from sr_train.console import UsageError
-from sr_train.upscaling.clips import Settings, settings_of, upscale_clip
-from sr_train.upscaling.images import megapixels, upscale_job
-from sr_train.upscaling.inputs import Job, list_jobs
 
 if TYPE_CHECKING:
     from sr_train.inference.network import Network
+    from sr_train.upscaling.inputs import Job, Settings
 
 
-def _introduce(network: Network) -> str:
-    tiling = network.tiling
-    how = "whole images"
-    if tiling.tile is not None:
-        same = "as without tiles" if tiling.exact else f"blended over {2 * tiling.blend}: not exactly as without tiles"
-        how = f"tiles of {tiling.tile} LR pixels that overlap by {tiling.overlap} ({same})"
-    ensemble = f", ensemble of {8 if network.frames is None else 4}" if network.ensemble else ""
-    precision = "fp32" if network.precision == "32" else network.precision
-    return f"{network.name}: {how}, {precision}{ensemble}"
+def _settings(config: Mapping[str, Any]) -> Settings:
+    """Check and gather the keys. Raises UsageError."""
+    from sr_train.data.video.windows import check_padding
+    from sr_train.upscaling.encoder import Options
+    from sr_train.upscaling.inputs import Settings, image_suffix
+
+    try:
+        check_padding(str(config["padding"]))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    codec = expect(config, "codec", str, "auto or the name of an encoder, e.g. libx264")
+    quality = expect(config, "quality", (int, type(None)), "a whole number, or null for the codec's usual one")
+    preset = expect(config, "preset", (str, type(None)), "a name, e.g. slow, or null for the codec's usual one")
+    audio, skip, compare = (expect(config, k, bool, "true or false") for k in ("audio", "skip_existing", "compare"))
+    options = Options(codec, quality, preset)
+    suffix, shrink = image_suffix(config), config["tile"] == "auto"
+    return Settings(options, audio, str(config["padding"]), suffix, skip, compare, shrink)
 
 
 def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
     """Everything that can be checked before the work."""
     from sr_train.inference.network import open_network
+    from sr_train.upscaling.encoder import check_options
+    from sr_train.upscaling.inputs import list_jobs
 
-    settings = settings_of(config)
+    settings = _settings(config)
     if not Path(str(config["input"])).exists():
         raise FileNotFoundError(f"{config['input']}: there is no such file or folder")
     if not Path(str(config["input"])).is_dir():
@@ -42,8 +50,6 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
     network = open_network(config, str(config["weights"]))
     jobs = list_jobs(config, network.frames)
     if settings.suffix is None and any(job.kind == "film" for job in jobs):
-        from sr_train.upscaling.film_writer import check_options
-
         try:
             check_options(settings.options)
         except ValueError as error:
@@ -53,36 +59,38 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
     return jobs, network, settings
 
 
-def _is_there(job: Job, settings: Settings) -> bool:
-    """Whether it is finished: folders of frames are looked at frame by frame."""
-    return job.target.exists() and not (job.kind == "clip" or (job.kind == "film" and settings.suffix is not None))
-
-
 def upscale(arguments: list[str]) -> int:
     """Upscale every image, film and clip; those that fail are reported, and the exit code says that there are some."""
     config = compose_command("upscale", arguments)
-    jobs, network, settings = _prepare(config)
-    print(_introduce(network), flush=True)
     from tqdm import tqdm
 
+    from sr_train.upscaling.clips import upscale_clip
+    from sr_train.upscaling.images import megapixels, upscale_file
+
+    jobs, network, settings = _prepare(config)
+    print(network.description, flush=True)
     problems: list[str] = []
     made = 0
     if settings.skip:
-        there = [job for job in jobs if _is_there(job, settings)]
-        jobs = [job for job in jobs if not _is_there(job, settings)]
+        there = [job for job in jobs if job.is_finished(settings.suffix)]
+        jobs = [job for job in jobs if not job.is_finished(settings.suffix)]
         if there:
             print(f"{len(there)} {_noun(there)} are there already, and left as they are")
     total = round(megapixels(jobs), 6)
     quiet = not sys.stderr.isatty() or not total
     layout = "{percentage:3.0f}% {bar} {n:.2f}/{total:.2f} MP [{elapsed}<{remaining}] {postfix}"
     with tqdm(total=total, file=sys.stderr, disable=quiet, bar_format=layout) as bar:
+
+        def tell(text: str) -> None:
+            bar.write(text, sys.stderr)
+
         for job in jobs:
             bar.set_postfix_str(job.source.name)
             try:
                 if job.kind == "image":
-                    done = upscale_job(job, network, settings, bar=bar)
+                    done = upscale_file(job, network, settings, bar, tell)
                 else:
-                    done = upscale_clip(job, network, settings, bar)
+                    done = upscale_clip(job, network, settings, tell)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
@@ -95,7 +103,7 @@ def upscale(arguments: list[str]) -> int:
                 made += 1
                 bar.write(done, sys.stdout)
                 continue
-            bar.write(f"sr-upscale: {problems[-1]}", sys.stderr)
+            tell(f"sr-upscale: {problems[-1]}")
     if problems:
         shown = "\n  ".join(problems)
         print(f"sr-upscale: error: {len(problems)} of {len(jobs)} {_noun(jobs)} failed:\n  {shown}", file=sys.stderr)

@@ -113,7 +113,7 @@ def _group_text(command: str, group: str) -> str:
         shown = [row._replace(key=f"{node}.{row.key}") for row in rows if row.key not in ("_target_", "_partial_")]
         lines += [f"{group}={file.stem}  {_title(file)}".rstrip(), *_table(shown)]
         lines += [f"  and the keys of {group}={name}" for name in _defaults(file)]
-        lines += [f"  and the other arguments of {target}"] if target else []
+        lines += [f"  and the other arguments of {target}"] if target not in ("", "???") else []
         lines.append("")
     return "\n".join(lines).rstrip()
 
@@ -154,8 +154,8 @@ def _node(file: Path, group: str) -> str:
 
 def _defaults(file: Path) -> list[str]:
     """Other options of the group that a file starts from: ``defaults: [base]``."""
-    found = re.search(r"^defaults: *\[(.*)\]", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return [name.strip() for name in found[1].split(",")] if found else []
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

@@ -27,10 +27,10 @@ from sr_train.console import ConfigError
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run of a plan; ``config`` is plain and resolved."""
+    """One training run of a plan; ``config`` is plain, resolved and never changed."""
 
     name: str
-    config: dict[str, Any]
+    config: Mapping[str, Any]
 
     @property
     def scales(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
@@ -122,6 +123,11 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of a callable's or constructor's parameters; empty where they cannot be resolved."""
     function = target.__init__ if isinstance(target, type) else target
     try:
-        return typing.get_type_hints(function)
+        hints = typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError):
-        return {}
+        hints = {}
+    stated = getattr(target, "__signature__", None)  # of a class that passes ``**options`` on
+    if isinstance(stated, inspect.Signature):
+        known = {n: p.annotation for n, p in stated.parameters.items() if p.annotation is not p.empty}
+        hints |= {n: hint for n, hint in known.items() if not isinstance(hint, str)}
+    return hints

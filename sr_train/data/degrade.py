@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.resampling import Arithmetic, apply_taps, imresize, reduce_taps, round_half_up
-
-Image = NDArray[Any]
 
 
 def modcrop(image: Image, scale: int) -> Image:

@@ -17,19 +17,21 @@ from typing import Any, NamedTuple, cast
 import cv2
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.files import write_bytes
-
-Image = NDArray[Any]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of some phones, as well
 
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
 
 _ORIENTATION = 0x0112  # EXIF: 1 upright ... 8
+
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 _MANY = 20  # this many names of a longer list are printed
 
@@ -102,9 +104,11 @@ def _header(path: Path, image: PIL.Image.Image) -> Header:
     return Header(image.height, image.width, count, np.dtype(np.uint16 if deep else np.uint8))
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, count: int = -1) -> bytes:
+    """The first ``count`` bytes of a file, or all."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(count)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -113,12 +117,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Size, channels and depth of an image file, without decoding it. Raises ImageError naming the file."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(1 << 16)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        return _header(path, _open(path, start))
+        return _header(path, _open(path, _bytes(path, 1 << 16)))
     except ImageError:  # a TIFF's directory may stand at its end, a JPEG's size behind a large thumbnail
         return _header(path, _open(path, _bytes(path)))
 
@@ -171,7 +170,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: corrupt or truncated image: {_reason(error)}") from None
     if pixels is None:
         raise ImageError(f"{path}: corrupt or truncated image ({image.format}, {header.width}x{header.height})")
-    if pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.dtype not in _DTYPES:
         raise ImageError(f"{path}: holds {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
@@ -181,8 +180,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
 
 def _swap_red_blue(pixels: Image) -> Image:
     """BGR(A) to RGB(A) and back; a channel axis for grey."""
-    if pixels.ndim == 2:
-        return pixels[..., None]
+    pixels = np.atleast_3d(pixels)
     if pixels.shape[2] == 1:
         return pixels
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
@@ -190,8 +188,7 @@ def _swap_red_blue(pixels: Image) -> Image:
 
 def read_image(path: str | os.PathLike[str]) -> Image:
     """Read an image file as [H, W, C] uint8 or uint16, C = 1, 3 (RGB) or 4 (RGBA). Raises ImageError naming the file."""
-    path = Path(path)
-    return decode_image(_bytes(path), path)
+    return decode_image(_bytes(Path(path)), path)
 
 
 def read_upright(path: str | os.PathLike[str]) -> Image:
@@ -203,7 +200,7 @@ def read_upright(path: str | os.PathLike[str]) -> Image:
         turned = int(_open(path, data).getexif().get(_ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError):  # a damaged tag turns nothing
         return pixels
-    pixels = pixels.swapaxes(0, 1) if turned in (5, 6, 7, 8) else pixels
+    pixels = np.swapaxes(pixels, 0, 1) if turned in (5, 6, 7, 8) else pixels
     vertical, horizontal = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
     return np.ascontiguousarray(pixels[:: -1 if vertical else 1, :: -1 if horizontal else 1])
 
@@ -212,7 +209,7 @@ def encode_image(image: Image, suffix: str) -> bytes:
     """Encode [H, W, C] (or [H, W]) for a file name's suffix; png, bmp, webp and tiff without loss, jpg at quality 95."""
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in (np.uint8, np.uint16):
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in _DTYPES:
         raise ValueError(f"an image is [H, W, 1|3|4] uint8 or uint16, not {image.dtype} {image.shape}")
     suffix = suffix.lower()
     if suffix not in SUFFIXES:
@@ -221,13 +218,13 @@ def encode_image(image: Image, suffix: str) -> bytes:
         raise ValueError(f"{suffix} holds 8 bits, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (".jpg", ".jpeg", ".bmp"):
         raise ValueError(f"{suffix} holds no alpha: write .png, .webp or .tiff")
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if "jp" in suffix else []
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else options
+    options = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3], ".jpg": _JPEG, ".jpeg": _JPEG}.get(suffix, [])
     try:
         if suffix == ".webp":  # OpenCV's loses the colours of transparent pixels
             out = io.BytesIO()
-            rgb = to_rgb(image) if image.shape[2] == 1 else image
-            PIL.Image.fromarray(rgb).save(out, "WEBP", lossless=True, exact=True)
+            PIL.Image.fromarray(to_rgb(image) if image.shape[2] == 1 else image).save(
+                out, "WEBP", lossless=True, exact=True
+            )
             return out.getvalue()
         done, data = cv2.imencode(suffix, _swap_red_blue(image), options)
     except (cv2.error, ValueError, OSError) as error:
@@ -254,6 +251,11 @@ def to_uint8(image: Image) -> Image:
     return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
+def to_real(image: Image) -> Image:
+    """Any depth -> float32 in [0, 1]."""
+    return image if image.dtype == np.float32 else image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
 def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
     """Every image file below a folder, sorted; hidden files and folders are passed over. ``suffixes`` says what they are.
 
@@ -277,11 +279,9 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
             folders.clear()
             continue
         visited.add(identity)
-        for name in sorted(files):
-            path = Path(root, name)
-            if not name.startswith(".") and path.suffix.lower() in suffixes:
-                found.append(path)
-    foreign = [str(p).encode("utf-8", "backslashreplace").decode() for p in found if not _is_text(str(p))]
+        paths = [Path(root, name) for name in sorted(files) if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes]
+    foreign = [name for p in found if (name := str(p).encode("utf-8", "backslashreplace").decode()) != str(p)]
     if foreign:
         raise BadFilesError(
             f"{folder}: names that are not UTF-8; rename these files (convmv -f latin1 -t utf8)", foreign
@@ -289,14 +289,6 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
     if not found:
         raise ValueError(f"{folder}: no {what} in it or below it ({', '.join(suffixes)})")
     return sorted(found)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:

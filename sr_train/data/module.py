@@ -13,6 +13,7 @@ from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.pairs import Pairs, check_shared
+from sr_train.data.sources import check_source
 from sr_train.data.video.sets import is_clip_set, open_set
 
 
@@ -116,19 +117,8 @@ class SRData(L.LightningDataModule):
         )
 
     def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        if not isinstance(spec, Mapping):
-            raise ValueError(f"{where}={spec!r}: a source is {{hr: ..., lr: ..., weight: ...}}")
-        unknown = set(spec) - {"hr", "lr", "weight"}
-        if unknown or "hr" not in spec:
-            raise ValueError(f"{where}: a source is {{hr: ..., lr: ..., weight: ...}}; got {dict(spec)}")
-        weight = spec.get("weight")
-        if not isinstance(spec["hr"], str) or not isinstance(spec.get("lr"), str | Mapping | None):
-            raise ValueError(
-                f"{where}: hr and lr are folders, stores or toy:NAMES (lr: null makes LR from HR); got {dict(spec)}"
-            )
-        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
-            raise ValueError(f"{where}: weight={weight!r}: expected a positive number")
-        return Pairs(spec["hr"], lr=spec.get("lr"), **options)
+        given = check_source(where, spec, {"hr", "lr", "weight"})
+        return Pairs(given["hr"], lr=given.get("lr"), **options)
 
     def _draws(self) -> Draws:
         return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage)

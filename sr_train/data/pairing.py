@@ -120,7 +120,8 @@ def _by_beginning(
     begun: Mapping[str, Mapping[str, str]],
 ) -> Paired:
     """Pairs by the only name that begins with a stem, if all of these end alike."""
-    names, problems, endings = dict(found), _shared(found), {}
+    names, problems = dict(found), _shared(found)
+    endings: dict[str, str] = {}
     for stem, looked in rest.items():
         options = begun.get(stem, {})
         if not options:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from sr_train.batch import Image
 from sr_train.data.degrade import reduce_window
+from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_rgb
-from sr_train.data.sources import Image, Source, at_scale, lr_source, open_source
+from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
 from sr_train.data.store.format import StoreError
 from sr_train.resampling import check_arithmetic
 
@@ -68,7 +70,7 @@ class Pairs:
         BadFilesError: with every image at once whose LR is missing or of the wrong size.
     """
 
-    unit = "images"  #: what is counted
+    unit = sized = "images"  #: see :class:`.dataset.TrainSource`
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Pairs:
         self.scale = scale
         self.arithmetic = arithmetic
         self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        self.name = self.hr.name
         names = hr_names(self.hr.keys)
         if not names:
             raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
@@ -102,13 +105,13 @@ class Pairs:
 
     def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
         if isinstance(lr, Mapping):
-            if not all(str(k).isdigit() and isinstance(v, str) for k, v in lr.items()):
+            if not all(str(k).isdigit() and isinstance(v, str) for k, v in cast("Mapping[object, object]", lr).items()):
                 raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
             lr = {int(scale): where for scale, where in lr.items()}
             if self.scale not in lr:
                 raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
             lr = lr[self.scale]
-        return lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
+        return open_lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
 
     def _match(self, names: Mapping[str, int]) -> None:
         assert self.lr is not None
@@ -162,23 +165,24 @@ class Pairs:
         height, width, _ = self.hr.shape(self._hr_index[index])
         return height, width
 
-    def clip(self, index: int) -> str:
-        """The clip whose scores are averaged first: an image stands for itself."""
-        return ""
-
-    def window(self, index: int) -> list[int]:
-        """Numbers of the frames that are seen; none: an image is no frame."""
-        return []
-
-    def centred(self, index: int) -> bool:
-        """Whether protocols that score centre frames alone take this one: every image."""
-        return True
+    def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        """(name, LR (h, w)) of every image."""
+        return ((key, self.lr_size(i)) for i, key in enumerate(self.keys))
 
     def used(self) -> Iterator[tuple[Source, list[int]]]:
         """The sources, and which of their images are used."""
         yield self.hr, self._hr_index
         if self.lr is not None:
             yield self.lr, self._lr_index
+
+    def place(self, index: int, words: Sequence[int], size: int) -> tuple[int, int]:
+        """(top, left) in LR pixels of a patch of ``size``, chosen by the first two of the uniform 64-bit ``words``."""
+        height, width = self.lr_size(index)
+        return below(words[0], height - size + 1), below(words[1], width - size + 1)
+
+    def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image, Image, str]:
+        """(LR patch, HR patch, key) at the place that ``words`` choose, see :class:`.dataset.TrainSource`."""
+        return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
         """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from numpy.typing import NDArray
-
+from sr_train.batch import Image
 from sr_train.data.images import list_images, read_header, read_image
 from sr_train.data.store.format import StoreError, is_store
 from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
 from sr_train.data.video.toy_clips import ToyClips
-
-Image = NDArray[Any]
 
 
 class Source(Protocol):
@@ -113,7 +110,7 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
     return FileSource(list_images(text), name=text, cache=cache)
 
 
-def lr_source(where: str, scale: int, *, cache: bool) -> Source:
+def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
     """An LR source; of a store that holds LR beside HR, the LR of this scale."""
     if is_store(where):
         store = Store(where)
@@ -130,3 +127,32 @@ def lr_source(where: str, scale: int, *, cache: bool) -> Source:
 def at_scale(where: str, scale: int) -> str:
     """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``."""
     return where.replace("{scale}", str(scale))
+
+
+def check_source(
+    where: str,
+    spec: object,
+    keys: set[str],
+    *,
+    what: str = "a source",
+    places: str = "folders, stores or toy:NAMES",
+) -> dict[str, Any]:
+    """Return a source as YAML states it, ``{hr: ..., lr: ..., weight: ...}``, or raise ValueError.
+
+    Args:
+        where: its place in the config.
+        spec: what stands there.
+        keys: its keys.
+        what: what it is, in messages.
+        places: what ``hr`` and ``lr`` may be, in messages.
+    """
+    given = dict(cast("Mapping[str, Any]", spec)) if isinstance(spec, Mapping) else {}
+    if set(given) - keys or "hr" not in given:
+        shown = ", ".join(f"{key}: ..." for key in ("hr", "lr", *sorted(keys - {"hr", "lr"})))
+        raise ValueError(f"{where}: {what} is {{{shown}}}; got {given or spec!r}")
+    if not isinstance(given["hr"], str) or not isinstance(given.get("lr"), str | Mapping | None):
+        raise ValueError(f"{where}: hr and lr are {places} (lr: null makes LR from HR); got {given}")
+    weight = given.get("weight")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
+        raise ValueError(f"{where}: weight={weight!r}: expected a positive number")
+    return given

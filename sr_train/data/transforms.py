@@ -20,7 +20,7 @@ def _flip(x: ArrayOrTensor, axis: int) -> ArrayOrTensor:
 
 
 def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
-    return cast("ArrayOrTensor", x.swapaxes(-1, -2))
+    return cast("ArrayOrTensor", cast("Any", x).swapaxes(-1, -2))
 
 
 def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Image = NDArray[Any]
+from sr_train.batch import Image
 
 _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 

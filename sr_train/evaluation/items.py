@@ -1,12 +1,15 @@
-"""Networks and finished images that are scored against the images of a set."""
+"""Images that are scored: the outputs of networks, or finished images, each with its HR."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from sr_train.console import UsageError
 from sr_train.data.dataset import EvalImages, EvalSet
@@ -16,7 +19,7 @@ from sr_train.data.pairs import Pairs, hr_names
 from sr_train.data.sources import Source, at_scale, open_source
 from sr_train.data.video.clips import select, shown_clip, split_key
 from sr_train.data.video.sets import clip_names, is_clip_set, open_set
-from sr_train.evaluation.scores import short_names
+from sr_train.evaluation.scores import Scores, short_names
 from sr_train.inference.network import Network, open_network, scale_of
 
 
@@ -28,6 +31,15 @@ class Item(NamedTuple):
     compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: the results, one a column, and HR
     clip: str = ""  #: the clip whose scores are averaged first
     centred: bool = True  #: whether protocols take it that score the centre frames of clips alone
+
+
+class Outputs(NamedTuple):
+    """Images to be scored, one result for each column."""
+
+    columns: list[str]  #: short names, all different
+    titles: list[str]  #: what each stands for
+    scale: int
+    items: list[Item]
 
 
 def _set_name(folder: str) -> str:
@@ -79,11 +91,9 @@ def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted:
     return paired
 
 
-def _finished(config: Mapping[str, Any], scale: int) -> tuple[str, list[Item]]:
-    """Finished images and their HR, paired by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips.
-
-    Returns what stands for them in the table, and the images.
-    """
+def _finished(config: Mapping[str, Any]) -> Outputs:
+    """Finished images and their HR, paired by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips."""
+    scale = scale_of(config, (), "sr")
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
     where, _ = split_template(str(config["sr"]))
@@ -108,15 +118,16 @@ def _finished(config: Mapping[str, Any], scale: int) -> tuple[str, list[Item]]:
         items.append(Item(name, key, lambda n=found, i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centred))
     if problems:
         raise BadFilesError(f"{config['sr']}: {len(problems)} images cannot be scored against {config['hr']}", problems)
-    return f"{config['sr']}{f' (names continue with {paired.ending})' if paired.ending else ''}", items
+    ending = f" (names continue with {paired.ending})" if paired.ending else ""
+    return Outputs([str(config["sr"])], [f"{config['sr']}{ending}"], scale, items)
 
 
-def _tensor(source: Any, index: int) -> torch.Tensor:
+def _tensor(source: Source, index: int) -> torch.Tensor:
     return torch.from_numpy(to_uint8(to_rgb(source.read(index))).copy()).permute(2, 0, 1)
 
 
-def _networks(config: Mapping[str, Any]) -> list[Network]:
-    """One network for each of ``weights=``; all of one scale."""
+def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
+    """One network for each of ``weights=``, all of one scale."""
     given = config["weights"]
     sources = given if isinstance(given, list) else [given]
     if not sources or not all(isinstance(s, str) for s in sources):
@@ -132,39 +143,50 @@ def _networks(config: Mapping[str, Any]) -> list[Network]:
         listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
         raise ValueError(f"weights: networks of one scale can be compared, these are {listed}")
     own = {**config, "scale": next(iter(scales), config["scale"])}
-    return [networks[s] if s in networks else open_network(own, s) for s in sources]
+    return {s: networks[s] if s in networks else open_network(own, s) for s in sources}
 
 
-def outputs(config: Mapping[str, Any], *, centres: bool) -> tuple[list[str], list[str], int, list[Item]]:
-    """Names of the columns, what they stand for, the scale, and what computes each image; of clips only ``centres``?"""
-    if config["sr"] is not None:
-        scale = scale_of(config, (), "sr")
-        title, items = _finished(config, scale)
-        return [str(config["sr"])], [title], scale, [item for item in items if item.centred or not centres]
-    networks = _networks(config)
+def _computed(config: Mapping[str, Any]) -> Outputs:
+    """The outputs of ``weights=`` for the images of ``hr=`` and ``sets=``."""
+    opened = _networks(config)
+    networks = list(opened.values())
     scale = networks[0].scale
     # Windows of one length for each video network; an image network takes the centre frame of any. Widest first: where a
     # clip is too short for it, the error says so. Padding at a clip's ends depends on the length, so that none is cut out.
     lengths = sorted({n.frames for n in networks if n.frames is not None}, reverse=True) or [None]
     seen = {length: EvalImages(_sets(config, scale, length)) for length in lengths}
-    images = seen[lengths[0]]
+    widest = seen[lengths[0]]
 
-    def scored(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-        each = {length: of_length[index] for length, of_length in seen.items()}
-        widest = each[lengths[0]]
-        given = [each.get(network.frames, widest) for network in networks]
-        return [network(i.lr, i.window) for network, i in zip(networks, given, strict=True)], widest.hr
+    def compute(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        given = {length: images[index] for length, images in seen.items()}
+        own = [(n, given[n.frames if n.frames in given else lengths[0]]) for n in networks]
+        return [network.image(i.lr, i.window) for network, i in own], given[lengths[0]].hr
 
-    sources = config["weights"] if isinstance(config["weights"], list) else [config["weights"]]
-    return (
-        short_names(sources),
-        [network.name for network in networks],
-        scale,
-        [
-            Item(s, k, lambda i=i: scored(i), clip, centred)
-            for i, ((s, k), clip, centred) in enumerate(
-                zip(images.names(), images.clips(), images.centred(), strict=True)
-            )
-            if centred or not centres
-        ],
+    named = zip(widest.names(), widest.clips(), widest.centred(), strict=True)
+    items = [Item(*name, partial(compute, i), clip, centred) for i, (name, clip, centred) in enumerate(named)]
+    return Outputs(short_names(list(opened)), [n.name for n in networks], scale, items)
+
+
+def open_outputs(config: Mapping[str, Any], *, centres: bool) -> Outputs:
+    """Open what ``sr=`` or ``weights=`` names; with ``centres`` only the centre frames of clips. Nothing is computed yet."""
+    outputs = _finished(config) if config["sr"] is not None else _computed(config)
+    return outputs._replace(items=[item for item in outputs.items if item.centred or not centres])
+
+
+def score_all(outputs: Outputs, scores: Scores) -> None:
+    """Compute and score every image; what was scored before an error or Ctrl-C is written as well."""
+    shown = tqdm(
+        outputs.items,
+        desc="score",
+        unit="frame" if any(item.clip for item in outputs.items) else "image",
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
     )
+    try:
+        for item in shown:
+            results, hr = item.compute()
+            for column, sr in zip(outputs.columns, results, strict=True):
+                cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
+                scores.add(column, item.set, item.key, *cut, clip=item.clip, centred=item.centred)
+    finally:
+        scores.write()

@@ -12,6 +12,7 @@ from sr_train.data.video.windows import check_padding, padded_window
 from sr_train.inference.frame_features import FrameFeatures
 from sr_train.inference.images import super_resolve
 from sr_train.inference.tiling import Tiling
+from sr_train.models import contract
 
 
 class FewFramesError(ValueError):
@@ -80,7 +81,7 @@ def super_resolve_clip(
         ValueError: as :func:`windows` does.
     """
     options: dict[str, Any] = {"tiling": tiling, "ensemble": ensemble, "precision": precision, "done": done}
-    count = getattr(model, "frames", None)
+    count = contract.frames(model)
     if count is None:
         for frame in frames:
             yield super_resolve(model, frame, **options)

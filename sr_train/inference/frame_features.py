@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import nn
 
 from sr_train.devices import free_memory
-
-Levels = Mapping[str, torch.Tensor]
+from sr_train.models import contract
 
 
 class FrameFeatures:
     """What a network has found in single frames, for the next windows that hold them.
 
-    For networks with ``features(frames)`` and ``fuse(levels, centre frame)``: see :class:`sr_train.models.edvr.EDVR`.
+    For networks that are :class:`sr_train.models.contract.PerFrame`.
     The frames of the newest window are kept, for every tile and flip of it, as long as they take a quarter of the memory
     that was free: beyond, they are computed anew for each window.
 
@@ -26,18 +24,20 @@ class FrameFeatures:
     """
 
     def __init__(self, model: nn.Module, *, limit: int | None = None) -> None:
-        self.model = model
+        found = contract.per_frame(model)
+        assert found is not None, "the network gives no features of single frames"
+        self.model = found
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.limit = free_memory(device) // 4 if limit is None else limit
         self.computed = 0  #: how often features of a frame, or of a tile of it, were computed
         self._window: Sequence[Hashable] = ()
-        self._kept: dict[Hashable, dict[Hashable, dict[str, torch.Tensor]]] = {}
+        self._kept: dict[Hashable, dict[Hashable, contract.Levels]] = {}
         self._bytes = 0
 
     @staticmethod
     def serve(model: nn.Module) -> bool:
         """Whether a network can be asked for the features of a frame."""
-        return all(callable(getattr(model, name, None)) for name in ("features", "fuse")) and hasattr(model, "centre")
+        return contract.per_frame(model) is not None
 
     def begin(self, window: Sequence[Hashable]) -> None:
         """The next window holds these frames, whose features those of equal names are; the others are forgotten."""
@@ -47,16 +47,15 @@ class FrameFeatures:
 
     def __call__(self, x: torch.Tensor, place: Hashable) -> torch.Tensor:
         """The network's answer to the window in hand, [1, T, 3, h, w]; ``place`` tells its tiles and flips apart."""
-        model = cast("Any", self.model)
         found = [self._of_frame(x[:, t], name, place) for t, name in enumerate(self._window)]
-        levels: Levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
-        return model.fuse(levels, x[:, model.centre])
+        levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
+        return self.model.fuse(levels, x[:, self.model.centre])
 
-    def _of_frame(self, frame: torch.Tensor, name: Hashable, place: Hashable) -> dict[str, torch.Tensor]:
+    def _of_frame(self, frame: torch.Tensor, name: Hashable, place: Hashable) -> contract.Levels:
         places = self._kept.setdefault(name, {})
         if place in places:
             return places[place]
-        levels = cast("Any", self.model).features(frame)
+        levels = self.model.features(frame)
         self.computed += 1
         if self._bytes + _bytes(levels) <= self.limit:
             places[place] = levels
@@ -64,5 +63,5 @@ class FrameFeatures:
         return levels
 
 
-def _bytes(levels: Levels) -> int:
+def _bytes(levels: contract.Levels) -> int:
     return sum(x.numel() * x.element_size() for x in levels.values())

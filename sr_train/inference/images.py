@@ -12,12 +12,13 @@ from torch import nn
 from sr_train.batch import to_float
 from sr_train.devices import memory_is_full
 from sr_train.inference.frame_features import FrameFeatures
-from sr_train.inference.tiling import WHOLE, Tiling, attributes, is_too_large, packed, tiles_instead
+from sr_train.inference.tiling import WHOLE, Tiling, is_too_large, packed, tiles_instead
+from sr_train.models import contract
 
 
 def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
     """What a network takes of an image or a window: one that takes images is given the centre frame. Raises ValueError."""
-    frames = getattr(model, "frames", None)
+    frames = contract.frames(model)
     if frames is None:
         return lr if lr.ndim == 3 else lr[len(lr) // 2]
     if lr.ndim == 3 or len(lr) != frames:
@@ -32,7 +33,7 @@ def _run(
     """[1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; padded by mirroring, and cut
     back.
     """
-    scale, multiple = attributes(model)
+    scale, multiple = contract.scale(model), contract.multiple_of(model)
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down or right:
@@ -121,7 +122,7 @@ def super_resolve_bands(
         yield 0, compute(lr)
         done(height * width)
         return
-    scale, multiple = attributes(model)
+    scale, multiple = contract.scale(model), contract.multiple_of(model)
     rows, columns = (_cuts(size, tiling, multiple) for size in (height, width))
     carry = lr.new_empty((channels, 0, width * scale), dtype=torch.float32)
     for y0, y1 in rows:
@@ -160,7 +161,7 @@ class TilesIfNeeded:
         Raises:
             MemoryFullError: where not even the smallest tiles fit.
         """
-        scale = attributes(model)[0]
+        scale = contract.scale(model)
         height, width = lr.shape[-2:]
         least, known = self._cut.get(scale, (math.inf, WHOLE))
         tiling = known if height * width >= least else WHOLE

@@ -1,9 +1,8 @@
-"""The networks that a command was given: ``weights=``, ``device=``, ``tile=``, ``ensemble=``, ``precision=``."""
+"""A network that upscales images and clips, with the options that a command gives it."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,12 @@ from torch import nn
 
 from sr_train.config.compose import expect
 from sr_train.console import UsageError, listed
-from sr_train.devices import device_of, native_bf16, warn_of_emulation
+from sr_train.devices import device_of, inference_precision
+from sr_train.inference.clips import super_resolve_clip
 from sr_train.inference.frame_features import FrameFeatures
-from sr_train.inference.images import super_resolve
+from sr_train.inference.images import super_resolve, super_resolve_bands
 from sr_train.inference.tiling import (
+    WHOLE,
     MemoryFullError,
     TileError,
     Tiling,
@@ -24,20 +25,11 @@ from sr_train.inference.tiling import (
     smaller,
     whole_if_small,
 )
+from sr_train.models import contract
 from sr_train.models.bicubic import Bicubic
+from sr_train.weights.file import Weights
 from sr_train.weights.network import build_network, one_scale
 from sr_train.weights.open import load
-
-
-def take_less(network: Network, height: int, width: int, *, shrink: bool, bar: Any) -> None:
-    """Give a network tiles of half the side, if the side was ours to choose. Raises MemoryFullError."""
-    tiling = smaller(network.tiling, height, width) if shrink else None
-    if tiling is None:
-        raise MemoryFullError("the memory is full; give a smaller tile=") from None
-    bar.write(f"memory is full with tile={network.tiling.tile}: going on with tile={tiling.tile}", sys.stderr)
-    network.tiling = tiling
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
@@ -62,70 +54,122 @@ def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> in
 
 @dataclass
 class Network:
-    """A network that is ready to upscale, and how it shall."""
+    """A network that is ready to upscale, and the options it runs with."""
 
     model: nn.Module
     scale: int
     name: str  #: for the table
-    tiling: Tiling
-    ensemble: bool
-    precision: str
+    tiling: Tiling = WHOLE
+    ensemble: bool = False
+    precision: str = "32"
     _features: Any = field(default=None, init=False)
 
     @property
     def frames(self) -> int | None:
         """Frames of the window that a video network takes; None for images."""
-        return getattr(self.model, "frames", None)
+        return contract.frames(self.model)
 
-    def __call__(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
+    @property
+    def description(self) -> str:
+        """Name and options, in a line for the user."""
+        how = "whole images"
+        if self.tiling.tile is not None:
+            same = (
+                "as without tiles"
+                if self.tiling.exact
+                else f"blended over {2 * self.tiling.blend}: not exactly as without tiles"
+            )
+            how = f"tiles of {self.tiling.tile} LR pixels that overlap by {self.tiling.overlap} ({same})"
+        ensemble = f", ensemble of {8 if self.frames is None else 4}" if self.ensemble else ""
+        precision = "fp32" if self.precision == "32" else self.precision
+        return f"{self.name}: {how}, {precision}{ensemble}"
+
+    def _options(self, height: int, width: int) -> dict[str, Any]:
+        tiling = whole_if_small(self.tiling, height, width)
+        return {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
+
+    def image(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
         """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU.
 
-        ``window`` names the frames: what is found in one is kept for the next window that holds it.
+        ``window`` names the frames. Features of a frame are kept for the next window that holds it.
         """
-        tiling = whole_if_small(self.tiling, *lr.shape[-2:])
         features = None
         if window and self.frames is not None and FrameFeatures.serve(self.model):
             features = self._features = self._features or FrameFeatures(self.model)
             features.begin(window)
-        options: dict[str, Any] = {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
-        return super_resolve(self.model, lr, features=features, **options).cpu()
+        return super_resolve(self.model, lr, features=features, **self._options(*lr.shape[-2:])).cpu()
+
+    def bands(
+        self, lr: torch.Tensor, done: Callable[[int], object] = lambda pixels: None
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """[C, h, w] as for :meth:`image` -> (first row, [C, rows, scale w] in [0, 1]) from the top down.
+
+        ``done`` is called with the LR pixels of every finished tile.
+        """
+        return super_resolve_bands(self.model, lr, done=done, **self._options(*lr.shape[-2:]))
+
+    def clip(
+        self, frames: Iterable[torch.Tensor], *, height: int, width: int, padding: str = "reflection_circle"
+    ) -> Iterator[torch.Tensor]:
+        """Frames [C, height, width] as for :meth:`image` -> [C, scale height, scale width] in [0, 1] each.
+
+        A clip may have any length. ``padding`` stands for frames beyond its ends.
+        """
+        return super_resolve_clip(self.model, frames, padding=padding, **self._options(height, width))
 
 
-def _precision(config: Mapping[str, Any], device: torch.device) -> str:
-    precision = str(config.get("precision", "32"))
-    if precision not in ("32", "bf16", "auto"):
-        raise UsageError(f"precision={precision}: choose from 32, bf16, auto")
-    if precision == "auto":
-        return "bf16" if native_bf16(device.type) else "32"
-    if precision == "bf16":
-        warn_of_emulation("precision=bf16", device.type)
-    return precision
+def take_less(network: Network, height: int, width: int, *, shrink: bool, tell: Callable[[str], object]) -> None:
+    """Halve the side of a network's tiles after an image of height x width LR pixels did not fit into memory.
+
+    Args:
+        network: is changed.
+        height: of the image.
+        width: of the image.
+        shrink: the side was chosen automatically and may be changed.
+        tell: called with a sentence that names the new side.
+
+    Raises:
+        MemoryFullError: the user chose the side, or it cannot be smaller.
+    """
+    tiling = smaller(network.tiling, height, width) if shrink else None
+    if tiling is None:
+        raise MemoryFullError("the memory is full; give a smaller tile=") from None
+    tell(f"memory is full with tile={network.tiling.tile}: going on with tile={tiling.tile}")
+    network.tiling = tiling
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def recognized_as(weights: Weights) -> str:
+    """Return the key format that another program's file was recognized by, to be appended to its name; empty for ours."""
+    return "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
+
+
+def _open_bicubic(config: Mapping[str, Any]) -> tuple[nn.Module, int, str]:
+    scale, arithmetic = scale_of(config, (), "bicubic"), config.get("arithmetic", "float")
+    return Bicubic(scale=scale, arithmetic=arithmetic), scale, f"bicubic x{scale} ({arithmetic})"
+
+
+def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, int, str]:
+    allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
+    if not all(isinstance(package, str) for package in allow):
+        raise UsageError(f"allow={allow}: expected names of packages")
+    weights, file = load(source, allow=allow, scale=config["scale"])
+    scale = scale_of(config, weights.scales, source)
+    weights = one_scale(weights, scale, where=str(file), allow=allow)
+    model = build_network(weights, where=str(file), allow=allow)
+    return model, scale, f"{file} (x{scale}{recognized_as(weights)})"
 
 
 def open_network(config: Mapping[str, Any], source: str) -> Network:
     """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
-    try:  # before a network is read
-        check_sides(config["tile"], config["overlap"])
-    except TileError as error:
-        raise UsageError(str(error)) from None
-    device = device_of(str(config["device"]))
-    ensemble = expect(config, "ensemble", bool, "true or false")
-    precision = _precision(config, device)
-    if source == "bicubic":
-        scale = scale_of(config, (), source)
-        model: nn.Module = Bicubic(scale=scale, arithmetic=config.get("arithmetic", "float"))
-        name = f"bicubic x{scale} ({config.get('arithmetic', 'float')})"
-    else:
-        allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
-        if not all(isinstance(package, str) for package in allow):
-            raise UsageError(f"allow={allow}: expected names of packages")
-        weights, file = load(source, allow=allow, scale=config["scale"])
-        scale = scale_of(config, weights.scales, source)
-        weights = one_scale(weights, scale, where=str(file), allow=allow)
-        model = build_network(weights, where=str(file), allow=allow).to(device)
-        recognized = "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
-        name = f"{file} (x{scale}{recognized})"
     try:
+        check_sides(config["tile"], config["overlap"])  # before a network is read
+        device = device_of(str(config["device"]))
+        ensemble = expect(config, "ensemble", bool, "true or false")
+        precision = inference_precision(str(config.get("precision", "32")), device.type)
+        model, scale, name = _open_bicubic(config) if source == "bicubic" else _open_weights(config, source)
+        model = model.to(device)
         tiling = plan_tiles(model, tile=config["tile"], overlap=config["overlap"])
     except TileError as error:
         raise UsageError(str(error)) from None

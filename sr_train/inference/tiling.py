@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_train.devices import free_memory, memory_is_full
+from sr_train.models import contract
 
 _EXACT_UP_TO = 96  # LR pixels: a wider receptive field is cut, and the tiles are blended
 
@@ -42,17 +43,6 @@ class Tiling(NamedTuple):
 WHOLE = Tiling(None, 0, 0, True)
 
 
-def attributes(model: nn.Module) -> tuple[int, int]:
-    """``scale`` and ``multiple_of`` that a network states."""
-    return int(getattr(model, "scale")), int(getattr(model, "multiple_of"))  # noqa: B009 - any nn.Module
-
-
-def _probe(model: nn.Module, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """A black input of a network: [1, 3, h, w], or [1, T, 3, h, w]."""
-    frames = getattr(model, "frames", None)
-    return torch.zeros((1, *(() if frames is None else (frames,)), 3, height, width), device=device)
-
-
 def packed(x: torch.Tensor) -> torch.Tensor:
     """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
     return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
@@ -65,15 +55,15 @@ def receptive_radius(model: nn.Module) -> int | None:
     Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
     A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
     """
-    if getattr(model, "reaches_anywhere", False):
+    if contract.reaches_anywhere(model):
         return None
-    scale, multiple = attributes(model)
+    scale, multiple = contract.scale(model), contract.multiple_of(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     height = math.ceil(8 / multiple) * multiple
     width = 64
     while width <= _WIDEST:
         wide = math.ceil(width / multiple) * multiple
-        strip = _probe(model, height, wide, device)
+        strip = torch.zeros(contract.input_shape(model, height, wide), device=device)
         middle = wide // 2 // multiple * multiple
         strip[..., middle] = math.nan
         with torch.autocast(strip.device.type, enabled=False):
@@ -117,10 +107,10 @@ class _Peak(TorchDispatchMode):
 @torch.inference_mode()
 def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
     """Memory that the network's own tensors take at their peak, in bytes per LR pixel."""
-    _, multiple = attributes(model)
+    multiple = contract.multiple_of(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
-    x = packed(_probe(model, side, side, device))
+    x = packed(torch.zeros(contract.input_shape(model, side, side), device=device))
     with torch.autocast(device.type, enabled=False), _Peak() as peak:
         model(x)
     return peak.peak / side**2
@@ -160,7 +150,7 @@ def plan_tiles(
     Raises:
         TileError: with what was given and what can be used.
     """
-    _, multiple = attributes(model)
+    multiple = contract.multiple_of(model)
     check_sides(tile, overlap)
     if tile is None:
         return WHOLE

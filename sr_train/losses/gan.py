@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,9 +12,9 @@ from sr_train.losses.weighted import Parts, check_weights, weighted_sum
 
 
 class Adversarial(Protocol):
-    """What :mod:`sr_train.losses.adversarial` has."""
+    """Adversarial terms on logits [B, 1], e.g. one of :mod:`sr_train.losses.adversarial`. Each method returns a scalar."""
 
-    needs_real: bool
+    needs_real: bool  #: whether G's term needs the logits of HR; without it they may be ``None``
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
         """G's term."""
@@ -26,6 +26,26 @@ class Adversarial(Protocol):
 
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
         """Share of the images that D is right about."""
+        ...
+
+
+@runtime_checkable
+class AdversarialLoss(Protocol):
+    """A loss for two networks, as ``task=gan`` needs it, e.g. :class:`GANLoss`. Parts are for the logs, detached."""
+
+    @property
+    def needs_real(self) -> bool:
+        """Return true if G's loss needs the logits of HR."""
+        ...
+
+    def generator(
+        self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, Parts]:
+        """[B, 3, H, W] twice and logits [B, 1] -> G's loss, a scalar, and its parts."""
+        ...
+
+    def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
+        """Logits [B, 1] of HR and of detached SR -> D's loss, a scalar, and its parts, ``accuracy`` among them."""
         ...
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-class Extractor(Protocol):
-    """What gives the features, e.g. ``sr_train.models.features.FeatureExtractor``."""
-
-    channels: dict[str, int]  #: of each layer it gives
-
-    def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[B, 3, H, W] in [0, 1] -> {layer: [B, c, H', W']}."""
-        ...
+from sr_train.batch import Extractor
 
 
 class PerceptualLoss(nn.Module):

@@ -14,6 +14,6 @@ def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
     """
     if image.shape[-3] != 3:
         raise ValueError(f"luma needs RGB, [..., 3, H, W], not {tuple(image.shape)}")
-    red, green, blue = image.double().split(1, dim=-3)
+    red, green, blue = torch.split(image.double(), 1, dim=-3)
     y = 16 + (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue) / 255
     return torch.floor(y + 0.5) if rounded else y

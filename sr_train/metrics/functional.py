@@ -57,7 +57,7 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
         raise ValueError(f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels inside the border, got {tuple(a.shape[-2:])}")
     offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    kernel = (weights / weights.sum()).tolist()
+    kernel = [float(weight) for weight in weights / weights.sum()]
     a, b = a.double(), b.double()
     moments = torch.stack([a, b, a * a, b * b, a * b])
     mean_a, mean_b, square_a, square_b, product = _blur(_blur(moments, kernel, -2), kernel, -1)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import nn
 
+from sr_train.batch import Extractor
 from sr_train.metrics.functional import quantize
-from sr_train.torch_files import read_tensors
+from sr_train.torch_files import TorchFileError, read_tensors
 
 _EPS = 1e-10  # in the norm, as the authors have it
 
@@ -24,17 +25,6 @@ VERSIONS = {
     "802a0d39d1003f9c": "0.0",
     "23355511dde22323": "0.0",
 }
-
-
-class Extractor(Protocol):
-    """What gives the features, e.g. ``sr_train.models.features.FeatureExtractor``."""
-
-    channels: dict[str, int]  #: of each layer it gives
-    minimum: int  #: shortest side of an image
-
-    def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[B, 3, H, W] in [0, 1], normalized inside with ImageNet's mean and deviation -> {layer: [B, c, H', W']}."""
-        ...
 
 
 def digest(vectors: Sequence[torch.Tensor]) -> str:
@@ -50,7 +40,7 @@ def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
     where = weights
     try:
         state = read_tensors(weights)
-    except (OSError, ValueError) as error:
+    except TorchFileError as error:
         raise ValueError(
             f"{error}. It should hold LPIPS v0.1's lin layers: alex.pth or vgg.pth of the lpips package"
         ) from None
@@ -58,7 +48,7 @@ def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
     expected = [f"lin{i}.model.1.weight" for i in range(len(channels))]
     if sorted(names) != sorted(expected):
         raise ValueError(f"{where}: has {names or 'no lin layers'}; for {len(channels)} layers expected {expected}")
-    vectors = [state[name].flatten().float() for name in expected]
+    vectors = [state[name].flatten().to(torch.float32, copy=True) for name in expected]  # not mapped to the file
     for vector, (layer, count) in zip(vectors, channels.items(), strict=True):
         if len(vector) != count:
             raise ValueError(
@@ -131,4 +121,5 @@ class LPIPS(nn.Module):
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
     """Each pixel's feature vector at length one."""
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPS)
+    length = cast("torch.Tensor", torch.linalg.vector_norm(x, dim=1, keepdim=True))  # pyright: ignore[reportUnknownMemberType]
+    return x / (length + _EPS)

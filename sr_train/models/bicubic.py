@@ -29,5 +29,5 @@ class Bicubic(nn.Module):
         if self.arithmetic == "float":
             return imresize_torch(lr.double(), self.scale).clamp(0, 1)
         pixels = torch.floor(lr.double() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        large = [torch.from_numpy(imresize(p, self.scale, arithmetic=self.arithmetic)) for p in pixels]
+        large = [torch.as_tensor(imresize(p, self.scale, arithmetic=self.arithmetic)) for p in pixels]
         return torch.stack(large).permute(0, 3, 1, 2).to(lr.device).double() / 255

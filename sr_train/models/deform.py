@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torchvision.ops import deform_conv2d
+from torchvision.ops import deform_conv2d  # pyright: ignore[reportMissingTypeStubs]
 
 Way = Literal["auto", "torchvision", "sampling"]
 
@@ -178,6 +178,8 @@ def deformable_conv(
     """
     dtype = offset.dtype if dtype is None else dtype
     if way == "torchvision" or (way == "auto" and x.is_cuda):
+        # pyright: ignore[reportMissingTypeStubs]
+
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)

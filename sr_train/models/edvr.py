@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sr_train.models.contract import Levels
 from sr_train.models.deform import Way
 from sr_train.models.layers import ResidualBlock, enlarged, frames_joined, leaky, scaled_kaiming_
 from sr_train.models.pcd import PCDAlignment
 from sr_train.models.tsa import TSAFusion
-
-Levels = Mapping[str, torch.Tensor]
 
 _LOST = 0.5  # of the maps' shorter side: see EDVR.alarm
 
@@ -143,7 +140,7 @@ class EDVR(nn.Module):
         if lr.dim() != 5 or lr.shape[1] != self.frames:
             raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], not {list(lr.shape)}")
         levels = self.features(lr.flatten(0, 1))
-        return self.fuse({k: x.unflatten(0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.centre])
+        return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.centre])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """Features of single frames, [N, 3, h, w], on three scales: l1, l2, l3, [N, channels, h / 2^i, w / 2^i].

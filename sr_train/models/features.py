@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.torch_files import read_tensors
+from sr_train.torch_files import TorchFileError, read_tensors
 
 # LPIPS' scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) is the same map, said of [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
@@ -54,7 +54,8 @@ def _layers_of(network: str) -> list[_Layer]:
         ]  # fmt: skip
     if network not in _BLOCKS:
         raise ValueError(f"network={network!r}: choose from {', '.join(FILES)}")
-    layers, before = [], 3
+    layers: list[_Layer] = []
+    before = 3
     for block, convolutions in enumerate(_BLOCKS[network], start=1):
         for i in range(1, convolutions + 1):
             after = min(64 * 2 ** (block - 1), 512)
@@ -102,7 +103,7 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
     path = _file(network, weights)
     try:
         state = read_tensors(path)
-    except (OSError, ValueError) as error:
+    except TorchFileError as error:
         raise FeatureError(f"{network}: {error}. It should be {FILES[network]} (from {_SITE})") from None
     prefix = "features." if any(name.startswith("features.") for name in state) else ""
     found: dict[str, torch.Tensor] = {}
@@ -131,11 +132,6 @@ def _names(layers: Layers) -> list[str]:
     if isinstance(layers, Mapping):
         return [name for name, weight in layers.items() if weight is not None]
     return list(layers)
-
-
-def check_weights(*, network: str, layers: Layers, weights: str | None = None) -> None:
-    """Raise what :class:`FeatureExtractor` would with these arguments, and download what it would: for before a run."""
-    _read(network, _needed(network, _names(layers)), weights)
 
 
 class FeatureExtractor(nn.Module):

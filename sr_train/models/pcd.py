@@ -17,10 +17,10 @@ def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor)
 
     The reference's half is the same for all frames of a clip and computed once.
     """
-    of_own, of_reference = conv.weight.split(own.shape[1], dim=1)
+    of_own, of_reference = torch.split(conv.weight, own.shape[1], dim=1)
     common = F.conv2d(reference, of_reference, conv.bias, padding=1)
     x = F.conv2d(own, of_own, padding=1)
-    x.unflatten(0, (len(reference), -1)).add_(common.unsqueeze(1))
+    torch.unflatten(x, 0, (len(reference), -1)).add_(common.unsqueeze(1))
     return x
 
 
@@ -69,7 +69,7 @@ class PCDAlignment(nn.Module):
         assert found is not None
         offset = leaky(_with_reference(self.cas_offset_conv1, found, reference["l1"]))
         offset = leaky(self.cas_offset_conv2(offset))
-        return leaky(self.cas_dcnpack(found, offset)).unflatten(0, (batch, -1))
+        return torch.unflatten(leaky(self.cas_dcnpack(found, offset)), 0, (batch, -1))
 
     def _conv(self, name: str, level: str) -> nn.Conv2d:
         conv = self.get_submodule(f"{name}.{level}")

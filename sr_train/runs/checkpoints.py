@@ -6,7 +6,6 @@ checkpoint holds tensors and plain values only and is read with torch's restrict
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sr_train.torch_files import archive_problem
+from sr_train.torch_files import TorchFileError, read_torch
 
 _NAME = re.compile(r"^step_(\d+)\.ckpt$")
 
@@ -49,19 +48,9 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises CheckpointError naming the file where it is damaged or none of ours."""
     try:
-        problem = archive_problem(path)
-        if problem is not None:
-            raise CheckpointError(f"{path}: {problem}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: refused: it holds more than tensors and plain values ({reason})") from None
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged zip raises whatever its reader meets
-        raise CheckpointError(
-            f"{path}: damaged or not a checkpoint ({type(error).__name__}: {reason_of(error)})"
-        ) from None
+        content = read_torch(path)
+    except TorchFileError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(content, dict) or any(k not in content for k in _NEEDED) or not _is_state(content["state_dict"]):
         raise CheckpointError(f"{path}: not a checkpoint of sr-train")
     step = content["global_step"]
@@ -77,8 +66,8 @@ def _is_state(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 150 characters."""
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, at most 150 characters."""
     return (str(error).splitlines() or [""])[0][:150]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 HEADER = ("step", "name", "value")
 
@@ -18,3 +20,8 @@ def read_rows(path: Path) -> list[tuple[int, str, str]]:
             if len(row) == len(HEADER) and row[0].isdecimal():
                 rows.append((int(row[0]), row[1], row[2]))
     return rows
+
+
+def rows_text(rows: Iterable[tuple[Any, ...]]) -> str:
+    """Rows of three values as lines of CSV."""
+    return "".join(f"{a},{b},{c}\n" for a, b, c in rows)

@@ -1,4 +1,4 @@
-"""Whether a stage may continue: its config and its data against those it was begun with."""
+"""The config that a stage was begun with, and the check that the stage may continue with another config and other data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
@@ -72,7 +72,7 @@ def environment() -> dict[str, Any]:
     """What a bit-for-bit resume also needs to be equal."""
     return {
         "torch": str(torch.__version__),
-        "lightning": lightning.__version__,
+        "lightning": version("lightning"),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -13,35 +14,18 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
 from sr_train.inference.images import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
-from sr_train.tasks.curves import Curve
+from sr_train.models import contract
+from sr_train.tasks.guard import Guard
+from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
 
 _LOOK = 100  # steps between looks at a network's alarm, which wait for the device
-
-OptimizerFactory = Callable[..., torch.optim.Optimizer]
-
-
-@runtime_checkable
-class Watched(Protocol):
-    """A network that has something to say of itself."""
-
-    def numbers(self) -> dict[str, torch.Tensor]:
-        """Of the newest training step, for the logs; on the device."""
-        ...
-
-    def alarm(self) -> str | None:
-        """What a user must know, and what helps; ``None`` while all is well."""
-        ...
-
-
-class NonFiniteError(ValueError):
-    """Too many steps in a row had a loss or a gradient that is not finite."""
 
 
 def ema_update(decay: float) -> Callable[..., None]:
@@ -74,7 +58,7 @@ def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())
     try:
-        return AveragedModel(network, multi_avg_fn=ema_update(decay), use_buffers=True)
+        return AveragedModel(network, multi_avg_fn=ema_update(decay), use_buffers=True).requires_grad_(False).eval()
     except (NotImplementedError, RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
@@ -84,7 +68,7 @@ def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
 
 def recompute_activations(network: nn.Module) -> int:
     """Keep only the input of each block (``checkpoint_unit``) for the backward pass; returns how many there are."""
-    blocks = [m for m in network.modules() if getattr(m, "checkpoint_unit", False)]
+    blocks = contract.checkpoint_units(network)
     if not blocks:
         raise ValueError(
             f"task.recompute=true: {type(network).__name__} marks no blocks (checkpoint_unit) to recompute"
@@ -99,74 +83,48 @@ class SRTask(L.LightningModule):
     ``parameter_groups``.
 
     Args:
-        model: the network; states ``scale`` (or ``scales``) and ``multiple_of``; may be :class:`Watched`.
-        optimizer: called with (parameter groups, lr=rate).
-        rate: base learning rate.
-        curve: factor of the rate by step.
-        ema: decay of the exponential moving average that is evaluated and exported; ``None`` turns it off.
-        protocols: names of the validation protocols, see :mod:`sr_train.metrics.protocol`.
-        patience: steps in a row that may be refused for a loss or gradient that is not finite.
-        compile: run the network through ``torch.compile``.
-        recompute: activation checkpointing: less memory for one more forward pass.
-        trainable: globs on the names of the network's parameters; those that none matches are frozen.
-        rate_scale: glob -> factor of the rate of the parameters it matches, the first that does; ``None`` for none.
+        model: the network, as :mod:`sr_train.models.contract` describes it.
+        options: fields of :class:`~sr_train.tasks.options.Options`, by their names.
     """
 
+    __signature__: ClassVar[inspect.Signature]
     shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
     uses_all = True  #: whether every step uses every parameter; else ddp has to look for those it does not
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        optimizer: OptimizerFactory,
-        rate: float,
-        curve: Curve,
-        ema: float | None = 0.999,
-        protocols: Sequence[str] = ("y", "rgb"),
-        patience: int = 10,
-        compile: bool = False,
-        recompute: bool = False,
-        trainable: Sequence[str] = ("*",),
-        rate_scale: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, *, model: nn.Module, **options: Any) -> None:
         super().__init__()
-        scales: tuple[int, ...] = getattr(model, "scales", ())
-        if self.uses_all and len(scales) > 1:
-            raise ValueError(f"{type(model).__name__} has branches for scales {list(scales)}: give task=multiscale")
-        if not rate > 0:
-            raise ValueError(f"task.rate={rate} must be positive")
-        if ema is not None and not 0 < ema < 1:
-            raise ValueError(f"task.ema={ema} must lie between 0 and 1, or be null")
-        if patience < 1:
-            raise ValueError(f"task.patience={patience} must be at least 1")
+        branches = contract.branches(model)
+        if self.uses_all and len(branches) > 1:
+            raise ValueError(f"{type(model).__name__} has branches for scales {list(branches)}: give task=multiscale")
+        self.options = Options(**options)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.ema: AveragedModel | None = None
-        if ema is not None:
-            self.ema = averaged_copy(self.model, ema)
-            self.ema.requires_grad_(False).eval()
-        if recompute:
+        decay = self.options.ema
+        self.ema: AveragedModel | None = None if decay is None else averaged_copy(self.model, decay)
+        if self.options.recompute:
             recompute_activations(self.model)
-        if compile:
-            self.model.compile()  # in place: no _orig_mod. in the keys
-        freeze(self.model, trainable)
-        self._scales = dict(rate_scale or {})
+        if self.options.compile:
+            self.model.compile()  # pyright: ignore[reportUnknownMemberType]  # in place: no _orig_mod. in the keys
+        freeze(self.model, self.options.trainable)
+        self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
         split(self.model, self._scales)  # what is wrong with it is said now
-        self.rate = rate
-        self.curve = curve
-        self.protocols = get_protocols(protocols)
-        self.patience = patience
-        self.refused = 0  #: steps refused so far
+        self.rate = self.options.rate
+        self.protocols = get_protocols(self.options.protocols)
+        self.guard = Guard(self.options.patience)
         self.numbers: dict[str, torch.Tensor] = {}  #: of the newest step, by name, for the logs
         self.events: list[tuple[str, str]] = []  #: (what, which keys) since they were last written down
-        self._in_a_row = 0
         self._alarmed = False
-        self._keys: list[str] = []
-        self._statistics: list[torch.Tensor] = []
-        self._losses: list[torch.Tensor] = []
-        self._optimizer = optimizer
         self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """State all keywords of the constructor, by which keys of YAML are checked: ``**options`` alone names none."""
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = joined([*cls.__mro__[: cls.__mro__.index(SRTask) + 1], Options])
+
+    @property
+    def refused(self) -> int:
+        """Steps refused so far."""
+        return self.guard.refused
 
     # -- the network that counts ---------------------------------------------------------------------------------
 
@@ -205,11 +163,11 @@ class SRTask(L.LightningModule):
     def rate_of(self, suffix: str, step: int) -> float:
         """The rate of a parameter group: of the task as it is now, not of the checkpoint that the group came with."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
-        return self.rate * factors.get(suffix, 1.0) * self.curve(step)
+        return self.rate * factors.get(suffix, 1.0) * self.options.curve(step)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over :meth:`parameter_groups`."""
-        return self._optimizer(self.parameter_groups(), lr=self.rate)
+        return self.options.optimizer(self.parameter_groups(), lr=self.rate)
 
     def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Set each group's rate for the current step."""
@@ -223,11 +181,7 @@ class SRTask(L.LightningModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
             for network in self.networks():
                 network.zero_grad(set_to_none=True)
-        if (
-            not self._keys
-        ):  # of the step's first micro-batch: BatchNorm's statistics, which a refused step must not keep
-            self._statistics = [b.clone() for network in self.networks() for b in network.buffers()]
-        self._keys += _suspects(batch)
+        self.guard.begin(batch, self.networks())
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
         """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss.
@@ -239,8 +193,8 @@ class SRTask(L.LightningModule):
             raise ValueError(
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
-        self._losses.append(loss.detach())
-        told = self.model.numbers() if isinstance(self.model, Watched) else {}
+        self.guard.see(loss)
+        told = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **told, **numbers}.items()})
         return loss
 
@@ -254,31 +208,16 @@ class SRTask(L.LightningModule):
         }
         self.numbers.update(norms)
         norm = torch.stack(list(norms.values())).sum()
-        loss = torch.stack(self._losses).sum() if self._losses else norm
+        loss = self.guard.total(norm)
         finite = bool(torch.isfinite(norm + loss.to(norm.device)))
         if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
-            self._in_a_row = 0
+            self.guard.in_a_row = 0
             return
-        self.refused += 1
-        self._in_a_row += 1
         part = "gradient" if bool(torch.isfinite(loss)) else "loss"
-        self.events.append((f"refused: {part} not finite", " ".join(self._keys)))
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-        buffers = [b for network in self.networks() for b in network.buffers()]
-        for buffer, before in zip(
-            buffers, self._statistics, strict=False
-        ):  # none are kept where a hook was called by hand
-            buffer.copy_(before)
-        if self._in_a_row >= self.patience:
-            raise NonFiniteError(
-                f"step {self.global_step + 1}: loss or gradient was not finite in {self._in_a_row} steps in a row; the weights "
-                f"are those before them. Last images: {', '.join(self._keys[:8])}. A lower task.rate, "
-                "trainer.gradient_clip_val=1 or trainer.precision=32 usually helps; events.csv names the images"
-            )
+        self.events.append((f"refused: {part} not finite", self.guard.refuse(optimizer, self.networks())))
+        self.guard.check_patience(self.global_step + 1)
 
     def configure_gradient_clipping(
         self,
@@ -302,15 +241,15 @@ class SRTask(L.LightningModule):
     ) -> None:
         """One step, and at once its average: a checkpoint or a validation after step t holds the EMA of t steps."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None and not self._in_a_row:
+        if self.ema is not None and not self.guard.in_a_row:
             self.ema.update_parameters(self.model)
-        self._keys, self._losses = [], []
+        self.guard.end()
         self._listen()
 
     def _listen(self) -> None:
         """Warn once a run of what the network finds alarming."""
         step = self.global_step + 1  # Lightning counts it when this is over
-        if self._alarmed or step % _LOOK or not isinstance(self.model, Watched):
+        if self._alarmed or step % _LOOK or not isinstance(self.model, contract.Watched):
             return
         said = self.model.alarm()
         if said is not None:
@@ -321,12 +260,12 @@ class SRTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The guard's counters, whether the alarm was given, and which parameters the optimizer's state is of."""
         checkpoint["trained"] = self.trained()
-        checkpoint["guard"] = {"refused": self.refused, "in_a_row": self._in_a_row, "alarmed": self._alarmed}
+        checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The guard's counters, and whether the alarm was given."""
         guard = checkpoint.get("guard", {})
-        self.refused, self._in_a_row = int(guard.get("refused", 0)), int(guard.get("in_a_row", 0))
+        self.guard.load_state_dict(guard)
         self._alarmed = bool(guard.get("alarmed", False))
 
     # -- evaluation ----------------------------------------------------------------------------------------------
@@ -347,14 +286,3 @@ class SRTask(L.LightningModule):
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         """Scores of one image by protocol."""
         return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centred or not p.centre}
-
-
-def _suspects(batch: Batch) -> list[str]:
-    """Keys of a batch; of the images that are not finite alone, where the loader found any."""
-    pixels = batch["hr"]
-    if pixels.is_floating_point():
-        whole = torch.isfinite(pixels.flatten(1)).all(1) & torch.isfinite(batch["lr"].flatten(1)).all(1)
-        bad = [key for key, fine in zip(batch["key"], whole.tolist(), strict=True) if not fine]
-        if bad:
-            return bad
-    return list(batch["key"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from sr_train.batch import Batch, to_float
-from sr_train.tasks.base import OptimizerFactory, SRTask
+from sr_train.losses.gan import AdversarialLoss
+from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import Curve
 
 _WINDOW = 200  # steps that the discriminator's accuracy is averaged over
@@ -24,26 +25,8 @@ _REMEDIES = (
 )
 
 
-class AdversarialLoss(Protocol):
-    """What :class:`sr_train.losses.gan.GANLoss` is."""
-
-    needs_real: bool
-
-    def generator(
-        self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """G's loss and its parts."""
-        ...
-
-    def discriminator(
-        self, real_logits: torch.Tensor, fake_logits: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """D's loss and its parts, ``accuracy`` among them."""
-        ...
-
-
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> Generator[None, None, None]:
     """Graphs built inside carry gradients through ``network`` but not to its parameters."""
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
@@ -68,21 +51,11 @@ class GANTask(SRTask):
     BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
 
     Args:
-        model: the generator G.
-        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Starts afresh in every stage; saved in checkpoints only.
-        loss: a :class:`sr_train.losses.gan.GANLoss`.
-        optimizer: called with (parameter groups, lr=rate).
-        rate: base learning rate of G.
-        discriminator_rate: of D; ``None`` for G's.
-        curve: factor of the rate by step.
+        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage; saved in checkpoints only.
+        loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
+        discriminator_rate: base learning rate of D; ``None`` for G's.
         discriminator_curve: of D's rate; ``None`` for G's.
-        ema: decay of the average of G that is evaluated and exported; ``None`` for none.
-        protocols: of validation.
-        patience: refused steps in a row before the run gives up.
-        compile: G through ``torch.compile``.
-        recompute: activation checkpointing of G.
-        trainable: globs on names of G's parameters; its others are frozen. D trains as a whole.
-        rate_scale: glob on names of G's parameters -> factor of their rate.
+        options: the others of :class:`~sr_train.tasks.base.SRTask`, of the generator G. D trains as a whole.
     """
 
     shown = ("pixel", "perceptual", "adversarial", "discriminator", "accuracy")
@@ -90,45 +63,23 @@ class GANTask(SRTask):
     def __init__(
         self,
         *,
-        model: nn.Module,
         discriminator: nn.Module,
         loss: nn.Module,
-        optimizer: OptimizerFactory,
-        rate: float,
         discriminator_rate: float | None = None,
-        curve: Curve,
         discriminator_curve: Curve | None = None,
-        ema: float | None = 0.999,
-        protocols: Sequence[str] = ("y", "rgb"),
-        patience: int = 10,
-        compile: bool = False,
-        recompute: bool = False,
-        trainable: Sequence[str] = ("*",),
-        rate_scale: Mapping[str, float] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            rate=rate,
-            curve=curve,
-            ema=ema,
-            protocols=protocols,
-            patience=patience,
-            compile=compile,
-            recompute=recompute,
-            trainable=trainable,
-            rate_scale=rate_scale,
-        )
-        if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
+        super().__init__(**options)
+        if not isinstance(loss, AdversarialLoss):
             raise ValueError(
                 f"task=gan needs a loss for two networks, not {type(loss).__name__}: loss=gan, srgan or esrgan"
             )
         if discriminator_rate is not None and not discriminator_rate > 0:
             raise ValueError(f"task.discriminator_rate={discriminator_rate} must be positive, or null for task.rate")
         self.discriminator = discriminator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.loss: AdversarialLoss = loss  # pyright: ignore[reportAttributeAccessIssue]
-        self.discriminator_rate = rate if discriminator_rate is None else discriminator_rate
-        self.discriminator_curve = curve if discriminator_curve is None else discriminator_curve
+        self.loss: AdversarialLoss = loss
+        self.discriminator_rate = self.rate if discriminator_rate is None else discriminator_rate
+        self.discriminator_curve = self.options.curve if discriminator_curve is None else discriminator_curve
         self._right: torch.Tensor | None = None  # D's accuracies of this window, summed
         self._seen = 0
         self._warned = False

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from sr_train.batch import Batch, to_float
 from sr_train.losses.weighted import loss_and_parts
-from sr_train.models.mdsr import MDSR
-from sr_train.tasks.base import OptimizerFactory, SRTask
-from sr_train.tasks.curves import Curve
+from sr_train.models import contract
+from sr_train.tasks.base import SRTask
 
 
 class MultiScaleTask(SRTask):
@@ -24,57 +22,21 @@ class MultiScaleTask(SRTask):
     Args:
         model: a network that states ``scales``, e.g. :class:`~sr_train.models.mdsr.MDSR`.
         loss: (sr, hr), both [B, C, H, W] in [0, 1] -> scalar.
-        optimizer: called with (parameter groups, lr=rate).
-        rate: base learning rate.
-        curve: factor of the rate by step.
-        ema: decay of the average that is evaluated and exported; ``None`` for none.
-        protocols: of validation.
-        patience: refused steps in a row before the run gives up.
-        compile: through ``torch.compile``.
-        recompute: activation checkpointing.
-        trainable: globs on names of parameters; the others are frozen.
-        rate_scale: glob -> factor of the rate.
+        options: the others of :class:`~sr_train.tasks.base.SRTask`.
     """
 
     uses_all = False
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        loss: nn.Module,
-        optimizer: OptimizerFactory,
-        rate: float,
-        curve: Curve,
-        ema: float | None = 0.999,
-        protocols: Sequence[str] = ("y", "rgb"),
-        patience: int = 10,
-        compile: bool = False,
-        recompute: bool = False,
-        trainable: Sequence[str] = ("*",),
-        rate_scale: Mapping[str, float] | None = None,
-    ) -> None:
-        if not hasattr(model, "scales"):
+    def __init__(self, *, model: nn.Module, loss: nn.Module, **options: Any) -> None:
+        if not contract.branches(model):
             raise ValueError(f"task=multiscale: {type(model).__name__} has one scale; give task=pixel, or model=mdsr")
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            rate=rate,
-            curve=curve,
-            ema=ema,
-            protocols=protocols,
-            patience=patience,
-            compile=compile,
-            recompute=recompute,
-            trainable=trainable,
-            rate_scale=rate_scale,
-        )
+        super().__init__(model=model, **options)
         self.loss = loss
         self._newest: dict[int, torch.Tensor] = {}  # loss by scale, for the progress display alone
 
     def evaluated(self, scale: int) -> nn.Module:
         """The branch of ``scale`` of the network that counts."""
-        return cast("MDSR", self.averaged()).at(scale)
+        return contract.branch(self.averaged(), scale)
 
     def progress(self) -> dict[str, torch.Tensor]:
         """The newest loss of each scale."""

@@ -43,13 +43,14 @@ def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
         parameter.requires_grad_(parameter.requires_grad and name in chosen)
 
 
-def split(network: nn.Module, rate_scale: Mapping[str, float]) -> list[tuple[str, list[nn.Parameter]]]:
+def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[str, list[nn.Parameter]]]:
     """The trainable parameters by the first glob that matches their names: (glob, parameters), the rest under "", first.
 
     Raises ValueError for a factor that is not positive, and a glob that no parameter is left for.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    left, groups = dict(trained), []
+    left = dict(trained)
+    groups: list[tuple[str, list[nn.Parameter]]] = []
     for glob, factor in rate_scale.items():
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sr_train.runs.checkpoints import reason_of
+from sr_train.runs.checkpoints import first_line
 from sr_train.tasks.base import SRTask
 
 # -- whether a checkpoint fits a task ----------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
         problems += _optimizer_misfits(content, task)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problems.append(
-            f"task.optimizer: its state in the checkpoint cannot be read ({type(error).__name__}: {reason_of(error)})"
+            f"task.optimizer: its state in the checkpoint cannot be read ({type(error).__name__}: {first_line(error)})"
         )
     return problems
 

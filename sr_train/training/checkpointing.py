@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from sr_train.files import sync_folder, write_bytes
-from sr_train.runs.checkpoints import file_name, list_checkpoints, reason_of
+from sr_train.runs.checkpoints import file_name, first_line, list_checkpoints
 from sr_train.tasks.base import SRTask
 from sr_train.training.loggers import FollowsCheckpoints
 from sr_train.training.step_callback import StepCallback
@@ -99,7 +99,7 @@ def write_checkpoint(
         if isinstance(error, RuntimeError) and "write" not in str(error) and "pos" not in str(error):
             raise
         temporary.unlink(missing_ok=True)
-        warnings.warn(f"{path}: NOT WRITTEN ({reason_of(error)}); the run goes on, make room", stacklevel=2)
+        warnings.warn(f"{path}: NOT WRITTEN ({first_line(error)}); the run goes on, make room", stacklevel=2)
         return None
     for _, old in list_checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)

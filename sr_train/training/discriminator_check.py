@@ -12,6 +12,7 @@ from sr_train.config.build import build
 from sr_train.config.compose import compose_config
 from sr_train.config.folders import options_of
 from sr_train.console import UsageError
+from sr_train.models import contract
 
 _SIDES = range(16, 513, 16)  # of HR patches, in which every discriminator has a size that it is built for
 
@@ -54,7 +55,7 @@ def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     try:
-        multiple = int(getattr(_outline(config["model"]), "multiple_of", 1))
+        multiple = contract.multiple_of(_outline(config["model"]))
     except ValueError as error:
         raise UsageError(str(error)) from None
     sizes = [scale * p for p in sorted(range(multiple, 257, multiple), key=lambda p: abs(p - patch))]  # nearest first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import resource
 import shutil
 import statistics
@@ -18,15 +17,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr_train.config.build import build
-from sr_train.config.plan import Plan, Stage
+from sr_train.config.plan import Plan
 from sr_train.console import listed, say
 from sr_train.data.dataset import EvalImages
 from sr_train.data.module import SRData
-from sr_train.devices import advising_less_memory
+from sr_train.models import contract
 from sr_train.tasks.base import SRTask
-from sr_train.training.build import build_task, build_trainer
-from sr_train.training.preflight import check_stages
+from sr_train.training.preflight import Prepared, preflight
+from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.validation import naming_the_image
 from sr_train.training.warm_starts import Source, find_source
 from sr_train.weights.open import finished_file
@@ -61,11 +61,10 @@ def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[
     """Multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
     with torch.device(device), torch.no_grad():
         network = build(model).eval()
-        branch = network if scale is None or not hasattr(network, "scales") else network.at(scale)
-        frames = getattr(network, "frames", None)
+        branch = network if scale is None else contract.branch(network, scale)
         with FlopCounterMode(display=False) as counter:
-            branch(torch.empty(1, *(() if frames is None else (frames,)), 3, _SIDE, _SIDE))
-    return counter.get_total_flops() / 2, int(branch.scale)
+            branch(torch.empty(contract.input_shape(network, _SIDE, _SIDE)))
+    return counter.get_total_flops() / 2, contract.scale(branch)
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -87,54 +86,46 @@ def _peak(device: torch.device) -> tuple[int, str]:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "of the training process so far"
 
 
+class _Timing(StepCallback):
+    """Keeps the seconds of each step, and stops where they take long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.since = self.start = time.perf_counter()
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        now = time.perf_counter()
+        self.times.append(now - self.since)
+        self.since = now
+        trainer.should_stop = trainer.strategy.reduce_boolean_decision(now - self.start > _SECONDS, all=False)
+
+
 def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
     """Train a few steps, of every scale at least one, by the trainer that the run will use; seconds of each."""
-    times: list[float] = []
-
-    class Timing(StepCallback):
-        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            super().on_train_start(trainer, pl_module)
-            self.since = self.start = time.perf_counter()
-
-        def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-            now = time.perf_counter()
-            times.append(now - self.since)
-            self.since = now
-            late = now - self.start > _SECONDS
-            trainer.should_stop = trainer.strategy.reduce_boolean_decision(late, all=False)
-
-    few = copy.deepcopy(dict(config))
     steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
-    few["trainer"]["max_steps"] = min(steps, int(few["trainer"]["max_steps"]))
-    few["logger"] = {}
+    steps, timing = min(steps, int(config["trainer"]["max_steps"])), _Timing()
+    few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(few, [Timing()], Path(folder))
+        trainer = build_trainer(few, [timing], Path(folder))
         data.per_device(trainer.world_size)
         with advising_less_memory():
             trainer.fit(task, datamodule=data)
-    return times
+    return timing.times
 
 
-def _tensors(value: object) -> Iterable[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _size(value: object) -> int:
-    return sum(t.numel() * t.element_size() for t in _tensors(value))
+def _size(values: Iterable[object]) -> int:
+    """Bytes of the tensors among these."""
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
 
 
 def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
     """Bytes that the stage will write at most, and of what."""
-    optimizers = task.trainer.optimizers
-    checkpoint = _size(task.state_dict()) + sum(_size(o.state_dict()) for o in optimizers)
-    weights = _size(task.averaged().state_dict())
+    states = [task.state_dict(), *(state for o in task.trainer.optimizers for state in o.state.values())]
+    checkpoint, weights = sum(_size(s.values()) for s in states), _size(task.averaged().state_dict().values())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
     scales = len(config["scales"] or [1])
     validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
@@ -163,14 +154,14 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _start(plan: Plan, stage: Stage) -> tuple[Source | None, str]:
-    """What the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
-    source_stage = stage.config["init"]["stage"]
+def _start(plan: Plan, prepared: Prepared) -> tuple[Source | None, str]:
+    """Find what the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
+    source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:
         folder = next(s.folder for s in plan.stages if s.name == source_stage)
         if finished_file(folder) is None:
             return None, f"; here from random weights, as stage {source_stage} is not trained yet"
-    source = find_source(plan, stage)
+    source = find_source(plan, prepared.stage, prepared.take_source())
     return source, "" if source is None else f"; from {source.file}"
 
 
@@ -193,11 +184,10 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
     return total
 
 
-def check_stage(plan: Plan, stage: Stage) -> Finding:
+def check_stage(plan: Plan, prepared: Prepared) -> Finding:
     """Try a stage out and print what it takes. Raises ValueError where it could not be trained here."""
-    config = stage.config
-    data: SRData = build(config["data"])
-    source, note = _start(plan, stage)
+    stage, data, config = prepared.stage, prepared.data, prepared.stage.config
+    source, note = _start(plan, prepared)
     task = build_task(config, stage.name, source)
     count = sum(p.numel() for p in task.model.parameters())
     name = f"{type(task.model).__name__} {listed(stage.scales)}"
@@ -242,14 +232,12 @@ def check_stage(plan: Plan, stage: Stage) -> Finding:
 
 def check_plan(plan: Plan) -> int:
     """Try out every selected stage: networks, warm starts, sources, sizes, one step, one image. Writes nothing."""
-    stages = [s for s in plan.stages if s.name in plan.selected]
     for note in plan.notes:
         say(note)
-    check_stages(plan)
-    found: list[Finding] = []
-    for stage in stages:
+    stages, found = preflight(plan), list[Finding]()
+    while stages:
         _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        found.append(check_stage(plan, stage))
+        found.append(check_stage(plan, stages.pop(0)))
     size, free = sum(f.bytes for f in found), _free(plan.folder)
     if size > free:
         raise ValueError(

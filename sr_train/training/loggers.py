@@ -6,20 +6,46 @@ of the checkpoint that it continues from, ``checkpointed(step)`` after each chec
 
 from __future__ import annotations
 
+import inspect
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch.loggers import Logger
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from sr_train.files import write_bytes
-from sr_train.runs.metrics import HEADER, read_rows
-from sr_train.training.wandb_logger import text
+from sr_train.runs.metrics import HEADER, read_rows, rows_text
+
+
+def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
+    """Show a picture [H, W, 3] in every logger that takes one; of others a warning reports once that they do not.
+
+    Lightning's loggers take a list of pictures: ``log_image(key, images, step)``.
+    """
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        own: Any = getattr(logger, "log_image", None)
+        if isinstance(logger, TakesPictures):
+            logger.log_picture(name, picture, step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, step, dataformats="HWC")
+        elif own is not None:
+            given = {"key": name, "images": [picture], "step": step}
+            try:
+                inspect.signature(own).bind(**given)
+            except TypeError:
+                kind = type(logger).__name__
+                text = f"{kind}.log_image does not take (key, images, step), as Lightning's loggers do: it shows no pictures"
+                warnings.warn(text, stacklevel=2)
+                continue
+            own(**given)
 
 
 @runtime_checkable
@@ -71,7 +97,7 @@ class MetricsCsv(Logger):
         """Keep the rows up to ``step``; the run writes the others again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, text([HEADER, *rows]).encode())
+        write_bytes(self.path, rows_text([HEADER, *rows]).encode())
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -15,12 +15,11 @@ from torch import nn
 
 from sr_train.config.build import build
 from sr_train.config.plan import Stage
-from sr_train.console import say
-from sr_train.devices import advising_less_memory
+from sr_train.models import contract
 from sr_train.tasks.parameters import freeze
-from sr_train.training.build import finding_unused, on_one_device
-from sr_train.weights.file import Weights, not_finite, pack, unpack
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.training.trainer import advising_less_memory, on_one_device
+from sr_train.weights.file import Weights, check_finite, pack, unpack
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network, check_fits
 from sr_train.weights.open import full_arguments, own_packages
 
@@ -29,10 +28,10 @@ LARGE = 4_000_000
 _SIDE = 16  # LR pixels of the patch, or the least multiple of what the network takes above it
 
 
-def try_network(stage: Stage) -> None:
+def try_network(stage: Stage) -> list[str]:
     """Try a stage's network out; raises ValueError with what is wrong with it.
 
-    Where plain ddp would wait for parameters without a gradient, the stage's strategy becomes the one that looks for them.
+    Returns the names of parameters that the loss does not reach, for which plain ddp would wait; none on one device.
     """
     config = stage.config
     with torch.random.fork_rng(devices=[]):
@@ -48,12 +47,9 @@ def try_network(stage: Stage) -> None:
                     f"{where} computes something else when it is read back from a weights file: what decides about its output "
                     "must be in parameters, in buffers (persistent=True), or follow from the constructor's arguments"
                 )
-        if not on_one_device(config["trainer"]) and len(stage.scales) == 1:
-            unused = _unused(network, lr, config["task"].get("trainable") or ["*"])
-            strategy = finding_unused(config["trainer"])
-            if unused and strategy != config["trainer"]["strategy"]:
-                say(f"{where}: the loss does not reach {', '.join(unused[:4])}: trainer.strategy={strategy}")
-                config["trainer"]["strategy"] = strategy
+        if on_one_device(config["trainer"]) or len(stage.scales) > 1:
+            return []
+        return _unused(network, lr, config["task"].get("trainable") or ["*"])
 
 
 def _read_back(network: nn.Module, config: Mapping[str, Any], where: str) -> nn.Module | None:
@@ -70,9 +66,7 @@ def _read_back(network: nn.Module, config: Mapping[str, Any], where: str) -> nn.
         if not large:
             return build_network(loaded, where=where, allow=allow)
         check_fits(Weights(loaded.model, {k: state[k] for k in loaded.state}), where=where, allow=allow)
-        bad = not_finite(state)
-        if bad:
-            raise WeightsError(f"{where}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+        check_finite(state, where=where)
     except WeightsError as error:
         raise ValueError(f"{error} (a weights file could not hold this network: docs/extending.md)") from None
     return None
@@ -80,24 +74,18 @@ def _read_back(network: nn.Module, config: Mapping[str, Any], where: str) -> nn.
 
 def _patch(network: nn.Module, lr_patch: int, where: str) -> torch.Tensor:
     """Return a small patch [1, 3, h, w], or window [1, T, 3, h, w], of sides that the network takes."""
-    for name in ("scale", "multiple_of"):
-        if not isinstance(getattr(network, name, None), int) and not (name == "scale" and hasattr(network, "scales")):
-            raise ValueError(
-                f"{where} has no whole number as its attribute {name}: docs/extending.md tells what a network has"
-            )
-    multiple, frames = int(getattr(network, "multiple_of")), getattr(network, "frames", None)  # noqa: B009 - any nn.Module
+    contract.check(network, where)
+    multiple = contract.multiple_of(network)
     side = min(-(-_SIDE // multiple) * multiple, lr_patch)
-    return torch.rand(1, *(() if frames is None else (frames,)), 3, side, side)
+    return torch.rand(contract.input_shape(network, side, side))
 
 
 def _call(network: nn.Module, lr: torch.Tensor, scale: int) -> Any:
-    return network(lr, scale) if hasattr(network, "scales") else network(lr)
+    return network(lr, scale) if contract.branches(network) else network(lr)
 
 
 def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.Tensor:
     """Return what a network in eval mode makes of a patch. Raises ValueError where that is no image of the right size."""
-    if hasattr(network, "scales") and not callable(getattr(network, "at", None)):
-        raise ValueError(f"{where} has scales, and no at(scale) that gives one branch: see sr_train/models/mdsr.py")
     torch.manual_seed(0)  # what is drawn in forward is the same in the network that was read back
     try:
         with torch.enable_grad(), advising_less_memory():

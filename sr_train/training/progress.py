@@ -10,7 +10,7 @@ import lightning as L
 from tqdm import tqdm
 
 from sr_train.tasks.base import SRTask
-from sr_train.training.speed import Record
+from sr_train.training.callbacks import Record
 from sr_train.training.step_callback import StepCallback
 
 

@@ -1,10 +1,10 @@
-"""One sitting of a stage: when its folder changes, so that nothing finished or begun is lost to a sitting that fails.
+"""The folder of a stage: when a process that trains the stage changes it, so that a process that fails loses nothing.
 
-A stage is finished when ``weights.safetensors`` is there and the step in its header is ``trainer.max_steps`` or more. A sitting
+A stage is finished when ``weights.safetensors`` is there and the step in its header is ``trainer.max_steps`` or more. A process
 that continues a stage leaves the folder as it is, with its config and its finished weights, until it has written a checkpoint.
 Then it writes ``config.yaml``, and finished weights that the checkpoint is beyond become ``weights_step_NNNNNNNN.safetensors``:
-the stage is open again. They are removed when the stage is finished again. A sitting that fails before its first checkpoint
-has changed nothing but logs, and the next sitting cuts those.
+the stage is open again. They are removed when the stage is finished again. A process that fails before its first checkpoint
+has changed nothing but logs, and the next process cuts those.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sr_train.weights.file import origin_of
 from sr_train.weights.open import WEIGHTS
 
 
-class Sitting:
-    """Changes of a stage's folder by one sitting, besides checkpoints, weights and logs. For rank 0 alone.
+class StageFolder:
+    """Changes of a stage's folder by one process, besides checkpoints, weights and logs. For rank 0 alone.
 
     Args:
         folder: of the stage.
@@ -46,7 +46,7 @@ class Sitting:
             self._write_config()
 
     def checkpoint_written(self, step: int) -> None:
-        """From now on the folder is this sitting's. Where the disk is full this is tried again at the next checkpoint."""
+        """From now on the folder is this process's. Where the disk is full this is tried again at the next checkpoint."""
         try:
             self._write_config()
             self._set_aside(step)

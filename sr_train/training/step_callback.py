@@ -1,19 +1,13 @@
-"""Base class of callbacks that act on step boundaries, and logging of numbers and pictures."""
+"""Base class of callbacks that act on step boundaries, and logging of numbers."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
 
 from sr_train.tasks.base import SRTask
-from sr_train.training.loggers import TakesPictures
 
 
 def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> None:
@@ -22,29 +16,6 @@ def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> Non
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
-
-
-def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
-    """Show a picture [H, W, 3] in every logger that takes one; of others a warning reports once that they do not.
-
-    Lightning's loggers take a list of pictures: ``log_image(key, images, step)``.
-    """
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        own: Any = getattr(logger, "log_image", None)
-        if isinstance(logger, TakesPictures):
-            logger.log_picture(name, picture, step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, step, dataformats="HWC")
-        elif own is not None:
-            given = {"key": name, "images": [picture], "step": step}
-            try:
-                inspect.signature(own).bind(**given)
-            except TypeError:
-                kind = type(logger).__name__
-                text = f"{kind}.log_image does not take (key, images, step), as Lightning's loggers do: it shows no pictures"
-                warnings.warn(text, stacklevel=2)
-                continue
-            own(**given)
 
 
 class StepCallback(L.Callback):

@@ -1,145 +1,171 @@
-"""Build and check what may end a stage before its last step: a user's callbacks and ``trainer.max_time``."""
+"""End of a stage: its last step, a signal, or a callback that stops the trainer."""
 
 from __future__ import annotations
 
-import json
-import time
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from safetensors import safe_open
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from sr_train.config.build import build
-from sr_train.console import UsageError
-from sr_train.training.callbacks import still_finished
-
-#: Exit code of a run that was stopped before its end by something else than a signal: the same command continues.
-OPEN = 75  # EX_TEMPFAIL of sysexits.h
+from sr_train.tasks.base import SRTask
+from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.step_callback import StepCallback
 
 
-class StoppedError(Exception):
-    """A run was asked to stop, and did so with a checkpoint; ``code`` is the command's exit code."""
+class _After(L.Callback):
+    """Stands after a callback of the user's, and tells ``stop`` when that one has set ``trainer.should_stop``."""
 
-    def __init__(self, by: str, step: int, code: int) -> None:
-        self.code = code
-        super().__init__(f"stopped by {by} at step {step}")
+    def __init__(self, callback: L.Callback, stop: Stop) -> None:
+        self.callback = callback
+        self.stop = stop
+        for hook in (name for name in vars(L.Callback) if name.startswith("on_")):
+            setattr(self, hook, self.look)
 
-
-_sitting = {"began": time.monotonic()}  # when the run of all stages began in this process
-
-
-def begin_sitting() -> None:
-    """Start the clock of ``trainer.max_time``, which all stages of a run share."""
-    _sitting["began"] = time.monotonic()
+    def look(self, trainer: L.Trainer, *_: Any) -> None:
+        """Every hook of a callback."""
+        self.stop.note(trainer, self.callback)
 
 
-def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The user's callbacks, as they are configured."""
-    return [spec for spec in (config["callbacks"] or {}).values() if spec]
+class Stop(StepCallback):
+    """Ends the run at a step boundary, with a checkpoint: after SIGTERM or Ctrl-C, and when ``trainer.should_stop`` is set.
 
+    A second Ctrl-C ends it at once. Which stops finish a stage is decided here and in :func:`still_finished`:
 
-def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Callback]:
-    """Build the user's callbacks in the order of :func:`callback_specs`, and a Timer last for ``trainer.max_time``.
-
-    Raises UsageError for what could never stop the run, or would for a reason that the user does not mean.
+    - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage begins.
+    - Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open, as signals do: the same
+      command continues. The time of a Timer is that of one sitting, or the next one would end at once.
 
     Args:
-        config: of the stage.
-        scores: names of the metrics that its validation measures.
+        checkpoints: what saves.
+        own: the user's callbacks, in the order of ``specs``.
+        specs: what they were built from.
     """
-    built: dict[str, L.Callback] = {}
-    for name, spec in (config["callbacks"] or {}).items():
-        if spec:
-            try:
-                built[name] = build(spec)
-            except MisconfigurationException as error:
-                raise UsageError(f"callbacks.{name}: {error}") from None
-    return checked_callbacks(config, built, scores)
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        own: Sequence[L.Callback] = (),
+        specs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.own = list(own)
+        self.specs = list(specs)
+        self.received: int | None = None
+        self.asked = False  #: whether somebody has set ``trainer.should_stop``
+        self.by: L.Callback | None = None  #: the callback that did
+        self.finished: dict[str, Any] | None = None  #: how EarlyStopping has finished the stage
+        self._before: dict[int, Any] = {}
+
+    def watched(self) -> list[L.Callback]:
+        """The user's callbacks, each with what notes that it stops the run."""
+        return [x for callback in self.own for x in (callback, _After(callback, self))]
+
+    def note(self, trainer: L.Trainer, callback: L.Callback | None) -> None:
+        """Keep who has set ``trainer.should_stop`` first."""
+        if trainer.should_stop and not self.asked and self.received is None:
+            self.asked, self.by = True, callback
+
+    def _finish(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """The record of how the stage was finished, if EarlyStopping stops it."""
+        for number, callback in enumerate(self.own):
+            stopped = callback is self.by or _has_stopped(callback)
+            if isinstance(callback, EarlyStopping) and stopped and self.asked:
+                spec = dict(self.specs[number]) if number < len(self.specs) else {}
+                name, step = type(callback).__name__, trainer.global_step
+                return {"by": name, "step": step, "max_steps": trainer.max_steps, "callback": spec}
+        return None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep that this is a finished stage's checkpoint: its weights may not be written yet when the process is killed."""
+        self.note(trainer, None)
+        finished = self._finish(trainer)
+        if finished is not None:
+            checkpoint["finished"] = finished
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """End at once where the stage was finished; else give EarlyStopping its patience back, and Timer its time."""
+        finished = checkpoint.get("finished")
+        if finished is not None and still_finished(finished, int(trainer.max_steps), self.specs):
+            self.finished, trainer.should_stop = finished, True
+            return
+        states = checkpoint["callbacks"]
+        for callback in self.own:
+            if isinstance(callback, Timer):
+                states.pop(callback.state_key, None)
+            state = states.get(callback.state_key)
+            if isinstance(callback, EarlyStopping) and state is not None:
+                state["patience"] = callback.patience  # as it is given now
+                if finished is not None:
+                    state |= {"wait_count": 0, "stopping_reason": _GOES_ON.value, "stopping_reason_message": None}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the signals; Lightning's own handlers would end the run within a step. Only the main thread may."""
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        sys.stderr.write(f"\n{signal.Signals(number).name}: stopping after this step\n")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Wait for the step's end where it has more micro-batches: Lightning would leave within it."""
+        self.note(trainer, None)
+        trainer.should_stop = False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        """Stop, on all ranks at the same step."""
+        received, asked = self.received is not None, self.asked
+        if trainer.world_size > 1:
+            decide = trainer.strategy.reduce_boolean_decision
+            if decide(received or asked, all=False):
+                received, asked = decide(received, all=False), decide(asked, all=False)
+        if received:
+            self.received = self.received or signal.SIGTERM
+        if received or asked:
+            self.asked = asked
+            self.checkpoints.save(trainer, step)
+            self.finished = self._finish(trainer)
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
 
 
-def checked_callbacks(
-    config: Mapping[str, Any], built: Mapping[str, L.Callback], scores: Sequence[str]
-) -> list[L.Callback]:
-    """Check the user's callbacks, by name, and add the Timer of ``trainer.max_time``; see :func:`own_callbacks`."""
-    own = list(built.values())
-    for name, callback in built.items():
-        if isinstance(callback, Timer):
-            _check_timer(f"callbacks.{name}", callback)
-        if isinstance(callback, EarlyStopping):
-            alone = all(isinstance(c, EarlyStopping | Timer) for c in own) and _is_ours(config["task"])
-            _check_early_stopping(f"callbacks.{name}", callback, scores, alone=alone)
-    limit = config["trainer"].get("max_time")
-    if limit is not None:
-        if any(isinstance(c, Timer) for c in own):
-            raise UsageError(
-                f"trainer.max_time={limit}: there is a Timer among the callbacks already; give one of them"
-            )
-        try:
-            timer = Timer(limit)
-        except (MisconfigurationException, TypeError, AttributeError):
-            timer = None
-        if timer is None or timer._duration is None or timer._duration <= 0:
-            raise UsageError(f"trainer.max_time={limit}: expected DD:HH:MM:SS above zero, e.g. 00:11:50:00")
-        timer._duration = max(timer._duration - (time.monotonic() - _sitting["began"]), 0.0)
-        own.append(timer)
-    return own
+_GOES_ON = EarlyStoppingReason.NOT_STOPPED
 
 
-def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
-    """Return the name, as a user knows it, of the callback that has stopped a run; None is the task itself."""
-    if callback is None:
-        return str(config["task"]["_target_"]).rpartition(".")[2]
-    if isinstance(callback, Timer) and config["trainer"].get("max_time") is not None:
-        return f"trainer.max_time={config['trainer']['max_time']}"
-    return type(callback).__name__
+def _has_stopped(callback: L.Callback) -> bool:
+    return isinstance(callback, EarlyStopping) and callback.stopping_reason is not _GOES_ON
 
 
-def _is_ours(task: Mapping[str, Any]) -> bool:
-    return str(task["_target_"]).startswith("sr_train.")
+def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
+    """Return true while a stage that EarlyStopping has finished counts as finished for a command.
 
+    It does while the callback that finished it is given with the same arguments, and ``trainer.max_steps`` is not raised. Else
+    the stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.
 
-def _check_timer(key: str, timer: Timer) -> None:
-    if timer._interval != "step":
-        raise UsageError(f"{key}: interval={timer._interval}: training has one epoch without an end; leave it out")
-
-
-def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[str], *, alone: bool) -> None:
-    """EarlyStopping looks at its metric after each validation. ``alone``: nothing else logs numbers of its own."""
-    monitor = callback.monitor
-    if callback._check_on_train_epoch_end:
-        raise UsageError(f"{key}: check_on_train_epoch_end=true: training has one epoch without an end; leave it out")
-    if not scores:
-        raise UsageError(
-            f"{key}: monitor={monitor}: nothing is validated, so it would never be looked at; give sets=[...]"
-        )
-    known = monitor in scores or monitor.startswith(("train/", "speed/"))
-    if alone and callback.strict and not known:
-        raise UsageError(f"{key}: monitor={monitor} is not measured; choose from {', '.join(scores)}")
-    higher = monitor.endswith(("/psnr", "/ssim"))
-    lower = monitor.startswith("train/loss") or (monitor in scores and not higher)
-    if (higher and callback.mode == "min") or (lower and callback.mode == "max"):
-        better = "higher" if higher else "lower"
-        warnings.warn(
-            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training stops when it improves; give "
-            f"mode={'max' if higher else 'min'}",
-            stacklevel=2,
-        )
-
-
-def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
-    """Return what finished a stage before its last step, by its weights; None where nothing did, or it no longer counts.
-
-    :func:`sr_train.training.callbacks.still_finished` decides.
+    Args:
+        finished: of the stage's weights, or its checkpoint.
+        max_steps: of the command.
+        specs: the command's callbacks.
     """
-    with safe_open(weights, framework="pt") as file:
-        finished = json.loads((file.metadata() or {}).get("origin", "{}")).get("finished")
-    if not isinstance(finished, dict):
-        return None
-    if not still_finished(finished, int(config["trainer"]["max_steps"]), callback_specs(config)):
-        return None
-    return f"{finished['by']} at step {finished['step']}"
+    return max_steps <= finished.get("max_steps", 0) and finished.get("callback") in list(specs)

@@ -26,7 +26,8 @@ from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
 from sr_train.models.bicubic import Bicubic
 from sr_train.tasks.base import SRTask
-from sr_train.training.step_callback import StepCallback, log_numbers, log_picture
+from sr_train.training.loggers import log_picture
+from sr_train.training.step_callback import StepCallback, log_numbers
 
 Export = Callable[[SRTask, Path, dict[str, float], int], object]
 

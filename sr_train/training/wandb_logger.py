@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sr_train.files import naming, write_bytes
-from sr_train.runs.metrics import read_rows
+from sr_train.runs.metrics import read_rows, rows_text
 
 
 class WandB(WandbLogger):
@@ -118,7 +118,7 @@ class WandB(WandbLogger):
         rows = [r for r in read_rows(self._pending) if state["sent"] < r[0] <= step and (r[0], r[1]) not in there]
         if last is not None:
             rows = [r for r in rows if r[0] > last]
-        write_bytes(self._pending, text(rows).encode())
+        write_bytes(self._pending, rows_text(rows).encode())
         self._write_state({**state, "sent": self._landed, "next": self._next})
         for number in sorted({r[0] for r in rows}):
             self._send(number, {name: float(value) for s, name, value in rows if s == number})
@@ -169,10 +169,6 @@ class WandB(WandbLogger):
 
 
 _STEP = "trainer/global_step"  # the axis of W&B's charts, as Lightning calls it
-
-
-def text(rows: Iterable[tuple[Any, ...]]) -> str:
-    return "".join(f"{a},{b},{c}\n" for a, b, c in rows)
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -36,16 +36,25 @@ class Source(NamedTuple):
         return [self.digest, *map(str, self.weights.origin.get("ancestors", []))]
 
 
-def find_source(plan: Plan, stage: Stage) -> Source | None:
-    """The weights that a stage starts from; raises ValueError where its source stage is not finished.
+def open_source(stage: Stage) -> Source | None:
+    """Read the weights of ``init.weights``; None where the stage starts from another stage or from nothing.
 
     They may be of any class, the user's own included: their tensors are copied by name, and nothing is built from the file.
     """
     init = stage.config["init"]
-    if init["weights"] is not None:
-        return Source(*load(str(init["weights"]), allow=[ANY], scale=stage.config["scale"]))
-    if init["stage"] is None:
+    if init["weights"] is None:
         return None
+    return Source(*load(str(init["weights"]), allow=[ANY], scale=stage.config["scale"]))
+
+
+def find_source(plan: Plan, stage: Stage, opened: Source | None) -> Source | None:
+    """The weights that a stage starts from: those that are opened already, or those of its source stage.
+
+    Raises ValueError where the source stage is not finished.
+    """
+    init = stage.config["init"]
+    if opened is not None or init["stage"] is None:
+        return opened
     before = next(s for s in plan.stages if s.name == init["stage"])
     if finished_file(before.folder) is None:
         raise ValueError(
@@ -61,44 +70,50 @@ def find_source(plan: Plan, stage: Stage) -> Source | None:
     return source
 
 
-def check_warm_starts(plan: Plan) -> None:
+def check_warm_starts(plan: Plan) -> dict[str, Source]:
     """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
 
     The costliest failure is a bad warm start after three days. Prints what is copied, grown, started afresh and unused.
+    Returns what was read from ``init.weights``, by stage.
     """
-
-    def network_of(config: Mapping[str, Any]) -> nn.Module:
-        return outline(lambda: build(config["model"]))
-
+    sources: dict[str, Source] = {}
     for stage in plan.stages:
         init = stage.config["init"]
         if stage.name not in plan.selected or (init["stage"] is None and init["weights"] is None):
             continue
-        if init["weights"] is not None:
-            source = find_source(plan, stage)
-            assert source is not None
+        source = open_source(stage)
+        if source is not None:
+            sources[stage.name] = source
             state, name = source.weights.state, str(source.file)
         else:
-            state, name = (
-                network_of(next(s.config for s in plan.stages if s.name == init["stage"])).state_dict(),
-                f"stage {init['stage']}",
-            )
-        where, network = f"stage {stage.name} from {name}", network_of(stage.config)
-        ends = residual_ends(network, init["grow"], where=where)
-        had, state = state, with_frames(network, state, init["grow"], where=where)
-        wider = [k for k, v in state.items() if v.shape != had[k].shape]
-        decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
-        say(f"stage {stage.name} starts from {name}:")
-        say(f"  copied {len(decided.copied):>5} tensors")
-        if stage.config["task"].get("discriminator") is not None:
-            say("  discriminator: newly initialized; the generator alone is copied")
-        if decided.grown:
-            say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
-        if wider:
-            say(f"  grown  {len(wider):>5} tensors  {', '.join(wider)}: the frames added weigh nothing at first")
-        for what, names in (("afresh", decided.afresh), ("unused", decided.unused)):
-            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
+            before = next(s for s in plan.stages if s.name == init["stage"])
+            state, name = _network_of(before).state_dict(), f"stage {before.name}"
+        _compare(stage, state, name)
+    return sources
+
+
+def _network_of(stage: Stage) -> nn.Module:
+    return outline(lambda: build(stage.config["model"]))
+
+
+def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
+    """Match a stage's network with the tensors of its source, called ``name``, and print what becomes of them."""
+    init, where, network = stage.config["init"], f"stage {stage.name} from {name}", _network_of(stage)
+    ends = residual_ends(network, init["grow"], where=where)
+    had, state = state, with_frames(network, state, init["grow"], where=where)
+    wider = [k for k, v in state.items() if v.shape != had[k].shape]
+    decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
+    say(f"stage {stage.name} starts from {name}:")
+    say(f"  copied {len(decided.copied):>5} tensors")
+    if stage.config["task"].get("discriminator") is not None:
+        say("  discriminator: newly initialized; the generator alone is copied")
+    if decided.grown:
+        say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
+    if wider:
+        say(f"  grown  {len(wider):>5} tensors  {', '.join(wider)}: the frames added weigh nothing at first")
+    for what, names in (("afresh", decided.afresh), ("unused", decided.unused)):
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
 
 
 def _blocks(names: Sequence[str], lists: Iterable[str]) -> str:

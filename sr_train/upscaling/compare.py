@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.data.images import SUFFIXES, write_image
 from sr_train.resampling import imresize, imresize_torch
-from sr_train.upscaling.film_writer import CONTAINERS
+from sr_train.upscaling.encoder import CONTAINERS
 
 LINE = 2  # pixels, white
 
@@ -29,7 +28,7 @@ def compare_name(target: Path, what: str, suffix: str) -> Path:
     return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 
 
-def beside_bicubic(image: NDArray[Any], large: NDArray[Any], scale: int) -> NDArray[Any]:
+def beside_bicubic(image: Image, large: Image, scale: int) -> Image:
     """[h, w, C] and its enlargement [H, W, C] of the same type -> [H, 2 W + a line, C]."""
     line = np.full((large.shape[0], LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
     return np.concatenate([imresize(image, scale), line, large], axis=1)
@@ -44,18 +43,20 @@ class Comparison:
         target: of the film or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written beside it.
         scale: of the network.
         depth: bits of the stills, 8 or 16.
-        show: is given every pair, [3, H, 2 W + a line] in [0, 1], then the frame's time and duration.
+        show: is given the number of a frame, its pair [3, H, 2 W + a line] in [0, 1], and its time and duration.
     """
 
-    def __init__(self, target: Path, scale: int, depth: int, show: Callable[..., object]) -> None:
+    def __init__(
+        self, target: Path, scale: int, depth: int, show: Callable[[int, torch.Tensor, tuple[int, ...]], object]
+    ) -> None:
         self.target, self.scale, self.depth, self.show = target, scale, depth, show
-        self._kept: dict[str, tuple[float, int, NDArray[Any]]] = {}
+        self._kept: dict[str, tuple[float, int, Image]] = {}
 
-    def add(self, number: int, lr: torch.Tensor, sr: torch.Tensor, *when: int) -> None:
+    def add(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
         """One frame, [3, h, w] and [3, H, W] in [0, 1]."""
         bicubic = imresize_torch(lr, self.scale).clamp_(0, 1)
         pair = torch.cat([bicubic, torch.ones(3, sr.shape[1], LINE), sr], dim=2)
-        self.show(pair, *when)
+        self.show(number, pair, when)
         error = float((imresize_torch(sr, 1 / self.scale) - lr).square().mean())
         psnr = -10 * math.log10(error) if error else math.inf
         for name, better in (("worst", lambda a, b: a < b), ("best", lambda a, b: a > b)):
@@ -73,7 +74,7 @@ class Comparison:
         return f"reduced again, against the input: {', '.join(told)}"
 
 
-def to_pixels(image: torch.Tensor, depth: int) -> NDArray[Any]:
+def to_pixels(image: torch.Tensor, depth: int) -> Image:
     """[3, H, W] in [0, 1] -> [H, W, 3] uint8 or uint16, rounded half up."""
     top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
     return torch.floor(image.permute(1, 2, 0).double() * top + 0.5).numpy().astype(kind)

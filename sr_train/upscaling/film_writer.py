@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,64 +15,9 @@ import torch
 from sr_train.data.video.film_color import Colour, Layout, default_matrix, from_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
 from sr_train.files import unfinished
-
-#: names of films that can be written -> FFmpeg's name of the container
-CONTAINERS = {
-    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts",
-}  # fmt: skip
-
-_QUALITY = {"libx264": 18, "libx264rgb": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 24}  # about as good
-
-_BEST = {"libx264": 51, "libx264rgb": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63}  # the scale's other end
-
-_PRESETS = ("libx264", "libx264rgb", "libx265")
-
-_NAMES = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-
-_HELD = 64 << 20  # bytes of frames that an encoder looks ahead at
+from sr_train.upscaling.encoder import CONTAINERS, FIXED_RATE, Options
 
 _CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that hold them
-
-_FIXED_RATE = (".avi",)  # frames have no time stamps there
-
-
-class Options(NamedTuple):
-    """How a film is encoded."""
-
-    codec: str = "auto"
-    quality: int | None = None
-    preset: str | None = None
-
-    def codec_for(self, path: Path) -> str:
-        """Its name; ``auto`` is H.264, or VP9 in webm, which takes nothing else of what is common."""
-        if self.codec != "auto":
-            return self.codec
-        return "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"
-
-
-def check_options(options: Options) -> None:
-    """Raise ValueError for a codec that is not there, and for what it does not know."""
-    av = import_av()
-    codec = options.codec
-    if codec != "auto":
-        try:
-            kind = av.codec.Codec(codec, "w").type
-        except (ValueError, av.FFmpegError):
-            kind = "none"
-        if kind != "video":
-            have = [c for c in ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1") if c in av.codecs_available]
-            raise ValueError(f"codec={codec}: this PyAV has no such video encoder; it has {', '.join(have)} and others")
-    named = "libx264" if codec == "auto" else codec
-    if options.quality is not None:
-        if named not in _QUALITY:
-            raise ValueError(f"quality={options.quality}: codec={codec} has no such setting; leave it out")
-        if not 0 <= options.quality <= _BEST[named]:
-            raise ValueError(f"quality={options.quality}: expected 0 (best) to {_BEST[named]} for codec={codec}")
-    if options.preset is not None:
-        if named not in _PRESETS:
-            raise ValueError(f"preset={options.preset}: is for {', '.join(_PRESETS)}, not codec={codec}")
-        if options.preset not in _NAMES:
-            raise ValueError(f"preset={options.preset}: choose from {', '.join(_NAMES)}")
 
 
 def choose_layout(source: Layout, height: int, width: int, formats: Sequence[str]) -> tuple[Layout, str]:
@@ -125,7 +70,7 @@ class FilmWriter:
         elif self._chapters:
             self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
         #: what has a fixed rate, if anything: the container, or the codec
-        self.fixed = path.suffix if path.suffix.lower() in _FIXED_RATE else self.codec if self.codec == "mpeg4" else ""
+        self.fixed = path.suffix if path.suffix.lower() in FIXED_RATE else self.codec if self.codec == "mpeg4" else ""
         rate = 1 / max((1 / look.rate).limit_denominator(65535), Fraction(1, 65535))  # what MPEG-4 can say
         self._base, self._from = (1 / rate if self.fixed else look.time_base), look.time_base
         self._last: int | None = None
@@ -155,22 +100,9 @@ class FilmWriter:
         context.sample_aspect_ratio = aspect
         context.colorspace, context.color_range = self.colour.matrix, 2 if self.colour.full else 1
         context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
-        ahead = min(max(_HELD // (2 * height * width), 4), 40)  # memory does not depend on the encoder's taste
-        given = {}
-        if self.codec in _QUALITY:
-            given["crf"] = str(_QUALITY[self.codec] if options.quality is None else options.quality)
-        if self.path.suffix.lower() in _FIXED_RATE and self.codec.startswith("libx26"):
-            given["bf"] = "0"  # frames are shown in the order of the file there
-        if options.preset is not None:
-            given["preset"] = options.preset
         if self.codec in ("libx264", "libx264rgb"):
             context.thread_count = min(4, torch.get_num_threads())
-            given |= {"rc-lookahead": str(ahead)}
-        elif self.codec == "libx265":
-            given["x265-params"] = f"rc-lookahead={max(ahead, 5)}:log-level=none"
-        elif self.codec == "libvpx-vp9":
-            given |= {"b": "0", "lag-in-frames": str(min(ahead, 25)), "row-mt": "1"}
-        context.options = given
+        context.options = options.settings_for(self.path, height, width)
         return stream
 
     def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:

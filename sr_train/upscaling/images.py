@@ -1,49 +1,35 @@
-"""One image upscaled and written, with tiles of half the side where the memory is full."""
+"""Upscaling of image files, in bands of rows, so that memory does not limit their size."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.data.images import ImageError, encode_image, read_header, read_upright, to_rgb, write_image
 from sr_train.devices import memory_is_full
 from sr_train.files import write_bytes
-from sr_train.inference.images import super_resolve_bands
 from sr_train.inference.network import Network, take_less
-from sr_train.inference.tiling import whole_if_small
 from sr_train.resampling import imresize
-from sr_train.upscaling.clips import Settings
 from sr_train.upscaling.compare import beside_bicubic, compare_name
-from sr_train.upscaling.inputs import Job
-
-if TYPE_CHECKING:
-    Image = NDArray[Any]
+from sr_train.upscaling.inputs import Job, Settings
 
 
 def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
     """[h, w, C] uint8 or uint16, C = 1, 3 or 4 -> [scale h, scale w, C] of the same type.
 
-    Grey goes through as RGB and comes back as its mean; alpha is enlarged by bicubic interpolation.
+    Gray goes through as RGB and comes back as its mean; alpha is upscaled by bicubic interpolation.
     """
     height, width, channels = image.shape
     top = float(np.iinfo(image.dtype).max)
     pixels = torch.from_numpy(np.array(to_rgb(image), order="C"))  # a copy: a decoded JPEG is read-only
     lr = pixels.permute(2, 0, 1) if image.dtype == np.uint8 else pixels.permute(2, 0, 1).float() / top
     out = np.empty((height * network.scale, width * network.scale, channels), image.dtype)
-    bands = super_resolve_bands(
-        network.model,
-        lr,
-        tiling=whole_if_small(network.tiling, height, width),
-        ensemble=network.ensemble,
-        precision=network.precision,
-        done=done,
-    )
-    for first, band in bands:
+    for first, band in network.bands(lr, done):
         rows = torch.floor(band.cpu().permute(1, 2, 0).double() * top + 0.5).numpy()
         if not np.isfinite(rows).all():
             raise ValueError("the network's output holds NaN or infinity")
@@ -56,8 +42,13 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
     return out
 
 
-def _with_room(image: Image, network: Network, *, shrink: bool, bar: Any) -> Image:
-    """Upscale; where the memory is full, in tiles of half the side, if the side was ours to choose."""
+def upscale_with_room(
+    image: Image, network: Network, *, shrink: bool, bar: Any, tell: Callable[[str], object]
+) -> Image:
+    """Upscale as :func:`upscale_image` does, in smaller tiles where the memory is full and ``shrink`` allows it.
+
+    ``bar`` counts megapixels; ``tell`` is called with a sentence for the user.
+    """
     start = bar.n
     while True:
         try:
@@ -65,12 +56,12 @@ def _with_room(image: Image, network: Network, *, shrink: bool, bar: Any) -> Ima
         except (MemoryError, RuntimeError) as error:
             if not memory_is_full(error):
                 raise
-            take_less(network, *image.shape[:2], shrink=shrink, bar=bar)
+            take_less(network, *image.shape[:2], shrink=shrink, tell=tell)
             bar.n = start
 
 
-def megapixels(jobs: list[Job]) -> float:
-    """Of all images whose headers can be read; the others are reported when their turn comes."""
+def megapixels(jobs: Iterable[Job]) -> float:
+    """Return the sum over all images whose headers can be read; the others are reported when their turn comes."""
     total = 0.0
     for job in (j for j in jobs if j.kind == "image"):
         try:
@@ -81,16 +72,15 @@ def megapixels(jobs: list[Job]) -> float:
     return total
 
 
-def upscale_job(job: Job, network: Network, settings: Settings, *, bar: Any) -> str:
-    """Upscale one image and write it; returns a line that reports size and seconds."""
+def upscale_file(job: Job, network: Network, settings: Settings, bar: Any, tell: Callable[[str], object]) -> str:
+    """Read, upscale and write one image. Returns a line for the user; ``bar`` and ``tell`` as for :func:`upscale_with_room`."""
     start = time.monotonic()
     image = read_upright(job.source)
     encode_image(image[:1, :1], job.target.suffix)  # a format that cannot hold it is refused before the work
-    large = _with_room(image, network, shrink=settings.shrink, bar=bar)
+    large = upscale_with_room(image, network, shrink=settings.shrink, bar=bar, tell=tell)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if settings.compare:
-        both = beside_bicubic(image, large, network.scale)
-        write_image(compare_name(job.target, "compare", ".png"), both)
+        write_image(compare_name(job.target, "compare", ".png"), beside_bicubic(image, large, network.scale))
     write_bytes(job.target, encode_image(large, job.target.suffix))
     size = f"{image.shape[1]}x{image.shape[0]} -> {large.shape[1]}x{large.shape[0]}"
     return f"{job.target}: {size}, {time.monotonic() - start:.1f} s"

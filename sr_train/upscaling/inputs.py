@@ -11,7 +11,19 @@ from sr_train.data.images import SUFFIXES, BadFilesError, image_files
 from sr_train.data.video.clips import select
 from sr_train.data.video.film_reader import VIDEO_SUFFIXES
 from sr_train.upscaling.compare import compare_name, names_file
-from sr_train.upscaling.film_writer import CONTAINERS
+from sr_train.upscaling.encoder import CONTAINERS, Options
+
+
+class Settings(NamedTuple):
+    """How images, films and clips are made."""
+
+    options: Options
+    audio: bool
+    padding: str
+    suffix: str | None  #: of single frames; None: films stay films
+    skip: bool  #: what is in the output already
+    compare: bool
+    shrink: bool  #: tiles may be made smaller
 
 
 class Job(NamedTuple):
@@ -35,6 +47,13 @@ class Job(NamedTuple):
     def side(self) -> Path:
         """The film or the folder of frames that ``compare=true`` adds."""
         return compare_name(self.target, "compare", self.target.suffix if names_file(self.target) else "")
+
+    def is_finished(self, suffix: str | None) -> bool:
+        """Return whether the target is there; folders of frames are looked at frame by frame, and never finished.
+
+        ``suffix`` is that of a film's single frames, if they are wanted.
+        """
+        return self.target.exists() and not (self.kind == "clip" or (self.kind == "film" and suffix is not None))
 
 
 def image_suffix(config: Mapping[str, Any]) -> str | None:

@@ -15,16 +15,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from sr_train.files import write_bytes
-from sr_train.torch_files import HEAD, misplaced, storable, web_address
-from sr_train.weights.foreign.recognize import WeightsError, is_torch_file, read_torch, recognize
+from sr_train.torch_files import TorchFileError, is_dict, is_list, read_file, read_header, storable
+from sr_train.weights.foreign.base import WeightsError
+from sr_train.weights.foreign.recognize import recognize
 
 FORMAT = "sr-train weights"
 
@@ -48,9 +49,9 @@ class Weights:
     model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
     state: dict[str, torch.Tensor]
     origin: dict[str, Any] = field(
-        default_factory=dict
+        default_factory=dict[str, Any]
     )  #: run, stage, step, version, ancestors (digests of what it started from); or another program's file, layout
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -72,9 +73,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
 def pack(weights: Weights, *, where: str) -> bytes:
     """Return the content of a weights file. Tensors that are one tensor under several names are written once."""
     check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
-    bad = not_finite(weights.state)
-    if bad:
-        raise WeightsError(f"{where}: not written: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    check_finite(weights.state, where=f"{where}: not written")
     tensors, shared = storable(weights.state)
     header = {
         "format": FORMAT,
@@ -97,46 +96,31 @@ def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
     return [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
 
 
+def check_finite(state: Mapping[str, torch.Tensor], *, where: str) -> None:
+    """Raise WeightsError with the names of the tensors that hold NaN or infinity."""
+    bad = not_finite(state)
+    if bad:
+        raise WeightsError(f"{where}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+
+
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
-    """Read a weights file, ours or one that a layout fits; its content decides which, not its suffix.
+    """Read a weights file, ours or one that a key format fits; its content decides which, not its suffix.
 
     Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
     ``sr_train.models`` that the network may come from; ``scale`` decides where another program's file leaves it open.
     """
     path = Path(path)
-    if not path.exists():
-        raise WeightsError(web_address(path) or f"{path}: there is no such file")
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; name the file, e.g. {path / 'weights.safetensors'}")
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error})") from None
-    wrong = misplaced(head)
-    if wrong is not None:
-        raise WeightsError(f"{path}: {wrong}")
-    if is_torch_file(head):
-        weights = Weights(*recognize(path, read_torch(path), scale=scale))
-    else:
-        weights = _read_safetensors(path, scale)
+        content, header = read_file(path)
+        if header.get("format") == FORMAT:
+            weights = _described(header, cast("dict[str, torch.Tensor]", content), str(path))
+        else:
+            weights = Weights(*recognize(path, content, scale=scale))
+    except TorchFileError as error:
+        raise WeightsError(str(error)) from None
     check_model_config(weights.model, where=str(path), allow=allow)
-    bad = not_finite(weights.state)
-    if bad:
-        raise WeightsError(f"{path}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+    check_finite(weights.state, where=str(path))
     return weights
-
-
-def _read_safetensors(path: Path, scale: int | None) -> Weights:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file, nor one of torch ({error})") from None
-    if header.get("format") != FORMAT:
-        return Weights(*recognize(path, state, scale=scale))
-    return _described(header, state, str(path))
 
 
 def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
@@ -156,7 +140,7 @@ def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where:
     except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{where}: damaged header ({error!r})") from None
     state = state | _shared(where, header.get("shared", "{}"), state)
-    if not (isinstance(origin, dict) and isinstance(scores, dict)):
+    if not (is_dict(origin) and is_dict(scores)):
         raise WeightsError(f"{where}: damaged header (origin and scores are no mappings)")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
@@ -173,11 +157,10 @@ def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[s
 def origin_of(path: Path) -> dict[str, Any]:
     """Return where a file's weights come from, by its header alone; empty where it has none that can be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            origin = json.loads((file.metadata() or {})["origin"])
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        origin = json.loads(read_header(path)["origin"])
+    except (KeyError, ValueError, RecursionError):
         return {}
-    return origin if isinstance(origin, dict) else {}
+    return origin if is_dict(origin) else {}
 
 
 def _check_plain(value: object, where: str, depth: int = 0) -> None:
@@ -190,12 +173,12 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
     elif isinstance(value, str):
         if len(value) > _LONGEST:
             raise WeightsError(f"{where} is a text of {len(value)} characters")
-    elif isinstance(value, list):
+    elif is_list(value):
         if len(value) > _LONGEST or depth > _DEEPEST:
             raise WeightsError(f"{where} is a list of {len(value)}, {depth} levels down")
         for i, item in enumerate(value):
             _check_plain(item, f"{where}[{i}]", depth + 1)
-    elif isinstance(value, dict) and "_target_" not in value:
+    elif is_dict(value) and "_target_" not in value:
         _check_mapping(value, where, depth)
     else:
         kind = "an object with a _target_ of its own" if isinstance(value, dict) else f"a {type(value).__name__}"
@@ -233,7 +216,7 @@ def _is_scale(value: object) -> bool:
 
 def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
     """Raise WeightsError unless ``model`` names a class of sr_train.models, or of a package in ``allow``. Imports nothing."""
-    if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
+    if not is_dict(model) or not isinstance(model.get("_target_"), str):
         raise WeightsError(f"{where}: names no network (model._target_)")
     target = model["_target_"]
     packages = (MODELS, *allow)
@@ -248,9 +231,9 @@ def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> Non
 def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
     """Raise WeightsError unless ``model`` names a network as :func:`check_target` wants it, with plain arguments."""
     check_target(model, where=where, allow=allow)
-    assert isinstance(model, dict)
+    assert is_dict(model)
     scale, scales = model.get("scale"), model.get("scales")
-    if "scales" in model and (not isinstance(scales, list) or not scales or not all(map(_is_scale, scales))):
+    if "scales" in model and (not is_list(scales) or not scales or not all(map(_is_scale, scales))):
         raise WeightsError(f"{where}: model.scales={scales!r} is not a list of whole numbers from 1 to 16")
     if "scales" not in model and not _is_scale(scale):
         raise WeightsError(f"{where}: model.scale={scale!r} is not a whole number from 1 to 16")

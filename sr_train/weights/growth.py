@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.models import contract
+from sr_train.weights.foreign.base import WeightsError
 
 FRAMES = "frames"  #: in init.grow: not a list of blocks, but the window
 
@@ -27,13 +29,14 @@ def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dic
 
     Raises WeightsError for a name that is no list of such blocks.
     """
-    lists = {n: m for n, m in network.named_modules() if isinstance(m, nn.Sequential) and len(m)}
-    ends = {n: {getattr(block, "residual_end", None) for block in m} for n, m in lists.items()}
+    modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
+    lists = {n: m for n, m in modules if isinstance(m, nn.Sequential) and len(m)}
+    ends = {n: {contract.residual_end(block) for block in m} for n, m in lists.items()}
     usable = {n: str(found.pop()) for n, found in ends.items() if len(found) == 1 and None not in found}
     blocks = [name for name in grow if name != FRAMES]
     for name in blocks:
         if name not in usable:
-            usable = [*usable, *([FRAMES] if hasattr(network, "joins_frames") else [])]
+            usable = [*usable, *([FRAMES] if contract.joins_frames(network) else [])]
             known = f"can grow are {', '.join(usable)}" if usable else f"no blocks of {type(network).__name__} can"
             raise WeightsError(f"{where}: init.grow: {name!r} is no list of blocks that can start as identity; {known}")
     return {name: usable[name] for name in blocks}
@@ -67,12 +70,11 @@ def with_frames(
     found = dict(source)
     if FRAMES not in grow:
         return found
-    joins = getattr(network, "joins_frames", ())
-    if not joins:
+    joins, count = contract.joins_frames(network), contract.frames(network)
+    if not joins or count is None:
         raise WeightsError(f"{where}: init.grow: {type(network).__name__} takes no frames that could become more")
     own = network.state_dict()
     for name in (f"{conv}.weight" for conv in joins):
-        count = int(getattr(network, "frames"))  # noqa: B009 - a network with joins_frames states its frames
         here, there = own[name], found.get(name)
         each = here.shape[1] // count
         if there is None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from sr_train.weights.file import Weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.file import Weights, not_finite
+from sr_train.weights.foreign.base import WeightsError
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -46,8 +46,7 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
             if k in b.state and b.state[k].shape != v.shape
         ]
     for name, weights in sources.items():
-        bad = [k for k, v in weights.state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-        problems += [f"{name}: {k}: holds NaN or infinity" for k in bad]
+        problems += [f"{name}: {k}: holds NaN or infinity" for k in not_finite(weights.state)]
     if problems:
         raise WeightsError("\n  ".join(["these networks cannot be mixed:", *problems]))
 
@@ -60,7 +59,7 @@ def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[floa
     """
     nearest = states[max(range(len(mix)), key=mix.__getitem__)]
     used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]
-    result = {}
+    result: dict[str, torch.Tensor] = {}
     for name, value in nearest.items():
         if len(used) == 1 or not value.is_floating_point():
             result[name] = value.clone()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sr_train.weights.file import ANY, Weights, check_model_config
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.mixing import family
 
 
@@ -80,7 +80,7 @@ def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] 
     missing = [name for name in branch if name not in weights.state]
     if missing:
         raise WeightsError(f"{where}: {len(missing)} tensors of x{scale} are missing: {', '.join(missing[:5])}")
-    scores = {}
+    scores: dict[str, float] = {}
     for name, value in weights.scores.items():
         set_name, _, rest = name.partition("/")
         if set_name.endswith(f"_x{scale}"):

@@ -9,12 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from sr_train.console import UsageError
 from sr_train.runs.checkpoints import list_checkpoints, newest_checkpoint
 from sr_train.runs.resume import read_config
 from sr_train.torch_files import web_address
 from sr_train.weights.file import ANY, Weights, check_target, load_weights, origin_of, plain
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 
 WEIGHTS = "weights.safetensors"  #: of a finished stage
 
@@ -79,7 +81,7 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
 
 
 def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]:
-    found = newest_checkpoint(folder / "checkpoints", lambda text: print(text, file=sys.stderr))
+    found = newest_checkpoint(folder / "checkpoints", lambda text: tqdm.write(text, file=sys.stderr))
     config = read_config(folder)
     if found is None or config is None:
         raise WeightsError(f"{folder}: has no checkpoint yet")

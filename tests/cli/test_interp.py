@@ -9,7 +9,7 @@ from sr_train.data.images import read_image
 from sr_train.models.edsr import EDSR
 from sr_train.models.srresnet import SRResNet
 from sr_train.weights.file import Weights, load_weights, save_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.mixing import check_mix, digest, interpolate
 
 MODEL = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from sr_train.training.build import stage_seed
+from sr_train.training.stage import stage_seed
 from sr_train.weights.file import load_weights
 from sr_train.weights.open import full_arguments
 

@@ -10,7 +10,7 @@ from sr_train.inference.tiling import WHOLE, plan_tiles
 from sr_train.models.bicubic import Bicubic
 from sr_train.models.edsr import EDSR
 from sr_train.resampling import imresize
-from sr_train.upscaling.images import upscale_image
+from sr_train.upscaling.images import upscale_image, upscale_with_room
 from sr_train.weights.file import Weights, save_weights
 
 
@@ -105,30 +105,29 @@ def test_photographs_are_upscaled_as_they_are_seen(tmp_path, orientation):
     assert np.array_equal(read_image(tmp_path / "turned.png"), pixels)
 
 
-def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch, capsys):
+def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch):
     from tqdm import tqdm
 
     from sr_train.inference.tiling import MemoryFullError
-    from sr_train.upscaling import images
 
-    tried = []
-    original = images.upscale_image
+    tried, told = [], []
 
     def greedy(image, network, done):
         tried.append(network.tiling.tile)
         if network.tiling.tile > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(image, network, done)
+        return upscale_image(image, network, done)
 
-    monkeypatch.setattr(images, "upscale_image", greedy)
+    monkeypatch.setattr("sr_train.upscaling.images.upscale_image", greedy)
     image = np.zeros((300, 200, 3), np.uint8)
     ready = Network(network, 2, "net", plan_tiles(network, tile=256), False, "32")
     with tqdm(total=1, disable=True) as bar:
-        assert images._with_room(image, ready, shrink=True, bar=bar).shape == (600, 400, 3)
+        assert upscale_with_room(image, ready, shrink=True, bar=bar, tell=told.append).shape == (600, 400, 3)
         assert tried == [256, 128, 64]
+        assert told == [f"memory is full with tile={t}: going on with tile={t // 2}" for t in (256, 128)]
         ready.tiling = plan_tiles(network, tile=256)
         with pytest.raises(MemoryFullError, match="smaller tile="):
-            images._with_room(image, ready, shrink=False, bar=bar)
+            upscale_with_room(image, ready, shrink=False, bar=bar, tell=told.append)
 
 
 @pytest.mark.parametrize(

@@ -398,18 +398,16 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
 
 
 def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_path, monkeypatch):
-    from sr_train.inference import clips
-
-    original, tried = clips.super_resolve_clip, []
+    tried = []
 
     def greedy(model, frames, *, tiling, **options):
         tried.append(tiling.tile)
         if tiling.tile is None:
             next(iter(frames))
             raise torch.OutOfMemoryError("CUDA out of memory")
-        yield from original(model, frames, tiling=tiling, **options)
+        yield from super_resolve_clip(model, frames, tiling=tiling, **options)
 
-    monkeypatch.setattr(clips, "super_resolve_clip", greedy)
+    monkeypatch.setattr("sr_train.inference.clips.super_resolve_clip", greedy)
     monkeypatch.setattr("sr_train.inference.tiling._LARGEST_TILE", 300)
     write_film(tmp_path / "in.mp4", photograph_frames(frames=3, width=200, height=160))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out"))

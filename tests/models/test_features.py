@@ -7,7 +7,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from sr_train.models.features import FILES, FeatureError, FeatureExtractor, check_weights
+from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 
 MAKERS = {"vgg19": torchvision.models.vgg19, "vgg16": torchvision.models.vgg16, "alexnet": torchvision.models.alexnet}
 TAPS = {  # torchvision's index of a layer
@@ -155,12 +155,11 @@ def test_layers_and_networks_that_do_not_exist_are_refused(files):
 
 def test_a_file_that_is_missing_or_another_networks_is_refused_before_a_run(files, tmp_path):
     with pytest.raises(FeatureError, match=r"gone\.pth: there is no such file\. It should be vgg19-dcbb9e9d\.pth"):
-        check_weights(network="vgg19", layers=["conv5_4"], weights=str(tmp_path / "gone.pth"))
+        FeatureExtractor(network="vgg19", layers=["conv5_4"], weights=str(tmp_path / "gone.pth"))
     with pytest.raises(FeatureError, match=r"no weights of vgg19: features.16.weight \(conv3_4\) is missing"):
-        check_weights(network="vgg19", layers=["conv5_4"], weights=files["vgg16"])
+        FeatureExtractor(network="vgg19", layers=["conv5_4"], weights=files["vgg16"])
     with pytest.raises(FeatureError, match=re.escape("is [64, 3, 11, 11], expected [64, 3, 3, 3]")):
-        check_weights(network="vgg16", layers=["relu1_1"], weights=files["alexnet"])
-    check_weights(network="vgg19", layers=["conv5_4"], weights=files["vgg19"])
+        FeatureExtractor(network="vgg16", layers=["relu1_1"], weights=files["alexnet"])
 
 
 def test_without_a_file_cache_or_net_the_file_and_its_place_are_named(tmp_path, monkeypatch):

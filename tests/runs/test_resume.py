@@ -257,7 +257,10 @@ def test_differences_are_found_at_any_depth():
 
 
 def test_classes_that_were_moved_are_no_difference(tmp_path):
-    old = {"logger": {"w": {"_target_": "sr_train.records.WandB"}}, "loss": {"_target_": "sr_train.losses.weighted.GANLoss"}}
+    old = {
+        "logger": {"w": {"_target_": "sr_train.records.WandB"}},
+        "loss": {"_target_": "sr_train.losses.weighted.GANLoss"},
+    }
     new = {
         "logger": {"w": {"_target_": "sr_train.training.wandb_logger.WandB"}},
         "loss": {"_target_": "sr_train.losses.gan.GANLoss"},

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from sr_train.batch import to_float
-from sr_train.config.build import build
 from sr_train.config.plan import plan
 from sr_train.console import ConfigError
 from sr_train.models.edsr import EDSR
@@ -16,9 +15,11 @@ from sr_train.models.mdsr import MDSR
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.pixel import PixelTask
-from sr_train.training.build import build_task, build_trainer
-from sr_train.training.stage import preflight
+from sr_train.training.outline import outline
+from sr_train.training.preflight import preflight
+from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.trainer import build_trainer
 
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",
@@ -27,9 +28,9 @@ SMALL = (
 
 
 def train(steps, *overrides, callbacks=(), tmp_path):
-    stage = plan([*SMALL, f"trainer.max_steps={steps}", *overrides]).stages[0]
-    preflight(stage)
-    data, task = build(stage.config["data"]), build_task(stage.config, stage.name, None)
+    (ready,) = preflight(plan([*SMALL, f"trainer.max_steps={steps}", *overrides]))
+    stage, data = ready.stage, ready.data
+    task = build_task(stage.config, stage.name, None)
     trainer = build_trainer(stage.config, list(callbacks), tmp_path)
     trainer.fit(task, datamodule=data)
     return task, data, trainer
@@ -173,9 +174,7 @@ def test_scale_and_scales_are_checked_before_anything_is_built(typed, message):
 
 def test_ddp_looks_for_unused_parameters_for_this_task_alone():
     def strategy(*typed):
-        stage = plan(list(typed)).stages[0]
-        preflight(stage)
-        return stage.config["trainer"]["strategy"]
+        return outline(plan(list(typed)).stages[0], []).stage.config["trainer"]["strategy"]
 
     for task, end in ((SMALL, "_find_unused_parameters_true"), (["experiment=quickstart_edsr", *SMALL[1:]], "")):
         assert strategy(*task, "trainer.strategy=ddp", "trainer.devices=2") == f"ddp{end}"

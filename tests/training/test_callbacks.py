@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sr_train.runs.metrics import read_rows
-from sr_train.training.speed import Explosion
+from sr_train.training.callbacks import Explosion
 
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",

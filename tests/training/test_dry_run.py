@@ -63,10 +63,11 @@ def test_what_check_finds_is_an_error(invoke, tmp_path, monkeypatch):
 
 def test_the_disk_that_is_foretold_is_what_a_run_takes(invoke, tmp_path):
     from sr_train.training.dry_run import check_stage
+    from sr_train.training.preflight import preflight
 
     composed = plan(["experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=8", "checkpoint.every=2", *SMALL,
                      f"paths.runs={tmp_path / 'runs'}", "trainer.precision=32-true"])  # fmt: skip
-    foretold = check_stage(composed, composed.stages[0]).bytes
+    foretold = check_stage(composed, preflight(composed)[0]).bytes
     done = invoke(
         "sr-train", "experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=8", "checkpoint.every=2", *SMALL
     )

@@ -12,10 +12,11 @@ from sr_train.models.edvr import EDVR
 from sr_train.tasks import base
 from sr_train.tasks.curves import CosineRestarts
 from sr_train.tasks.pixel import PixelTask
+from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
 from sr_train.training.warm_starts import check_warm_starts
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.warm_start import warm_start
 
 SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": 3}
@@ -123,9 +124,9 @@ def test_a_network_of_single_frames_is_trained_and_goes_on_with_windows(tmp_path
             "logger=none",
         ]
     )
-    check_warm_starts(composed)
+    ready = preflight(composed)
     assert "grown      1 tensors  fusion.weight: the frames added weigh nothing at first" in capsys.readouterr().out
-    image, video = (load_weights(run_stage(composed, stage)) for stage in composed.stages)
+    image, video = (load_weights(run_stage(composed, stage)) for stage in ready)
     assert image.state["fusion.weight"].shape == (8, 8, 1, 1)
     assert video.state["fusion.weight"].shape == (8, 24, 1, 1)
     added = torch.cat([video.state["fusion.weight"][:, :8], video.state["fusion.weight"][:, 16:]], dim=1)

@@ -7,8 +7,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sr_train.runs.metrics import read_rows
-from sr_train.training.loggers import MetricsCsv, TensorBoard
-from sr_train.training.step_callback import log_picture
+from sr_train.training.loggers import MetricsCsv, TensorBoard, log_picture
 
 
 def test_rows_beyond_the_checkpoint_are_cut_and_half_a_line_is_dropped(tmp_path):

@@ -12,7 +12,8 @@ import torch
 
 from sr_train.config.plan import plan
 from sr_train.console import ProblemsError, UsageError
-from sr_train.training.preflight import check_stages, problems_of, unchanged_flags
+from sr_train.training.preflight import preflight, prepare
+from sr_train.training.trainer import unchanged_flags
 
 SMALL = (
     "experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.lr_patch=8", "data.batch=2",
@@ -51,9 +52,16 @@ def change(composed, keys):
     return dataclasses.replace(composed, stages=stages)
 
 
+def problems_of(stage):
+    problems = []
+    ready = prepare(stage, problems)
+    assert (ready is None) == bool(problems)
+    return problems
+
+
 def refused(composed, keys):
     with pytest.raises(ValueError, match=r".") as caught:
-        check_stages(change(composed, keys))
+        preflight(change(composed, keys))
     return caught.value
 
 
@@ -154,22 +162,22 @@ def test_a_missing_wandb_and_a_missing_login_are_reported_before_any_stage(compo
     with pytest.raises(
         ValueError, match=r"^stage x4: logger.wandb: no login for api.wandb.ai: run wandb login, set WANDB_"
     ):
-        check_stages(composed)
+        preflight(composed)
     for name, value in (("MODE", "offline"), ("API_KEY", 40 * "a")):
         with monkeypatch.context() as patch:
             patch.setenv(f"WANDB_{name}", value)
-            check_stages(composed)
+            preflight(composed)
     assert wandb.run is None
     assert not list(tmp_path.iterdir())
     netrc = "machine api.wandb.ai login user password " + 40 * "a"
     for file, text in ((".netrc", netrc), (".config/wandb/settings", "[default]\nmode = offline")):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(f"{text}\n")
-        check_stages(composed)
+        preflight(composed)
         (tmp_path / file).unlink()
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(ValueError, match=r"^stage x4: logger.wandb: ") as caught:
-        check_stages(composed)
+        preflight(composed)
     assert not isinstance(caught.value, UsageError)
 
 
@@ -179,7 +187,11 @@ def test_building_leaves_no_trace(composed, tmp_path):
     before, environment, random = [f() for f in flags], dict(os.environ), torch.get_rng_state()
     keys = {"deterministic": True, "benchmark": True, "detect_anomaly": True, "devices": 2, "strategy": "ddp"}
     monitor = {"_target_": f"{CALLBACKS}.DeviceStatsMonitor"}
-    check_stages(change(composed, {"x4.callbacks.a": monitor, **{f".trainer.{k}": v for k, v in keys.items()}}))
+    changed = change(composed, {"x4.callbacks.a": monitor, **{f".trainer.{k}": v for k, v in keys.items()}})
+    typed = copy.deepcopy(changed)
+    ready = preflight(changed)
+    assert changed == typed  # what was resolved stands in what is returned
+    assert [r.stage.config["trainer"]["precision"] for r in ready] == ["32-true", "32-true"]
     assert [f() for f in flags] == before
     assert dict(os.environ) == environment
     assert torch.equal(torch.get_rng_state(), random)
@@ -198,7 +210,7 @@ def test_what_a_constructor_writes_into_the_stages_folder_goes_elsewhere(compose
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = {"_target_": "mine.Writes", "folder": "runs/quickstart_edsr/x4/mine"}
     with redirect_stdout(io.StringIO()) as printed:
-        check_stages(change(composed, {"x4.callbacks.a": spec}))
+        preflight(change(composed, {"x4.callbacks.a": spec}))
     assert "made" in printed.getvalue()
     assert not (tmp_path / "runs").exists()
     sys.modules.pop("mine")
@@ -215,7 +227,7 @@ def test_a_stages_global_flags_do_not_hold_for_the_next():
 def test_of_several_ranks_with_the_same_wrong_value_the_first_reports_it(composed, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as stop:
-        check_stages(change(composed, {"x4.task.optimizer.eps": -1}))
+        preflight(change(composed, {"x4.task.optimizer.eps": -1}))
     assert stop.value.code == 2
     assert capsys.readouterr() == ("", "")
 

@@ -7,8 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from sr_train.config.compose import parse
 from sr_train.config.plan import plan
+from sr_train.config.sweep import Sweep, run_sweep
 from sr_train.console import ConfigError
-from sr_train.training.sweep import Sweep, best_score, run_hydra
+from sr_train.training.sweep import SweepTable, best_score, check_score
 
 TINY = ("model.blocks=1", "trainer.accelerator=cpu")
 
@@ -30,7 +31,9 @@ def sweep(tmp_path, monkeypatch):
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sr-train", *arguments])
-        return run_hydra(arguments, job), seen
+        table = SweepTable(job)
+        run_sweep(arguments, table.run)
+        return table.finish(), seen
 
     return run
 
@@ -73,9 +76,9 @@ def test_a_job_is_a_run_of_its_own_whose_name_can_be_typed(sweep, tmp_path):
 def test_jobs_are_named_and_checked_before_the_first_one_starts(arguments, names):
     if isinstance(names, str):
         with pytest.raises(ConfigError, match=names):
-            Sweep("sr-train", ["-m", *TINY, *arguments], lambda composed, typed: 0)
+            Sweep("sr-train", ["-m", *TINY, *arguments])
         return
-    made = Sweep("sr-train", ["-m", *TINY, *arguments], lambda composed, typed: 0)
+    made = Sweep("sr-train", ["-m", *TINY, *arguments])
     for name, typed in zip(names, _jobs(made), strict=True):
         assert name is None or Path(made.arguments(typed)[-1].removeprefix("name=")).match(name)
 
@@ -138,13 +141,12 @@ def test_a_job_returns_the_score_that_the_best_network_was_chosen_by(tmp_path, m
 )
 def test_a_sweeper_that_searches_the_wrong_way_is_refused(best, direction, message):
     from sr_train.console import UsageError
-    from sr_train.training.sweep import _check_score
 
     composed = plan([*TINY, f"validate.best={best}"])
     if message is None:
-        _check_score(composed, {"direction": direction})
+        check_score(composed, {"direction": direction})
     else:
         with pytest.raises(UsageError, match=message):
-            _check_score(composed, {"direction": direction})
+            check_score(composed, {"direction": direction})
     with pytest.raises(UsageError, match="sets=\\[\\] validates nothing"):
-        _check_score(plan([*TINY, "sets=[]"]), {"direction": direction})
+        check_score(plan([*TINY, "sets=[]"]), {"direction": direction})

@@ -9,7 +9,7 @@ from sr_train.models.msrresnet import MSRResNet
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.models.srresnet import SRResNet
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.growth import residual_ends
 from sr_train.weights.warm_start import match_warm_start, warm_start
 

@@ -7,7 +7,7 @@ from sr_train.config.plan import plan
 from sr_train.console import ConfigError
 from sr_train.models.edsr import EDSR
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.warm_start import match_warm_start, warm_start
 
 SMALL = (

@@ -1,28 +1,23 @@
-"""Parts of building a store next to the images: one writer, recognition of files, work done ahead."""
+"""Building a store from a folder of images: parallel, resumable after a kill, renamed into place when complete."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import os
-import shutil
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import lmdb
 
-from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
+from sr_train.data.images import Header
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
-    MAX_KEY,
     OFFSETS,
     SUMMARY,
     VERSION,
@@ -32,66 +27,10 @@ from sr_train.data.store.format import (
     record_name,
 )
 from sr_train.data.store.index_file import Index
-from sr_train.data.store.reader import Image, Store
-from sr_train.data.store.scan import Estimate
-from sr_train.files import remove_leftovers, sync_folder, write_bytes
+from sr_train.data.store.reader import Store
+from sr_train.data.store.scan import Estimate, Inputs, Item, Plan
+from sr_train.files import lock_file, remove_leftovers, sync_folder, write_bytes
 from sr_train.resampling import Arithmetic, check_arithmetic
-
-T = TypeVar("T")
-
-R = TypeVar("R")
-
-
-def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
-    """Futures of ``function`` over ``items``, in order, a bounded number ahead (threads: decoders release the GIL)."""
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def same_file(record: Record, path: Path) -> bool:
-    """Whether a file is the one a record was made of; its content decides where only the time differs (a copied folder)."""
-    try:
-        status = path.stat()
-        if status.st_size != record.file_size:
-            return False
-        return status.st_mtime_ns == record.file_mtime or zlib.crc32(path.read_bytes()) == record.file_crc
-    except OSError:
-        return False
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of a folder's files; 0 where there is none."""
-    return sum(f.stat().st_size for f in folder.glob("*")) if folder.is_dir() else 0
-
-
-@contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """One writer a store. Record locks vanish with their process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: two sr-prepare at once are then the user's to avoid
-        yield
-        return
-    handle: Any = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{folder}: another sr-prepare is writing it at this moment") from None
-        yield
-    finally:
-        os.close(handle)
-
 
 _PLAN = b"plan"
 
@@ -99,24 +38,7 @@ _COMMIT_BYTES = 128 << 20  # or _COMMIT_SECONDS: what a kill can cost
 
 _COMMIT_SECONDS = 1.0
 
-_OVERHEAD = 1.02  # of LMDB's pages over the pixels
-
 _MAP_START = 64 << 20
-
-
-class Plan(NamedTuple):
-    """What a store shall hold; a partial store continues only under an equal plan."""
-
-    scales: tuple[int, ...]
-    arithmetic: str
-
-
-class Item(NamedTuple):
-    """One decoded image with its LR versions, ready to be written."""
-
-    key: str
-    images: dict[int, Image]
-    file: tuple[int, int, int]  #: size, mtime in ns, CRC-32
 
 
 class Report(NamedTuple):
@@ -157,7 +79,6 @@ class StoreBuilder:
         check_arithmetic(arithmetic)
         if any(s < 2 for s in scales) or len(set(scales)) != len(scales):
             raise ValueError(f"scales={list(scales)}: give whole numbers from 2 on, each once, e.g. scales=[2,3,4]")
-        self.images = Path(images)
         self.store = Path(store)
         if self.store.suffix != ".lmdb":
             raise ValueError(
@@ -165,75 +86,11 @@ class StoreBuilder:
             )
         self.partial = self.store.with_name(self.store.name + ".partial")
         self.plan = Plan(tuple(sorted(scales)), arithmetic)
-        self.workers = workers
-        self.skip_bad = skip_bad
-        self.check = check
-        self.remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
-        self.files = list_images(self.images) if files is None else dict(files)
-        self.listed = frozenset(self.files)
-        self.bad: list[str] = []
-        long = [f"{p}: its path is over {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
-        if long:
-            raise BadFilesError(f"{self.images}: names too long for a store", long)
-
-    # -- before anything is written ------------------------------------------------------------------------------
-
-    def _check_header(self, path: Path) -> Header:
-        header = read_header(path)
-        largest = max(self.plan.scales, default=1)
-        if min(header.height, header.width) < largest:
-            raise ImageError(f"{path}: {header.width}x{header.height} pixels are too few to reduce by {largest}")
-        return header
+        self.inputs = Inputs(Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, check=check)
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
-        """Read all headers: bad files are found, and the disk that the store will take, before work starts.
-
-        Raises BadFilesError with every bad file at once (unless ``skip_bad``), OSError where the disk is too small.
-        """
-        total, good, known = 0, {}, {}
-        share = 1 + sum(1 / s**2 for s in self.plan.scales)
-        headers = parallel(lambda item: self._check_header(item[1]), self.files.items(), self.workers)
-        for (key, path), future in zip(self.files.items(), headers, strict=True):
-            try:
-                header = future.result()
-            except ImageError as error:
-                self.bad.append(str(error))
-            else:
-                good[key], known[key] = path, header
-                total += int(header.height * header.width * header.channels * header.dtype.itemsize * share)
-            progress(1)
-        self.bad += self.check(known)
-        if (
-            self.bad and not self.skip_bad
-        ):  # it fails anyhow: decode the others too, so that all bad files are in one list
-            for future in parallel(self._load, good.items(), self.workers):
-                try:
-                    future.result()
-                except ImageError as error:
-                    self.bad.append(str(error))
-                progress(1)
-        self._raise_bad()
-        self.files = good
-        if not good:
-            raise BadFilesError(f"{self.images}: none of the images can be used", self.bad)
-        parent = self.store.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
-        here = size_of(self.partial)
-        if total * _OVERHEAD > free + here:
-            raise OSError(
-                f"{parent}: the store needs about {total * _OVERHEAD / 1e9:.2f} GB, "
-                f"only {(free + here) / 1e9:.2f} GB are free"
-            )
-        return Estimate(len(good), total, free)
-
-    def _raise_bad(self) -> None:
-        if self.bad and not self.skip_bad:
-            raise BadFilesError(
-                f"{self.images}: {len(self.bad)} bad files; mend or remove them and run the same command again "
-                f"(what is done is kept), or leave {self.remedy}",
-                self.bad,
-            )
+        """Check the inputs and the free disk space before anything is written, see :meth:`.scan.Inputs.estimate`."""
+        return self.inputs.estimate(self.store, self.partial, progress)
 
     def complete(self) -> bool:
         """Whether the store stands already, made of these very files by this very plan.
@@ -250,32 +107,17 @@ class StoreBuilder:
                 f"{self.store}: was made with scales={list(made.scales)} arithmetic={made.arithmetic}, "
                 f"asked for are scales={list(self.plan.scales)} arithmetic={self.plan.arithmetic}; {remedy}"
             )
-        records = store.records[1]
+        records, files = store.records[1], self.inputs.files
         left_out = set(store.summary.get("skipped", []))
-        changed = sorted(records.keys() ^ (self.files.keys() - left_out))
-        changed += [k for k, p in self.files.items() if k in records and not same_file(records[k], p)]
+        changed = sorted(records.keys() ^ (files.keys() - left_out))
+        changed += [k for k, p in files.items() if k in records and not _same_file(records[k], p)]
         if changed:
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             raise FileExistsError(
-                f"{self.store}: exists, and {len(changed)} images of {self.images} were added, removed or changed "
+                f"{self.store}: exists, and {len(changed)} images of {self.inputs.images} were added, removed or changed "
                 f"since ({names}); {remedy}"
             )
         return True
-
-    # -- writing -------------------------------------------------------------------------------------------------
-
-    def _load(self, item: tuple[str, Path]) -> Item:
-        key, path = item
-        try:
-            data = path.read_bytes()
-            status = path.stat()
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
-        image = decode_image(data, path)
-        images = {1: image}
-        for scale in self.plan.scales:
-            images[scale] = reduce_image(image, scale, self.plan.arithmetic)
-        return Item(key, images, (len(data), status.st_mtime_ns, zlib.crc32(data)))
 
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
         """Write every image that is not there yet, then put the store in place.
@@ -284,7 +126,7 @@ class StoreBuilder:
         OSError when the disk is full (what was committed is kept).
         """
         self.partial.mkdir(parents=True, exist_ok=True)
-        with writer_lock(self.partial):
+        with _writer_lock(self.partial):
             remove_leftovers(self.partial)
             try:
                 return self._build(progress)
@@ -301,16 +143,10 @@ class StoreBuilder:
         try:
             done = self._reconcile(environment)
             progress(len(done))
-            todo = [(k, p) for k, p in self.files.items() if k not in done]
             pending: list[Item] = []
             size, last = 0, time.monotonic()
-            for (_, path), future in zip(todo, parallel(self._load, todo, self.workers), strict=True):
-                try:
-                    item = future.result()
-                except ImageError as error:
-                    self.bad.append(str(error))
-                    self.files = {k: p for k, p in self.files.items() if p != path}
-                else:
+            for item in self.inputs.load([key for key in self.inputs.files if key not in done]):
+                if item is not None:
                     pending.append(item)
                     size += sum(i.nbytes for i in item.images.values())
                 if size >= _COMMIT_BYTES or time.monotonic() - last >= _COMMIT_SECONDS:
@@ -318,10 +154,8 @@ class StoreBuilder:
                     pending, size, last = [], 0, time.monotonic()
                 progress(1)
             self._commit(environment, pending)
-            self._raise_bad()
-            written = len(self.files) - len(done)
-            if not self.files:
-                raise BadFilesError(f"{self.images}: none of the images can be used", self.bad)
+            self.inputs.raise_bad()
+            self.inputs.raise_none()
             self._finish(environment)
         finally:
             environment.close()
@@ -330,7 +164,8 @@ class StoreBuilder:
         sync_folder(self.partial)
         os.replace(self.partial, self.store)  # noqa: PTH105
         sync_folder(self.store.absolute().parent)
-        return Report(written, len(done), (self.store / "data.mdb").stat().st_size, self.bad)
+        kept = len(done)
+        return Report(len(self.inputs.files) - kept, kept, (self.store / "data.mdb").stat().st_size, self.inputs.bad)
 
     def _open_partial(self) -> lmdb.Environment:
         data = self.partial / "data.mdb"
@@ -356,7 +191,7 @@ class StoreBuilder:
             )
         seen: dict[str, set[int]] = {}
         for scale, key, record in records:
-            if key in self.files and same_file(record, self.files[key]):
+            if key in self.inputs.files and _same_file(record, self.inputs.files[key]):
                 seen.setdefault(key, set()).add(scale)
         wanted = {1, *self.plan.scales}
         done = {key for key, scales in seen.items() if scales == wanted}
@@ -389,9 +224,9 @@ class StoreBuilder:
             "version": VERSION,
             "scales": list(self.plan.scales),
             "arithmetic": self.plan.arithmetic,
-            "counts": {str(s): len(self.files) for s in (1, *self.plan.scales)},
+            "counts": {str(s): len(self.inputs.files) for s in (1, *self.plan.scales)},
             "records": self._committed()[0].checksum,
-            "skipped": sorted(self.listed - self.files.keys()),
+            "skipped": sorted(self.inputs.listed - self.inputs.files.keys()),
         }
 
         def write(transaction: lmdb.Transaction) -> None:
@@ -414,6 +249,32 @@ class StoreBuilder:
             return index, [image[:3] for image in index.images()]
         except ValueError as error:
             raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
+
+
+def _same_file(record: Record, path: Path) -> bool:
+    """Return whether a record was made from a file; the content decides where only the time differs (a copied folder)."""
+    try:
+        status = path.stat()
+        if status.st_size != record.file_size:
+            return False
+        return status.st_mtime_ns == record.file_mtime or zlib.crc32(path.read_bytes()) == record.file_crc
+    except OSError:
+        return False
+
+
+@contextmanager
+def _writer_lock(folder: Path) -> Generator[None]:
+    """Allow one writer a store, until its process ends, however it does."""
+    if os.name == "nt":  # no such locks there: two sr-prepare at once are then the user's to avoid
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not lock_file(handle):
+            raise FileExistsError(f"{folder}: another sr-prepare is writing it at this moment")
+        yield
+    finally:
+        os.close(handle)
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 
 SUMMARY = b"store"
 
-RECORD_FIELDS = struct.Struct("<IIBBxxIQQI")
+_RECORD = struct.Struct("<IIBBxxIQQI")
 
 _DTYPES = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.float32)}
 
@@ -47,7 +48,14 @@ class Record(NamedTuple):
 
     def pack(self) -> bytes:
         """The record as stored."""
-        return RECORD_FIELDS.pack(*self)
+        return _RECORD.pack(*self)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Iterator[Record]:
+        """Records one after another, the inverse of :meth:`pack`. Raises ValueError."""
+        if len(raw) % _RECORD.size:
+            raise ValueError(f"records of {len(raw)} bytes, not a multiple of {_RECORD.size}")
+        return map(cls._make, _RECORD.iter_unpack(raw))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sr_train.data.store.format import RECORD_FIELDS, SUMMARY, Record
+from sr_train.data.store.format import SUMMARY, Record
 
 _MAGIC = b"sr-train index 1"
 
@@ -86,10 +86,8 @@ class Index(NamedTuple):
 
     def images(self) -> Iterator[tuple[int, str, Record, int]]:
         """(scale, key, record, position) of every image. Raises ValueError where they cannot be so."""
-        if len(self.records) % RECORD_FIELDS.size or len(self.offsets) % 8:
-            raise ValueError(f"records of {len(self.records)} bytes, not a multiple of {RECORD_FIELDS.size}")
+        records = Record.unpack(self.records)
         names = self.names.decode().split("\0") if self.names else []
-        records = map(Record._make, RECORD_FIELDS.iter_unpack(self.records))
         for name, record, (at,) in zip(names, records, struct.iter_unpack("<Q", self.offsets), strict=True):
             if not 0 < record.nbytes <= self.size - at:
                 raise ValueError(f"{name!r} of {record.shape} at {at} of {self.size} bytes")
@@ -118,7 +116,8 @@ def _read_tree(data: mmap.mmap) -> tuple[int, Spans]:
         raise ValueError("it has no header of LMDB 0.9, 64 bits, little endian")
     root = max(metas, key=lambda meta: meta[5])[3]
     spans: Spans = {}
-    todo, seen = [] if root == _NONE else [root], set()
+    todo: list[int] = [] if root == _NONE else [root]
+    seen: set[int] = set()
     while todo:
         number = todo.pop()
         if number in seen or (number + 1) * size > len(data):
@@ -139,7 +138,7 @@ def _read_page(page: bytes, number: int, spans: Spans) -> list[int]:
     kind = flags & (_BRANCH | _LEAF | _OVERFLOW)
     if own != number or kind not in (_BRANCH, _LEAF) or lower < _HEADER:
         raise IndexError
-    below = []
+    below: list[int] = []
     for start in struct.unpack_from(f"<{(lower - _HEADER) // 2}H", page, _HEADER):
         low, high, how, key = _NODE.unpack_from(page, start)
         end = start + _NODE.size + key

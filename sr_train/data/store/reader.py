@@ -24,11 +24,11 @@ import mmap
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
@@ -40,8 +40,6 @@ from sr_train.data.store.format import (
     record_name,
 )
 from sr_train.data.store.index_file import Index
-
-Image = NDArray[Any]
 
 
 class Store:
@@ -139,10 +137,11 @@ class Store:
 
     def _read_summary(self, raw: bytes) -> dict[str, Any]:
         try:
-            summary = json.loads(raw) if raw else None
+            summary: Any = json.loads(raw) if raw else None
         except ValueError as error:
             raise StoreError(f"{self.path}: damaged summary ({error}); delete it and run sr-prepare again") from None
-        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+        summary = cast("dict[str, Any]", summary) if isinstance(summary, dict) else {}
+        if summary.get("format") != FORMAT:
             raise StoreError(
                 f"{self.path}: an LMDB, but not a store of sr-train (BasicSR's hold PNG files, ours pixels); "
                 "make one from the images with sr-prepare"
@@ -173,8 +172,7 @@ class Store:
     def view(self, scale: int, key: str) -> Image:
         """The whole image [H, W, C], a read-only view into the memory map."""
         record = self.records[scale][key]
-        size = record.height * record.width * record.channels
-        return np.frombuffer(self._mapped(), record.dtype, size, self._offsets[scale, key]).reshape(record.shape)
+        return np.ndarray(record.shape, record.dtype, self._mapped(), self._offsets[scale, key])
 
     def _read_ahead(self, scale: int, key: str, first: int, last: int) -> None:
         """Ask for bytes [first, last) of an image at once, instead of page by page as they are touched."""

@@ -1,13 +1,183 @@
-"""Estimate of a store before it is written."""
+"""Inputs of a store: image files are checked before anything is written, then decoded and reduced in parallel."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from sr_train.batch import Image
+from sr_train.data.degrade import reduce_image
+from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
+from sr_train.data.store.format import MAX_KEY
+
+T = TypeVar("T")
+
+R = TypeVar("R")
+
+_OVERHEAD = 1.02  # of LMDB's pages over the pixels
+
+
+class Plan(NamedTuple):
+    """Scales and arithmetic of a store; a partial store continues only under an equal plan."""
+
+    scales: tuple[int, ...]
+    arithmetic: str
+
+
+class Item(NamedTuple):
+    """One decoded image with its LR versions, ready to be written."""
+
+    key: str
+    images: dict[int, Image]
+    file: tuple[int, int, int]  #: size, mtime in ns, CRC-32
 
 
 class Estimate(NamedTuple):
-    """What building will take, found from the files' headers."""
+    """Images and disk space that building will take, by the files' headers."""
 
     images: int
     pixels: int  #: bytes of pixels in all scales
     free: int  #: bytes free where the store will stand
+
+
+def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
+    """Futures of ``function`` over ``items``, in order, a bounded number ahead (threads: decoders release the GIL)."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Inputs:
+    """Image files that a store is made from.
+
+    Args:
+        images: folder, nested as may be.
+        plan: of the store.
+        workers: threads that decode and reduce.
+        skip_bad: leave unreadable images out instead of failing.
+        files: key -> file of what to keep; default: every image below the folder.
+        check: gets every good file's header before work starts; returns what is wrong with them together.
+
+    Raises:
+        BadFilesError: with every file at once whose name is too long.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        plan: Plan,
+        *,
+        workers: int,
+        skip_bad: bool,
+        files: Mapping[str, Path] | None,
+        check: Callable[[Mapping[str, Header]], list[str]],
+    ) -> None:
+        self.images = images
+        self.plan = plan
+        self.bad: list[str] = []  #: bad files, with reasons
+        self._workers = workers
+        self._skip_bad = skip_bad
+        self._check = check
+        self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
+        self.files = list_images(images) if files is None else dict(files)  #: key -> file; without those found bad
+        self.listed = frozenset(self.files)
+        long = [f"{p}: its path is over {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
+        if long:
+            raise BadFilesError(f"{images}: names too long for a store", long)
+
+    def _results(self, function: Callable[[str], R], keys: Iterable[str]) -> Iterator[tuple[str, R | None]]:
+        """(key, result) in order; None for a bad file, whose reason is added to ``bad``."""
+        keys = list(keys)
+        for key, future in zip(keys, parallel(function, keys, self._workers), strict=True):
+            try:
+                result = future.result()
+            except ImageError as error:
+                self.bad.append(str(error))
+                result = None
+            yield key, result
+
+    def _header(self, key: str) -> Header:
+        path = self.files[key]
+        header = read_header(path)
+        largest = max(self.plan.scales, default=1)
+        if min(header.height, header.width) < largest:
+            raise ImageError(f"{path}: {header.width}x{header.height} pixels are too few to reduce by {largest}")
+        return header
+
+    def _item(self, key: str) -> Item:
+        path = self.files[key]
+        try:
+            data = path.read_bytes()
+            status = path.stat()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
+        image = decode_image(data, path)
+        images = {1: image}
+        for scale in self.plan.scales:
+            images[scale] = reduce_image(image, scale, self.plan.arithmetic)
+        return Item(key, images, (len(data), status.st_mtime_ns, zlib.crc32(data)))
+
+    def estimate(self, store: Path, partial: Path, progress: Callable[[int], object]) -> Estimate:
+        """Read all headers: bad files are found, and the disk that the store will take, before work starts.
+
+        Raises BadFilesError with every bad file at once (unless ``skip_bad``), OSError where the disk is too small.
+        """
+        good: dict[str, Header] = {}
+        for key, header in self._results(self._header, self.files):
+            if header is not None:
+                good[key] = header
+            progress(1)
+        self.bad += self._check(good)
+        if self.bad and not self._skip_bad:
+            # it fails anyhow: decode the others too, so that all bad files are in one list
+            for _ in self._results(self._item, good):
+                progress(1)
+        self.raise_bad()
+        self.files = {key: self.files[key] for key in good}
+        self.raise_none()
+        share = 1 + sum(1 / s**2 for s in self.plan.scales)
+        total = sum(int(h.height * h.width * h.channels * h.dtype.itemsize * share) for h in good.values())
+        parent = store.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(parent).free
+        available = free + sum(file.stat().st_size for file in partial.glob("*"))
+        if total * _OVERHEAD > available:
+            raise OSError(
+                f"{parent}: the store needs about {total * _OVERHEAD / 1e9:.2f} GB, only {available / 1e9:.2f} GB are free"
+            )
+        return Estimate(len(good), total, free)
+
+    def load(self, keys: Iterable[str]) -> Iterator[Item | None]:
+        """Decode and reduce images, in order; None for a bad file, which leaves ``files``."""
+        for key, item in self._results(self._item, keys):
+            if item is None:
+                del self.files[key]
+            yield item
+
+    def raise_bad(self) -> None:
+        """Raise BadFilesError with all bad files, unless they are left out."""
+        if self.bad and not self._skip_bad:
+            raise BadFilesError(
+                f"{self.images}: {len(self.bad)} bad files; mend or remove them and run the same command again "
+                f"(what is done is kept), or leave {self._remedy}",
+                self.bad,
+            )
+
+    def raise_none(self) -> None:
+        """Raise BadFilesError where no file is left."""
+        if not self.files:
+            raise BadFilesError(f"{self.images}: none of the images can be used", self.bad)

@@ -45,7 +45,7 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
 
 def empty_folders(folder: str | os.PathLike[str]) -> list[str]:
     """Folders without frames where clips are expected: those that hold neither images nor folders."""
-    found = []
+    found: list[str] = []
     for root, folders, files in os.walk(folder, followlinks=False):
         folders[:] = [f for f in folders if not f.startswith(".")]
         if not folders and not any(Path(f).suffix.lower() in SUFFIXES for f in files):
@@ -117,7 +117,7 @@ def clip_files(
 def unequal_sizes(headers: Mapping[str, Header | tuple[int, int, int]]) -> list[str]:
     """Frames, by ``CLIP/FRAME``, whose size differs from that of the clip's first frame."""
     first: dict[str, tuple[int, int]] = {}
-    problems = []
+    problems: list[str] = []
     for key, header in headers.items():
         height, width = first.setdefault(split_key(key)[0], header[:2])
         if header[:2] != (height, width):
@@ -186,7 +186,7 @@ class Clips:
         for key in lr_source.keys:
             clip, frame = split_key(key)
             low.setdefault(clip, set()).add(frame)
-        problems = []
+        problems: list[str] = []
         for clip, names in self.frames.items():
             high = {split_key(name)[1] for name in names}
             given = {f if f in high else f.removesuffix(f"x{scale}") for f in low.get(clip, ())}

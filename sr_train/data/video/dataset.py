@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from sr_train.batch import Batch
-from sr_train.data.dataset import _place, _real, _tensor
-from sr_train.data.draws import Draws, below
-from sr_train.data.images import BadFilesError, to_rgb
-from sr_train.data.transforms import TURNS
+from sr_train.batch import Image
+from sr_train.data.dataset import ClipFrame
+from sr_train.data.draws import below
+from sr_train.data.images import to_real, to_rgb
 from sr_train.data.video.clips import Clips
 from sr_train.data.video.windows import check_frames, check_padding, padded_window
-
-Image = NDArray[Any]
 
 
 class TrainWindows:
@@ -31,7 +26,7 @@ class TrainWindows:
         reverse: whether half of the windows run backwards.
     """
 
-    unit = "windows"
+    unit, sized = "windows", "clips"
 
     def __init__(self, clips: Clips, *, frames: int, intervals: Sequence[int] = (1,), reverse: bool = False) -> None:
         self.pairs = clips.pairs
@@ -39,11 +34,12 @@ class TrainWindows:
         self.intervals = check_intervals(intervals)
         self.reverse = reverse
         margin = frames // 2 * min(self.intervals)
-        self._spans = clips.spans
+        self._names, self._spans = clips.names, clips.spans
         self._centres = [
             (clip, t) for clip, (_, length) in enumerate(clips.spans) for t in range(margin, length - margin)
         ]
         self.keys, self.scale, self.hr, self.lr = self.pairs.keys, self.pairs.scale, self.pairs.hr, self.pairs.lr
+        self.name = self.pairs.name
         self.hr_size, self.lr_size = self.pairs.hr_size, self.pairs.lr_size
 
     def __len__(self) -> int:
@@ -63,80 +59,25 @@ class TrainWindows:
         window = [first + t for t in range(centre - half, centre + half + 1, interval)]
         return window[::-1] if self.reverse and below(words[1], 2) else window
 
+    def sizes(self) -> list[tuple[str, tuple[int, int]]]:
+        """(name, LR (h, w)) of every clip."""
+        return [(name, self.lr_size(first)) for name, (first, _) in zip(self._names, self._spans, strict=True)]
+
+    def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
+        """(LR patches in time, HR patch of the center frame, its key) at one place, see :class:`.dataset.TrainSource`."""
+        window = self.draw(index, words[3:6])
+        centre = window[len(window) // 2]
+        top, left = self.pairs.place(centre, words, size)
+        lr, hr = self.pairs.patch(centre, top, left, size)
+        frames = [lr if i == centre else self.pairs.lr_crop(i, top, left, size) for i in window]
+        return frames, hr, self.keys[centre]
+
 
 def check_intervals(intervals: Sequence[int]) -> list[int]:
     """Frame intervals as they are, or ValueError."""
     if not intervals or any(i < 1 for i in intervals):
         raise ValueError(f"intervals={list(intervals)}: expected whole numbers from 1 on, e.g. [1] or [1,2]")
     return list(intervals)
-
-
-class TrainClips(Dataset[Batch]):
-    """Training clips: position -> window, one crop and one turn for all its frames, as :class:`Draws` says.
-
-    Args:
-        sources: windows to mix.
-        draws: what each position draws; its sizes are those of the sources.
-        lr_patch: side of the LR patch in pixels.
-        augment: turn each window by one of the eight turns.
-
-    Indexed with a list of positions it yields a :class:`~sr_train.batch.Batch` whose ``lr`` is [B, T, 3, h, w] and whose
-    ``hr`` and ``key`` are the centre frames'.
-    """
-
-    def __init__(self, sources: Sequence[TrainWindows], draws: Draws, *, lr_patch: int, augment: bool = True) -> None:
-        if lr_patch < 1:
-            raise ValueError(f"lr_patch={lr_patch} must be at least 1")
-        self.sources = list(sources)
-        self.draws = draws
-        self.lr_patch = lr_patch
-        self.augment = augment
-        self.scale = self.sources[0].scale
-        small = {
-            f"{source.hr.name}: {key.rpartition('/')[0]}: LR is {size[1]}x{size[0]}": None
-            for source in self.sources
-            for key, size in ((k, source.lr_size(i)) for i, k in enumerate(source.keys))
-            if min(size) < lr_patch
-        }
-        if small:
-            raise BadFilesError(
-                f"{len(small)} clips are smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
-                "leave them out or set a smaller data.lr_patch",
-                list(small),
-            )
-
-    def sample(self, position: int) -> tuple[list[Image], Image, int, str]:
-        """(LR patches in time, HR patch of the centre, turn, key) at a position, not yet turned."""
-        number, index, words = self.draws(position)
-        source, size = self.sources[number], self.lr_patch
-        window = source.draw(index, words[3:6])
-        centre = window[len(window) // 2]
-        height, width = source.lr_size(centre)
-        top, left = below(words[0], height - size + 1), below(words[1], width - size + 1)
-        lr, hr = source.pairs.patch(centre, top, left, size)
-        frames = [lr if i == centre else source.pairs.lr_crop(i, top, left, size) for i in window]
-        return frames, hr, below(words[2], TURNS) if self.augment else 0, source.keys[centre]
-
-    def __getitem__(self, position: int) -> Batch:
-        return self.__getitems__([position])
-
-    def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the samples at ``positions``."""
-        lr_out = hr_out = np.empty(0)
-        keys: list[str] = []
-        for slot, position in enumerate(positions):
-            frames, hr, k, key = self.sample(position)
-            if slot == 0:
-                size = self.lr_patch
-                lr_out = np.empty((len(positions), len(frames), size, size, 3), frames[0].dtype)
-                hr_out = np.empty((len(positions), size * self.scale, size * self.scale, 3), hr.dtype)
-            if any(f.dtype != lr_out.dtype for f in frames) or hr.dtype != hr_out.dtype:  # depths are mixed
-                frames, hr, lr_out, hr_out = [_real(f) for f in frames], _real(hr), _real(lr_out), _real(hr_out)
-            for t, frame in enumerate(frames):
-                _place(lr_out[slot, t], frame, k)
-            _place(hr_out[slot], hr, k)
-            keys.append(key)
-        return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "scale": self.scale}
 
 
 class EvalWindows:
@@ -183,21 +124,12 @@ class EvalWindows:
     def _number(self, clip: int, frame: int) -> int:
         return self._spans[clip][0] + frame
 
-    def clip(self, index: int) -> str:
-        """The clip whose scores are averaged first."""
-        return self._names[self._where[index][0]]
-
-    def window(self, index: int) -> list[int]:
-        """The pairs that a window consists of."""
+    def frame(self, index: int) -> ClipFrame:
+        """Return the place of the frame to be scored: its clip, the pairs of its window, whether it is the middle one."""
         clip, centre = self._where[index]
         first, length = self._spans[clip]
         numbers = padded_window(centre, frames=self.frames, length=length, padding=self.padding)
-        return [first + t for t in numbers]
-
-    def centred(self, index: int) -> bool:
-        """Whether the frame to be scored is the middle one of its clip."""
-        clip, centre = self._where[index]
-        return centre == self._spans[clip][1] // 2
+        return ClipFrame(self._names[clip], [first + t for t in numbers], centre == length // 2)
 
     def hr_size(self, index: int) -> tuple[int, int]:
         """(H, W) of the frame to be scored."""
@@ -214,7 +146,7 @@ class EvalWindows:
     def whole(self, index: int) -> tuple[Image, Image]:
         """(LR window [T, h, w, 3], HR centre frame [H, W, C])."""
         clip, centre = self._where[index]
-        frames = [self._lr(number) for number in self.window(index)]
+        frames = [self._lr(number) for number in self.frame(index).window]
         if len({f.dtype for f in frames}) > 1:
-            frames = [_real(f) for f in frames]
+            frames = [to_real(f) for f in frames]
         return np.stack(frames), self.pairs.hr_whole(self._number(clip, centre))

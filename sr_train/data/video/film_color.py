@@ -5,8 +5,9 @@ Done here and not by swscale, whose defaults (BT.601 for every size, chroma in t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -52,6 +53,26 @@ class Layout(NamedTuple):
             return f"gray{deep}"
         chroma = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
         return f"yuv{chroma[self.across, self.down]}p{deep}"
+
+
+def planar_layout(pixel: Any) -> Layout:
+    """The planar format that holds all of a pixel format (PyAV's ``VideoFormat``) but its alpha."""
+    parts = [c for c in pixel.components if not c.is_alpha]
+    depth = max((c.bits for c in parts), default=8)
+    depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
+    if pixel.is_rgb or pixel.has_palette:
+        return Layout("rgb", depth)
+    if len(parts) == 1:
+        return Layout("gray", depth)
+    across, down = (round(64 / n) for n in (pixel.chroma_width(64), pixel.chroma_height(64)))
+    return Layout("yuv", depth, across, down)
+
+
+def plane_samples(plane: Any, depth: int) -> torch.Tensor:
+    """Samples [h, w] as floats of a plane (PyAV's ``VideoPlane``), whose rows may be padded."""
+    kind = np.dtype(np.uint8 if depth == 8 else "<u2")
+    rows = np.reshape(np.frombuffer(plane, kind), (plane.height, -1))[:, : plane.width]
+    return torch.as_tensor(rows.astype(np.float32))
 
 
 def default_matrix(height: int) -> int:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from sr_train.data.video.film_color import SHARES, UNKNOWN, Colour, Layout, default_matrix, to_rgb
+from sr_train.data.video.film_color import (
+    SHARES,
+    UNKNOWN,
+    Colour,
+    Layout,
+    default_matrix,
+    planar_layout,
+    plane_samples,
+    to_rgb,
+)
 from sr_train.data.video.film_truncation import missing_bytes
 
 if TYPE_CHECKING:
@@ -78,7 +87,7 @@ def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, flip vertically, flip horizontally), in this order, that make a frame upright."""
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
-            matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)
+            matrix = np.reshape(np.frombuffer(bytes(data), np.int32), (3, 3))
             a, b, c, d = (int(np.sign(v)) for v in (matrix[0, 0], matrix[0, 1], matrix[1, 0], matrix[1, 1]))
             if a and d and not b and not c:
                 return False, d < 0, a < 0
@@ -190,15 +199,8 @@ class FilmReader:
 
     def _layout(self, pixel: Any) -> Layout:
         """The planar format that holds all of a pixel format but its alpha."""
-        depth = max((c.bits for c in pixel.components if not c.is_alpha), default=8)
-        depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
-        if pixel.is_rgb or pixel.has_palette:
-            return Layout("rgb", depth)
-        if len([c for c in pixel.components if not c.is_alpha]) == 1:
-            return Layout("gray", depth)
-        across, down = (round(64 / n) for n in (pixel.chroma_width(64), pixel.chroma_height(64)))
-        layout = Layout("yuv", depth, across, down)
         try:
+            layout = planar_layout(pixel)
             self._av.VideoFormat(layout.name)
         except (KeyError, ValueError):
             raise FilmError(f"{self.path}: its pixel format {pixel.name} is not supported") from None
@@ -281,7 +283,7 @@ class FilmReader:
         transpose, vertical, horizontal = _turned(frame)
         if frame.format.name not in (layout.name, layout.name.replace("yuv", "yuvj")):
             frame = frame.reformat(format=layout.name)  # unpacks; nothing is converted
-        planes = [_samples(plane, layout.depth) for plane in frame.planes]
+        planes = [plane_samples(plane, layout.depth) for plane in frame.planes]
         if layout.kind == "rgb":
             planes = [planes[2], planes[0], planes[1]]  # FFmpeg's order is G, B, R
         rgb = to_rgb(planes, layout, self.look.colour, left=self.look.left)
@@ -303,9 +305,3 @@ class FilmReader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _samples(plane: Any, depth: int) -> torch.Tensor:
-    kind = np.uint8 if depth == 8 else np.dtype("<u2")
-    rows = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
-    return torch.from_numpy(rows.astype(np.float32))

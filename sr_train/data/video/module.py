@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from sr_train.batch import Batch
 from sr_train.data.draws import PositionSampler
 from sr_train.data.module import SRData
-from sr_train.data.video.dataset import EvalWindows, TrainClips, TrainWindows, check_intervals
+from sr_train.data.video.dataset import EvalWindows, TrainWindows, check_intervals
 from sr_train.data.video.sets import open_set, open_training
 from sr_train.data.video.toy_clips import ToyClips
 from sr_train.data.video.windows import check_frames
@@ -76,14 +76,11 @@ class ClipData(SRData):
         )
 
     def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> TrainWindows:
-        how = {"frames": self.frames, "intervals": self.intervals, "reverse": self.reverse}
-        return open_training(where, spec, options=options, **how)
+        frames, intervals, reverse = self.frames, self.intervals, self.reverse
+        return open_training(where, spec, frames=frames, intervals=intervals, reverse=reverse, options=options)
 
     def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalWindows:
         return open_set(where, spec, frames=self.frames, options=options)
-
-    def _dataset(self) -> TrainClips:
-        return TrainClips(self.sources, self._draws(), lr_patch=self.lr_patch, augment=self.augment)
 
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from sr_train.data.sources import check_source
 from sr_train.data.store.format import MissingStoreError
 from sr_train.data.video.clips import Clips, read_list
 from sr_train.data.video.dataset import EvalWindows, TrainWindows
@@ -21,20 +22,9 @@ def is_clip_set(spec: object) -> bool:
     return isinstance(spec, Mapping) and any(key in spec for key in CLIP_KEYS)
 
 
-def _check_spec(where: str, spec: object, keys: set[str]) -> Mapping[str, Any]:
-    shown = ", ".join(f"{key}: ..." for key in ("hr", "lr", *sorted(keys - {"hr", "lr"})))
-    if not isinstance(spec, Mapping) or set(spec) - keys or "hr" not in spec:
-        given = dict(spec) if isinstance(spec, Mapping) else spec
-        raise ValueError(f"{where}: a source of clips is {{{shown}}}; got {given!r}")
-    if not isinstance(spec["hr"], str) or not isinstance(spec.get("lr"), str | Mapping | None):
-        raise ValueError(
-            f"{where}: hr and lr are folders of clips, stores or toy_clips:NAMES (lr: null makes LR from HR); "
-            f"got {dict(spec)}"
-        )
-    weight = spec.get("weight")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
-        raise ValueError(f"{where}: weight={weight!r}: expected a positive number")
-    return spec
+def _check_spec(where: str, spec: object, keys: set[str]) -> dict[str, Any]:
+    places = "folders of clips, stores or toy_clips:NAMES"
+    return check_source(where, spec, keys, what="a source of clips", places=places)
 
 
 def clip_names(where: str, value: object) -> list[str] | None:
@@ -43,8 +33,9 @@ def clip_names(where: str, value: object) -> list[str] | None:
         return None
     if isinstance(value, str):
         return read_list(value)
-    if isinstance(value, Sequence) and all(isinstance(v, str) for v in value):
-        return list(value)
+    names = list(cast("Sequence[object]", value)) if isinstance(value, Sequence) else [value]
+    if all(isinstance(v, str) for v in names):
+        return cast("list[str]", names)
     raise ValueError(f'{where}={value!r}: expected all, a list of names in quotes (["000","011"]) or a text file')
 
 
@@ -68,8 +59,7 @@ def open_training(
     options: Mapping[str, Any],
 ) -> TrainWindows:
     """A source of windows to train on; ``where`` it stands in the config, ``options`` say scale, arithmetic and cache."""
-    spec = _check_spec(where, spec, _TRAIN)
-    clips = _open(where, spec, (frames - 1) * max(intervals) + 1, options)
+    clips = _open(where, _check_spec(where, spec, _TRAIN), (frames - 1) * max(intervals) + 1, options)
     return TrainWindows(clips, frames=frames, intervals=intervals, reverse=reverse)
 
 
@@ -78,9 +68,7 @@ def open_set(where: str, spec: object, *, frames: int, options: Mapping[str, Any
     spec = _check_spec(where, spec, _SET)
     padding, score = str(spec.get("padding", "reflection_circle")), spec.get("score", "all")
     try:
-        return EvalWindows(
-            _open(where, spec, frames, options), frames=frames, padding=padding, score=cast("Any", score)
-        )
+        return EvalWindows(_open(where, spec, frames, options), frames=frames, padding=padding, score=score)
     except ValueError as error:
         if str(error).startswith(("padding=", "score=")):
             raise ValueError(f"{where}.{error}") from None

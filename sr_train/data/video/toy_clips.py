@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
+from sr_train.batch import Image
 from sr_train.data.images import read_header, read_image, to_rgb
 from sr_train.data.toy import TRAIN, toy_files
-
-Image = NDArray[Any]
 
 HEIGHT, WIDTH = 192, 256
 
@@ -77,7 +75,8 @@ def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int =
         start = _ZOOM[0] + zoom * (_ZOOM[1] - _ZOOM[0])
         grow = (bend - 0.5) * 0.02  # of the zoom, between two frames
         heading, pace = 2 * math.pi * direction, _PAN * (0.25 + 0.75 * speed)
-        path, at = [], (x * width, y * height)
+        path: list[View] = []
+        at = (x * width, y * height)
         for t in range(FRAMES):
             scale = start * (1 + grow) ** t
             view = View(*at, _TILT * (2 * tilt - 1) + _TURN * (2 * turn - 1) * t, scale)
@@ -97,11 +96,11 @@ def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int =
 def render(photograph: Image, views: list[View]) -> Image:
     """Frames [T, HEIGHT, WIDTH, 3] uint8 of a photograph [H, W, 3] uint8, seen by ``views``."""
     height, width = photograph.shape[:2]
-    source = torch.from_numpy(photograph.astype(np.float32)).permute(2, 0, 1)[None]
+    source = torch.as_tensor(photograph.astype(np.float32)).permute(2, 0, 1)[None]
     down = (torch.arange(HEIGHT * _FINER, dtype=torch.float64) + 0.5) / _FINER - HEIGHT / 2
     across = (torch.arange(WIDTH * _FINER, dtype=torch.float64) + 0.5) / _FINER - WIDTH / 2
     v, u = torch.meshgrid(down, across, indexing="ij")
-    frames = []
+    frames: list[torch.Tensor] = []
     for view in views:
         c, s = math.cos(view.angle) * view.zoom, math.sin(view.angle) * view.zoom
         x, y = view.x + c * u - s * v, view.y + s * u + c * v

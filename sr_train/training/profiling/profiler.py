@@ -25,6 +25,7 @@ from sr_train.data.module import SRData
 from sr_train.data.sources import FileSource
 from sr_train.files import write_bytes
 from sr_train.tasks.base import SRTask
+from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import Checkpoints, write_checkpoint
 from sr_train.training.loggers import MetricsCsv, TensorBoard
 from sr_train.training.profiling.report import (
@@ -41,7 +42,6 @@ from sr_train.training.profiling.report import (
     table,
 )
 from sr_train.training.profiling.step_timer import Ledger, Marks
-from sr_train.training.speed import Record
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.validation import Validate
 

@@ -1,8 +1,8 @@
-"""EDSR and MDSR as their authors' PyTorch code names them (EDSR-PyTorch); names in, our names out.
+"""EDSR, MDSR and MSRResNet as BasicSR names them, which is ours, and as EDSR's authors do (EDSR-PyTorch).
 
-``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and ``add_mean`` in both; EDSR's upsampler is
-``tail.0`` and its last convolution ``tail.1``; MDSR has ``pre_process.S.J.body.0|2`` and ``upsample.S`` for the S-th scale and
-``tail.0`` for all of them.
+The authors' names: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and ``add_mean`` in both.
+EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and ``upsample.S`` for
+the S-th scale, and ``tail.0`` for all scales.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from typing import Any
 import torch
 
 from sr_train.models.edsr import DIV2K_MEAN
-
-Shapes = Mapping[str, "tuple[int, ...]"]
-
-Found = tuple[dict[str, Any], dict[str, str]]
+from sr_train.weights.foreign.base import KeyFormat, Shapes
 
 _BLOCK = re.compile(r"body\.(\d+)\.body\.([02])\.(weight|bias)")
 
@@ -30,8 +27,59 @@ _MEANS = re.compile(r"(sub|add)_mean\.(weight|bias)")
 _CONV = {"0": "conv1", "2": "conv2"}
 
 
-def _body_size(shapes: Shapes) -> tuple[int, int] | None:
-    """(features, blocks) of a network of theirs; ``None`` where the names are another's."""
+def _body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
+    """(features, blocks) where there are RGB convolutions, ``body.N.conv1`` and the ``others``; else None."""
+    needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
+    if any(f"{name}.weight" not in shapes for name in needed):
+        return None
+    features = shapes["conv_first.weight"][0] if shapes["conv_first.weight"] else 0
+    if shapes["conv_first.weight"] != (features, 3, 3, 3) or shapes["conv_last.weight"] != (3, features, 3, 3):
+        return None
+    return features, sum(re.fullmatch(r"body\.\d+\.conv1\.weight", name) is not None for name in shapes)
+
+
+def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
+    """Scale of a sub-pixel upsampler: one convolution to 9F channels is x3, each one to 4F is x2."""
+    found = [shapes[f"{name}.weight"] for name in convolutions if f"{name}.weight" in shapes]
+    if found == [(9 * features, features, 3, 3)]:
+        return 3
+    return 2 ** len(found) if found and all(s == (4 * features, features, 3, 3) for s in found) else None
+
+
+def infer_edsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
+    """Return the arguments of an EDSR. Residual scaling is not in the file; the paper's is taken."""
+    body = _body(shapes, "conv_after_body", "upsample.0")
+    scale = _scale(shapes, body[0], "upsample.0", "upsample.2", "upsample.4") if body else None
+    if body is None or scale is None:
+        return None
+    features, blocks = body
+    res_scale = 0.1 if features >= 256 else 1.0  # EDSR section 3.1 and its baseline
+    model = {"scale": scale, "channels": features, "blocks": blocks, "res_scale": res_scale}
+    return {"_target_": "sr_train.models.edsr.EDSR", **model}
+
+
+def infer_msrresnet(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
+    """Return the arguments of an MSRResNet."""
+    body = _body(shapes, "upconv1", "conv_hr")
+    scale = _scale(shapes, body[0], "upconv1", "upconv2") if body else None
+    if body is None or scale is None:
+        return None
+    model = {"scale": scale, "channels": body[0], "blocks": body[1]}
+    return {"_target_": "sr_train.models.msrresnet.MSRResNet", **model}
+
+
+def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
+    """Return the arguments of an MDSR with one last convolution for all scales."""
+    body = _body(shapes, "conv_after_body")
+    if body is None:
+        return None
+    scales = list(dict.fromkeys(int(m[1]) for m in map(_UP.fullmatch, shapes) if m))
+    model = {"scales": scales, "channels": body[0], "blocks": body[1], "shared_tail": True}
+    return {"_target_": "sr_train.models.mdsr.MDSR", **model}
+
+
+def _authors_body(shapes: Shapes) -> tuple[int, int] | None:
+    """(features, blocks) of a network of the authors; None for another's names."""
     head = shapes.get("head.0.weight", ())
     blocks = {int(m[1]) for m in map(_BLOCK.fullmatch, shapes) if m}
     if len(head) != 4 or head[1:] != (3, 3, 3) or f"body.{len(blocks)}.weight" not in shapes:
@@ -39,16 +87,8 @@ def _body_size(shapes: Shapes) -> tuple[int, int] | None:
     return head[0], len(blocks)
 
 
-def scale_of(shapes: Shapes, upsampler: str, features: int) -> int | None:
-    """Scale of a sub-pixel upsampler ``NAME.0``, ``NAME.2``: one convolution to 9F channels is x3, each one to 4F is x2."""
-    found = [shapes[k] for k in (f"{upsampler}.0.weight", f"{upsampler}.2.weight") if k in shapes]
-    if found == [(9 * features, features, 3, 3)]:
-        return 3
-    return 2 ** len(found) if found and all(s == (4 * features, features, 3, 3) for s in found) else None
-
-
 def _shared(name: str, blocks: int) -> str | None:
-    """Our name of what both networks have."""
+    """Our name of a tensor that EDSR and MDSR have in common."""
     if m := _BLOCK.fullmatch(name):
         return f"body.{m[1]}.{_CONV[m[2]]}.{m[3]}"
     start, _, kind = name.rpartition(".")
@@ -56,57 +96,39 @@ def _shared(name: str, blocks: int) -> str | None:
     return None if ours is None else f"{ours}.{kind}"
 
 
-def _check_all(names: Mapping[str, str | None], network: str) -> dict[str, str]:
-    """{theirs: ours} -> {ours: theirs}. Raises ValueError with what has no place; the mean shift is part of our network."""
-    foreign = [k for k, ours in names.items() if ours is None and not _MEANS.fullmatch(k)]
-    if foreign:
-        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
-        raise ValueError(f"EDSR-PyTorch's {network} has no {shown} ({len(foreign)} of {len(names)} names)")
-    return {ours: theirs for theirs, ours in names.items() if ours is not None}
-
-
-def edsr(shapes: Shapes) -> Found | None:
-    """(arguments, our name -> theirs) of an EDSR, ``None`` for another network. Residual scaling is not in the file."""
-    size = _body_size(shapes)
-    scale = None if size is None or "tail.1.weight" not in shapes else scale_of(shapes, "tail.0", size[0])
-    if size is None or scale is None:
+def _authors_edsr(shapes: Shapes) -> Mapping[str, str | None] | None:
+    body = _authors_body(shapes)
+    if body is None or "tail.1.weight" not in shapes or _scale(shapes, body[0], "tail.0.0", "tail.0.2") is None:
         return None
-    features, blocks = size
 
     def ours(name: str) -> str | None:
         for theirs, new in (("tail.0.", "upsample."), ("tail.1.", "conv_last.")):
             if name.startswith(theirs):
                 return new + name.removeprefix(theirs)
-        return _shared(name, blocks)
+        return _shared(name, body[1])
 
-    model = {"scale": scale, "channels": features, "blocks": blocks, "res_scale": 0.1 if features >= 256 else 1.0}
-    names = _check_all({name: ours(name) for name in shapes}, "EDSR")
-    return {"_target_": "sr_train.models.edsr.EDSR", **model}, names
+    return {name: ours(name) for name in shapes if not _MEANS.fullmatch(name)}
 
 
-def mdsr(shapes: Shapes) -> Found | None:
-    """(arguments, our name -> theirs) of an MDSR, ``None`` for another network. Raises ValueError for scales that are none."""
-    size = _body_size(shapes)
+def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
+    """Names of an MDSR, whose upsamplers are numbered: their shapes give the scales. Raises ValueError for other scales."""
+    body = _authors_body(shapes)
     places = sorted({int(m[1]) for m in map(_UP.fullmatch, shapes) if m})
-    if size is None or not places or "tail.0.weight" not in shapes:
+    if body is None or not places or "tail.0.weight" not in shapes:
         return None
-    features, blocks = size
-    found = [scale_of(shapes, f"upsample.{place}", features) for place in places]
-    scales = [s for s in found if s is not None]
-    if len(set(scales)) < len(found):
+    found = [_scale(shapes, body[0], f"upsample.{place}.0", f"upsample.{place}.2") for place in places]
+    if None in found or len(set(found)) < len(found):
         raise ValueError(f"EDSR-PyTorch's MDSR has one upsampler a scale; those of this file are of scales {found}")
-    at = dict(zip(map(str, places), scales, strict=True))
+    at = dict(zip(map(str, places), found, strict=True))
 
     def ours(name: str) -> str | None:
         if (m := _PRE.fullmatch(name)) and m[1] in at:
             return f"pre_process.{at[m[1]]}.{m[2]}.{_CONV[m[3]]}.{m[4]}"
         if m := _UP.fullmatch(name):
             return f"upsample.{at[m[1]]}.{m[2]}.{m[3]}"
-        return name.replace("tail.0.", "conv_last.") if name.startswith("tail.0.") else _shared(name, blocks)
+        return name.replace("tail.0.", "conv_last.") if name.startswith("tail.0.") else _shared(name, body[1])
 
-    model = {"scales": scales, "channels": features, "blocks": blocks, "shared_tail": True}
-    names = _check_all({name: ours(name) for name in shapes}, "MDSR")
-    return {"_target_": "sr_train.models.mdsr.MDSR", **model}, names
+    return {name: ours(name) for name in shapes if not _MEANS.fullmatch(name)}
 
 
 def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -118,7 +140,8 @@ def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
             bias is None or _equal(bias, sign * mean)
         )
         if not fits:
-            shown = "" if bias is None else f": {name}.bias is {[round(v, 4) for v in bias.flatten().tolist()[:3]]}"
+            numbers = [] if bias is None else [round(float(v), 4) for v in bias.flatten()[:3]]
+            shown = "" if bias is None else f": {name}.bias is {numbers}"
             raise ValueError(
                 f"works on another range or mean than [0, 255] and DIV2K's{shown}; only networks trained with --rgb_range 255 "
                 "fit"
@@ -127,3 +150,13 @@ def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a.float(), b, rtol=1e-3, atol=1e-3)
+
+
+_RES_SCALE = "res_scale={res_scale:g} for {channels} channels"
+
+KEY_FORMATS = (
+    KeyFormat(name="BasicSR's EDSR", match=infer_edsr, assumed=f"{_RES_SCALE}, range 0 to 255, mean of DIV2K"),
+    KeyFormat(name="BasicSR's MSRResNet", match=infer_msrresnet),
+    KeyFormat(name="EDSR-PyTorch's EDSR", names=_authors_edsr, match=infer_edsr, check=check_means, assumed=_RES_SCALE),
+    KeyFormat(name="EDSR-PyTorch's MDSR", names=_authors_mdsr, match=infer_mdsr, check=check_means),
+)

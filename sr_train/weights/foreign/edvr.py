@@ -1,7 +1,7 @@
-"""EDVR's weights in the two layouts they are published in: the authors' of 2019, and BasicSR's, which is ours.
+"""EDVR's weights in the two published key formats: the authors' of 2019, and BasicSR's, which is ours.
 
-All functions are pure: names and shapes in, names out. Shapes alone cannot tell the two temporal attentions apart, which the
-two layouts number the other way round; ``tests/weights/foreign/test_edvr.py`` proves the map by outputs.
+The two formats number the temporal attentions the other way round, and shapes cannot tell these apart; the test of this file
+proves the map by outputs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from sr_train.weights.foreign.base import KeyFormat, Shapes
 
 _RENAMED = {  # 2019 -> BasicSR, of whole names without .weight and .bias
     "pre_deblur.conv_first_1": "predeblur.conv_first",  # with hr_in
@@ -44,16 +46,9 @@ _SAME = re.compile(
     r"|upconv[12]|conv_last|conv_1x1)"
 )
 
-_MARKS = {"2019": "pcd_align.L3_offset_conv1.weight", "basicsr": "pcd_align.offset_conv1.l3.weight"}
-
-
-def layout_of(names: Mapping[str, Any]) -> str | None:
-    """``2019``, ``basicsr``, or ``None`` where the names are no EDVR's."""
-    return next((layout for layout, mark in _MARKS.items() if mark in names), None)
-
 
 def rename_2019(name: str) -> str | None:
-    """A tensor's name of 2019 -> BasicSR's; ``None`` for one that EDVR does not have."""
+    """Return our name of a tensor of 2019; None for one that EDVR does not have."""
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -67,23 +62,13 @@ def rename_2019(name: str) -> str | None:
     return None
 
 
-def rename(names: Mapping[str, Any]) -> dict[str, str]:
-    """Our name of each tensor -> the file's. Raises ValueError with names that do not belong."""
-    if layout_of(names) != "2019":
-        return {name: name for name in names}
-    new = {name: rename_2019(name) for name in names}
-    foreign = [name for name, to in new.items() if to is None]
-    if foreign:
-        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
-        raise ValueError(f"EDVR's layout of 2019 has no {shown} ({len(foreign)} of {len(names)} names)")
-    return {to: name for name, to in new.items() if to is not None}
+def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
+    """Map the authors' names to ours."""
+    return {name: rename_2019(name) for name in shapes} if "pcd_align.L3_offset_conv1.weight" in shapes else None
 
 
-def infer_edvr(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
-    """The arguments, with ``_target_``, of the EDVR that BasicSR-named shapes are of; ``None`` where they are of none.
-
-    Whether every tensor fits is for whoever builds the network to check.
-    """
+def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
+    """Return the arguments of an EDVR. The center frame is the middle one."""
     channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
     offsets = _outputs(shapes, "pcd_align.cas_dcnpack.conv_offset.weight")
     fused = shapes.get("fusion.feat_fusion.weight", shapes.get("fusion.weight", ()))
@@ -105,10 +90,16 @@ def infer_edvr(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     }
 
 
-def _outputs(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+def _outputs(shapes: Shapes, name: str) -> int:
     shape = shapes.get(name, ())
     return shape[0] if len(shape) == 4 else 0
 
 
-def _blocks(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+def _blocks(shapes: Shapes, name: str) -> int:
     return len({m[1] for m in (re.match(rf"{name}\.(\d+)\.", key) for key in shapes) if m})
+
+
+KEY_FORMATS = (
+    KeyFormat(name="BasicSR's EDVR", match=infer_edvr),
+    KeyFormat(name="EDVR's of 2019", names=names_2019, match=infer_edvr),
+)

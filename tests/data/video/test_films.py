@@ -13,7 +13,8 @@ import torch
 from sr_train.data.images import write_image
 from sr_train.data.video.film_color import Colour, Layout, from_rgb, to_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader
-from sr_train.upscaling.film_writer import Options, check_options, choose_layout, film_writer
+from sr_train.upscaling.encoder import Options, check_options
+from sr_train.upscaling.film_writer import choose_layout, film_writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "nets"))
 from films import decoded, packets, photograph_frames, write_film

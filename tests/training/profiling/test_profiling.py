@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from sr_train.config.build import build
 from sr_train.config.plan import plan
 from sr_train.runs.metrics import read_rows
-from sr_train.training.build import build_task, build_trainer
+from sr_train.training.callbacks import Record
 from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.preflight import preflight
 from sr_train.training.profiling.profiler import WARM_UP, Measure, loader_alone
 from sr_train.training.profiling.report import (
     BACKWARD,
@@ -30,9 +31,9 @@ from sr_train.training.profiling.report import (
     table,
 )
 from sr_train.training.profiling.step_timer import Ledger, part_of
-from sr_train.training.speed import Record
-from sr_train.training.stage import preflight
+from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.trainer import build_trainer
 from sr_train.training.validation import Validate
 
 SMALL = (
@@ -163,9 +164,9 @@ class Clock(StepCallback):
 def test_the_parts_sum_to_the_time_of_the_steps(tmp_path, accumulate):
     composed = plan([*SMALL, "trainer.max_steps=20", f"trainer.accumulate_grad_batches={accumulate}",
                      f"paths.runs={tmp_path}"])  # fmt: skip
-    stage = composed.stages[0]
-    preflight(stage)
-    data, task = build(stage.config["data"]), build_task(stage.config, "x2", None)
+    ready = preflight(composed)[0]
+    stage, data = ready.stage, ready.data
+    task = build_task(stage.config, "x2", None)
     folder = str(stage.folder)
     record = Record(every=2, folder=folder)
     validate = Validate(images=None, every=1, last=20, best=None, export=lambda *_: None, folder=folder)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sr_train.models.edsr import EDSR
 from sr_train.models.mdsr import MDSR
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network, one_scale
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sr_train.models.edvr import EDVR
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network
 
 C, T, GROUPS = 8, 3, 2
@@ -154,7 +154,7 @@ def test_the_crossed_attentions_are_proven_by_their_output(tmp_path):
 
 def test_names_that_do_not_belong_are_named(tmp_path):
     torch.save({**of_2019(), "tsa_fusion.tAtt_3.weight": torch.zeros(1)}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"EDVR's layout of 2019 has no tsa_fusion\.tAtt_3\.weight \(1 of 97 names"):
+    with pytest.raises(WeightsError, match=r"EDVR's of 2019 has no tsa_fusion\.tAtt_3\.weight \(1 of 97 names"):
         load_weights(tmp_path / "net.pth")
     state = of_2019()
     state["recon_trunk.1.conv2.bias"] = torch.zeros(C + 1)

@@ -13,7 +13,7 @@ from sr_train.data.toy import toy_files
 from sr_train.models.edsr import EDSR
 from sr_train.models.msrresnet import MSRResNet
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
+from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network
 
 

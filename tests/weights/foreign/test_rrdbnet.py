@@ -3,8 +3,8 @@ import torch
 
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.weights.file import load_weights
-from sr_train.weights.foreign.recognize import WeightsError
-from sr_train.weights.foreign.rrdbnet import infer_rrdbnet, layout_of, rename
+from sr_train.weights.foreign.base import WeightsError
+from sr_train.weights.foreign.rrdbnet import KEY_FORMATS, infer_rrdbnet
 from sr_train.weights.network import build_model, build_network
 from sr_train.weights.warm_start import match_warm_start
 
@@ -42,6 +42,7 @@ def names_2019(blocks, ups):
 
 
 LAYOUTS = {"2018": names_2018, "2019": names_2019}
+FORMATS = {form.name.rpartition(" ")[2]: form for form in KEY_FORMATS}
 
 
 def test_the_published_x4_files_names_are_as_recorded():
@@ -60,26 +61,29 @@ def test_the_published_x4_files_names_are_as_recorded():
 def test_every_name_is_mapped_to_basicsrs(layout, blocks, ups):
     names = LAYOUTS[layout](blocks, ups)
     old = {f"{name}.{p}": f"{ours}.{p}" for ours, name in reversed(names.items()) for p in PARTS}
-    before = dict(old)
-    assert layout_of(old) == layout
-    renamed = rename(old)
-    assert old == before
-    assert all(ours == value for ours, value in renamed.items())
-    assert len(renamed) == 2 * (15 * blocks + 4 + ups)
-    assert rename(renamed) == renamed
-    assert layout_of(renamed) == "basicsr"
+    given = dict.fromkeys(old, ())
+    assert FORMATS[layout].names(given) == old
+    assert given == dict.fromkeys(old, ())
+    assert len(old) == 2 * (15 * blocks + 4 + ups)
+    assert all(FORMATS[other].names(given) is None for other in LAYOUTS if other != layout)
+    ours = dict.fromkeys(old.values(), ())
+    assert FORMATS["RRDBNet"].names(ours) == {name: name for name in ours}
+    assert all(FORMATS[other].names(ours) is None for other in LAYOUTS)
 
 
-def test_names_that_do_not_belong_are_refused():
-    assert layout_of({"conv_first.weight": 0}) is None
-    with pytest.raises(ValueError, match="no RRDBNet in a layout"):
+def test_names_that_do_not_belong_are_refused(tmp_path):
+    def rename(state):
+        torch.save(dict.fromkeys(state, torch.zeros(1)), tmp_path / "net.pth")
+        load_weights(tmp_path / "net.pth")
+
+    with pytest.raises(WeightsError, match="no key format fits"):
         rename({"head.0.weight": 0})
     for layout, extra in {
         "2018": "model.1.sub.0.RDB1.conv1x1.weight",
         "2019": "RRDB_trunk.0.RDB1.noise.weight",
     }.items():
         state = {f"{name}.{p}": 0 for name in LAYOUTS[layout](2, 2).values() for p in PARTS}
-        with pytest.raises(ValueError, match=f"layout of {layout} has no {extra}"):
+        with pytest.raises(ValueError, match=f"ESRGAN's RRDBNet of {layout} has no {extra}"):
             rename({**state, extra: 0})
     with pytest.raises(ValueError, match=r"has no model\.1\.sub\.5\.weight"):
         rename({**{f"{n}.weight": 0 for n in names_2018(2, 2).values()}, "model.1.sub.5.weight": 0})

@@ -1,0 +1,227 @@
+"""Sweeps (``sr-train -m``) and Hydra's own information: what Hydra is given, and the jobs that it calls back.
+
+A job is an ordinary run in a folder of its own, below the sweep's name. Hydra decides which values are tried; every key and
+value is checked by :func:`sr_train.config.plan.plan`, for all jobs before the first one starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+
+from sr_train.config.compose import parse
+from sr_train.config.folders import groups, options_of, ours, search_path
+from sr_train.config.plan import Plan, plan
+from sr_train.console import ConfigError, say
+
+_TYPED = "typed."  # stands before keys that Hydra must not take for the choice of a config group
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+_SIMPLE = re.compile(r"[^A-Za-z0-9._-]+")  # the others cannot be typed without quotes in every place
+
+
+def show_hydra(arguments: Sequence[str]) -> None:
+    """Let Hydra print the information about itself that these options ask for."""
+    _run_hydra(sys.argv[0], arguments, arguments, lambda: 0.0)  # it calls no job
+
+
+def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
+    """Let Hydra call ``work`` for each job of a command line with ``-m``; it returns the job's score.
+
+    Raises ConfigError with all that is wrong with any of the jobs, where Hydra's own sweeper makes them.
+    """
+    sweep = Sweep(sys.argv[0], arguments)
+    _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
+
+
+def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], work: Callable[[], float]) -> None:
+    @hydra.main(config_path="pkg://sr_train.conf", config_name="train", version_base="1.3")
+    def job(_: Any) -> float:
+        return work()
+
+    argv = list(given)
+    first = next((i for i, a in enumerate(argv) if "=" in a and not a.startswith("-")), len(argv))
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with tempfile.TemporaryDirectory(prefix="sr-train-") as folder:
+        # Hydra writes multirun.yaml and makes folders; runs have theirs. Other launchers read them on other machines.
+        own = [] if any(a.startswith("hydra/launcher=") for a in argv) else [f"hydra.sweep.dir={json.dumps(folder)}"]
+        argv[first:first] = [*search_path(), *own]  # next to the others: argparse takes overrides in one piece
+        sys.argv = [program, *argv]
+        try:
+            job()
+        finally:
+            sys.argv = [program, *arguments]
+        for found in Path(folder).glob("optimization_results.yaml"):  # of sweepers that search
+            say(f"result of the sweep:\n{found.read_text().replace('++', '').replace(_TYPED, '').rstrip()}")
+
+
+@dataclass
+class Job:
+    """One job of a sweep."""
+
+    program: str  #: how this program was started, for processes that Lightning launches
+    arguments: list[str]  #: command line of the job
+    unnamed: bool  #: the user gave the sweep no name
+    sweeper: Mapping[str, Any] | None  #: config of a sweeper that learns from the scores; Hydra's own does not
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        return self.arguments[-1].partition("=")[2].strip("'")
+
+    def compose(self) -> Plan:
+        """Compose the job. One that an earlier sr-train began, which named jobs in another way, keeps its name."""
+        composed = plan(self.arguments)
+        older = _older(composed, self.arguments) if self.unnamed else None
+        if older is None:
+            return composed
+        self.arguments[-1] = _named(older)
+        return plan(self.arguments)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Give the job the process' command line, as a run of its own would have it.
+
+        Lightning launches the other ranks with it, or with Hydra's where that is at work: both would run the whole sweep.
+        """
+        argv, config = sys.argv, HydraConfig.instance().cfg
+        sys.argv, HydraConfig.instance().cfg = [self.program, *self.arguments], None
+        try:
+            yield
+        finally:
+            sys.argv, HydraConfig.instance().cfg = argv, config
+
+
+class Sweep:
+    """The command line of a sweep as Hydra takes it, and the jobs that Hydra makes of it.
+
+    Args:
+        program: how this program was started.
+        arguments: of the command line.
+
+    Raises:
+        ConfigError: with all that is wrong with any of the jobs, where Hydra's own sweeper makes them.
+    """
+
+    def __init__(self, program: str, arguments: Sequence[str]) -> None:
+        self.program = program
+        typed = [a for a in arguments if "=" in a and not a.startswith("-")]
+        overrides = parse(typed)
+        keys = [o.key_or_group for o in overrides]
+        problems = [f"{k}: {ours(k)}" for k in keys if k.startswith("hydra.") and ours(k) != ours("hydra")]
+        problems += [f"~{o.key_or_group}: nothing can be deleted" for o in overrides if o.is_delete()]
+        if problems:
+            raise ConfigError(problems)
+        self.unnamed = "name" not in keys
+        self.fixed = {o.key_or_group for o in overrides if not o.is_sweep_override()}
+        given = dict(zip(typed, (_given(o) for o in overrides), strict=True))
+        self.argv = [given.get(a, a) for a in arguments]
+        self._check([o for o in given.values() if not o.startswith("hydra")], keys)
+
+    def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
+        """Compose every job that Hydra's own sweeper will make."""
+        overrides = parse(given)
+        if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
+            return
+        problems: list[str] = []
+        names: list[str] = []
+        for (*texts,) in BasicSweeper.split_arguments(overrides, None)[0]:
+            try:
+                names.append(plan(self.arguments(texts)).name)
+            except ConfigError as error:
+                problems += error.problems
+        problems += [
+            f"name={n}: two jobs would have this name" for n in sorted({n for n in names if names.count(n) > 1})
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def arguments(self, overrides: Sequence[str]) -> list[str]:
+        """Return the command line of a job from its overrides as Hydra spells them."""
+        task = [o.lstrip("+").removeprefix(_TYPED) for o in overrides]
+        return [*(t for t in task if not t.startswith("name=")), _named(self.name(task))]
+
+    def name(self, task: Sequence[str]) -> str:
+        """Return a job's name: the sweep's, and what was swept in characters that can be typed without quotes."""
+        values = {key: value for key, _, value in (text.partition("=") for text in task)}
+        name = values.get("name", values.get("experiment", "run")).strip("'\"")
+        shown = {"name", "resume"} if "name" in values else {"name", "resume", "experiment"}
+        swept = [_word(key, value) for key, value in values.items() if key not in self.fixed | shown]
+        if not swept:
+            return name if "name" in values else f"{name}/default"
+        return f"{name}/{shortened('+'.join(swept))}"
+
+    def job(self) -> Job:
+        """Return the job for which Hydra calls."""
+        chosen = HydraConfig.get()
+        sweeper = None if str(chosen.sweeper.get("_target_")) == _BASIC else chosen.sweeper
+        arguments = self.arguments(list(chosen.overrides.task))
+        return Job(self.program, arguments, self.unnamed, sweeper)
+
+
+def _is_discrete(override: Override) -> bool:
+    return not override.is_sweep_override() or override.is_discrete_sweep()
+
+
+def _given(override: Override) -> str:
+    """Spell an override so that Hydra takes it: a key of ours that it does not know is added, not looked up."""
+    key, text = override.key_or_group, (override.input_line or "").partition("=")[2]
+    group = key.rpartition(".")[2]
+    if key.startswith("hydra"):
+        return override.input_line or ""
+    if override.is_sweep_override() and hasattr(override._value, "filter"):  # glob(edsr*)
+        text = ",".join(override._value.filter(options_of(group)))  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if key == "name" and not override.is_sweep_override():
+        return f"name='{text.strip(chr(39))}'"
+    if key not in groups():
+        return f"++{key}={text}"
+    plain = override.is_sweep_override() or isinstance(override.value(), (str, list))
+    return f"{key}={text}" if plain and key != "discriminator" else f"++{_TYPED}{key}={text}"
+
+
+def _word(key: str, value: str) -> str:
+    """KEY-VALUE in simple characters; where others had to be replaced, with a digest of the value."""
+    simple = _SIMPLE.sub("-", value.strip("'\"[]{}"))
+    digest = hashlib.blake2b(value.encode(), digest_size=3).hexdigest()
+    return f"{key}-{simple}" if simple == value else f"{key}-{simple}-{digest}"
+
+
+def shortened(name: str, longest: int = 200) -> str:
+    """A file's name has 255 bytes at most, and a run's lock and old folders need some of them."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
+
+
+def _named(name: str) -> str:
+    return f"name={name}" if re.fullmatch(r"[A-Za-z0-9._/+-]+", name) else f"name='{name}'"
+
+
+def _older(composed: Plan, arguments: Sequence[str]) -> str | None:
+    """Return the name that sr-train 0.1.0 gave to this job, if that folder is there and the new one is not.
+
+    It was made of everything that was typed, keys of stages first.
+    """
+    known = {*groups(), "validate", "checkpoint", "record"}
+    typed = [a for a in arguments if a.partition("=")[0] not in ("experiment", "name", "resume")]
+    added = [a for a in typed if "." in a.partition("=")[0] and a.partition(".")[0] not in known]
+    swept = ",".join([*sorted(added), *sorted(set(typed) - set(added))]).replace("/", "_").replace("+", "")
+    old = f"{composed.name.partition('/')[0]}/{shortened(swept or 'default')}"
+    runs = composed.folder.parents[composed.name.count("/")]
+    return old if (runs / old).exists() and not composed.folder.exists() else None

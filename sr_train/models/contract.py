@@ -1,0 +1,208 @@
+"""Contract of a network: what it has to state, what it may offer, and the only code that asks for it.
+
+A network is an ``nn.Module`` that meets :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional: a network
+meets one by having its members, on the instance or on the class. Each function below reads one member and holds its default.
+
+Shapes have the letters of :mod:`sr_train.batch`. Pixels are RGB in [0, 1]. Outputs are float32 or in the type of autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+if TYPE_CHECKING:  # commands import this file for their help, which needs no torch
+    import torch
+    from torch import nn
+
+    from sr_train.models import bicubic, edsr, edvr, layers, mdsr, msrresnet, rrdbnet, srresnet
+
+Levels = Mapping[
+    str, "torch.Tensor"
+]  #: maps of features by name: [N, c, h', w'] for frames, [B, T, c, h', w'] for windows
+
+
+class Upscaler(Protocol):
+    """A network for one scale."""
+
+    scale: int  #: HR pixels per LR pixel along a side, 1 to 16
+    multiple_of: int  #: h and w of every input are multiples of it; the caller pads before and cuts after
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w], or windows [B, T, C, h, w] for :class:`Windowed`, -> [B, C, H, W], not clamped."""
+        ...
+
+
+class MultiScale(Protocol):
+    """A network with a branch for each of several scales, for ``task=multiscale``. With one branch it states ``scale`` too."""
+
+    multiple_of: int  #: as for :class:`Upscaler`, for all branches
+
+    @property
+    def scales(self) -> Sequence[int]:
+        """The scales of the branches, each of 1 to 16 once."""
+        ...
+
+    def forward(self, lr: torch.Tensor, scale: int) -> torch.Tensor:
+        """[B, C, h, w] -> [B, C, scale h, scale w], not clamped, by one branch; the others get no gradient."""
+        ...
+
+    def at(self, scale: int) -> nn.Module:
+        """Return one branch as an :class:`Upscaler` that shares its weights with this network."""
+        ...
+
+
+class Windowed(Upscaler, Protocol):
+    """A video network: it takes windows [B, T, C, h, w] and restores the center frame."""
+
+    frames: int  #: T, odd
+
+
+class PerFrame(Windowed, Protocol):
+    """A video network whose features of a frame are computed once for all windows that hold the frame.
+
+    ``forward(lr)`` equals ``fuse(features of each frame, stacked, lr[:, centre])``.
+    """
+
+    centre: int  #: index of the restored frame in its window: frames // 2
+
+    def features(self, frames: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Single frames [N, C, h, w] -> maps by name, [N, c, h', w'] each. No frame may influence another's maps."""
+        ...
+
+    def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
+        """Maps of windows, [B, T, c, h', w'] each, and the center frames [B, C, h, w] -> [B, C, H, W]."""
+        ...
+
+
+class JoinsFrames(Windowed, Protocol):
+    """A video network that ``init.grow=[frames]`` can start from one with fewer frames."""
+
+    @property
+    def joins_frames(self) -> Sequence[str]:
+        """Names of the convolutions whose input channels are the features of all frames, frame after frame."""
+        ...
+
+
+class Unbounded(Protocol):
+    """A network with outputs that may depend on any input pixel, e.g. by deformable convolutions. Its tiles are blended."""
+
+    reaches_anywhere: bool  #: True; without it the receptive field is measured
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A network that reports numbers and problems in training."""
+
+    def numbers(self) -> dict[str, torch.Tensor]:
+        """Scalars of the newest training step by name, for the logs; on the device."""
+        ...
+
+    def alarm(self) -> str | None:
+        """Return a warning with its remedies, or ``None``. Called now and then, may wait for the device; given once a run."""
+        ...
+
+
+class Recomputable(Protocol):
+    """A block, stated on its class: ``task.recompute=true`` keeps its input only and computes the rest again."""
+
+    checkpoint_unit: bool  #: True
+
+
+class Growable(Protocol):
+    """A residual block, stated on its class: ``init.grow`` can add such blocks to an ``nn.Sequential`` of them."""
+
+    residual_end: (
+        str  #: name of the layer in the block that makes the block an identity where its weight and bias are zero
+    )
+
+
+def _integer(network: nn.Module, name: str, where: str) -> int:
+    found = getattr(network, name, None)
+    if not isinstance(found, int):
+        raise ValueError(f"{where} has no integer as its attribute {name}: docs/extending.md tells what a network has")
+    return found
+
+
+def check(network: nn.Module, where: str) -> None:
+    """Raise ValueError unless a network states what every network has to; ``where`` names it in the message."""
+    for name in ("multiple_of",) if branches(network) else ("scale", "multiple_of"):
+        _integer(network, name, where)
+    if branches(network) and not callable(getattr(network, "at", None)):
+        raise ValueError(f"{where} has scales, and no at(scale) that gives one branch: see sr_train/models/mdsr.py")
+
+
+def scale(network: nn.Module) -> int:
+    """Return the scale of a network that has one. Raises ValueError for others."""
+    return _integer(network, "scale", type(network).__name__)
+
+
+def branches(network: nn.Module) -> tuple[int, ...]:
+    """Return the scales of a :class:`MultiScale` network, none for others."""
+    return tuple(getattr(network, "scales", ()))
+
+
+def scales(network: nn.Module) -> tuple[int, ...]:
+    """Return all scales of a network. Raises ValueError where it states none."""
+    return branches(network) or (scale(network),)
+
+
+def branch(network: nn.Module, scale: int) -> nn.Module:
+    """Return the branch for ``scale``; a network of one scale is its own."""
+    return cast("MultiScale", network).at(scale) if branches(network) else network
+
+
+def multiple_of(network: nn.Module) -> int:
+    """Return the divisor of its inputs' sides; 1 where none is stated, which :func:`check` refuses before training."""
+    found = getattr(network, "multiple_of", 1)
+    return found if isinstance(found, int) else 1
+
+
+def frames(network: nn.Module) -> int | None:
+    """Return the frames of the windows that a video network takes; ``None`` for networks that take images."""
+    return getattr(network, "frames", None)
+
+
+def input_shape(network: nn.Module, height: int, width: int) -> tuple[int, ...]:
+    """Return the shape of one input: (1, 3, height, width), or (1, T, 3, height, width) for a video network."""
+    count = frames(network)
+    return (1, *(() if count is None else (count,)), 3, height, width)
+
+
+def per_frame(network: nn.Module) -> PerFrame | None:
+    """Return the network if features of single frames can be kept, else ``None``."""
+    found: Any = network
+    offered = all(callable(getattr(network, name, None)) for name in ("features", "fuse")) and hasattr(
+        network, "centre"
+    )
+    return found if offered else None
+
+
+def joins_frames(network: nn.Module) -> Sequence[str]:
+    """Return the names of the convolutions that join the frames' features; none for networks that cannot grow so."""
+    return getattr(network, "joins_frames", ())
+
+
+def reaches_anywhere(network: nn.Module) -> bool:
+    """Return true for a network that says it is :class:`Unbounded`."""
+    return bool(getattr(network, "reaches_anywhere", False))
+
+
+def checkpoint_units(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a network that are :class:`Recomputable`."""
+    return [module for module in network.modules() if getattr(module, "checkpoint_unit", False)]
+
+
+def residual_end(block: nn.Module) -> str | None:
+    """Return the name of the layer that ends a :class:`Growable` block, ``None`` for other modules."""
+    return getattr(block, "residual_end", None)
+
+
+if TYPE_CHECKING:  # pyright compares the project's networks with the Protocols
+    images: tuple[type[Upscaler], ...] = (
+        bicubic.Bicubic, edsr.EDSR, mdsr.Branch, msrresnet.MSRResNet, rrdbnet.RRDBNet, srresnet.SRResNet
+    )  # fmt: skip
+    several: type[MultiScale] = mdsr.MDSR
+    windowed: tuple[type[PerFrame], type[JoinsFrames]] = (edvr.EDVR, edvr.EDVR)
+    told: tuple[type[Unbounded], type[Watched]] = (edvr.EDVR, edvr.EDVR)
+    blocks: tuple[type[Growable], ...] = (layers.ResidualBlock, edsr.ResidualBlock, srresnet.ResidualBlock)

@@ -1,0 +1,64 @@
+"""Options that all tasks share, and the keywords that a task takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sr_train.config.type_hints import hints_of
+from sr_train.tasks.curves import Curve
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every task, typed ``task.NAME=VALUE``. A new one is a field here and a line in ``conf/task/base.yaml``."""
+
+    optimizer: OptimizerFactory
+    """Called with (parameter groups, lr=rate)."""
+    rate: float
+    """Base learning rate."""
+    curve: Curve
+    """Factor of the rate by step."""
+    ema: float | None = 0.999
+    """Decay of the exponential moving average that is evaluated and exported; ``None`` turns it off."""
+    protocols: Sequence[str] = ("y", "rgb")
+    """Names of the validation protocols, see :mod:`sr_train.metrics.protocol`."""
+    patience: int = 10
+    """Steps in a row that may be refused for a loss or gradient that is not finite."""
+    compile: bool = False
+    """Run the network through ``torch.compile``."""
+    recompute: bool = False
+    """Activation checkpointing: less memory for one more forward pass."""
+    trainable: Sequence[str] = ("*",)
+    """Globs on the names of the network's parameters; those that none matches are frozen."""
+    rate_scale: Mapping[str, float] | None = None
+    """Glob -> factor of the rate of the parameters it matches, the first that does; ``None`` for none."""
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ValueError(f"task.rate={self.rate} must be positive")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"task.ema={self.ema} must lie between 0 and 1, or be null")
+        if self.patience < 1:
+            raise ValueError(f"task.patience={self.patience} must be at least 1")
+
+
+def joined(classes: Iterable[type]) -> inspect.Signature:
+    """Return the keywords that constructors take together, annotations resolved: ``**options`` goes on to the next."""
+    found: dict[str, inspect.Parameter] = {}
+    for constructor in (vars(c)["__init__"] for c in classes if "__init__" in vars(c)):
+        hints = hints_of(constructor)
+        _, *parameters = inspect.signature(constructor).parameters.values()  # the first is self
+        kinds = {p.kind for p in parameters}
+        for p in parameters:
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                found.setdefault(p.name, p.replace(kind=p.KEYWORD_ONLY, annotation=hints.get(p.name, Any)))
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return inspect.Signature(list(found.values()))

@@ -1,0 +1,163 @@
+"""A stage as far as its values decide it: its task on the meta device, its metrics, and what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from sr_train.config.build import build
+from sr_train.config.plan import Stage
+from sr_train.console import UsageError, listed, told
+from sr_train.data.module import means_of, set_name
+from sr_train.devices import resolve_precision
+from sr_train.evaluation.metrics import PROTOCOL, Measure, open_measures
+from sr_train.models import contract
+from sr_train.models.features import FILES, FeatureError, FeatureExtractor
+from sr_train.tasks.base import SRTask
+from sr_train.tasks.curves import check_covers
+from sr_train.training.discriminator_check import check_discriminator
+from sr_train.training.trainer import finding_unused
+from sr_train.weights.network import outline as on_meta
+
+
+class Outline(NamedTuple):
+    """A stage whose values were checked."""
+
+    stage: Stage  #: with ``trainer.precision`` and ``trainer.strategy`` as they will be used
+    task: SRTask | None  #: on the meta device; None where its parts are wrong
+    measures: dict[str, Measure]  #: metrics that no protocol computes
+    scores: list[str] | None  #: names of the scores that validation measures; None where its metrics are wrong
+
+
+def outline(stage: Stage, problems: list[Exception]) -> Outline:
+    """Check a stage's values and build its task on the meta device; add what is wrong to ``problems``."""
+    config, trainer, validate = stage.config, stage.config["trainer"], stage.config["validate"]
+    problems += [UsageError(text) for text in _bad_numbers(config)]
+    precision, measures, scores = trainer["precision"], dict[str, Measure](), None
+    with told(problems):
+        precision = resolve_precision(precision, str(trainer["accelerator"]))
+    with told(problems):
+        _check_window(config["data"])
+    with told(problems):
+        measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
+        scores = score_names(config, measures)
+        if validate["best"] is not None and validate["best"] not in scores:
+            choices = ", ".join(scores) or "null"
+            raise UsageError(f"validate.best={validate['best']} is not measured; choose from {choices}")
+    curves = {"curve": config["curve"], "task.discriminator_curve": config["task"].get("discriminator_curve")}
+    for key, curve in curves.items():
+        with told(problems, key, usage=True):
+            if curve is not None:
+                check_covers(build(curve), int(trainer["max_steps"]), key=key)
+    task = _outline_of_task(stage, problems)
+    strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
+    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, measures, scores)
+
+
+def with_trainer(stage: Stage, **resolved: Any) -> Stage:
+    """Return a stage with other values of its trainer's keys."""
+    return dataclasses.replace(stage, config={**stage.config, "trainer": {**stage.config["trainer"], **resolved}})
+
+
+def score_names(config: Mapping[str, Any], measures: Mapping[str, Measure]) -> list[str]:
+    """Names of the scores that a stage's validation measures, means over several scales first."""
+    validate, data = config["validate"], config["data"]
+    names, scales = list(data["val"] or {}), data.get("scales") or ()
+    sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
+    plain = [m for m in validate["metrics"] if m not in measures]
+    metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
+    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
+
+
+def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers that are out of their range."""
+    leasts = {
+        "trainer": {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
+        "data": {"batch": 1, "lr_patch": 1, "workers": 0},
+        "validate": {"pictures": 0, "crop": 1, "every": 1},
+        "checkpoint": {"every": 1, "keep": 2},
+        "record": {"every": 1},
+    }
+    numbers = [(f"{group}.{name}", config[group].get(name), least) for group, names in leasts.items()
+               for name, least in names.items()]  # fmt: skip
+    for key, value, least in [*numbers, ("profile_steps", config["profile_steps"], 1)]:
+        if value is not None and value < least:
+            yield f"{key}={value}: expected a whole number from {least} on"
+    clip = config["trainer"].get("gradient_clip_val")
+    if clip is not None and not clip > 0:
+        yield f"trainer.gradient_clip_val={clip}: expected a positive number, or null"
+
+
+def _check_window(data: Mapping[str, Any]) -> None:
+    """Raise UsageError unless the window of frames that video data is asked for makes sense."""
+    frames, intervals = data.get("frames", 1), data.get("intervals", [1])
+    if frames < 1 or frames % 2 == 0:
+        raise UsageError(f"data.frames={frames}: expected an odd number: the centre frame and as many on each side")
+    if not intervals or any(i < 1 for i in intervals):
+        raise UsageError(f"data.intervals={intervals}: expected whole numbers from 1 on, e.g. [1] or [1,2]")
+
+
+def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
+    """Build the stage's task on the meta device, or return None with what is wrong with its parts in ``problems``."""
+    config, before = stage.config, len(problems)
+    with told(problems, "task.discriminator", usage=True):
+        if config["task"].get("discriminator") is not None:
+            check_discriminator(stage.name, config)
+    parts: dict[str, Any] = {"loss": _loss(stage, problems)}
+    with told(problems, "model", usage=True):
+        parts["model"] = on_meta(lambda: build(config["model"]))
+        _check_input(stage.name, config, parts["model"])
+        _check_network_scales(stage, parts["model"])
+    with told(problems, "curve", usage=True):
+        parts["curve"] = build(config["curve"])
+    if len(problems) > before:
+        return None
+    with told(problems, "task", usage=True), torch.device("meta"):
+        return build(config["task"], **parts)
+    return None
+
+
+def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
+    """Build the stage's loss. The features of its perceptual part are read here, or downloaded."""
+    loss = stage.config["loss"]
+    extractor = (loss.get("perceptual") or {}).get("extractor") or {}
+    with told(problems, "loss", usage=True):
+        try:
+            return build(loss)
+        except FeatureError as error:  # a file, not a value
+            if extractor.get("_target_") != f"{FeatureExtractor.__module__}.{FeatureExtractor.__name__}":
+                raise
+            give = f", or give the file, loss.perceptual.extractor.weights={FILES[extractor['network']]}"
+            file = give if extractor.get("weights") is None else ""
+            without = "Or train without a perceptual loss: loss.perceptual=null"
+            problems.append(ValueError(f"stage {stage.name}: {error}{file}. {without}"))
+    return None
+
+
+def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise unless the data is what the network takes: images or windows of so many frames, patches of a size it can halve."""
+    kind, takes, given = type(model).__name__, contract.frames(model), config["data"].get("frames")
+    if takes != given:
+        need = "images" if takes is None else f"windows of {takes} frames"
+        have = "images" if given is None else f"windows of {given} frames"
+        remedy = {True: "choose data of images, e.g. data=toy", False: f"give data.frames={takes}"}[takes is None]
+        if given is None:
+            remedy = "choose data of clips, e.g. data=toy_clips"
+        raise UsageError(f"stage {name}: {kind} takes {need}, the data gives {have}: {remedy}")
+    patch, multiple = config["data"]["lr_patch"], contract.multiple_of(model)
+    if patch % multiple:
+        raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
+
+
+def _check_network_scales(stage: Stage, model: Any) -> None:
+    """Raise unless the data's scales are the network's."""
+    own = contract.scales(model)
+    if sorted(stage.scales) != sorted(own):
+        raise ValueError(
+            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give scale= (or of a "
+            "network of several, scales=) and leave model.scale and data.scale to follow it"
+        )

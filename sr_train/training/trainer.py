@@ -1,0 +1,170 @@
+"""Lightning's Trainer of a stage: built with our callbacks, and its options checked before a run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+from sr_train.config.build import build
+from sr_train.console import UsageError, told
+from sr_train.devices import memory_is_full
+from sr_train.training.checkpointing import StreamedCheckpoints
+
+_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "single_device")
+
+_PROFILERS = ("simple", "advanced", "pytorch")
+
+
+def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
+    """Build Lightning's Trainer with our callbacks in place of its loops' own habits."""
+    given = {k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"}  # max_time is a callback
+    try:
+        return build(
+            given,
+            callbacks=list(callbacks),
+            plugins=[StreamedCheckpoints()],
+            logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
+            default_root_dir=str(folder),
+            max_epochs=-1,
+            use_distributed_sampler=False,  # the sampler shares the positions out itself
+            limit_val_batches=0,  # sr_train.training.validation validates at step boundaries
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=None,  # for EarlyStopping, which would wait for the end of an epoch
+            val_check_interval=int(config["validate"]["every"]),
+            log_every_n_steps=int(config["record"]["every"]),  # of what a network or callback hands to self.log
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def try_trainer(
+    config: Mapping[str, Any], callbacks: Sequence[L.Callback], problems: list[Exception]
+) -> L.Trainer | None:
+    """Build the stage's trainer without its loggers; return None with what is wrong added to ``problems``."""
+    options, before = config["trainer"], len(problems)
+    for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices):
+        with told(problems):
+            check(options)
+    # What is refused already is left to Lightning's defaults, so that the rest is tried as well.
+    refused = {key for key in options if any(f"trainer.{key}=" in str(p) for p in problems)}
+    if "accelerator" in refused:
+        refused.add("devices")
+    kept = {k: v for k, v in options.items() if k not in refused}
+    trainer = None
+    with told(problems, "trainer", usage=True):
+        trainer = build_trainer({**config, "trainer": kept, "logger": {}}, callbacks, Path(config["folder"]))
+        known = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
+        if not known or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise _refused_strategy(options["strategy"])
+    return trainer if len(problems) == before else None
+
+
+def on_one_device(trainer: Mapping[str, Any]) -> bool:
+    """Return true where the trainer's own keys say one device."""
+    return trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
+
+
+def finding_unused(trainer: Mapping[str, Any]) -> str:
+    """Return the strategy that looks for parameters without a gradient, which plain ddp would wait for."""
+    strategy = trainer["strategy"]
+    if strategy == "auto" and not on_one_device(trainer):
+        strategy = "ddp"
+    return f"{strategy}_find_unused_parameters_true" if strategy in ("ddp", "ddp_spawn", "ddp_fork") else strategy
+
+
+def _refused_strategy(strategy: object) -> UsageError:
+    """The error for a strategy that shards the network, whose checkpoints are no files, or that forks this process."""
+    return UsageError(f"trainer.strategy={strategy}: choose from {', '.join(_STRATEGIES)}")
+
+
+def _check_strategy(options: Mapping[str, Any]) -> None:
+    if isinstance(options["strategy"], str) and options["strategy"] not in _STRATEGIES:
+        raise _refused_strategy(options["strategy"])
+
+
+def _check_profiler(options: Mapping[str, Any]) -> None:
+    profiler = options.get("profiler")
+    if isinstance(profiler, str) and profiler not in _PROFILERS:
+        raise UsageError(
+            f"trainer.profiler={profiler}: choose from {', '.join(_PROFILERS)}, or null; profile=true is sr-train's own"
+        )
+
+
+def _check_accelerator(options: Mapping[str, Any]) -> None:
+    """Raise unless the accelerator that is asked for is there."""
+    cuda, mps = CUDAAccelerator.is_available, MPSAccelerator.is_available
+    there = {"gpu": lambda: cuda() or mps(), "cuda": cuda, "mps": mps, "cpu": lambda: True, "auto": lambda: True}
+    accelerator = str(options["accelerator"])
+    if accelerator not in there:
+        raise UsageError(f"trainer.accelerator={accelerator}: choose from auto, cpu, gpu, cuda, mps")
+    if not there[accelerator]():
+        raise ValueError(f"trainer.accelerator={accelerator}: there is none here; give trainer.accelerator=cpu or auto")
+
+
+def _check_devices(options: Mapping[str, Any]) -> None:
+    """Raise unless as many devices as are asked for are there."""
+    devices, accelerator = options["devices"], str(options["accelerator"])
+    wanted = int(devices) if str(devices).lstrip("-").isdecimal() else devices
+    if wanted == 0 or (isinstance(wanted, int) and wanted < -1) or wanted == []:
+        raise UsageError(f"trainer.devices={devices}: expected a whole number from 1 on, or -1 for all GPUs")
+    gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
+    if accelerator in ("auto", "cpu") and not gpus and (wanted == -1 or isinstance(wanted, list)):
+        raise ValueError(f"trainer.devices={devices}: names GPUs, and none is used here; give trainer.devices=1")
+    if gpus and isinstance(wanted, int) and wanted > gpus:
+        raise ValueError(f"trainer.devices={devices}: this machine has {gpus}; give at most trainer.devices={gpus}")
+
+
+@contextmanager
+def unchanged_globals() -> Iterator[None]:
+    """Put torch's global flags and the environment back to what they were; warnings are given when the run builds again."""
+    environment = dict(os.environ)
+    try:
+        with warnings.catch_warnings(), unchanged_flags():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@contextmanager
+def unchanged_flags() -> Iterator[None]:
+    """Put torch's global flags back to what they were: what one stage asks for does not hold for the next."""
+    cudnn = torch.backends.cudnn
+    kernels = cudnn.benchmark, cudnn.deterministic
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    anomaly, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = kernels
+        torch.use_deterministic_algorithms(strict, warn_only=lenient)
+        torch.autograd.set_detect_anomaly(anomaly, check_nan)
+
+
+@contextmanager
+def advising_less_memory() -> Iterator[None]:
+    """Name what helps where a training step does not fit into memory. Validation names its image itself."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
+        remedies = "a smaller data.batch or data.lr_patch, task.recompute=true or trainer.accumulate_grad_batches=2"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MemoryError(f"the device's memory is full; try {remedies} ({first})") from None

@@ -1,0 +1,134 @@
+"""Build and check what may end a stage before its last step: a user's callbacks and ``trainer.max_time``."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from sr_train.config.build import build
+from sr_train.console import UsageError
+from sr_train.training.stopping import still_finished
+from sr_train.weights.file import origin_of
+
+#: Exit code of a run that was stopped before its end by something else than a signal: the same command continues.
+OPEN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and did so with a checkpoint; ``code`` is the command's exit code."""
+
+    def __init__(self, by: str, step: int, code: int) -> None:
+        self.code = code
+        super().__init__(f"stopped by {by} at step {step}")
+
+
+_clock = {"began": time.monotonic()}  # when the run of all stages began in this process
+
+
+def start_clock() -> None:
+    """Start the clock of ``trainer.max_time``, which all stages of a run share."""
+    _clock["began"] = time.monotonic()
+
+
+def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The user's callbacks, as they are configured."""
+    return [spec for spec in (config["callbacks"] or {}).values() if spec]
+
+
+def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Callback]:
+    """Build the user's callbacks in the order of :func:`callback_specs`, and a Timer last for ``trainer.max_time``.
+
+    Raises UsageError for what could never stop the run, or would for a reason that the user does not mean.
+
+    Args:
+        config: of the stage.
+        scores: names of the metrics that its validation measures.
+    """
+    built = {name: build(spec) for name, spec in (config["callbacks"] or {}).items() if spec}
+    return checked_callbacks(config, built, scores)
+
+
+def checked_callbacks(
+    config: Mapping[str, Any], built: Mapping[str, L.Callback], scores: Sequence[str]
+) -> list[L.Callback]:
+    """Check the user's callbacks, by name, and add the Timer of ``trainer.max_time``; see :func:`own_callbacks`."""
+    own = list(built.values())
+    for name, callback in built.items():
+        if isinstance(callback, Timer):
+            _check_timer(f"callbacks.{name}", callback)
+        if isinstance(callback, EarlyStopping):
+            ours = str(config["task"]["_target_"]).startswith("sr_train.")
+            alone = ours and all(isinstance(c, EarlyStopping | Timer) for c in own)
+            _check_early_stopping(f"callbacks.{name}", callback, scores, alone=alone)
+    limit = config["trainer"].get("max_time")
+    if limit is not None:
+        if any(isinstance(c, Timer) for c in own):
+            raise UsageError(
+                f"trainer.max_time={limit}: there is a Timer among the callbacks already; give one of them"
+            )
+        try:
+            timer = Timer(limit)
+        except (MisconfigurationException, TypeError, AttributeError):
+            timer = None
+        if timer is None or timer._duration is None or timer._duration <= 0:
+            raise UsageError(f"trainer.max_time={limit}: expected DD:HH:MM:SS above zero, e.g. 00:11:50:00")
+        timer._duration = max(timer._duration - (time.monotonic() - _clock["began"]), 0.0)
+        own.append(timer)
+    return own
+
+
+def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
+    """Return the name, as a user knows it, of the callback that has stopped a run; None is the task itself."""
+    if callback is None:
+        return str(config["task"]["_target_"]).rpartition(".")[2]
+    if isinstance(callback, Timer) and config["trainer"].get("max_time") is not None:
+        return f"trainer.max_time={config['trainer']['max_time']}"
+    return type(callback).__name__
+
+
+def _check_timer(key: str, timer: Timer) -> None:
+    if timer._interval != "step":
+        raise UsageError(f"{key}: interval={timer._interval}: training has one epoch without an end; leave it out")
+
+
+def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[str], *, alone: bool) -> None:
+    """EarlyStopping looks at its metric after each validation. ``alone``: nothing else logs numbers of its own."""
+    monitor = callback.monitor
+    if callback._check_on_train_epoch_end:
+        raise UsageError(f"{key}: check_on_train_epoch_end=true: training has one epoch without an end; leave it out")
+    if not scores:
+        raise UsageError(
+            f"{key}: monitor={monitor}: nothing is validated, so it would never be looked at; give sets=[...]"
+        )
+    known = monitor in scores or monitor.startswith(("train/", "speed/"))
+    if alone and callback.strict and not known:
+        raise UsageError(f"{key}: monitor={monitor} is not measured; choose from {', '.join(scores)}")
+    higher = monitor.endswith(("/psnr", "/ssim"))
+    lower = monitor.startswith("train/loss") or (monitor in scores and not higher)
+    if (higher and callback.mode == "min") or (lower and callback.mode == "max"):
+        better = "higher" if higher else "lower"
+        warnings.warn(
+            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training stops when it improves; give "
+            f"mode={'max' if higher else 'min'}",
+            stacklevel=2,
+        )
+
+
+def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
+    """Return what finished a stage before its last step, by its weights; None where nothing did, or it no longer counts.
+
+    :func:`sr_train.training.stopping.still_finished` decides.
+    """
+    finished = origin_of(weights).get("finished")
+    if not isinstance(finished, dict):
+        return None
+    if not still_finished(finished, int(config["trainer"]["max_steps"]), callback_specs(config)):
+        return None
+    return f"{finished['by']} at step {finished['step']}"

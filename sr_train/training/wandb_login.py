@@ -1,0 +1,41 @@
+"""The login of Weights & Biases, read where wandb reads it: nothing is sent and nobody is asked."""
+
+from __future__ import annotations
+
+import configparser
+import netrc
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from lightning.pytorch.loggers import WandbLogger
+
+
+def check_login(logger: WandbLogger) -> None:
+    """Raise ValueError unless W&B has credentials, or needs none."""
+    settings = _settings()
+    mode = logger._wandb_init.get("mode") or settings.get("mode")
+    if logger._offline or mode in ("offline", "dryrun", "disabled"):
+        return
+    if settings.keys() & {"api_key", "identity_token_file"}:
+        return
+    host = settings.get("base_url", "https://api.wandb.ai").partition("://")[2].partition("/")[0]
+    for file in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        with suppress(OSError, netrc.NetrcParseError):
+            if file is not None and netrc.netrc(file).authenticators(host):
+                return
+    raise ValueError(
+        f"no login for {host}: run wandb login, set WANDB_API_KEY, or give WANDB_MODE=offline and send the run later with "
+        "wandb sync"
+    )
+
+
+def _settings() -> dict[str, str]:
+    """W&B's settings: of the user's file, of the folder's, of the environment; the later ones win."""
+    folder = os.environ.get("WANDB_CONFIG_DIR", str(Path.home() / ".config" / "wandb"))
+    parser = configparser.ConfigParser(interpolation=None)
+    with suppress(configparser.Error):
+        parser.read([Path(folder) / "settings", Path(os.environ.get("WANDB_DIR", ".")) / "wandb" / "settings"])
+    settings = dict(parser["default"]) if "default" in parser else {}
+    names = ("mode", "api_key", "identity_token_file", "base_url")
+    return {**settings, **{n: v for n in names if (v := os.environ.get(f"WANDB_{n.upper()}"))}}

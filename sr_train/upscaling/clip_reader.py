@@ -1,0 +1,83 @@
+"""Frames of a video or of a folder of numbered images, and what a writer needs to know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sr_train.data.images import read_upright, to_rgb
+from sr_train.data.video.film_reader import FilmReader
+from sr_train.upscaling.inputs import Job
+
+Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; of videos its time and duration
+
+_LOST = {1: "are grey: they become RGB", 2: "have transparency: it is dropped", 4: "have transparency: it is dropped"}
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """A clip that is open."""
+
+    #: every frame, once; its argument is given the packets of a video's other streams as they come by
+    frames: Callable[[Callable[[Any], object]], Iterator[Timed]]
+    height: int
+    width: int
+    depth: int  #: bits of a sample, 8 or 16
+    count: int | None  #: of frames, where it is known
+    file_name: Callable[[int], str]  #: of a frame that is written as an image
+    warnings: Sequence[str] = ()
+    film: FilmReader | None = None  #: None for a folder
+
+    @property
+    def rate(self) -> str:
+        """Frames per second, to be appended to a line for the user; empty for a folder."""
+        return "" if self.film is None else f", {float(self.film.look.rate):.4g} fps"
+
+
+@contextmanager
+def open_clip(job: Job, suffix: str | None) -> Iterator[ClipReader]:
+    """Open the video or the folder of a job; ``suffix`` is that of single frames that are written."""
+    if job.kind != "film":
+        yield _open_folder(job, suffix)
+        return
+    with FilmReader(job.source) as film:
+        yield _open_film(film, suffix)
+
+
+def _open_film(film: FilmReader, suffix: str | None) -> ClipReader:
+    def frames(take: Callable[[Any], object]) -> Iterator[Timed]:
+        return ((f.pixels, (f.time, f.duration)) for f in film.frames(take))
+
+    look = film.look
+    depth = 8 if look.layout.depth == 8 else 16
+
+    def file_name(number: int) -> str:
+        return f"{number:08d}{suffix}"
+
+    return ClipReader(frames, look.height, look.width, depth, film.count, file_name, film.warnings, film)
+
+
+def _open_folder(job: Job, suffix: str | None) -> ClipReader:
+    first = read_upright(job.frames[0])
+    height, width, channels = first.shape
+
+    def frames(take: Callable[[Any], object]) -> Iterator[Timed]:
+        for path in job.frames:
+            image = read_upright(path)
+            if image.shape[:2] != (height, width):
+                was = f"{width}x{height}"
+                raise ValueError(f"{path}: is {image.shape[1]}x{image.shape[0]}, the clip's first frame {was}")
+            yield torch.from_numpy(np.array(to_rgb(image), order="C")).permute(2, 0, 1), ()
+
+    def file_name(number: int) -> str:
+        path = job.frames[number]
+        return path.with_suffix(suffix).name if suffix else path.name
+
+    depth = 8 if first.dtype == np.uint8 else 16
+    warnings = [f"its frames {_LOST[channels]}"] if channels in _LOST else []
+    return ClipReader(frames, height, width, depth, len(job.frames), file_name, warnings)
