@@ -31,7 +31,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 docs: .venv/.docs
-	$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
 
 .venv/.docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

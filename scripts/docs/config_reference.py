@@ -56,7 +56,6 @@ MEANINGS = {
 
 # Arguments that are groups of their own, or that the task passes (lr is task.rate).
 _GIVEN = {"model", "loss", "curve", "optimizer", "discriminator", "params", "lr"}
-_STARTS = ("base", "base_clips", "default", "cpu")  # options that others start from
 _ARGUMENT = re.compile(r"(\w+)(?: \([^)]*\))?: (.*)")
 
 
@@ -113,12 +112,31 @@ def written(value: object) -> str:
     return "`" + yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip() + "`"
 
 
+def bases_of(content: Mapping[str, Any]) -> list[str]:
+    """Return the options, of this group or of others, that a YAML file starts from."""
+    names = [base if isinstance(base, str) else next(iter(base)).strip("/") for base in content.get("defaults", [])]
+    return [name for name in names if name != "_self_"]
+
+
+def is_abstract(content: Mapping[str, Any]) -> bool:
+    """Return true for keys that several options share, and that build nothing by themselves."""
+    return content.get("_target_") == "???"
+
+
 def rows_of(file: Path, node: str) -> Iterator[Row]:
     """The keys of a YAML file, and the further arguments of what it builds; ``node`` is where they stand in the config."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content = _content(file)
     comments = {key: comment for key, _, comment in keys_of(file)}
+    for base in (file.parent / f"{name}.yaml" for name in bases_of(content)):
+        if base.exists() and is_abstract(shared := _content(base)):
+            content = {**shared, **content}
+            comments = {**{key: comment for key, _, comment in keys_of(base)}, **comments}
     content = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
     yield from _walk(content, node, "", comments, file.stem if not node else file.parent.name)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
 
 def _walk(content: Mapping[str, Any], node: str, below: str, comments: Mapping[str, str], where: str) -> Iterator[Row]:
@@ -164,15 +182,16 @@ def option(file: Path, group: str, known: dict[str, Row]) -> list[str]:
     """The section of one option of a group."""
     lines = [line.strip() for line in header(file)]
     title = " ".join(lines[: lines.index("")] if "" in lines else lines)
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content = _content(file)
     section = [f"### {group}={file.stem}", "", _cell(title), ""]
     if "_target_" in content:
         section += [f"Builds `{content['_target_']}`.", ""]
-    bases = [
-        b if isinstance(b, str) else next(iter(b)).strip("/") for b in content.get("defaults", []) if b != "_self_"
-    ]
-    section += [f"It starts from the keys of `{group}={base}`." for base in bases if base in _STARTS]
-    section += [f"It also chooses an option of the group `{base}`." for base in bases if base in groups()]
+    for base in bases_of(content):
+        shared = file.parent / f"{base}.yaml"
+        if shared.exists() and not is_abstract(_content(shared)):
+            section.append(f"It starts from the keys of `{group}={base}`.")
+        elif base in groups():
+            section.append(f"It also chooses an option of the group `{base}`.")
     return [*section, "", *table(_completed(rows_of(file, node_of(file, group)), known))]
 
 
@@ -200,7 +219,8 @@ def reference() -> str:
         lines += [f"## {command}", "", *table(rows_of(path, ""))]
     for group in groups():
         lines += [f"## Group {group}", ""]
-        files = sorted(files_of(group), key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
+        found = [file for file in files_of(group) if not is_abstract(_content(file))]
+        files = sorted(found, key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
         if group == "experiment":
             lines += ["| experiment | |", "|---|---|", *(f"| `{f.stem}` | {_cell(header(f)[0])} |" for f in files), ""]
         else:
