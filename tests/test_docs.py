@@ -57,6 +57,8 @@ RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is ty
     (r"sr-train experiment=quickstart", [*SMALL, "model.growth=4", "stage=psnr"]),
     (r"sr-train experiment=quickstart .*", [*SMALL, "model.growth=4", "gan.task.discriminator.channels=4"]),
     (r"sr-train experiment=quickstart_edsr .*profile=true", [*SMALL, "stage=x2", "profile_steps=2", "sets=[]"]),
+    (r"sr-train experiment=quickstart_edsr .*name=(wide|gradient) .*", COMPOSE),  # that of l1_gradient is run
+    (r"sr-train experiment=shallow_x4 check=true", COMPOSE),  # that of model=shallow is run
     (r"sr-train experiment=quickstart_(edsr|mdsr)( .*)?", SMALL),
     (r"sr-train experiment=quickstart_video.*", COMPOSE),  # tests/test_experiments.py trains it a step
     (r"sr-train data=base .*", [*TRAIN, *NET]),
@@ -234,13 +236,12 @@ def film(house):
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
-    """What is composed of the installed YAML alone is kept: half of the time goes into composing the same again."""
+    """What was composed from the same files is kept: half of the time goes into composing the same again."""
     original = compose.compose_config
 
     def compose_config(name, overrides):
-        if "SR_CONF" in os.environ:
-            return original(name, overrides)
-        key = (name, *overrides)
+        own = Path(os.environ["SR_CONF"]).rglob("*.yaml") if "SR_CONF" in os.environ else ()
+        key = (name, *overrides, *sorted(map(str, own)))
         if key not in KEPT:
             KEPT[key] = pickle.dumps(original(name, overrides))
         return pickle.loads(KEPT[key])
