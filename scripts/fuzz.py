@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from sr_train import Weights, build_network, load_weights, save_weights
 from sr_train.data.images import ImageError, encode_image, read_header, read_image, read_upright, write_image
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import StoreError
@@ -47,9 +48,7 @@ from sr_train.data.store.reader import Store
 from sr_train.models.edsr import EDSR
 from sr_train.runs.checkpoints import CheckpointError, newest_checkpoint, read_checkpoint
 from sr_train.runs.resume import ChangedError, write_config
-from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.foreign.base import WeightsError
-from sr_train.weights.network import build_network
 from sr_train.weights.open import load
 
 OURS = (CheckpointError, ChangedError, WeightsError, ImageError, StoreError)

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from sr_train.config.plan import plan
+from sr_train import plan
 
 PROGRAM = "import sys; sys.argv[0] = 'sr-train'; from sr_train.cli.train import main; main()"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from sr_train import super_resolve
 from sr_train.inference.clips import super_resolve_clip, windows
-from sr_train.inference.images import super_resolve
 from sr_train.models.edvr import EDVR
 
 

@@ -21,8 +21,8 @@ import av
 import numpy as np
 import torch
 
+from sr_train import Weights, save_weights
 from sr_train.models.edsr import EDSR
-from sr_train.weights.file import Weights, save_weights
 
 AIM = 1.10
 

@@ -28,13 +28,13 @@ import torchvision
 from peer import Program, Turns
 from step import prepare, verdict
 
+from sr_train import Weights, save_weights
 from sr_train.models.rrdbnet import RRDBNet
-from sr_train.weights.file import Weights, save_weights
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """One run of the command, in this process."""
-    from sr_train.cli.train import train
+    from sr_train import train
 
     folder = Path(job["folder"])
     code = train(

@@ -34,14 +34,11 @@ import numpy as np
 import torch
 from peer import child
 
-from sr_train.cli.train import train
+from sr_train import Weights, load_weights, plan, save_weights, super_resolve, train
 from sr_train.config.build import build
-from sr_train.config.plan import plan
 from sr_train.data.dataset import EvalImages
 from sr_train.data.pairs import Pairs
-from sr_train.inference.images import super_resolve
 from sr_train.metrics.protocol import PROTOCOLS, score
-from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.open import full_arguments
 
 State = Mapping[str, torch.Tensor]

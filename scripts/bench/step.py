@@ -41,7 +41,7 @@ from torch.nn.functional import l1_loss
 
 from sr_train.batch import Batch, to_float
 from sr_train.tasks.base import SRTask
-from sr_train.training.callbacks import Record
+from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import write_checkpoint
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
@@ -156,7 +156,7 @@ class Costs(L.Callback):
         start = now()
         write_checkpoint(folder, trainer.global_step, 3, trainer.save_checkpoint, rank_zero=True)
         RESULT["checkpoint"].append(now() - start)
-        record = next(c for c in trainer.callbacks if isinstance(c, Record))  # pyright: ignore[reportAttributeAccessIssue]
+        record = next(c for c in trainer.callbacks if isinstance(c, StepLog))  # pyright: ignore[reportAttributeAccessIssue]
         start = now()
         record._log(trainer, task, trainer.global_step)
         RESULT["record"].append(now() - start)
@@ -164,7 +164,7 @@ class Costs(L.Callback):
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """One run of the command, in this process."""
-    from sr_train.cli.train import train
+    from sr_train import train
 
     store = Path(job["folder"], "pairs.lmdb")
     clock = f"{{_target_: __main__.{job['callback']}, block: {job['block']}, blocks: {job['blocks']}}}"

@@ -19,7 +19,7 @@ def evaluate(arguments: list[str]) -> int:
     arithmetic_of(config)
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
     from sr_train.evaluation.items import open_outputs, score_all
-    from sr_train.evaluation.metrics import open_measures
+    from sr_train.evaluation.metrics import open_perceptual
     from sr_train.evaluation.scores import Scores
     from sr_train.metrics.protocol import get_protocols
 
@@ -28,14 +28,14 @@ def evaluate(arguments: list[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     metrics = expect(config, "metrics", list, "a list, e.g. metrics=[psnr,ssim,lpips]")
-    measures = open_measures(metrics, config["lpips"])
+    perceptual = open_perceptual(metrics, config["lpips"])
     out = None if config["out"] is None else Path(str(config["out"]))
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
         raise UsageError("save=true needs a folder: give out=DIR")
     outputs = open_outputs(config, centres=all(p.centre for p in protocols))
     named = outputs.columns, outputs.titles, protocols, outputs.scale
-    scores = Scores(*named, out, save=save, metrics=metrics, measures=measures)
+    scores = Scores(*named, out, save=save, metrics=metrics, perceptual=perceptual)
     score_all(outputs, scores)
     print(scores.table())
     return 0

@@ -38,7 +38,7 @@ _NOT_COMPUTED = ("niqe", "pi")
 
 
 @dataclass(frozen=True)
-class Measure:
+class PerceptualMetric:
     """A metric that no protocol computes."""
 
     compute: Callable[[torch.Tensor, torch.Tensor], float]
@@ -65,7 +65,7 @@ def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexne
     raise ValueError(f"{file}: holds no lin layers (lin0.model.1.weight, ...) but {kind}")
 
 
-def open_lpips(file: str, *, key: str = "lpips") -> Measure:
+def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
     """LPIPS with the lin layers of ``file``; the network's own weights from the same file or, without them, torch's.
 
     ``key`` is what a user types before ``=FILE``.
@@ -89,10 +89,12 @@ def open_lpips(file: str, *, key: str = "lpips") -> Measure:
     if version is None:
         which += f" with the lin layers of {Path(file).name}"
         warn(f"{key}={file}: its lin layers are of no released version of LPIPS; they are used as v0.1's are")
-    return Measure(lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device)), f"{which} (lower is better)")
+    return PerceptualMetric(
+        lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device)), f"{which} (lower is better)"
+    )
 
 
-def open_measures(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, Measure]:
+def open_perceptual(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, PerceptualMetric]:
     """Those of ``metrics`` that no protocol computes. Raises UsageError for what is not known or not given.
 
     ``keys`` stands before ``metrics=`` and ``lpips=`` where a user types them.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from sr_train.data.images import write_image
-from sr_train.evaluation.metrics import PROTOCOL, Measure
+from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric
 from sr_train.files import write_bytes
 from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
@@ -53,7 +53,7 @@ class Scores:
         out: folder of the files, or None for the table alone.
         save: also write the images.
         metrics: what is shown, in this order.
-        measures: those of them that no protocol computes, by name.
+        perceptual: those of them that no protocol computes, by name.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Scores:
         *,
         save: bool,
         metrics: Sequence[str] = ("psnr", "ssim"),
-        measures: Mapping[str, Measure] | None = None,
+        perceptual: Mapping[str, PerceptualMetric] | None = None,
     ) -> None:
         self.columns, self.titles = list(columns), list(titles)
         self.protocols, self.scale = list(protocols), scale
         self.meters = {c: Meter() for c in self.columns}
         self.out, self.save = out, save
-        self.metrics, self.measures = list(dict.fromkeys(metrics)), dict(measures or {})
+        self.metrics, self.perceptual = list(dict.fromkeys(metrics)), dict(perceptual or {})
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
@@ -96,8 +96,8 @@ class Scores:
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
                     self.meters[column].add(set_name, key, protocol.name, kept, clip)
-            if self.measures:
-                found = {m: f(sr, hr) for m, f in self.measures.items()}
+            if self.perceptual:
+                found = {m: f(sr, hr) for m, f in self.perceptual.items()}
                 self.meters[column].add(set_name, key, PROTOCOL, found, clip)
         except ValueError as error:
             raise ValueError(f"{set_name}: {key}: {error}") from None
@@ -146,10 +146,10 @@ class Scores:
     def table(self) -> str:
         """The means, with every protocol's definition beneath."""
         lines = self._one() if len(self.columns) == 1 else self._side_by_side()
-        if len(self.measures) < len(self.metrics):
+        if len(self.perceptual) < len(self.metrics):
             lines += [f"{p.name}: {p.definition}" for p in self.protocols]
-        if self.measures:
-            means = "; ".join(m.definition for m in self.measures.values())
+        if self.perceptual:
+            means = "; ".join(m.definition for m in self.perceptual.values())
             lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
         for set_name, protocols in self.meters[self.columns[0]].by_clip().items():
             counts = {p: (len(clips), sum(int(v["n"]) for v in clips.values())) for p, clips in protocols.items()}

@@ -84,7 +84,7 @@ class Explosion:
         )
 
 
-class Record(StepCallback):
+class StepLog(StepCallback):
     """Hands the task's numbers to the loggers every ``every`` steps, and its events to ``events.csv`` at once.
 
     Warns once a run where the loss has exploded.
@@ -106,6 +106,11 @@ class Record(StepCallback):
         self.hyperparameters = dict(hyperparameters or {})
         self._since = 0
         self._begun = False
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in checkpoints, which those of earlier versions have too."""
+        return "Record"
 
     def state_dict(self) -> dict[str, Any]:
         """The loss to compare with, and whether the warning was given."""

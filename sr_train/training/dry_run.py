@@ -28,7 +28,7 @@ from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.validation import naming_the_image
-from sr_train.training.warm_starts import Source, find_source
+from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.open import finished_file
 
 _STEPS, _SECONDS = 6, 20.0  # steps are timed until there are so many, or until so long
@@ -154,14 +154,14 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _start(plan: Plan, prepared: Prepared) -> tuple[Source | None, str]:
+def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
     """Find what the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
     source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:
         folder = next(s.folder for s in plan.stages if s.name == source_stage)
         if finished_file(folder) is None:
             return None, f"; here from random weights, as stage {source_stage} is not trained yet"
-    source = find_source(plan, prepared.stage, prepared.take_source())
+    source = find_origin(plan, prepared.stage, prepared.take_origin())
     return source, "" if source is None else f"; from {source.file}"
 
 

@@ -14,7 +14,7 @@ from sr_train.config.plan import Stage
 from sr_train.console import UsageError, listed, told
 from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
-from sr_train.evaluation.metrics import PROTOCOL, Measure, open_measures
+from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 from sr_train.tasks.base import SRTask
@@ -29,7 +29,7 @@ class Outline(NamedTuple):
 
     stage: Stage  #: with ``trainer.precision`` and ``trainer.strategy`` as they will be used
     task: SRTask | None  #: on the meta device; None where its parts are wrong
-    measures: dict[str, Measure]  #: metrics that no protocol computes
+    perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
     scores: list[str] | None  #: names of the scores that validation measures; None where its metrics are wrong
 
 
@@ -37,14 +37,14 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     """Check a stage's values and build its task on the meta device; add what is wrong to ``problems``."""
     config, trainer, validate = stage.config, stage.config["trainer"], stage.config["validate"]
     problems += [UsageError(text) for text in _bad_numbers(config)]
-    precision, measures, scores = trainer["precision"], dict[str, Measure](), None
+    precision, perceptual, scores = trainer["precision"], dict[str, PerceptualMetric](), None
     with told(problems):
         precision = resolve_precision(precision, str(trainer["accelerator"]))
     with told(problems):
         _check_window(config["data"])
     with told(problems):
-        measures = open_measures(validate["metrics"], validate["lpips"], keys="validate.")
-        scores = score_names(config, measures)
+        perceptual = open_perceptual(validate["metrics"], validate["lpips"], keys="validate.")
+        scores = score_names(config, perceptual)
         if validate["best"] is not None and validate["best"] not in scores:
             choices = ", ".join(scores) or "null"
             raise UsageError(f"validate.best={validate['best']} is not measured; choose from {choices}")
@@ -55,7 +55,7 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, measures, scores)
+    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores)
 
 
 def with_trainer(stage: Stage, **resolved: Any) -> Stage:
@@ -63,14 +63,14 @@ def with_trainer(stage: Stage, **resolved: Any) -> Stage:
     return dataclasses.replace(stage, config={**stage.config, "trainer": {**stage.config["trainer"], **resolved}})
 
 
-def score_names(config: Mapping[str, Any], measures: Mapping[str, Measure]) -> list[str]:
-    """Names of the scores that a stage's validation measures, means over several scales first."""
+def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
+    """Names of the scores that a stage's validation perceptual, means over several scales first."""
     validate, data = config["validate"], config["data"]
     names, scales = list(data["val"] or {}), data.get("scales") or ()
     sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
-    plain = [m for m in validate["metrics"] if m not in measures]
+    plain = [m for m in validate["metrics"] if m not in perceptual]
     metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
-    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in measures]
+    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in perceptual]
 
 
 def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:

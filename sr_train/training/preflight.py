@@ -18,14 +18,14 @@ from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
 from sr_train.console import ProblemsError, UsageError, is_child, message_of, say, told
 from sr_train.data.module import SRData
-from sr_train.evaluation.metrics import Measure
+from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline, with_trainer
 from sr_train.training.trainer import finding_unused, try_trainer, unchanged_globals
 from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
-from sr_train.training.warm_starts import Source, check_warm_starts
+from sr_train.training.warm_starts import Origin, check_warm_starts
 
 _STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors do, on a server
 
@@ -36,11 +36,11 @@ class Prepared:
 
     stage: Stage  #: with ``trainer.precision`` and ``trainer.strategy`` as they will be used
     data: SRData
-    measures: dict[str, Measure]  #: metrics that no protocol computes
+    perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
     scores: list[str]  #: names of the scores that validation measures
-    source: Source | None = None  #: of ``init.weights``; that of ``init.stage`` is known once its stage is trained
+    source: Origin | None = None  #: of ``init.weights``; that of ``init.stage`` is known once its stage is trained
 
-    def take_source(self) -> Source | None:
+    def take_origin(self) -> Origin | None:
         """Hand the source over: its tensors are a network's size, and are kept no longer than they are needed."""
         source, self.source = self.source, None
         return source
@@ -99,7 +99,7 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 
 def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
     """Resolve and open one stage, or return None with everything that is wrong with it added to ``problems``."""
-    stage, task, measures, scores = outline(stage, problems)
+    stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
         config = _moved(stage.config, str(stage.folder), folder)
         loggers = _build_loggers(config["logger"] or {}, problems)
@@ -116,7 +116,7 @@ def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
     data = _open_data(stage.config["data"], trainer, problems)  # its warnings are given here: it is opened once
     if problems or data is None or scores is None:
         return None
-    return Prepared(stage, data, measures, scores)
+    return Prepared(stage, data, perceptual, scores)
 
 
 def _reaching_all(stage: Stage, network: str, unused: Sequence[str]) -> Stage:

@@ -10,7 +10,7 @@ import lightning as L
 from tqdm import tqdm
 
 from sr_train.tasks.base import SRTask
-from sr_train.training.callbacks import Record
+from sr_train.training.callbacks import StepLog
 from sr_train.training.step_callback import StepCallback
 
 
@@ -24,7 +24,7 @@ class Progress(StepCallback):
         lines_every: seconds between lines where there is no terminal.
     """
 
-    def __init__(self, record: Record, *, lines_every: float = 30.0) -> None:
+    def __init__(self, record: StepLog, *, lines_every: float = 30.0) -> None:
         super().__init__()
         self.record = record
         self.lines_every = lines_every

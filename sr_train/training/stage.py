@@ -23,17 +23,17 @@ from sr_train.devices import native_bf16
 from sr_train.runs import resume
 from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkpoint
 from sr_train.tasks.base import SRTask
-from sr_train.training.callbacks import Record
+from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.preflight import Prepared
-from sr_train.training.profiling.profiler import Measure
+from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
 from sr_train.training.stage_folder import StageFolder, check_continues, remove_set_aside
 from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.user_callbacks import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
 from sr_train.training.validation import Validate
-from sr_train.training.warm_starts import Source, find_source
+from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.open import WEIGHTS, full_arguments, own_packages
 from sr_train.weights.warm_start import warm_start
@@ -47,7 +47,7 @@ def stage_seed(seed: int, stage: str) -> int:
 class Export:
     """Writes the network that counts as a self-describing file."""
 
-    def __init__(self, plan: Plan, stage: Stage, source: Source | None) -> None:
+    def __init__(self, plan: Plan, stage: Stage, source: Origin | None) -> None:
         self.model = full_arguments(stage.config["model"])
         self.origin: dict[str, Any] = {"run": plan.name, "stage": stage.name}
         if source is not None:
@@ -72,7 +72,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
     """Build the standard callbacks, after the user's, in the order of a step: log, validate, save, stop, show."""
     stage, data = prepared.stage, prepared.data
     config, last = stage.config, int(stage.config["trainer"]["max_steps"])
-    record = Record(every=config["record"]["every"], folder=str(stage.folder), hyperparameters=config)
+    record = StepLog(every=config["record"]["every"], folder=str(stage.folder), hyperparameters=config)
     save = Checkpoints(
         folder=str(stage.folder / "checkpoints"), last=last, written=files.checkpoint_written, **config["checkpoint"]
     )
@@ -82,7 +82,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
         last=last,
         export=export,
         folder=str(stage.folder),
-        measures=prepared.measures,
+        perceptual=prepared.perceptual,
         means=data.means,
         basis={"lpips": Path(config["validate"]["lpips"] or "").name},
         **options,
@@ -91,7 +91,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
     ours: list[L.Callback] = [record, validate, save, stop]
     if config["profile"]:
         ours.append(
-            Measure(
+            StepProfiler(
                 folder=str(stage.folder),
                 steps=config["profile_steps"],
                 record=record,
@@ -104,7 +104,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
     return [*stop.watched(), *ours, Progress(record)]
 
 
-def build_task(config: Mapping[str, Any], stage: str, source: Source | None) -> SRTask:
+def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> SRTask:
     """Build the stage's task; its network is warm-started before the EMA copy is made."""
     torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
@@ -122,7 +122,7 @@ def run_stage(plan: Plan, prepared: Prepared) -> Path:
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
     last = int(config["trainer"]["max_steps"])
-    source = find_source(plan, stage, prepared.take_source())
+    source = find_origin(plan, stage, prepared.take_origin())
     described = resume.describe(
         config, [p for pairs in data.by_scale.values() for p in pairs], [] if source is None else [source.digest]
     )

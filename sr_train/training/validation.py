@@ -29,11 +29,11 @@ from sr_train.tasks.base import SRTask
 from sr_train.training.loggers import log_picture
 from sr_train.training.step_callback import StepCallback, log_numbers
 
-Export = Callable[[SRTask, Path, dict[str, float], int], object]
+Exporter = Callable[[SRTask, Path, dict[str, float], int], object]
 
-Measure = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
+Metric = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
 
-PERCEPTUAL = "perceptual"  #: what measures stand under, where PSNR and SSIM have a protocol
+PERCEPTUAL = "perceptual"  #: what perceptual metrics stand under, where PSNR and SSIM have a protocol
 
 
 class Validate(StepCallback):
@@ -52,7 +52,7 @@ class Validate(StepCallback):
         pictures: how many images, of each scale, are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
         crop: side of their crops, in HR pixels.
         metrics: which of the protocols' are kept: ``psnr``, ``ssim``.
-        measures: others by name, e.g. LPIPS.
+        perceptual: others by name, e.g. LPIPS.
         means: name of a mean -> the sets it is of, e.g. ``set5_mean`` of ``set5_x2``, ``set5_x3``, ``set5_x4``.
         basis: name of a metric -> what else its value depends on, e.g. the file of LPIPS: with another one, scores cannot be
             compared.
@@ -65,12 +65,12 @@ class Validate(StepCallback):
         every: int,
         last: int,
         best: str | None,
-        export: Export,
+        export: Exporter,
         folder: str,
         pictures: int = 4,
         crop: int = 192,
         metrics: Sequence[str] = ("psnr", "ssim"),
-        measures: Mapping[str, Measure] | None = None,
+        perceptual: Mapping[str, Metric] | None = None,
         means: Mapping[str, Sequence[str]] | None = None,
         basis: Mapping[str, str] | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Validate(StepCallback):
         self.folder = Path(folder)
         self.crop = crop
         self.metrics = list(metrics)
-        self.measures = dict(measures or {})
+        self.perceptual = dict(perceptual or {})
         self.means = dict(means or {})
         self.basis = dict(basis or {})
         self._shown = set() if images is None else set(images.shown(pictures))
@@ -141,9 +141,9 @@ class Validate(StepCallback):
         scores = {
             p: {m: v for m, v in found.items() if m in self.metrics} for p, found in task.score(image, sr).items()
         }
-        if self.measures:
+        if self.perceptual:
             a, b = sr.to(task.device), image.hr.to(task.device)
-            scores[PERCEPTUAL] = {name: measure(a, b) for name, measure in self.measures.items()}
+            scores[PERCEPTUAL] = {name: measure(a, b) for name, measure in self.perceptual.items()}
         return {protocol: values for protocol, values in scores.items() if values}
 
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:

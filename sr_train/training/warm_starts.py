@@ -19,7 +19,7 @@ from sr_train.weights.open import finished_file, load
 from sr_train.weights.warm_start import match_warm_start
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """What a stage starts from."""
 
     weights: Weights
@@ -36,7 +36,7 @@ class Source(NamedTuple):
         return [self.digest, *map(str, self.weights.origin.get("ancestors", []))]
 
 
-def open_source(stage: Stage) -> Source | None:
+def open_origin(stage: Stage) -> Origin | None:
     """Read the weights of ``init.weights``; None where the stage starts from another stage or from nothing.
 
     They may be of any class, the user's own included: their tensors are copied by name, and nothing is built from the file.
@@ -44,10 +44,10 @@ def open_source(stage: Stage) -> Source | None:
     init = stage.config["init"]
     if init["weights"] is None:
         return None
-    return Source(*load(str(init["weights"]), allow=[ANY], scale=stage.config["scale"]))
+    return Origin(*load(str(init["weights"]), allow=[ANY], scale=stage.config["scale"]))
 
 
-def find_source(plan: Plan, stage: Stage, opened: Source | None) -> Source | None:
+def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | None:
     """The weights that a stage starts from: those that are opened already, or those of its source stage.
 
     Raises ValueError where the source stage is not finished.
@@ -61,7 +61,7 @@ def find_source(plan: Plan, stage: Stage, opened: Source | None) -> Source | Non
             f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({before.folder}); run that first, "
             f"or give {stage.name}.init.weights=FILE"
         )
-    source = Source(*load(str(before.folder), allow=[ANY]))
+    source = Origin(*load(str(before.folder), allow=[ANY]))
     step, last = source.weights.origin.get("step"), before.config["trainer"]["max_steps"]
     if isinstance(step, int) and step < last and before.name not in plan.selected:
         say(
@@ -70,18 +70,18 @@ def find_source(plan: Plan, stage: Stage, opened: Source | None) -> Source | Non
     return source
 
 
-def check_warm_starts(plan: Plan) -> dict[str, Source]:
+def check_warm_starts(plan: Plan) -> dict[str, Origin]:
     """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
 
     The costliest failure is a bad warm start after three days. Prints what is copied, grown, started afresh and unused.
     Returns what was read from ``init.weights``, by stage.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, Origin] = {}
     for stage in plan.stages:
         init = stage.config["init"]
         if stage.name not in plan.selected or (init["stage"] is None and init["weights"] is None):
             continue
-        source = open_source(stage)
+        source = open_origin(stage)
         if source is not None:
             sources[stage.name] = source
             state, name = source.weights.state, str(source.file)

@@ -54,7 +54,7 @@ def _open_film(film: FilmReader, suffix: str | None) -> ClipReader:
         return ((f.pixels, (f.time, f.duration)) for f in film.frames(take))
 
     look = film.look
-    depth = 8 if look.layout.depth == 8 else 16
+    depth = 8 if look.pix_fmt.depth == 8 else 16
 
     def file_name(number: int) -> str:
         return f"{number:08d}{suffix}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sr_train.data.video.film_color import Colour, Layout, default_matrix, from_rgb
+from sr_train.data.video.film_color import Colour, PixelFormat, default_matrix, from_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
 from sr_train.files import unfinished
 from sr_train.upscaling.encoder import CONTAINERS, FIXED_RATE, Options
@@ -20,7 +20,9 @@ from sr_train.upscaling.encoder import CONTAINERS, FIXED_RATE, Options
 _CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that hold them
 
 
-def choose_layout(source: Layout, height: int, width: int, formats: Sequence[str]) -> tuple[Layout, str]:
+def choose_pixel_format(
+    source: PixelFormat, height: int, width: int, formats: Sequence[str]
+) -> tuple[PixelFormat, str]:
     """(what the planes are, the encoder's pixel format) nearest to a source's.
 
     Sizes that 4:2:0 cannot hold (an odd side) keep their size: chroma is stored in more places, not pixels added or cut.
@@ -32,12 +34,12 @@ def choose_layout(source: Layout, height: int, width: int, formats: Sequence[str
     own_fits = width % own[0] == height % own[1] == 0
     order = {"yuv": [own, *fits] if own_fits else fits, "rgb": [(1, 1), *fits], "gray": fits}[source.kind]
     kinds = {"rgb": ["rgb", "yuv"], "gray": ["gray", "yuv"], "yuv": ["yuv"]}[source.kind]
-    tried = [Layout(k, d, *c) for k in kinds for c in (order if k == "yuv" else [(1, 1)]) for d in depths]
-    tried.sort(key=lambda layout: (layout.depth < source.depth, layout.kind != source.kind))  # depth counts most
-    for layout in tried:
-        names = (layout.name, *(packed.get(layout.depth, ()) if layout.kind == "rgb" else ()))
+    tried = [PixelFormat(k, d, *c) for k in kinds for c in (order if k == "yuv" else [(1, 1)]) for d in depths]
+    tried.sort(key=lambda pix_fmt: (pix_fmt.depth < source.depth, pix_fmt.kind != source.kind))  # depth counts most
+    for pix_fmt in tried:
+        names = (pix_fmt.name, *(packed.get(pix_fmt.depth, ()) if pix_fmt.kind == "rgb" else ()))
         if name := next((n for n in names if n in formats), None):
-            return layout, name
+            return pix_fmt, name
     raise FilmError(f"the codec takes none of the pixel formats that can be made: it takes {', '.join(formats)}")
 
 
@@ -54,10 +56,10 @@ class FilmWriter:
         if self.codec == "libx265" and max(height, width) < 64:  # it writes beyond its memory
             raise FilmError(f"{path}: libx265 takes no films of {width}x{height}: choose another codec=, e.g. libx264")
         formats = [f.name for f in self._av.codec.Codec(self.codec, "w").video_formats or ()] or ["yuv420p"]
-        self.layout, self._format = choose_layout(look.layout, height, width, formats)
-        if self.layout.depth < look.layout.depth:
-            self.warnings.append(f"{self.codec} holds {self.layout.depth} of its {look.layout.depth} bits")
-        elif look.layout.kind == self.layout.kind == "yuv" and look.layout[2:] != self.layout[2:]:
+        self.pix_fmt, self._format = choose_pixel_format(look.pix_fmt, height, width, formats)
+        if self.pix_fmt.depth < look.pix_fmt.depth:
+            self.warnings.append(f"{self.codec} holds {self.pix_fmt.depth} of its {look.pix_fmt.depth} bits")
+        elif look.pix_fmt.kind == self.pix_fmt.kind == "yuv" and look.pix_fmt[2:] != self.pix_fmt[2:]:
             self.warnings.append(f"is written as {self._format} to hold {width}x{height} with {self.codec}")
         self.colour = self._colour(look.colour, height)
         self._left = self.codec != "mjpeg"
@@ -82,7 +84,7 @@ class FilmWriter:
 
     def _colour(self, source: Colour, height: int) -> Colour:
         """The source's, and named though it may not have said: an untagged film that has grown is read otherwise."""
-        if self.layout.kind == "rgb":
+        if self.pix_fmt.kind == "rgb":
             return source._replace(matrix=0, full=True)
         if source.matrix == 0:
             return source._replace(matrix=default_matrix(height), full=False)
@@ -117,7 +119,7 @@ class FilmWriter:
                 continue
             holds = not able or {name, canonical} & able
             if canonical.startswith("pcm_") and self.container.format.name == "mp4":
-                holds = False  # it says that it does, and fails at the end where the speakers' layout is not known
+                holds = False  # it says that it does, and fails at the end where the speakers' arrangement is not known
             if stream.type == "audio" and not holds:
                 hint = "name an .mkv, or leave the sound out with audio=false"
                 raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}): {hint}")
@@ -176,15 +178,15 @@ class FilmWriter:
     def _frame(self, rgb: torch.Tensor) -> Any:
         if rgb.shape[1:] != self._size:
             raise ValueError(f"frames of {self._size} were announced, this is {tuple(rgb.shape[1:])}")
-        planes = from_rgb(rgb, self.layout, self.colour, left=self._left)
-        if self.layout.kind == "rgb":
+        planes = from_rgb(rgb, self.pix_fmt, self.colour, left=self._left)
+        if self.pix_fmt.kind == "rgb":
             planes = [planes[1], planes[2], planes[0]]
-        frame = self._av.VideoFrame(self._size[1], self._size[0], self.layout.name)
-        kind = np.uint8 if self.layout.depth == 8 else np.dtype("<u2")
+        frame = self._av.VideoFrame(self._size[1], self._size[0], self.pix_fmt.name)
+        kind = np.uint8 if self.pix_fmt.depth == 8 else np.dtype("<u2")
         for plane, samples in zip(frame.planes, planes, strict=True):
             rows = np.frombuffer(plane, kind).reshape(plane.height, -1)
             rows[:, : plane.width] = samples.numpy()
-        if self._format != self.layout.name:
+        if self._format != self.pix_fmt.name:
             frame = frame.reformat(format=self._format)
         frame.colorspace, frame.color_range = self.colour.matrix, 2 if self.colour.full else 1
         return frame

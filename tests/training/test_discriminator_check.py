@@ -5,7 +5,7 @@ from sr_train.config.plan import plan
 from sr_train.console import UsageError
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.training.discriminator_check import check_discriminator
-from sr_train.training.warm_starts import check_warm_starts, find_source
+from sr_train.training.warm_starts import check_warm_starts, find_origin
 from sr_train.weights.file import Weights, save_weights
 
 GAN = ("task=gan", "loss=gan", "stages={gan: {}}")
@@ -48,7 +48,7 @@ def test_a_gan_stage_says_that_its_discriminator_is_newly_initialized(tmp_path, 
     with torch.device("meta"):
         composed = plan(["experiment=quickstart", "stage=gan", "init.weights=psnr.safetensors", *small])
         opened = check_warm_starts(composed)["gan"]
-    assert find_source(composed, composed.stages[-1], opened) is opened  # it is read once
+    assert find_origin(composed, composed.stages[-1], opened) is opened  # it is read once
     out = capsys.readouterr().out
     assert "stage gan starts from psnr.safetensors" in out
     assert "  discriminator: newly initialized; the generator alone is copied" in out

@@ -28,7 +28,7 @@ from sr_train.data.store.format import (
 )
 from sr_train.data.store.index_file import Index
 from sr_train.data.store.reader import Store
-from sr_train.data.store.scan import Estimate, Inputs, Item, Plan
+from sr_train.data.store.scan import Estimate, Inputs, Item, Reduction
 from sr_train.files import lock_file, remove_leftovers, sync_folder, write_bytes
 from sr_train.resampling import Arithmetic, check_arithmetic
 
@@ -85,7 +85,7 @@ class StoreBuilder:
                 f"store={store}: give a name that ends in .lmdb, e.g. store={self.store.with_suffix('.lmdb')}"
             )
         self.partial = self.store.with_name(self.store.name + ".partial")
-        self.plan = Plan(tuple(sorted(scales)), arithmetic)
+        self.plan = Reduction(tuple(sorted(scales)), arithmetic)
         self.inputs = Inputs(Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, check=check)
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
@@ -100,7 +100,7 @@ class StoreBuilder:
         if not self.store.exists():
             return False
         store = Store(self.store)
-        made = Plan(tuple(store.summary["scales"]), store.summary["arithmetic"])
+        made = Reduction(tuple(store.summary["scales"]), store.summary["arithmetic"])
         remedy = "give another store=, or delete this one"
         if made != self.plan:
             raise FileExistsError(

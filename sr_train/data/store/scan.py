@@ -22,7 +22,7 @@ R = TypeVar("R")
 _OVERHEAD = 1.02  # of LMDB's pages over the pixels
 
 
-class Plan(NamedTuple):
+class Reduction(NamedTuple):
     """Scales and arithmetic of a store; a partial store continues only under an equal plan."""
 
     scales: tuple[int, ...]
@@ -79,7 +79,7 @@ class Inputs:
     def __init__(
         self,
         images: Path,
-        plan: Plan,
+        plan: Reduction,
         *,
         workers: int,
         skip_bad: bool,

@@ -35,7 +35,7 @@ class Colour(NamedTuple):
     transfer: int = UNKNOWN
 
 
-class Layout(NamedTuple):
+class PixelFormat(NamedTuple):
     """Planes of a pixel format."""
 
     kind: str  #: "yuv", "gray" or "rgb"
@@ -55,17 +55,17 @@ class Layout(NamedTuple):
         return f"yuv{chroma[self.across, self.down]}p{deep}"
 
 
-def planar_layout(pixel: Any) -> Layout:
+def planar_format(pixel: Any) -> PixelFormat:
     """The planar format that holds all of a pixel format (PyAV's ``VideoFormat``) but its alpha."""
     parts = [c for c in pixel.components if not c.is_alpha]
     depth = max((c.bits for c in parts), default=8)
     depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
     if pixel.is_rgb or pixel.has_palette:
-        return Layout("rgb", depth)
+        return PixelFormat("rgb", depth)
     if len(parts) == 1:
-        return Layout("gray", depth)
+        return PixelFormat("gray", depth)
     across, down = (round(64 / n) for n in (pixel.chroma_width(64), pixel.chroma_height(64)))
-    return Layout("yuv", depth, across, down)
+    return PixelFormat("yuv", depth, across, down)
 
 
 def plane_samples(plane: Any, depth: int) -> torch.Tensor:
@@ -112,26 +112,26 @@ def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
     return F.avg_pool1d(wide, factor)[:, 0]
 
 
-def to_rgb(planes: list[torch.Tensor], layout: Layout, colour: Colour, *, left: bool = True) -> torch.Tensor:
+def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, colour: Colour, *, left: bool = True) -> torch.Tensor:
     """Planes of samples as floats, [h, w] and chroma smaller -> [3, h, w] in [0, 1].
 
     Args:
         planes: Y, Cb, Cr; Y; or R, G, B.
-        layout: what they are.
+        pix_fmt: what they are.
         colour: how they are coded; of RGB only the range matters.
         left: chroma lies on every second luma sample of a line, as in MPEG-2, H.264 and later; else between two of them, as
             in JPEG and MPEG-1. Between the lines in both.
     """
-    zero, one = _ends(layout.depth, colour.full, chroma=False)
+    zero, one = _ends(pix_fmt.depth, colour.full, chroma=False)
     luma = (planes[0] - zero) / one
-    if layout.kind == "gray":
+    if pix_fmt.kind == "gray":
         return luma.clamp(0, 1).expand(3, -1, -1)
-    if layout.kind == "rgb":
+    if pix_fmt.kind == "rgb":
         return torch.stack([luma, *((p - zero) / one for p in planes[1:])]).clamp(0, 1)
-    middle, span = _ends(layout.depth, colour.full, chroma=True)
+    middle, span = _ends(pix_fmt.depth, colour.full, chroma=True)
     height, width = luma.shape
     chroma = [
-        (_stretched(_stretched(p, 1, width, layout.across, left), 0, height, layout.down, False) - middle) / span
+        (_stretched(_stretched(p, 1, width, pix_fmt.across, left), 0, height, pix_fmt.down, False) - middle) / span
         for p in planes[1:]
     ]
     kr, kb = SHARES[colour.matrix]
@@ -141,21 +141,21 @@ def to_rgb(planes: list[torch.Tensor], layout: Layout, colour: Colour, *, left: 
     return torch.stack([red, green, blue]).clamp_(0, 1)
 
 
-def from_rgb(rgb: torch.Tensor, layout: Layout, colour: Colour, *, left: bool = True) -> list[torch.Tensor]:
+def from_rgb(rgb: torch.Tensor, pix_fmt: PixelFormat, colour: Colour, *, left: bool = True) -> list[torch.Tensor]:
     """[3, h, w] in [0, 1] -> planes of whole numbers as floats; the inverse of :func:`to_rgb`."""
-    zero, one = _ends(layout.depth, colour.full, chroma=False)
-    top = (1 << layout.depth) - 1
-    if layout.kind == "rgb":
+    zero, one = _ends(pix_fmt.depth, colour.full, chroma=False)
+    top = (1 << pix_fmt.depth) - 1
+    if pix_fmt.kind == "rgb":
         return [torch.floor(p.double() * one + zero + 0.5).clamp_(0, top) for p in rgb]  # as images are rounded
     kr, kb = SHARES[colour.matrix]
     red, green, blue = rgb
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     planes = [torch.floor(luma * one + zero + 0.5).clamp_(0, top)]
-    if layout.kind == "gray":
+    if pix_fmt.kind == "gray":
         return planes
-    middle, span = _ends(layout.depth, colour.full, chroma=True)
+    middle, span = _ends(pix_fmt.depth, colour.full, chroma=True)
     for part, share in ((blue, kb), (red, kr)):
-        chroma = _reduced((part - luma) / (2 * (1 - share)), layout.across, left)
-        chroma = _reduced(chroma.t(), layout.down, False).t()
+        chroma = _reduced((part - luma) / (2 * (1 - share)), pix_fmt.across, left)
+        chroma = _reduced(chroma.t(), pix_fmt.down, False).t()
         planes.append(torch.floor(chroma * span + middle + 0.5).clamp_(0, top))
     return planes

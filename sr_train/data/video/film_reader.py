@@ -16,9 +16,9 @@ from sr_train.data.video.film_color import (
     SHARES,
     UNKNOWN,
     Colour,
-    Layout,
+    PixelFormat,
     default_matrix,
-    planar_layout,
+    planar_format,
     plane_samples,
     to_rgb,
 )
@@ -56,7 +56,7 @@ class Look(NamedTuple):
 
     height: int  #: as it is seen: after the rotation
     width: int
-    layout: Layout
+    pix_fmt: PixelFormat
     colour: Colour
     said: bool  #: whether the film says which matrix it uses
     aspect: Fraction  #: of a pixel; 1 where it does not say
@@ -174,9 +174,9 @@ class FilmReader:
         turned = _turned(frame)[0]
         height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
         aspect = self.stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
-        layout = self._layout(pixel)
+        pix_fmt = self._pixel_format(pixel)
         matrix = int(frame.colorspace)
-        rgb = layout.kind == "rgb"
+        rgb = pix_fmt.kind == "rgb"
         said = rgb or matrix not in (UNKNOWN, 0)
         if said and not rgb and matrix not in SHARES:
             known = "BT.601, BT.709, BT.2020"
@@ -185,7 +185,7 @@ class FilmReader:
             )
         matrix = 0 if rgb else matrix if said else default_matrix(frame.height)
         full = int(frame.color_range) == 2 or pixel.name.startswith("yuvj")
-        full = full or (int(frame.color_range) == 0 and layout.kind != "yuv")
+        full = full or (int(frame.color_range) == 0 and pix_fmt.kind != "yuv")
         if pixel.name.startswith("pal") or any(c.is_alpha for c in pixel.components):
             self.warnings.append("its transparency is dropped")
         if frame.interlaced_frame:
@@ -195,16 +195,16 @@ class FilmReader:
         base = self.stream.time_base or 1 / rate
         left = context.name not in _CENTRED
         aspect = 1 / Fraction(aspect) if turned else Fraction(aspect)
-        return Look(height, width, layout, colour, said, aspect, Fraction(rate), Fraction(base), left)
+        return Look(height, width, pix_fmt, colour, said, aspect, Fraction(rate), Fraction(base), left)
 
-    def _layout(self, pixel: Any) -> Layout:
+    def _pixel_format(self, pixel: Any) -> PixelFormat:
         """The planar format that holds all of a pixel format but its alpha."""
         try:
-            layout = planar_layout(pixel)
-            self._av.VideoFormat(layout.name)
+            pix_fmt = planar_format(pixel)
+            self._av.VideoFormat(pix_fmt.name)
         except (KeyError, ValueError):
             raise FilmError(f"{self.path}: its pixel format {pixel.name} is not supported") from None
-        return layout
+        return pix_fmt
 
     def _decode(self) -> Iterator[VideoFrame]:
         packets, frames, ends, last = 0, 0, 0.0, 0
@@ -279,19 +279,19 @@ class FilmReader:
         return stamp
 
     def _pixels(self, frame: VideoFrame) -> torch.Tensor:
-        layout = self._layout(frame.format)
+        pix_fmt = self._pixel_format(frame.format)
         transpose, vertical, horizontal = _turned(frame)
-        if frame.format.name not in (layout.name, layout.name.replace("yuv", "yuvj")):
-            frame = frame.reformat(format=layout.name)  # unpacks; nothing is converted
-        planes = [plane_samples(plane, layout.depth) for plane in frame.planes]
-        if layout.kind == "rgb":
+        if frame.format.name not in (pix_fmt.name, pix_fmt.name.replace("yuv", "yuvj")):
+            frame = frame.reformat(format=pix_fmt.name)  # unpacks; nothing is converted
+        planes = [plane_samples(plane, pix_fmt.depth) for plane in frame.planes]
+        if pix_fmt.kind == "rgb":
             planes = [planes[2], planes[0], planes[1]]  # FFmpeg's order is G, B, R
-        rgb = to_rgb(planes, layout, self.look.colour, left=self.look.left)
+        rgb = to_rgb(planes, pix_fmt, self.look.colour, left=self.look.left)
         if transpose:
             rgb = rgb.transpose(1, 2)
         if turned := [axis for axis, flip in ((1, vertical), (2, horizontal)) if flip]:
             rgb = rgb.flip(turned)
-        top, kind = (255, torch.uint8) if layout.depth == 8 else (65535, torch.uint16)
+        top, kind = (255, torch.uint8) if pix_fmt.depth == 8 else (65535, torch.uint16)
         return torch.floor(rgb * top + 0.5).to(kind)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from sr_train.data.module import SRData
 from sr_train.data.sources import FileSource
 from sr_train.files import write_bytes
 from sr_train.tasks.base import SRTask
-from sr_train.training.callbacks import Record
+from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints, write_checkpoint
 from sr_train.training.loggers import MetricsCsv, TensorBoard
 from sr_train.training.profiling.report import (
@@ -52,7 +52,7 @@ TRACED = 3  #: steps after them that the trace shows; tracing slows them, so the
 _AT_LEAST = 0.5  # seconds that the loader alone is watched
 
 
-class Measure(StepCallback):
+class StepProfiler(StepCallback):
     """Measures ``steps`` steps after a warm-up, traces a few more, tries out what was not seen, and says what it found.
 
     It stands after the callbacks that it measures. Weights, rows and the order of the data are those of a run without it.
@@ -72,7 +72,7 @@ class Measure(StepCallback):
         *,
         folder: str,
         steps: int,
-        record: Record,
+        record: StepLog,
         validate: Validate,
         checkpoints: Checkpoints,
         native_bf16: bool,

@@ -38,12 +38,12 @@ _HOOKS = {
 }
 
 _OURS = {
-    "Record": LOGGING,
+    "StepLog": LOGGING,
     "Progress": LOGGING,
     "Validate": VALIDATION,
     "Checkpoints": CHECKPOINT,
     "Stop": OTHER,
-    "Measure": OTHER,
+    "StepProfiler": OTHER,
 }
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sr_train.data.images import write_image
-from sr_train.data.video.film_color import Colour, Layout, from_rgb, to_rgb
+from sr_train.data.video.film_color import Colour, PixelFormat, from_rgb, to_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader
 from sr_train.upscaling.encoder import Options, check_options
-from sr_train.upscaling.film_writer import choose_layout, film_writer
+from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "nets"))
 from films import decoded, packets, photograph_frames, write_film
@@ -74,47 +74,47 @@ def test_mjpeg_is_of_full_range(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "layout",
+    "pix_fmt",
     [
-        Layout("yuv", 8, 1, 1),
-        Layout("yuv", 10, 2, 1),
-        Layout("yuv", 8, 2, 2),
-        Layout("rgb", 16),
-        Layout("yuv", 8, 4, 1),
+        PixelFormat("yuv", 8, 1, 1),
+        PixelFormat("yuv", 10, 2, 1),
+        PixelFormat("yuv", 8, 2, 2),
+        PixelFormat("rgb", 16),
+        PixelFormat("yuv", 8, 4, 1),
     ],
 )
 @pytest.mark.parametrize("left", [False, True])
-def test_chroma_that_changes_evenly_keeps_its_place(layout, left):
+def test_chroma_that_changes_evenly_keeps_its_place(pix_fmt, left):
     """A linear ramp goes through subsampling unchanged where chroma is taken and put back at the same place."""
     x = torch.linspace(0.3, 0.6, 48).expand(32, -1) + torch.linspace(0, 0.1, 32)[:, None]
     rgb = torch.stack([x, 0.8 - x, x * 0 + 0.5])
-    colour = Colour(0 if layout.kind == "rgb" else 1, layout.kind == "rgb")
-    planes = from_rgb(rgb, layout, colour, left=left)
-    if layout.kind == "yuv":
-        assert planes[1].shape == (-(-32 // layout.down), -(-48 // layout.across))
-    again = to_rgb(planes, layout, colour, left=left)
+    colour = Colour(0 if pix_fmt.kind == "rgb" else 1, pix_fmt.kind == "rgb")
+    planes = from_rgb(rgb, pix_fmt, colour, left=left)
+    if pix_fmt.kind == "yuv":
+        assert planes[1].shape == (-(-32 // pix_fmt.down), -(-48 // pix_fmt.across))
+    again = to_rgb(planes, pix_fmt, colour, left=left)
     assert (again - rgb)[:, 4:-4, 4:-4].abs().max() < 0.012
 
 
 @pytest.mark.parametrize(
     ("source", "size", "formats", "expected"),
     [
-        (Layout("yuv", 8, 2, 2), (64, 96), ["yuv420p", "yuv444p"], "yuv420p"),
-        (Layout("yuv", 8, 2, 2), (63, 96), ["yuv420p", "yuv422p", "yuv444p"], "yuv422p"),
-        (Layout("yuv", 8, 2, 2), (63, 95), ["yuv420p", "yuv422p", "yuv444p"], "yuv444p"),
-        (Layout("yuv", 10, 2, 2), (64, 96), ["yuv420p", "yuv420p10le"], "yuv420p10le"),
-        (Layout("yuv", 10, 2, 1), (64, 96), ["yuv420p10le", "yuv422p"], "yuv420p10le"),
-        (Layout("yuv", 12, 1, 1), (64, 96), ["yuv420p", "yuv444p", "yuv444p16le"], "yuv444p16le"),
-        (Layout("yuv", 12, 1, 1), (64, 96), ["yuv420p", "yuv444p", "yuv444p10le"], "yuv444p10le"),
-        (Layout("yuv", 8, 4, 1), (64, 96), ["yuv420p", "yuv444p"], "yuv420p"),
-        (Layout("gray", 8), (64, 96), ["yuv420p", "gray"], "gray"),
-        (Layout("gray", 10), (64, 96), ["yuv420p", "yuv420p10le"], "yuv420p10le"),
-        (Layout("rgb", 8), (64, 96), ["bgr0", "yuv444p"], "bgr0"),
-        (Layout("rgb", 8), (64, 96), ["yuv420p", "yuv444p"], "yuv444p"),
+        (PixelFormat("yuv", 8, 2, 2), (64, 96), ["yuv420p", "yuv444p"], "yuv420p"),
+        (PixelFormat("yuv", 8, 2, 2), (63, 96), ["yuv420p", "yuv422p", "yuv444p"], "yuv422p"),
+        (PixelFormat("yuv", 8, 2, 2), (63, 95), ["yuv420p", "yuv422p", "yuv444p"], "yuv444p"),
+        (PixelFormat("yuv", 10, 2, 2), (64, 96), ["yuv420p", "yuv420p10le"], "yuv420p10le"),
+        (PixelFormat("yuv", 10, 2, 1), (64, 96), ["yuv420p10le", "yuv422p"], "yuv420p10le"),
+        (PixelFormat("yuv", 12, 1, 1), (64, 96), ["yuv420p", "yuv444p", "yuv444p16le"], "yuv444p16le"),
+        (PixelFormat("yuv", 12, 1, 1), (64, 96), ["yuv420p", "yuv444p", "yuv444p10le"], "yuv444p10le"),
+        (PixelFormat("yuv", 8, 4, 1), (64, 96), ["yuv420p", "yuv444p"], "yuv420p"),
+        (PixelFormat("gray", 8), (64, 96), ["yuv420p", "gray"], "gray"),
+        (PixelFormat("gray", 10), (64, 96), ["yuv420p", "yuv420p10le"], "yuv420p10le"),
+        (PixelFormat("rgb", 8), (64, 96), ["bgr0", "yuv444p"], "bgr0"),
+        (PixelFormat("rgb", 8), (64, 96), ["yuv420p", "yuv444p"], "yuv444p"),
     ],
 )
 def test_the_nearest_pixel_format_is_chosen(source, size, formats, expected):
-    assert choose_layout(source, *size, formats)[1] == expected
+    assert choose_pixel_format(source, *size, formats)[1] == expected
 
 
 def copy(source, target, codec="auto", *, scale=1, **options):

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from sr_train.config.build import build
 from sr_train.config.plan import plan
 from sr_train.runs.metrics import read_rows
-from sr_train.training.callbacks import Record
+from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.preflight import preflight
-from sr_train.training.profiling.profiler import WARM_UP, Measure, loader_alone
+from sr_train.training.profiling.profiler import WARM_UP, StepProfiler, loader_alone
 from sr_train.training.profiling.report import (
     BACKWARD,
     CALLBACKS,
@@ -50,7 +50,7 @@ SMALL = (
         ("[LightningModule]PixelTask.optimizer_step", OPTIMIZER),
         ("[Callback]Validate.on_train_batch_end", VALIDATION),
         ("[Callback]Checkpoints{'every': 0.5}.on_train_batch_end", CHECKPOINT),
-        ("[Callback]Record.on_train_batch_start", LOGGING),
+        ("[Callback]StepLog.on_train_batch_start", LOGGING),
         ("[Callback]Somebodys.on_train_batch_end", CALLBACKS),
         ("[Callback]Somebodys.on_before_optimizer_step", None),
         ("[LightningModule]PixelTask.configure_gradient_clipping", None),
@@ -64,7 +64,7 @@ def test_every_action_of_lightnings_loop_has_its_part(action, part):
 def test_each_moment_is_given_to_the_innermost_part_and_none_is_lost():
     start = time.perf_counter()
     ledger = Ledger(torch.device("cpu"))
-    ledger.stop("[Callback]Measure.on_train_batch_end")  # begun before there was a ledger
+    ledger.stop("[Callback]StepProfiler.on_train_batch_end")  # begun before there was a ledger
     with ledger.profile("[LightningModule]T.optimizer_step"):
         time.sleep(0.01)
         with ledger.profile("[Strategy]S.training_step"), ledger.profile("unknown"):
@@ -168,10 +168,10 @@ def test_the_parts_sum_to_the_time_of_the_steps(tmp_path, accumulate):
     stage, data = ready.stage, ready.data
     task = build_task(stage.config, "x2", None)
     folder = str(stage.folder)
-    record = Record(every=2, folder=folder)
+    record = StepLog(every=2, folder=folder)
     validate = Validate(images=None, every=1, last=20, best=None, export=lambda *_: None, folder=folder)
     save = Checkpoints(folder=f"{folder}/checkpoints", every=5, keep=2, last=20)
-    measure = Measure(folder=folder, steps=10, record=record, validate=validate, checkpoints=save,
+    measure = StepProfiler(folder=folder, steps=10, record=record, validate=validate, checkpoints=save,
                       native_bf16=False, compiled=False)  # fmt: skip
     clock = Clock()
     trainer = build_trainer(stage.config, [record, validate, save, measure, clock], stage.folder)
