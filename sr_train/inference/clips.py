@@ -50,7 +50,7 @@ def windows(
             yield window()
             center += 1
     if read < count:
-        raise FewFramesError(f"the clip has {read} frames, but a window takes {count}")
+        raise FewFramesError(f"{read} frames are fewer than the {count} that a window takes")
     while center < read:
         yield window()
         center += 1

@@ -161,7 +161,7 @@ class TilesIfNeeded:
         self.tell = tell
         self._cut: dict[
             int, tuple[int, Tiling]
-        ] = {}  # by scale: (LR pixels of the smallest image that did not fit, tiles that fit)
+        ] = {}  # {scale: (LR pixels of the smallest image that is too large, tiles)}
 
     def __call__(self, model: nn.Module, lr: torch.Tensor, name: str) -> torch.Tensor:
         """Upscale [C, h, w] or [T, C, h, w] -> [C, scale h, scale w] float in [0, 1]. Messages contain ``name``.

@@ -170,7 +170,7 @@ def plan_tiles(
     if tile < 2 * blend or tile < multiple:
         least = max(2 * blend, multiple)
         raise TileError(
-            f"tile={tile} is too small for an overlap of {overlap}; give tile={least} or more, or a smaller overlap="
+            f"tile={tile} is too small for an overlap of {overlap}; give tile={least} or more, or less overlap"
         )
     return Tiling(tile, overlap, blend, exact)
 
