@@ -22,7 +22,6 @@ class Protocol:
         border: pixels ignored at each edge, in addition to ``cut_scale``.
         cut_scale: ignore ``scale`` pixels at each edge as well.
         used_by: authors and programs whose tables use it.
-        centre: only the center frame of a clip is scored.
     """
 
     name: str
@@ -30,7 +29,7 @@ class Protocol:
     border: int
     cut_scale: bool
     used_by: str
-    centre: bool = False
+    centre: bool = False  #: only the center frame of a clip is scored
 
     @property
     def definition(self) -> str:

@@ -58,6 +58,7 @@ class Windowed(Upscaler, Protocol):
     frames: int  #: T, odd
 
 
+@runtime_checkable
 class PerFrame(Windowed, Protocol):
     """A video network whose features of a frame are computed once for all windows that contain the frame.
 
@@ -156,7 +157,7 @@ def branch(network: nn.Module, scale: int) -> nn.Module:
 
 
 def multiple_of(network: nn.Module) -> int:
-    """Return the number that sides of inputs must be multiples of; 1 if it is missing. :func:`check` requires it."""
+    """Return the number that sides of inputs are multiples of; 1 if it is missing, which :func:`check` refuses."""
     found = getattr(network, "multiple_of", 1)
     return found if isinstance(found, int) else 1
 
@@ -174,11 +175,7 @@ def input_shape(network: nn.Module, height: int, width: int) -> tuple[int, ...]:
 
 def per_frame(network: nn.Module) -> PerFrame | None:
     """Return the network if it is :class:`PerFrame`, else ``None``."""
-    found: Any = network
-    offered = all(callable(getattr(network, name, None)) for name in ("features", "fuse")) and hasattr(
-        network, "centre"
-    )
-    return found if offered else None
+    return network if isinstance(network, PerFrame) else None
 
 
 def joins_frames(network: nn.Module) -> Sequence[str]:

@@ -122,7 +122,7 @@ class EDVR(nn.Module):
         self.pcd_align = PCDAlignment(channels, groups=groups, way=deform)
         self.fusion: nn.Module = nn.Conv2d(frames * channels, channels, 1)
         if tsa:
-            self.fusion = TSAFusion(channels, frames=frames, centre=self.centre)
+            self.fusion = TSAFusion(channels, frames=frames, center=self.centre)
         self.reconstruction = _blocks(channels, back_blocks)
         self.upconv1 = nn.Conv2d(channels, channels * 4, 3, padding=1)
         self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, for L too

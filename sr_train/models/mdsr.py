@@ -21,7 +21,7 @@ class MDSR(nn.Module):
         scales: some of 2, 3 and 4, each once, e.g. [2, 3, 4].
         channels: features F; 64.
         blocks: residual blocks in the body; 80, or 16 for the baseline.
-        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each scale, as in the paper.
+        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each, as in the paper.
     """
 
     multiple_of = 1

@@ -95,7 +95,7 @@ class RRDBNet(nn.Module):
             height, width = lr.shape[-2:]
             if height % self.multiple_of or width % self.multiple_of:
                 raise ValueError(
-                    f"RRDBNet x{self.scale} takes sides that are multiples of {self.multiple_of}, but got {width}x{height}"
+                    f"RRDBNet x{self.scale} takes multiples of {self.multiple_of}, but got {width}x{height}"
                 )
             lr = F.pixel_unshuffle(lr, self.multiple_of)
         x = self.conv_first(lr)

@@ -20,16 +20,16 @@ class TSAFusion(nn.Module):
     Args:
         channels: features.
         frames: T, the frames in a window.
-        centre: index of the frame that the others are compared with.
+        center: index of the frame that the others are compared with.
     """
 
-    def __init__(self, channels: int, *, frames: int, centre: int) -> None:
+    def __init__(self, channels: int, *, frames: int, center: int) -> None:
         super().__init__()
 
         def conv(inputs: int, size: int) -> nn.Conv2d:
             return nn.Conv2d(inputs * channels, channels, size, padding=size // 2)
 
-        self.centre = centre
+        self.center = center
         self.temporal_attn1, self.temporal_attn2 = conv(1, 3), conv(1, 3)  # for the center frame, for every frame
         self.feat_fusion = conv(frames, 1)
         self.spatial_attn1, self.spatial_attn2 = conv(frames, 1), conv(2, 1)
@@ -54,6 +54,6 @@ class TSAFusion(nn.Module):
 
         The sum over channels is in float32.
         """
-        reference = self.temporal_attn1(aligned[:, self.centre])
+        reference = self.temporal_attn1(aligned[:, self.center])
         embedded = self.temporal_attn2(aligned.flatten(0, 1)).unflatten(0, aligned.shape[:2])
         return (embedded * reference.unsqueeze(1)).sum(2, keepdim=True, dtype=torch.float32).sigmoid()

@@ -88,7 +88,7 @@ def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path)
         (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
         (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "have no LR in photographs"),
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
-        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= alone"),
+        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
         (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
         (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
@@ -96,7 +96,7 @@ def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path)
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "overlap=1.5"],
             2,
-            "overlap=1.5: expected auto or a whole number",
+            "overlap=1.5: expected auto or an integer",
         ),
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "tile=64.5"],
@@ -106,7 +106,7 @@ def test_what_was_scored_before_an_error_is_kept(command, photographs, tmp_path)
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "tile=16", "overlap=true"],
             2,
-            "overlap=true: expected auto or a",
+            "overlap=true: expected auto or an",
         ),
         (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
     ],
@@ -174,9 +174,7 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
         "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 with the lin layers of alex.safetensors "
         "(lower is better)"
     ) in done.stdout
-    warning = (
-        f"warning: lpips={tiny_lpips}: its lin layers are of no released version of LPIPS; they are used as v0.1's are"
-    )
+    warning = f"warning: lpips={tiny_lpips}: its lin layers are not from a released version of LPIPS; they are used like those of v0.1"
     assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
     assert scores["perceptual"].keys() == {"lpips", "n"}
@@ -202,8 +200,8 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
 def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not computed: pyiqa, which has them, is licensed for noncommercial use",
-        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not computed",
+        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed for noncommercial use",
+        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not available",
         "[lpips]": "give lpips=FILE",
         "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
@@ -234,9 +232,9 @@ def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tm
         "alex.pth": f"lpips=alex.pth holds LPIPS's lin layers alone; it needs alexnet-owt-7be5be79.pth of torchvision as well. "
         f"alexnet: its ImageNet weights are not here and cannot be downloaded (no network). Fetch https://download.pytorch.org/"
         f"models/alexnet-owt-7be5be79.pth on another machine and put it at {tmp_path / 'cache' / 'checkpoints'}",
-        "squeeze.pth": "lpips=squeeze.pth: holds the lin layers of SqueezeNet, which is not supported; give alex.pth or",
+        "squeeze.pth": "lpips=squeeze.pth: contains the lin layers of SqueezeNet, which is not supported; give alex.pth or",
         "other.pth": "holds lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
-        "alexnet-owt-7be5be79.pth": "holds no lin layers (lin0.model.1.weight, ...) but the weights of an ImageNet network",
+        "alexnet-owt-7be5be79.pth": "contains no lin layers (lin0.model.1.weight, ...), but the weights of an ImageNet network",
     }.items():
         done = invoke(
             "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[lpips]", f"lpips={name}"
@@ -280,7 +278,7 @@ def test_results_that_cannot_be_paired_list_what_was_looked_for(invoke, photogra
     call = ("sr-eval", "hr=photographs", "scale=2", "protocols=[rgb]", "metrics=[psnr]")
     done = invoke(*call, "sr=results")
     assert done.returncode == 1
-    assert "results holds 0000_EDSR, 0000_RCAN, 0001_EDSR, ...: these cannot be paired with" in done.stderr
+    assert "results contains 0000_EDSR, 0000_RCAN, 0001_EDSR, ...; these cannot be paired with" in done.stderr
     assert "e.g. sr='results/{stem}_x{scale}_SR'" in done.stderr
     assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
     assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0

@@ -133,9 +133,9 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({}, "here has no integer as its attribute scale"),
-        ({"scale": 2.0, "multiple_of": 1}, "here has no integer as its attribute scale"),
-        ({"scale": 2}, "here has no integer as its attribute multiple_of"),
+        ({}, "here needs an attribute scale"),
+        ({"scale": 2.0, "multiple_of": 1}, "here needs an attribute scale"),
+        ({"scale": 2}, "here needs an attribute multiple_of"),
         ({"scales": [2, 3], "multiple_of": 1}, r"here has scales, and no at\(scale\)"),
     ],
 )

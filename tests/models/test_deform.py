@@ -150,5 +150,5 @@ def test_it_can_be_exported():
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="channels=10 must be a multiple of the 8"):
         DeformableConv(10)
-    with pytest.raises(ValueError, match="deform='cuda' is none of auto"):
+    with pytest.raises(ValueError, match="deform='cuda': expected auto"):
         DeformableConv(16, way="cuda")

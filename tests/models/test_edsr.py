@@ -57,7 +57,7 @@ def test_forward_equals_the_paper_written_out(scale):
 
 
 def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=5 is not built"):
+    with pytest.raises(ValueError, match="scale=5 is not supported"):
         EDSR(scale=5)
     with pytest.raises(ValueError, match="channels=0"):
         EDSR(scale=2, channels=0)

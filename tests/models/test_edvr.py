@@ -260,8 +260,8 @@ def test_mean_offsets_are_told_by_level_and_explosions_with_what_helps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": 2}, r"scale=2 is not built; EDVR is for 4, or for 1 with model\.hr_in=true"),
-        ({"hr_in": True}, "scale=4 is not built"),
+        ({"scale": 2}, r"scale=2 is not supported; EDVR is for 4, or for 1 with model\.hr_in=true"),
+        ({"hr_in": True}, "scale=4 is not supported"),
         ({"frames": 4}, "frames=4 must be odd"),
         ({"channels": 0}, "channels=0"),
         ({"channels": 20}, "channels=20 must be a multiple of the 8 deformable groups"),

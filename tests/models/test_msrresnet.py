@@ -47,5 +47,5 @@ def test_initial_weights_are_a_tenth_of_kaimings():
 
 
 def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=1 is not built"):
+    with pytest.raises(ValueError, match="scale=1 is not supported"):
         MSRResNet(scale=1)

@@ -117,7 +117,7 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
 
 
 def test_what_cannot_be_built_or_folded_is_refused():
-    with pytest.raises(ValueError, match="scale=5 is not built; RRDBNet is for 1, 2, 3, 4, 8"):
+    with pytest.raises(ValueError, match="scale=5 is not supported; RRDBNet is for 1, 2, 3, 4, 8"):
         RRDBNet(scale=5)
     with pytest.raises(ValueError, match="growth=0"):
         RRDBNet(growth=0)

@@ -48,5 +48,5 @@ def test_forward_equals_the_paper_written_out(scale):
 
 
 def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=8 is not built"):
+    with pytest.raises(ValueError, match="scale=8 is not supported"):
         SRResNet(scale=8)

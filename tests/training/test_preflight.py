@@ -140,7 +140,7 @@ def test_all_problems_of_all_stages_come_in_one_list_each_once_and_nothing_is_tr
         "stage x4: nothing: there is no such folder",
     ):
         assert lines.count(line) == 1, done.stderr
-    assert "stage x4 from stage x2: 2 tensors do not fit" in done.stderr
+    assert "stage x4 from stage x2: 2 tensors do not match" in done.stderr
     assert "copied" not in done.stdout
     assert not (tmp_path / "runs" / "quickstart_edsr").exists()
 

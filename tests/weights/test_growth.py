@@ -57,8 +57,8 @@ def test_a_grown_network_computes_what_the_small_one_does_and_its_new_blocks_lea
 @pytest.mark.parametrize(
     ("cls", "small", "large", "grow", "message"),
     [
-        (*CASES[0][:3], [], r"12 tensors do not fit.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
-        (*CASES[0][:3], ["recon"], r"'recon' is no list of blocks.*can grow are feature_extraction, reconstruction, frames"),
+        (*CASES[0][:3], [], r"12 tensors do not match.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
+        (*CASES[0][:3], ["recon"], r"'recon' is not a list of blocks.*choose from feature_extraction, reconstruction, frames"),
         (*CASES[0][:2], CASES[0][1], ["reconstruction"], r"has 2 blocks reconstruction\.\* already; nothing to grow"),
         (EDVR, CASES[0][2], CASES[0][1], ["reconstruction"], "has 5 blocks .* already"),
         (EDVR, CASES[0][1], {**CASES[0][2], "channels": 16}, ["reconstruction"],
@@ -156,5 +156,5 @@ def test_frames_that_cannot_be_grown_are_refused(small, large, message):
 
 def test_networks_of_images_have_no_frames_to_grow():
     network = made(EDSR, CASES[2][1], 0)
-    with pytest.raises(WeightsError, match="EDSR takes no frames that could become more"):
+    with pytest.raises(WeightsError, match="EDSR has no window that frames can be added to"):
         warm_start(network, network.state_dict(), [], grow=["frames"], where="test")

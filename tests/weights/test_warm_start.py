@@ -39,9 +39,9 @@ def test_everything_but_what_is_skipped_is_copied(networks):
 @pytest.mark.parametrize(
     ("skip", "message"),
     [
-        ([], r"2 tensors do not fit; name what shall start afresh.*\n  upsample\.2\.weight: not in the source"),
+        ([], r"2 tensors do not match; list the tensors to re-initialize.*\n  upsample\.2\.weight: not in the source"),
         (["upsample.*", "tail.*"], r"skip 'tail\.\*' matches nothing"),
-        (["upsample.2.weight"], r"1 tensors do not fit.*\n  upsample\.2\.bias: not in the source"),
+        (["upsample.2.weight"], r"1 tensor does not match.*\n  upsample\.2\.bias: not in the source"),
     ],
 )
 def test_whatever_else_does_not_fit_is_an_error(networks, skip, message):

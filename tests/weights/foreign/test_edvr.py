@@ -159,6 +159,6 @@ def test_names_that_do_not_belong_are_named(tmp_path):
     state = of_2019()
     state["recon_trunk.1.conv2.bias"] = torch.zeros(C + 1)
     with pytest.raises(
-        WeightsError, match=r"1 tensors do not fit.*reconstruction\.1\.conv2\.bias: \[9\], expected \[8\]"
+        WeightsError, match=r"1 tensor does not match.*reconstruction\.1\.conv2\.bias: \[9\], expected \[8\]"
     ):
         load(tmp_path / "net.pth", state)

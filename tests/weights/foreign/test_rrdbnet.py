@@ -76,7 +76,7 @@ def test_names_that_do_not_belong_are_refused(tmp_path):
         torch.save(dict.fromkeys(state, torch.zeros(1)), tmp_path / "net.pth")
         load_weights(tmp_path / "net.pth")
 
-    with pytest.raises(WeightsError, match="no key format fits"):
+    with pytest.raises(WeightsError, match="no key format matches"):
         rename({"head.0.weight": 0})
     for layout, extra in {
         "2018": "model.1.sub.0.RDB1.conv1x1.weight",
@@ -149,6 +149,6 @@ def test_a_file_that_does_not_say_its_scale_is_refused_until_it_is_given(invoke,
     torch.save(network.state_dict(), tmp_path / "net.pth")
     done = invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu")
     assert done.returncode == 1
-    assert "net.pth: one enlarging convolution" in done.stderr
+    assert "net.pth: one upsampling convolution" in done.stderr
     assert "give scale=2 or scale=3" in done.stderr
     assert invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu", "scale=3").returncode == 0
