@@ -9,7 +9,7 @@ The letters of shapes are those of :mod:`sr_train.batch`. Pixels are RGB in [0, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:  # commands import this file for --help, which must not load torch
     import torch

