@@ -182,8 +182,6 @@ def deformable_conv(
     """
     dtype = offset.dtype if dtype is None else dtype
     if way == "torchvision" or (way == "auto" and x.is_cuda):
-        # pyright: ignore[reportMissingTypeStubs]
-
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)

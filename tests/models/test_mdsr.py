@@ -79,7 +79,7 @@ def test_only_the_branch_that_ran_gets_gradients():
         assert (parameter.grad is not None) == (owner in ([], ["3"])), name
 
 
-def test_a_network_of_one_scale_needs_not_be_told_and_others_refuse_what_they_have_not():
+def test_scale_is_optional_with_one_branch_and_unknown_scales_are_refused():
     torch.manual_seed(0)
     single = MDSR(scales=[3], channels=4, blocks=1)
     lr = torch.rand(1, 3, 6, 6)

@@ -49,7 +49,7 @@ def test_a_network_is_rebuilt_from_the_file_alone(file, network):
     "target", ["os.system", "sr_train.models", "sr_train.models.edsr.upsampler", "sr_train.models.edsr.nn.Linear",
                "sr_train.cli.train.main", "sr_train.models.evil.Net", "sr_train.models..os.system", "torch.nn.Linear"]
 )  # fmt: skip
-def test_nothing_but_our_networks_is_built(tmp_path, target):
+def test_only_our_networks_are_built(tmp_path, target):
     path = _write(tmp_path / "evil.safetensors", model={**MODEL, "_target_": target})
     with pytest.raises(WeightsError, match=r"only networks of|no network|is not a network"):
         build_network(load_weights(path), where=str(path))
@@ -88,7 +88,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
         load_weights(path)
 
 
-def test_files_that_are_no_weights_are_named(tmp_path, file):
+def test_files_without_weights_are_named(tmp_path, file):
     for name, data in (("text", b"hello"), ("cut", file.read_bytes()[:-7])):
         path = tmp_path / name
         path.write_bytes(data)
