@@ -164,11 +164,11 @@ def test_options_are_checked_before_files(invoke, argument):
     done = invoke("sr-interp", "alpha=0.8", argument)
     assert done.returncode == 2
     known = argument.partition("=")[0] != "overlap"
-    assert ("expected an integer from 1 on" if known else "unknown key 'overlap'") in done.stderr
+    assert ("from 1 on" if known else "unknown key 'overlap'") in done.stderr
 
 
 def test_a_missing_run_is_an_error(invoke):
-    assert "no run below it has stages psnr and gan complete" in invoke("sr-interp", "alpha=0.8").stderr
+    assert "no run in this folder has finished stages psnr and gan" in invoke("sr-interp", "alpha=0.8").stderr
 
 
 def test_images_give_a_sheet_and_a_curve(invoke, files, photographs, tiny_lpips):

@@ -47,11 +47,11 @@ class Held:
 @pytest.mark.parametrize("more", [0, 1, 2, 3, 9])
 def test_windows_equal_those_of_the_complete_clip_and_are_yielded_at_once(frames, padding, more):
     clip = Held(torch.arange(frames + more).float().reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2))
-    for centre, (numbers, window) in enumerate(windows(clip, frames, padding=padding)):
-        assert numbers == padded_window(centre, frames=frames, length=frames + more, padding=padding)
+    for center, (numbers, window) in enumerate(windows(clip, frames, padding=padding)):
+        assert numbers == padded_window(center, frames=frames, length=frames + more, padding=padding)
         assert window[:, 0, 0, 0].tolist() == numbers
-        assert clip.given <= max(centre + frames // 2 + 1, frames)  # no frame is taken before it is needed
-    assert centre == frames + more - 1
+        assert clip.given <= max(center + frames // 2 + 1, frames)  # no frame is taken before it is needed
+    assert center == frames + more - 1
 
 
 def test_no_more_frames_are_held_than_a_window_has():

@@ -183,18 +183,18 @@ def test_forward_equals_the_paper_written_out(options):
 @pytest.mark.parametrize("options", [{}, {**BLUR, **LARGE}])
 def test_features_of_frames_may_be_kept_from_window_to_window(options):
     network = small(**options)
-    film = torch.rand(6, 3, 32, 48)
+    video = torch.rand(6, 3, 32, 48)
     with torch.no_grad():
-        kept = network.features(film)
-        one_by_one = [network.features(frame[None]) for frame in film]
+        kept = network.features(video)
+        one_by_one = [network.features(frame[None]) for frame in video]
         for first in (0, 1):
             window = slice(first, first + 5)
-            whole = network(film[None, window])
+            whole = network(video[None, window])
             parts = {k: x[None, window] for k, x in kept.items()}
-            assert torch.equal(network.fuse(parts, film[None, first + 2]), whole)
+            assert torch.equal(network.fuse(parts, video[None, first + 2]), whole)
             # For single frames torch may choose another kernel for the same convolution.
             parts = {k: torch.cat([x[k] for x in one_by_one[window]])[None] for k in kept}
-            torch.testing.assert_close(network.fuse(parts, film[None, first + 2]), whole, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(network.fuse(parts, video[None, first + 2]), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_recomputed_blocks_give_the_same_gradients():
