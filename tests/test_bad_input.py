@@ -337,14 +337,14 @@ CASES = [
         (*EVAL, "weights=hr"),
         nothing,
         1,
-        "hr: is a folder without weights.safetensors or checkpoints",
+        "hr: this folder has no weights.safetensors and no checkpoints",
     ),
     Case(
         "run for a stage",
         (*EVAL, "weights=runs/quickstart_edsr"),
         nothing,
         1,
-        "its stages are x2: give weights=runs/quickstart_edsr/x2",
+        "its stages are x2; give e.g. weights=runs/quickstart_edsr/x2",
     ),
     Case(
         "image for weights", (*EVAL, "weights=hr/0000.png"), nothing, 1, "hr/0000.png: not a readable safetensors file"
@@ -617,7 +617,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(header={"version": "9"}),
         1,
-        "w.safetensors: is of version 9",
+        "w.safetensors: has version 9",
     ),
     Case(
         "header that is no json",
@@ -734,7 +734,7 @@ CASES = [
         (*EVAL, f"weights={RUN}/checkpoints/step_00000004.ckpt"),
         nothing,
         1,
-        f"is a checkpoint to resume training from; give its stage's folder, {RUN}",
+        f"is a checkpoint to resume training from; give the folder of its stage, {RUN}",
     ),
     Case("config damaged", LONGER, text(RUN / "config.yaml", "a: [1"), 1, f"{RUN}/config.yaml: cannot be read"),
     Case(

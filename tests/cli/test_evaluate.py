@@ -231,11 +231,11 @@ def test_errors_of_lpips_contain_options_and_files_of_sr_eval(invoke, photograph
     lins("other.pth", 64, 128)
     torch.save({"features.0.weight": torch.rand(2, 2)}, tmp_path / "alexnet-owt-7be5be79.pth")
     for name, message in {
-        "alex.pth": f"lpips=alex.pth holds LPIPS's lin layers alone; it needs alexnet-owt-7be5be79.pth of torchvision as well. "
-        f"alexnet: its ImageNet weights are not here and cannot be downloaded (no network). Fetch https://download.pytorch.org/"
-        f"models/alexnet-owt-7be5be79.pth on another machine and put it at {tmp_path / 'cache' / 'checkpoints'}",
+        "alex.pth": f"=alex.pth contains only LPIPS's lin layers; torchvision's alexnet-owt-7be5be79.pth is needed as well. "
+        f"alexnet: its ImageNet weights are not in torch's cache and cannot be downloaded (no network). Download https://download."
+        f"pytorch.org/models/alexnet-owt-7be5be79.pth on another machine and copy it to {tmp_path / 'cache' / 'checkpoints'}",
         "squeeze.pth": "lpips=squeeze.pth: contains the lin layers of SqueezeNet, which is not supported; give alex.pth or",
-        "other.pth": "holds lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
+        "other.pth": "contains lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
         "alexnet-owt-7be5be79.pth": "contains no lin layers (lin0.model.1.weight, ...), but the weights of an ImageNet network",
     }.items():
         done = invoke(

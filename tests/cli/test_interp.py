@@ -76,7 +76,7 @@ def test_statistics_are_mixed_and_counters_come_from_the_larger_factor():
         (lambda w: w.model.update(scale=4), [0.5, 0.5], ["b: model.scale=4, a has 2"]),
         (lambda w: w.model.update(_target_="sr_train.models.x.Y", res_scale=0.1), [0.5, 0.5],
          ["model._target_='sr_train.models.x.Y'", "model.res_scale=0.1, a has 1.0"]),
-        (lambda w: w.state["conv_last.bias"].fill_(float("nan")), [0.5, 0.5], ["b: conv_last.bias: holds NaN"]),
+        (lambda w: w.state["conv_last.bias"].fill_(float("nan")), [0.5, 0.5], ["b: conv_last.bias: contains NaN"]),
         (lambda w: None, [0.5, 0.4], ["sums to 0.9, expected 1"]),
         (lambda w: None, [1.5, -0.5], ["between 0 and 1"]),
         (lambda w: None, [1.0], ["1 factors for 2 networks"]),

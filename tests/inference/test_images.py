@@ -76,7 +76,7 @@ def test_tiles_of_a_network_on_a_grid_give_the_result_of_the_whole_image():
     for tile in (4, 10, 24):
         tiled = super_resolve(network, lr, tiling=plan_tiles(network, tile=tile))
         assert (tiled - super_resolve(network, lr)).abs().max() < 1e-5
-    with pytest.raises(TileError, match="make it 4 or more"):
+    with pytest.raises(TileError, match="give tile=4 or more"):
         plan_tiles(network, tile=3)
 
 

@@ -43,9 +43,9 @@ def test_hrs_features_have_no_graph():
 
 
 def test_layers_and_criteria_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="the extractor gives plain, half"):
+    with pytest.raises(ValueError, match="the extractor has plain, half"):
         PerceptualLoss(extractor=Toy(), layers={"conv9": 1.0})
-    with pytest.raises(ValueError, match="name layers among these"):
+    with pytest.raises(ValueError, match="choose from these"):
         PerceptualLoss(extractor=Toy(), layers={})
-    with pytest.raises(ValueError, match="neither l1 nor l2"):
+    with pytest.raises(ValueError, match="expected l1 or l2"):
         PerceptualLoss(extractor=Toy(), layers={"plain": 1.0}, criterion="cosine")  # pyright: ignore[reportArgumentType]

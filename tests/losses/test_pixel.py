@@ -20,5 +20,5 @@ def test_the_summed_form_is_averaged_over_the_batch():
 
 
 def test_another_reduction_is_refused():
-    with pytest.raises(ValueError, match="neither mean nor sum"):
+    with pytest.raises(ValueError, match="expected mean or sum"):
         CharbonnierLoss(reduction="none")  # pyright: ignore[reportArgumentType]

@@ -31,13 +31,13 @@ def test_a_weighted_loss_is_the_sum_of_its_weighted_parts(batch):
 
 
 def test_weights_must_name_the_terms():
-    with pytest.raises(ValueError, match="weights for l2; expected one for each of l1"):
+    with pytest.raises(ValueError, match="weights are given for l2; expected one for each of l1"):
         Weighted(terms={"l1": nn.L1Loss()}, weights={"l2": 1.0})
-    with pytest.raises(ValueError, match="nothing is left"):
+    with pytest.raises(ValueError, match="needs at least one"):
         Weighted(terms={"l1": None}, weights={"l1": 1.0})
     with pytest.raises(ValueError, match="expected one for each of adversarial, pixel"):
         GANLoss(adversarial=StandardGAN(), pixel=nn.L1Loss(), weights={"adversarial": 1e-3})
-    with pytest.raises(ValueError, match="weights for adversarial, pixl"):
+    with pytest.raises(ValueError, match="weights are given for adversarial, pixl"):
         GANLoss(adversarial=StandardGAN(), weights={"adversarial": 1e-3, "pixl": 1.0})
     GANLoss(adversarial=StandardGAN(), weights={"adversarial": 1e-3, "pixel": 1.0})  # weight of a term that is off
 

@@ -52,7 +52,7 @@ def test_an_image_smaller_than_the_border_is_refused():
 
 
 def test_sizes_that_differ_are_refused():
-    with pytest.raises(ValueError, match="the result is"):
+    with pytest.raises(ValueError, match="the result has the shape"):
         score(torch.zeros(3, 16, 16), torch.zeros(3, 16, 18), PROTOCOLS["rgb"], 2)
 
 

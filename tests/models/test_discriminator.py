@@ -102,5 +102,5 @@ def test_an_unsupported_size_is_refused():
 @pytest.mark.parametrize("kind", [SRGANDiscriminator, VGGStyleDiscriminator])
 @pytest.mark.parametrize("shape", [(1, 3, 48, 48), (1, 3, 32, 64), (1, 1, 32, 32)])
 def test_patches_of_another_size_are_refused(kind, shape):
-    with pytest.raises(ValueError, match=r"built for patches \[B, 3, 32, 32\], got .*scale x data.lr_patch"):
+    with pytest.raises(ValueError, match=r"built for patches \[B, 3, 32, 32\], but got .*scale x data.lr_patch"):
         kind(size=32, channels=2)(torch.rand(shape))

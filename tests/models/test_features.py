@@ -145,18 +145,18 @@ def test_only_images_below_the_minimum_are_refused(network, layer, minimum, file
 
 
 def test_layers_and_networks_that_do_not_exist_are_refused(files):
-    with pytest.raises(ValueError, match=r"layer 'conv5_5': vgg19 has none; did you mean conv5_4"):
+    with pytest.raises(ValueError, match=r"layer 'conv5_5': vgg19 has no such layer; did you mean conv5_4"):
         FeatureExtractor(network="vgg19", layers=["conv5_5"], weights=files["vgg19"])
     with pytest.raises(ValueError, match="choose from vgg19, vgg16, alexnet"):
         FeatureExtractor(network="resnet", layers=["x"])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="name at least one"):
+    with pytest.raises(ValueError, match="give at least one"):
         FeatureExtractor(network="vgg19", layers=[], weights=files["vgg19"])
 
 
 def test_a_missing_or_wrong_file_is_refused_before_training(files, tmp_path):
-    with pytest.raises(FeatureError, match=r"gone\.pth: there is no such file\. It should be vgg19-dcbb9e9d\.pth"):
+    with pytest.raises(FeatureError, match=r"gone\.pth: there is no such file\. Expected vgg19-dcbb9e9d\.pth"):
         FeatureExtractor(network="vgg19", layers=["conv5_4"], weights=str(tmp_path / "gone.pth"))
-    with pytest.raises(FeatureError, match=r"no weights of vgg19: features.16.weight \(conv3_4\) is missing"):
+    with pytest.raises(FeatureError, match=r"not the weights of vgg19: features.16.weight \(conv3_4\) is missing"):
         FeatureExtractor(network="vgg19", layers=["conv5_4"], weights=files["vgg16"])
     with pytest.raises(FeatureError, match=re.escape("is [64, 3, 11, 11], expected [64, 3, 3, 3]")):
         FeatureExtractor(network="vgg16", layers=["relu1_1"], weights=files["alexnet"])

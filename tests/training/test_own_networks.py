@@ -79,7 +79,7 @@ def test_it_works(own, network, more):
         ("networks.make", "", r"'own.networks.make' is not a network"),
         (
             "networks.Mapping", "options: {sizes: [5], layer: {_target_: torch.nn.ReLU}}",
-            r"model\.options\.layer is an object with a _target_ of its own; a network's arguments are plain values",
+            r"model\.options\.layer is an object with its own _target_; a network's arguments are stored",
         ),
     ],
 )  # fmt: skip

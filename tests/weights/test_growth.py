@@ -59,14 +59,14 @@ def test_a_grown_network_has_the_outputs_of_the_small_one_and_its_new_blocks_lea
     [
         (*CASES[0][:3], [], r"12 tensors do not match.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
         (*CASES[0][:3], ["recon"], r"'recon' is not a list of blocks.*choose from feature_extraction, reconstruction, frames"),
-        (*CASES[0][:2], CASES[0][1], ["reconstruction"], r"has 2 blocks reconstruction\.\* already; nothing to grow"),
-        (EDVR, CASES[0][2], CASES[0][1], ["reconstruction"], "has 5 blocks .* already"),
+        (*CASES[0][:2], CASES[0][1], ["reconstruction"], r"already has 2 blocks reconstruction\.\*; there is nothing to grow"),
+        (EDVR, CASES[0][2], CASES[0][1], ["reconstruction"], "already has 5 blocks"),
         (EDVR, CASES[0][1], {**CASES[0][2], "channels": 16}, ["reconstruction"],
          r"conv_first\.weight: \[8, 3, 3, 3\] in the source, \[16, 3, 3, 3\] in the network"),
         (EDVR, {**EDVRS, "back_blocks": 0}, CASES[0][1], ["reconstruction"],
          r"the source has no blocks reconstruction\.0, reconstruction\.1"),
         (RRDBNet, {"channels": 4, "growth": 2, "blocks": 1}, {"channels": 4, "growth": 2, "blocks": 2}, ["body"],
-         "no blocks of RRDBNet can"),
+         "RRDBNet has none"),
     ],
 )  # fmt: skip
 def test_wrong_growth_is_refused(cls, small, large, grow, message):
@@ -140,8 +140,8 @@ def test_blocks_and_frames_grow_together():
 @pytest.mark.parametrize(
     ("small", "large", "message"),
     [
-        ({"frames": 5}, {"frames": 5}, "the source takes 5 frames already, the network 5"),
-        ({"frames": 7}, {"frames": 5}, "the source takes 7 frames already, the network 5"),
+        ({"frames": 5}, {"frames": 5}, "the source already takes 5 frames; the network takes 5"),
+        ({"frames": 7}, {"frames": 5}, "the source already takes 7 frames; the network takes 5"),
         ({"frames": 3, "tsa": False}, {"frames": 5}, r"frames: fusion\.feat_fusion\.weight is not in the source"),
         ({"frames": 3, "channels": 16}, {"frames": 5}, r"fusion\.feat_fusion\.weight is \[16, 48, 1, 1\] in the source; "
          "expected 8 outputs of an odd number of frames with 8 features each"),

@@ -128,7 +128,7 @@ def _saved(path, state):
         (mdsr(value_range=1.0), "another range or mean"),
         ({**edsr(2), "wings.weight": torch.zeros(1)}, r"EDSR-PyTorch's EDSR has no wings\.weight"),
         ({**mdsr(), "pre_process.3.0.body.0.bias": torch.zeros(4)}, r"MDSR has no pre_process\.3\.0\.body\.0\.bias"),
-        ({**mdsr((2, 2))}, r"one upsampler a scale.*scales \[2, 2\]"),
+        ({**mdsr((2, 2))}, r"one upsampler for each scale.*are \[2, 2\]"),
         ({k: v for k, v in mdsr().items() if "pre_process.1" not in k}, r"8 tensors do not match"),
     ],
 )

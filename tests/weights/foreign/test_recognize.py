@@ -222,11 +222,11 @@ def test_tensors_that_are_not_finite_in_float32_are_refused(tmp_path, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([torch.zeros(1)], "holds a list; expected a network's state dict"),
-        (torch.zeros(1), "holds a Tensor"),
-        ({}, "holds no tensors by name.*its keys: none"),
-        ({"epoch": 1, "optimizers": [], "params": {}}, "holds no tensors by name.*its keys: epoch, optimizers, params"),
-        ({1: torch.zeros(1)}, "holds no tensors by name"),
+        ([torch.zeros(1)], "contains a list; expected a network's state dict"),
+        (torch.zeros(1), "contains a Tensor"),
+        ({}, "contains no named tensors.*its keys: none"),
+        ({"epoch": 1, "optimizers": [], "params": {}}, "contains no named tensors.*its keys: epoch, optimizers, params"),
+        ({1: torch.zeros(1)}, "contains no named tensors"),
         ({"x": torch.zeros(1)}, r"no key format matches its 1 tensor \(x \[1\]\); known are BasicSR's EDSR, BasicSR's MSRR"),
         ({**edsr(2), "conv_first.weight": torch.zeros(4, 1, 3, 3)}, "no key format matches its"),
         ({**edsr(2), "conv_first.weight": torch.tensor(1.0)}, "no key format matches its"),
@@ -306,6 +306,6 @@ def test_sr_train_starts_from_a_basicsr_file_and_its_own_checkpoint_is_no_weight
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
     checkpoint = next(tmp_path.glob("runs/small/*/checkpoints/*.ckpt"))
     with pytest.raises(
-        WeightsError, match=rf"to resume training from; give its stage's folder, {checkpoint.parents[1]}"
+        WeightsError, match=rf"to resume training from; give the folder of its stage, {checkpoint.parents[1]}"
     ):
         load_weights(checkpoint)

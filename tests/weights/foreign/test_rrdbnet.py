@@ -109,7 +109,7 @@ def test_a_network_is_inferred_from_its_tensors(scale, unshuffle):
     assert found == config
     if ambiguous:
         for unknown in (None, 4):
-            with pytest.raises(ValueError, match="x2 or x3, and nothing tells which: give scale=2 or scale=3"):
+            with pytest.raises(ValueError, match="RRDBNet x2 and an RRDBNet x3; give scale=2 or scale=3"):
                 infer_rrdbnet(shapes(state), scale=unknown)
 
 
