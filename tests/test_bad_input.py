@@ -645,7 +645,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(channels={"_target_": "os.mkdir", "path": "executed"}),
         1,
-        "arguments are plain values",
+        "must be plain values",
     ),
     Case(
         "target of a module at hand",
