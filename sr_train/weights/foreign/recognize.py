@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sr_train.torch_files import check_numbers, check_tensors, is_dict
-from sr_train.weights.foreign.base import Foreign, KeyFormat, Shapes, WeightsError, count_tensors
+from sr_train.weights.foreign.base import Foreign, KeyFormat, Shapes, WeightsError
 from sr_train.weights.foreign.edsr import KEY_FORMATS as EDSR
 from sr_train.weights.foreign.edvr import KEY_FORMATS as EDVR
 from sr_train.weights.foreign.rrdbnet import KEY_FORMATS as RRDBNET
@@ -50,9 +50,10 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
             return Foreign(model, state, {k: v for k, v in origin.items() if v})
     shown = ", ".join(f"{name[:60]} {list(shape)}" for name, shape in list(shapes.items())[:4])
     known = ", ".join(form.name for form in KEY_FORMATS)
+    count = f"{len(shapes)} tensors" if len(shapes) > 1 else "1 tensor"
     raise WeightsError(
         f"{path}: the name of its network is missing, and no key format matches its "
-        f"{count_tensors(len(shapes), '', '').rstrip()} ({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
+        f"{count} ({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
     )
 
 
