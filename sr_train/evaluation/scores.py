@@ -156,7 +156,7 @@ class Scores:
             for clips, frames in dict.fromkeys(counts.values()):
                 of = [p for p, found in counts.items() if found == (clips, frames)]
                 of = f" {', '.join(of)}:" if len(of) < len(counts) else ""
-                means = "mean over each clip's frames, then over clips"
+                means = "the mean over each clip's frames, then over clips"
                 lines.append(f"{set_name}:{of} {clips} clips of {frames} frames, {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
