@@ -136,7 +136,7 @@ class Odd(nn.Module):
         ({}, "here needs an attribute scale"),
         ({"scale": 2.0, "multiple_of": 1}, "here needs an attribute scale"),
         ({"scale": 2}, "here needs an attribute multiple_of"),
-        ({"scales": [2, 3], "multiple_of": 1}, r"here has scales, and no at\(scale\)"),
+        ({"scales": [2, 3], "multiple_of": 1}, r"here has scales and needs a method at\(scale\)"),
     ],
 )
 def test_the_error_for_a_missing_member_contains_its_name(stated, message):

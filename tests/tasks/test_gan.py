@@ -348,7 +348,7 @@ def test_what_does_not_fit_is_said_before_the_first_stage(invoke, tmp_path, monk
         done = invoke("sr-train", *SMALL, "trainer.max_steps=1", check)
         assert done.returncode == 1
         for text in ("stage gan: vgg19", "cannot be downloaded", "loss.perceptual.extractor.weights=vgg19-dcbb9e9d.pth",
-                     f"put it at {tmp_path / 'cache'}", "loss.perceptual=null"):  # fmt: skip
+                     f"copy it to {tmp_path / 'cache'}", "loss.perceptual=null"):  # fmt: skip
             assert text in done.stderr, text
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
