@@ -149,7 +149,7 @@ def super_resolve_bands(
 
 
 class TilesIfNeeded:
-    """Upscales whole images, and in tiles those that do not fit into memory.
+    """Upscaler of whole images, which cuts those that do not fit into memory into tiles.
 
     Images that are at least as large as one that did not fit are cut into tiles without another try.
 

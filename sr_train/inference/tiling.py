@@ -77,7 +77,7 @@ def receptive_radius(model: nn.Module) -> int | None:
 
 
 class _Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors that exist at the same time, on any device."""
+    """Counter of the bytes of all tensors that exist at the same time, on any device."""
 
     def __init__(self) -> None:
         super().__init__()
