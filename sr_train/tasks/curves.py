@@ -56,8 +56,8 @@ class CosineRestarts:
         weights = [1.0] * len(periods) if weights is None else list(weights)
         if not periods or any(p < 1 for p in periods) or len(weights) != len(periods):
             raise ValueError(
-                f"curve.periods={list(periods)} and curve.weights={weights}: expected lists of the same length and periods of at "
-                "least 1"
+                f"curve.periods={list(periods)} and curve.weights={weights}: expected lists of the same length, with "
+                "periods from 1 on"
             )
         self.periods = list(periods)
         self.weights = weights

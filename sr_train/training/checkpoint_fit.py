@@ -76,7 +76,7 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     if [g.get("suffix") for g in there] != [g.get("suffix") for g in here]:
         names = [[str(g.get("suffix")) or "(the others)" for g in groups] for groups in (there, here)]
         return [
-            f"task.rate_scale: the checkpoint has the parameter groups {', '.join(names[0])}; this command {', '.join(names[1])}"
+            f"task.rate_scale: the checkpoint has parameter groups {', '.join(names[0])}; this command {', '.join(names[1])}"
         ]
     problems, own = [], task.trained()
     trained = content.get("trained") or [
@@ -99,11 +99,11 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     states = [sorted(map(str, next(iter(saved["state"].values()), {}))), _state_of(optimizer)]
     if options[0] != options[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has the options {', '.join(options[0])}; this command {', '.join(options[1])}"
+            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; this command {', '.join(options[1])}"
         )
     elif states[0] and states[1] is not None and states[0] != states[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has the state {', '.join(states[0])}; this command {', '.join(states[1]) or 'none'}"
+            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; this command {', '.join(states[1]) or 'none'}"
         )
     return problems
 

@@ -42,7 +42,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
                 inspect.signature(own).bind(**given)
             except TypeError:
                 kind = type(logger).__name__
-                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do, so it shows no pictures"
+                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: it gets no pictures"
                 warnings.warn(text, stacklevel=2)
                 continue
             own(**given)
