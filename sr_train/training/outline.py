@@ -160,6 +160,6 @@ def _check_network_scales(stage: Stage, model: Any) -> None:
     own = contract.scales(model)
     if sorted(stage.scales) != sorted(own):
         raise ValueError(
-            f"stage {stage.name}: the network has {listed(own)}, the data {listed(stage.scales)}: give only scale= (or "
+            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give only scale= (or "
             "scales= for a network with several scales); model.scale and data.scale follow it"
         )

@@ -30,7 +30,7 @@ from sr_train.training.profiling.report import (
     spread,
     table,
 )
-from sr_train.training.profiling.step_timer import Ledger, part_of
+from sr_train.training.profiling.step_timer import StepTimer, part_of
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import build_trainer
@@ -63,20 +63,20 @@ def test_every_action_of_lightnings_loop_has_its_part(action, part):
 
 def test_each_moment_is_given_to_the_innermost_part_and_none_is_lost():
     start = time.perf_counter()
-    ledger = Ledger(torch.device("cpu"))
-    ledger.stop("[Callback]StepProfiler.on_train_batch_end")  # begun before there was a ledger
-    with ledger.profile("[LightningModule]T.optimizer_step"):
+    timer = StepTimer(torch.device("cpu"))
+    timer.stop("[Callback]StepProfiler.on_train_batch_end")  # begun before there was a timer
+    with timer.profile("[LightningModule]T.optimizer_step"):
         time.sleep(0.01)
-        with ledger.profile("[Strategy]S.training_step"), ledger.profile("unknown"):
+        with timer.profile("[Strategy]S.training_step"), timer.profile("unknown"):
             time.sleep(0.03)
-        with ledger.profile("[Strategy]S.backward"):
+        with timer.profile("[Strategy]S.backward"):
             time.sleep(0.02)
-    taken = ledger.take()
+    taken = timer.take()
     assert sum(taken.values()) == pytest.approx(time.perf_counter() - start, abs=2e-3)
     assert taken[OPTIMIZER] >= 0.01
     assert taken[FORWARD] >= 0.03
     assert taken[BACKWARD] >= 0.02
-    assert set(ledger.take()) == set(PARTS)
+    assert set(timer.take()) == set(PARTS)
 
 
 def test_what_is_rare_is_spread_over_its_interval():
