@@ -102,7 +102,7 @@ def _check_profiler(options: Mapping[str, Any]) -> None:
     profiler = options.get("profiler")
     if isinstance(profiler, str) and profiler not in _PROFILERS:
         raise UsageError(
-            f"trainer.profiler={profiler}: choose from {', '.join(_PROFILERS)}, or null; profile=true starts sr-train's profiler"
+            f"trainer.profiler={profiler}: choose from {', '.join(_PROFILERS)}, or null; profile=true is sr-train's own"
         )
 
 

@@ -1,6 +1,6 @@
 """Timer of the parts of Lightning's loop.
 
-Lightning's loop reports all its actions, which are nested, to ``trainer.profiler``. :class:`StepTimer` replaces the profiler. It
+Lightning's loop reports all its actions, which are nested, to ``trainer.profiler``. :class:`StepTimer` replaces it. It
 adds each moment to the innermost known part, so the parts sum to the elapsed time.
 """
 
