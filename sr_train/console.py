@@ -116,6 +116,11 @@ def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
     return message_of(error), 2 if isinstance(error, UsageError) else 1
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things: "1 image", "2 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(scales: Sequence[int]) -> str:
     """Format scales: [2, 3] -> "x2, x3"."""
     return ", ".join(f"x{s}" for s in scales)

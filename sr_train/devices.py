@@ -43,7 +43,7 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name}: cannot be used on this machine ({str(error).splitlines()[0]}); try device=cpu") from None
+        raise ValueError(f"device={name}: cannot be used here ({str(error).splitlines()[0]}); try device=cpu") from None
     return device
 
 

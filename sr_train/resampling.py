@@ -157,7 +157,9 @@ def imresize(
         )
     mirror = arithmetic != "uint8_replicate"
     out = image.astype(np.float64)
-    for n, axis in enumerate(np.argsort(scales, kind="stable")):  # the axis with the smaller scale first; rows first if equal
+    for n, axis in enumerate(
+        np.argsort(scales, kind="stable")
+    ):  # the axis with the smaller scale first; rows first if equal
         out = apply_taps(out, taps(image.shape[axis], out_size[axis], scales[axis], antialias, mirror), int(axis))
         if n == 0 and arithmetic != "float":
             out = round_half_up(out, image.dtype).astype(np.float64)

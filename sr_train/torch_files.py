@@ -45,9 +45,7 @@ def _misplaced(head: bytes) -> str | None:
     if not head:
         return "is empty; download or copy it again"
     if text.startswith(_PAGE):
-        return (
-            "is a web page, not the file itself (the link leads to a page with a download button); download the file again"
-        )
+        return "is a web page, not the file itself (the link leads to a page with a download button); download the file again"
     if head.startswith(_POINTER):
         return "is a Git LFS pointer, not the file itself: run git lfs pull in its repository, or download the file"
     return None

@@ -17,7 +17,7 @@ from sr_train.console import ConfigError
 
 NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
 
-NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups whose node is inside another group's node
+NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
 
 TRAINED = (
     "model",
