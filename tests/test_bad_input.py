@@ -666,14 +666,14 @@ CASES = [
         (*EVAL, "weights=p.pth"),
         pickled("p.pth"),
         1,
-        "p.pth: refused: it holds more than tensors",
+        "p.pth: refused: it contains more than tensors",
     ),
     Case(
         "a pickle in old clothes",
         (*EVAL, "weights=p.safetensors"),
         lambda p: (p / "p.safetensors").write_bytes(pickle.dumps(Payload())),
         1,
-        "p.safetensors: refused: it holds more than tensors",
+        "p.safetensors: refused: it contains more than tensors",
     ),
     Case(
         "a start that would run code", (*TRAIN, "init.weights=p.pth", "name=n"), pickled("p.pth"), 1, "p.pth: refused"
@@ -705,7 +705,7 @@ CASES = [
         LONGER,
         checkpoint(hostile),
         1,
-        "refused: it holds more than tensors and plain values",
+        "refused: it contains more than tensors and plain values",
     ),
     Case(
         "checkpoints of another step",
@@ -775,10 +775,10 @@ CASES = [
         (*TRAIN, "trainer.max_steps=many"),
         nothing,
         2,
-        'trainer.max_steps="many": expected a whole number',
+        'trainer.max_steps="many": expected an integer',
     ),
-    Case("fraction for a number", (*TRAIN, "data.batch=2.5"), nothing, 2, "data.batch=2.5: expected a whole number"),
-    Case("list for a number", (*TRAIN, "scale=[2]"), nothing, 2, "scale=[2]: expected a whole number"),
+    Case("fraction for a number", (*TRAIN, "data.batch=2.5"), nothing, 2, "data.batch=2.5: expected an integer"),
+    Case("list for a number", (*TRAIN, "scale=[2]"), nothing, 2, "scale=[2]: expected an integer"),
     Case(
         "negative batch",
         (*TRAIN, "data.batch=-4", "name=n"),
@@ -875,7 +875,7 @@ CASES = [
         ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[-2]"),
         nothing,
         2,
-        "give whole numbers from 2 on",
+        "expected different integers of at least 2",
     ),
     Case("scale twice", ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[2,2]"), nothing, 2, "each once"),
     Case(
@@ -926,7 +926,7 @@ def test_a_disk_that_is_full_is_named_in_one_line(invoke, place, monkeypatch, ar
     monkeypatch.setattr(files, "_write", full)
     done = invoke(*arguments, *(["name=full"] if arguments is TRAIN else []))
     assert done.returncode == 1
-    assert f"{file}: the disk is full; make room and run the same command again" in done.stderr
+    assert f"{file}: the disk is full; free some space and run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(place.rglob("*.part"))
 
@@ -961,7 +961,7 @@ def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(comman
     failed = command(*run)
     assert failed.returncode == 1, failed.stderr
     assert "disk/quickstart_edsr/x2" in failed.stderr
-    assert "the disk is full; make room and run the same command again" in failed.stderr
+    assert "the disk is full; free some space and run the same command again" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert small_disk("50m").returncode == 0
     done = command(*run)
@@ -973,7 +973,7 @@ def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place,
     small_disk("100k")
     done = invoke(*UPSCALE[:-1], "input=hr", "output=disk/out")
     assert done.returncode == 1
-    assert "the disk is full; make room and run the same command again" in done.stderr
+    assert "the disk is full; free some space and run the same command again" in done.stderr
     assert not list((place / "disk").rglob("*.part"))
     shutil.rmtree(place / "disk" / "out")
     small_disk("30k")

@@ -86,7 +86,11 @@ def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_heavy(in
         ),
         ("sr-train", "--hlep", "unknown option '--hlep'; did you mean --help?"),
         ("sr-train", "--experiment", "did you mean experiment?"),
-        ("sr-train", "--epochs=3", "unknown option '--epochs'; the length is counted in steps: trainer.max_steps=N"),
+        (
+            "sr-train",
+            "--epochs=3",
+            "unknown option '--epochs'; the length of a stage is given in steps: trainer.max_steps=N",
+        ),
         ("sr-eval", "--wieghts=a", "did you mean weights?"),
         ("sr-prepare", "-m", "unknown option '-m'"),
     ],
@@ -114,7 +118,7 @@ def test_the_package_runs_each_command_by_name(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("sr_train", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2
-    assert "'trian' is no command; did you mean train?; choose from train, eval," in capsys.readouterr().err
+    assert "'trian' is not a command; did you mean train?; choose from train, eval," in capsys.readouterr().err
 
 
 def test_several_values_are_a_list_where_a_list_is_taken(invoke):

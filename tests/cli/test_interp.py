@@ -147,7 +147,7 @@ def test_networks_that_are_no_kin_are_warned_of(invoke, files):
         (["alpha=high"], "expected numbers from 0 to 1"),
         (["alpha=0.5", "run=runs/x"], "stage psnr and gan is not complete"),
         (["alpha=0.5", "weights=a.safetensors"], "expected two files or more"),
-        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= shows a curve over alpha="),
+        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= plots scores against alpha="),
     ],
 )
 def test_what_makes_no_sense_is_refused(invoke, files, arguments, message):
@@ -162,7 +162,7 @@ def test_values_that_are_wrong_by_themselves_are_refused_first(invoke, argument)
     done = invoke("sr-interp", "alpha=0.8", argument)
     assert done.returncode == 2
     known = argument.partition("=")[0] != "overlap"
-    assert ("expected a whole number from 1 on" if known else "unknown key 'overlap'") in done.stderr
+    assert ("expected an integer of at least 1" if known else "unknown key 'overlap'") in done.stderr
 
 
 def test_without_a_run_it_says_so(invoke):

@@ -45,7 +45,7 @@ def test_all_bad_files_are_named_at_once_and_nothing_is_lost(command, photograph
     (photographs / "cut.png").unlink()
     done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 0, done.stderr
-    assert "(4 were there already)" in done.stdout
+    assert "(4 were already there)" in done.stdout
 
 
 def test_bad_files_can_be_left_out(command, photographs):
@@ -67,7 +67,7 @@ def test_bad_files_can_be_left_out(command, photographs):
         (["images=photographs", "store=x"], 1, "ends in .lmdb"),
         (["images=photographs", "store=x.lmdb", "scales=2"], 2, "expected a list"),
         (["images=photographs", "store=x.lmdb", "scales=[1]"], 2, "from 2 on"),
-        (["images=photographs", "store=x.lmdb", "scales=[2.5]"], 2, "whole numbers"),
+        (["images=photographs", "store=x.lmdb", "scales=[2.5]"], 2, "integers"),
         (["images=photographs", "store=x.lmdb", "arithmetic=cubic"], 2, "float, uint8, uint8_replicate"),
         (["images=photographs", "store=x.lmdb", "workers=0"], 2, "workers=0"),
         (["images=photographs", "store=x.lmdb", "verify=perhaps"], 2, "true or false"),

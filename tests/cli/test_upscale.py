@@ -54,7 +54,7 @@ def test_what_is_there_already_can_be_left_alone(invoke, network, photographs, t
     (tmp_path / "large" / "0002.png").unlink()
     before = (tmp_path / "large" / "0000.png").stat().st_mtime_ns
     done = invoke(*call, "skip_existing=true")
-    assert "3 images are there already" in done.stdout
+    assert "3 images skipped" in done.stdout
     assert "1 images in large" in done.stdout
     assert (tmp_path / "large" / "0000.png").stat().st_mtime_ns == before
 

@@ -67,7 +67,7 @@ def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(command, tm
     call = ("weights=n.safetensors", "input=in.mkv", "output=out/x.mkv", f"codec={codec}", *quality, "device=cpu")
     done = made(command("sr-upscale", *call))
     assert "out/x.mkv: 12 frames 48x32 -> 96x64, 24 fps," in done.stdout
-    assert "1 films in" in done.stdout
+    assert "1 video in" in done.stdout
     small, large = frames_of(tmp_path / "in.mkv"), frames_of(tmp_path / "out" / "x.mkv")
     assert len(large) == 12
     for lr, hr in zip(small, large, strict=True):
@@ -326,7 +326,7 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
     damage(tmp_path / "in")
     done = made(command("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
-    assert "8 of 9 films failed" in done.stderr
+    assert "8 of 9 videos failed" in done.stderr
     for name, message in (
         ("text.mp4", "not a readable film"),
         ("zero.mp4", "the file is empty"),
@@ -370,7 +370,7 @@ def test_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
         (["input=in.mp4", "output=o", "quality=70"], 2, "expected 0 (best) to 51"),
-        (["input=in.mp4", "output=o", "quality=good"], 2, "expected a whole number"),
+        (["input=in.mp4", "output=o", "quality=good"], 2, "expected an integer"),
         (["input=in.mp4", "output=o", "preset=fastest"], 2, "choose from ultrafast"),
         (["input=in.mp4", "output=o", "padding=zeros"], 2, "choose from replicate"),
         (["input=in.mp4", "output=o", "audio=maybe"], 2, "expected true or false"),
@@ -427,7 +427,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(command, tmp_path):
         noise = np.random.default_rng(0).integers(0, 256, (60, 64, 96, 3), dtype=np.uint8)
         write_film(tmp_path / "in.mp4", noise)
         done = made(command("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk", "compare=true"), 1)
-        assert "in.mp4: the disk is full; make room" in done.stderr
+        assert "in.mp4: the disk is full; free some space" in done.stderr
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -64,7 +64,7 @@ TYPED = {
     "data.scale=4": "follows scale (2); give scale=4",
     "data.scales=[2,4]": "follows scales (null); give scales=[2,4]",
     "data.seed=3": "follows seed (0); give seed=3",
-    "data.stage=foo": "follows stage (x2); give another name to the stage, in stages={NAME: ...}",
+    "data.stage=foo": "is derived from stage (x2); give the stage another name, in stages={NAME: ...}",
     "model.scale=3": "follows scale (2); give scale=3",
     "folder=X": "follows paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
     "task.optimizer.lr=0.01": "follows task.rate (0.003); give task.rate=0.01",

@@ -60,7 +60,7 @@ def test_a_sweep_finds_own_files(mine, invoke):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("experiment/quickstart.yaml", r"sr-train has experiment/quickstart\.yaml already; give yours another name"),
+        ("experiment/quickstart.yaml", r"sr-train already has experiment/quickstart\.yaml; rename this file"),
         ("mine.yaml", r"expected a folder of GROUP/NAME\.yaml"),
     ],
 )

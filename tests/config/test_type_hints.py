@@ -25,7 +25,7 @@ def test_values_fit_or_do_not(value, hint, expected):
 
 
 def test_annotations_are_said_as_a_user_would():
-    assert name_of(int | None) == "a whole number or null"
+    assert name_of(int | None) == "an integer or null"
     assert name_of(Sequence[float]) == "a list of numbers"
     assert name_of(Literal["a", "b"]) == "'a' or 'b'"
 
@@ -62,12 +62,12 @@ def test_what_lists_mappings_and_choices_hold_is_compared(value, hint, expected)
 @pytest.mark.parametrize(
     ("hint", "expected"),
     [
-        (tuple[float, float], "a list of 2 numbers"), (tuple[int, ...], "a list of whole numbers"),
+        (tuple[float, float], "a list of 2 numbers"), (tuple[int, ...], "a list of integers"),
         (tuple[float | torch.Tensor, float | torch.Tensor], "a list of 2 numbers"), (float | torch.Tensor, "a number"),
-        (tuple[int, str], "a list of 2 values: a whole number, a text"), (list[Mapping[str, Any]], "a list of mappings"),
-        (dict[str, float], "a mapping to numbers"), (dict[str, list[int]], "a mapping to lists of whole numbers"),
-        (list[int | None], "a list of values, each a whole number or null"),
-        (list[int] | None, "a list of whole numbers or null"),
+        (tuple[int, str], "a list of 2 values: an integer, a string"), (list[Mapping[str, Any]], "a list of mappings"),
+        (dict[str, float], "a mapping to numbers"), (dict[str, list[int]], "a mapping to lists of integers"),
+        (list[int | None], "a list of values, each an integer or null"),
+        (list[int] | None, "a list of integers or null"),
         (Literal[True, "auto"], "true or 'auto'"), (list, "a list"), (dict, "a mapping"), (list[Any], "a list of values"),
     ],
 )  # fmt: skip
