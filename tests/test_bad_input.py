@@ -896,7 +896,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.id for c in CASES])
-def test_it_is_refused_by_name_with_what_to_do(case, invoke, place):
+def test_bad_input_is_refused_by_name_with_a_remedy(case, invoke, place):
     case.make(place)
     done = invoke(*case.arguments)
     assert done.returncode == case.code, done.stdout + done.stderr
@@ -922,7 +922,7 @@ FULL = [
 
 
 @pytest.mark.parametrize(("arguments", "file"), FULL, ids=[a[0] for a, _ in FULL])
-def test_a_disk_that_is_full_is_named_in_one_line(invoke, place, monkeypatch, arguments, file):
+def test_a_full_disk_is_reported_in_one_line(invoke, place, monkeypatch, arguments, file):
     monkeypatch.setattr(files, "_write", full)
     done = invoke(*arguments, *(["name=full"] if arguments is TRAIN else []))
     assert done.returncode == 1
@@ -949,7 +949,7 @@ def small_disk(place):
     subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(command, place, small_disk):
+def test_a_run_on_a_full_disk_warns_once_and_continues_when_there_is_space(command, place, small_disk):
     run = (
         *TRAIN[:-2],
         "sets=[toy]",
@@ -969,7 +969,7 @@ def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(comman
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place, small_disk):
+def test_a_full_disk_ends_upscaling_and_preparing_with_a_remedy(invoke, place, small_disk):
     small_disk("100k")
     done = invoke(*UPSCALE[:-1], "input=hr", "output=disk/out")
     assert done.returncode == 1
@@ -983,7 +983,7 @@ def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place,
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_that_is_being_written_is_not_begun_twice(invoke, place, monkeypatch):
+def test_a_run_is_not_started_twice_at_the_same_time(invoke, place, monkeypatch):
     from sr_train.runs import lock
 
     monkeypatch.setattr(lock, "hold", lambda folder: hold(folder, 0.3))
@@ -1015,7 +1015,7 @@ def test_names_that_are_not_utf8_are_listed(command, place, arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
+def test_readable_lines_of_damaged_metrics_are_kept(invoke, place):
     """Half a line, a line of another program and bytes of none: the rows up to the checkpoint stay, the rest is cut."""
     unfinished(place)
     path = place / RUN / "metrics.csv"
@@ -1029,7 +1029,7 @@ def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
     assert [line for line in text.splitlines() if line.startswith("6,train/loss")]
 
 
-def test_a_typo_in_an_experiment_file_is_refused_wherever_it_stands(tmp_path):
+def test_a_typo_is_refused_in_every_place_of_an_experiment_file(tmp_path):
     """A user's own recipe stands in conf/experiment of a checkout; here in a copy of the package."""
     import sr_train
     from sr_train.config.folders import conf_folder

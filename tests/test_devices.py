@@ -11,7 +11,7 @@ def without_bf16(monkeypatch):
     console.warned.clear()
 
 
-def test_bf16_that_is_emulated_is_warned_of_once(without_bf16, capsys):
+def test_emulated_bf16_gives_one_warning(without_bf16, capsys):
     for _ in range(2):
         assert devices.resolve_precision("bf16-mixed", "cpu") == "bf16-mixed"
     warning = capsys.readouterr().err
@@ -22,14 +22,14 @@ def test_bf16_that_is_emulated_is_warned_of_once(without_bf16, capsys):
     assert not capsys.readouterr().err
 
 
-def test_bf16_that_the_hardware_computes_is_not_warned_of(monkeypatch, capsys):
+def test_native_bf16_gives_no_warning(monkeypatch, capsys):
     monkeypatch.setattr(devices, "native_bf16", lambda accelerator: True)
     console.warned.clear()
     assert devices.resolve_precision("bf16-mixed", "cpu") == devices.resolve_precision("auto", "cpu") == "bf16-mixed"
     assert not capsys.readouterr().err
 
 
-def test_upscaling_in_emulated_bf16_is_warned_of(without_bf16, invoke, photographs):
+def test_upscaling_in_emulated_bf16_gives_a_warning(without_bf16, invoke, photographs):
     for given, warned in {"bf16": 1, "auto": 0, "32": 0}.items():
         done = invoke(
             "sr-upscale",
@@ -44,7 +44,7 @@ def test_upscaling_in_emulated_bf16_is_warned_of(without_bf16, invoke, photograp
         assert done.stderr.count("warning: precision=bf16: this machine has no bf16 instructions") == warned
 
 
-def test_training_in_emulated_bf16_is_warned_of_once(without_bf16, invoke):
+def test_training_in_emulated_bf16_gives_one_warning(without_bf16, invoke):
     done = invoke(
         "sr-train", "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0",
         "data.batch=2", "data.lr_patch=8", "trainer.max_steps=1", "sets=[]", "trainer.accelerator=cpu",

@@ -8,7 +8,7 @@ from sr_train.data.images import read_image, write_image
 from sr_train.data.store.reader import Store
 
 
-def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, photographs, tmp_path):
+def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, photographs, tmp_path):
     arguments = ("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2,4]")
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
@@ -27,7 +27,7 @@ def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, pho
     assert np.array_equal(store.view(4, "0002"), reduce_image(image, 4))
 
 
-def test_all_bad_files_are_named_at_once_and_nothing_is_lost(command, photographs):
+def test_all_bad_files_are_reported_at_once_and_good_ones_are_kept(command, photographs):
     (photographs / "empty.png").touch()
     (photographs / "text.jpg").write_text("not an image")
     good = (photographs / "0000.png").read_bytes()
@@ -76,7 +76,7 @@ def test_bad_files_can_be_left_out(command, photographs):
         (["images=empty", "store=x.lmdb"], 1, "no images in it"),
     ],
 )
-def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
+def test_errors_of_users_are_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
     (tmp_path / "empty").mkdir()
     done = invoke("sr-prepare", *arguments)
     assert done.returncode == code, done.stderr
@@ -96,7 +96,7 @@ def test_a_damaged_store_is_found_by_verify(command, photographs, tmp_path):
     assert "image '0001' (scale 1): checksum differs" in done.stderr
 
 
-def test_a_store_made_otherwise_is_not_overwritten(command, photographs, tmp_path):
+def test_a_store_with_other_settings_is_not_overwritten(command, photographs, tmp_path):
     assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
     done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 1

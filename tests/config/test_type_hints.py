@@ -24,7 +24,7 @@ def test_values_fit_or_do_not(value, hint, expected):
     assert fits(value, hint) is expected
 
 
-def test_annotations_are_said_as_a_user_would():
+def test_type_hints_are_formatted_for_messages():
     assert name_of(int | None) == "an integer or null"
     assert name_of(Sequence[float]) == "a list of numbers"
     assert name_of(Literal["a", "b"]) == "'a' or 'b'"
@@ -55,7 +55,7 @@ def test_annotations_are_said_as_a_user_would():
         (True, int | float, False),
     ],
 )  # fmt: skip
-def test_what_lists_mappings_and_choices_hold_is_compared(value, hint, expected):
+def test_items_of_lists_mappings_and_choices_are_compared(value, hint, expected):
     assert fits(value, hint) is expected
 
 
@@ -71,7 +71,7 @@ def test_what_lists_mappings_and_choices_hold_is_compared(value, hint, expected)
         (Literal[True, "auto"], "true or 'auto'"), (list, "a list"), (dict, "a mapping"), (list[Any], "a list of values"),
     ],
 )  # fmt: skip
-def test_lists_and_mappings_are_named_by_what_they_hold(hint, expected):
+def test_lists_and_mappings_are_named_with_their_items(hint, expected):
     assert name_of(hint) == expected
 
 
@@ -88,7 +88,7 @@ def test_an_optimizers_pair_of_numbers_is_checked():
         plan(["experiment=quickstart", "gan.loss.weights.adversarial=high"])
 
 
-def test_hints_of_constructors_are_found():
+def test_type_hints_of_constructors_are_found():
     from sr_train.models.edsr import EDSR
 
     assert hints_of(EDSR)["channels"] is int
