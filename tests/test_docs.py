@@ -290,7 +290,7 @@ def test_a_page_works_as_typed(item, house, invoke, monkeypatch, capsys, request
         assert "Traceback" not in done.stderr
 
 
-def test_networks_and_metrics_of_the_user_are_listed_and_logged(house, invoke, monkeypatch):
+def test_an_experiment_and_a_loss_of_the_user_are_listed_and_logged(house, invoke, monkeypatch):
     monkeypatch.setenv("SR_CONF", str(house / "conf"))
     assert re.search(
         r"\n  shallow_x4 +Three convolutions, x2 and then x4, on our photographs\n", invoke("sr-train").stdout

@@ -73,9 +73,8 @@ def near(name: str, known: Sequence[str], prefix: str = "") -> str:
     """Return "; did you mean ...?" with the most similar names, or an empty string. ``prefix`` is put before each name."""
     close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
     ratios = {other: SequenceMatcher(None, other, name).ratio() for other in close}
-    close = [
-        other for other in close if ratios[other] > max(ratios.values()) - 0.15
-    ]  # less similar names would mislead
+    # less similar names would mislead
+    close = [other for other in close if ratios[other] > max(ratios.values()) - 0.15]
     return f"; did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 

@@ -19,14 +19,8 @@ NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen 
 
 NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
 
-TRAINED = (
-    "model",
-    "task",
-    "optimizer",
-    "discriminator",
-    "loss",
-    "curve",
-)  # groups that define all keys of their node
+# groups that define all keys of their node
+TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "curve")
 
 _LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 

@@ -60,10 +60,8 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
     with tempfile.TemporaryDirectory(prefix="sr-train-") as folder:
         # Hydra's multirun.yaml and folders are not needed, so they go to a temporary folder. Other launchers need them.
         own = [] if any(a.startswith("hydra/launcher=") for a in argv) else [f"hydra.sweep.dir={json.dumps(folder)}"]
-        argv[first:first] = [
-            *search_path(),
-            *own,
-        ]  # before the first override: argparse accepts overrides in one block only
+        # before the first override, because argparse accepts overrides in one block only
+        argv[first:first] = [*search_path(), *own]
         sys.argv = [program, *argv]
         try:
             job()
