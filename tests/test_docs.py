@@ -168,7 +168,7 @@ KEPT: dict[tuple[str, ...], bytes] = {}
 
 
 def rule(item):
-    """What is typed behind a command, or None where it is composed only."""
+    """Return the arguments to run a command with, None to compose it only."""
     found = [added for pattern, added in RULES if re.fullmatch(pattern, item.text)]
     assert found, f"{item}: no rule of this test covers {item.text!r}"
     return found[0]
@@ -200,7 +200,7 @@ def tmp_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def house(tmp_path, write_clips):
-    """What the pages take for granted: a few photographs and clips, tiny, where the pages say they go."""
+    """Make the files that the pages use: a few tiny photographs and clips in the folders of the pages."""
     sets = {"photos": "astronaut,coffee,rocket", "datasets/DIV2K/DIV2K_train_HR": "coffee", "held_out": "chelsea"}
     for folder, names in {**sets, "scans/HR": "rocket"}.items():
         (tmp_path / folder).mkdir(parents=True)
@@ -236,7 +236,7 @@ def film(house):
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
-    """What was composed from the same files is kept: half of the time goes into composing the same again."""
+    """Cache composed configs: composing the same files again takes half of the time."""
     original = compose.compose_config
 
     def compose_config(name, overrides):
@@ -334,7 +334,7 @@ def configs():
 
 
 def is_known(word, configs):
-    """Whether KEY, or KEY=VALUE, is a command's, or fits a stage: names by its config, values by what it asks for."""
+    """Return true if KEY or KEY=VALUE is valid for a command or a stage."""
     key, _, value = word.partition("=")
     own = {k for name in CONFIG.values() for k, _, _ in keys_of(conf_folder() / f"{name}.yaml")}
     if "." not in key:

@@ -52,7 +52,7 @@ def test_an_experiment_ends_with_the_papers_network(name):
 
 
 def counted(monkeypatch):
-    """How often the data of a stage is opened, and a file of features is read."""
+    """Count how often the data of a stage is opened and a file of features is read."""
     counts = {"data": 0, "features": 0}
     open_data, read = SRData.__init__, torch_files.read_tensors
 
