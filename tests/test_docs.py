@@ -168,7 +168,7 @@ KEPT: dict[tuple[str, ...], bytes] = {}
 
 
 def rule(item):
-    """What is typed behind a command, or None where it is composed only."""
+    """Return the arguments to run a command with, None to compose it only."""
     found = [added for pattern, added in RULES if re.fullmatch(pattern, item.text)]
     assert found, f"{item}: no rule of this test covers {item.text!r}"
     return found[0]
@@ -200,7 +200,7 @@ def tmp_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def house(tmp_path, write_clips):
-    """What the pages take for granted: a few photographs and clips, tiny, where the pages say they go."""
+    """Make the files that the pages use: a few tiny photographs and clips in the folders of the pages."""
     sets = {"photos": "astronaut,coffee,rocket", "datasets/DIV2K/DIV2K_train_HR": "coffee", "held_out": "chelsea"}
     for folder, names in {**sets, "scans/HR": "rocket"}.items():
         (tmp_path / folder).mkdir(parents=True)
@@ -236,7 +236,7 @@ def film(house):
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
-    """What was composed from the same files is kept: half of the time goes into composing the same again."""
+    """Cache composed configs: composing the same files again takes half of the time."""
     original = compose.compose_config
 
     def compose_config(name, overrides):
@@ -253,7 +253,7 @@ def composed_once(monkeypatch):
 # -- the tests ---------------------------------------------------------------------------------------------------
 
 
-def test_each_program_is_run():
+def test_every_program_in_the_pages_runs():
     typed = [item for item in TYPED if not item.file and item.text.startswith("sr-")]
     assert {item.text.split()[0] for item in typed if rule(item) is not COMPOSE} == set(CONFIG)
 
@@ -290,7 +290,7 @@ def test_a_page_works_as_typed(item, house, invoke, monkeypatch, capsys, request
         assert "Traceback" not in done.stderr
 
 
-def test_what_extending_adds_is_listed_and_logged(house, invoke, monkeypatch):
+def test_an_experiment_and_a_loss_of_the_user_are_listed_and_logged(house, invoke, monkeypatch):
     monkeypatch.setenv("SR_CONF", str(house / "conf"))
     assert re.search(
         r"\n  shallow_x4 +Three convolutions, x2 and then x4, on our photographs\n", invoke("sr-train").stdout
@@ -317,7 +317,7 @@ def test_what_make_quickstart_types_composes():
         composed(command)
 
 
-def test_an_own_term_in_a_gan(monkeypatch, house):
+def test_a_gan_loss_can_have_a_term_of_the_user(monkeypatch, house):
     monkeypatch.syspath_prepend(str(house))
     node = "gan.loss.pixel={_target_: gradients.GradientLoss}"
     assert node in (DOCS / "extending.md").read_text()
@@ -334,7 +334,7 @@ def configs():
 
 
 def is_known(word, configs):
-    """Whether KEY, or KEY=VALUE, is a command's, or fits a stage: names by its config, values by what it asks for."""
+    """Return true if KEY or KEY=VALUE is valid for a command or a stage."""
     key, _, value = word.partition("=")
     own = {k for name in CONFIG.values() for k, _, _ in keys_of(conf_folder() / f"{name}.yaml")}
     if "." not in key:
@@ -398,7 +398,7 @@ def test_every_public_name_exists_and_is_in_the_api():
     ] == []
 
 
-def test_the_tree_is_the_tree():
+def test_the_tree_in_architecture_is_complete():
     tree = (DOCS / "architecture.md").read_text().partition("## The tree")[2]
     folders = {p.name for p in (ROOT / "sr_train").iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders <= set(re.findall(r"(\w+)/ ", tree))

@@ -52,7 +52,7 @@ def test_the_last_stage_of_an_experiment_trains_the_network_of_the_paper(name):
 
 
 def counted(monkeypatch):
-    """How often the data of a stage is opened, and a file of features is read."""
+    """Count how often the data of a stage is opened and a file of features is read."""
     counts = {"data": 0, "features": 0}
     open_data, read = SRData.__init__, torch_files.read_tensors
 

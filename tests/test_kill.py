@@ -30,7 +30,7 @@ main()
 
 
 class Launched:
-    """What scripts/kill.py asks of a process, of one that is forked from a server with everything imported: seconds faster."""
+    """The interface of a process for scripts/kill.py, forked from a server that has all imports: seconds faster."""
 
     def __init__(self, folder, arguments):
         folder.mkdir(parents=True, exist_ok=True)

@@ -65,4 +65,4 @@ def test_words_of_the_code(path):
 @pytest.mark.parametrize("path", [*YAML, *PAGES], ids=lambda p: str(p.relative_to(ROOT)))
 def test_words_of_pages_and_recipes(path):
     text = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), path.read_text(), flags=re.DOTALL)
-    assert not _found(enumerate((re.sub(r"`[^`]*`", "", line) for line in text.splitlines()), 1))
+    assert not _found(enumerate((re.sub(r"`[^`]*`|score: centre", "", line) for line in text.splitlines()), 1))

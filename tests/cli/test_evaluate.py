@@ -47,7 +47,7 @@ def test_bicubic_scores_are_printed_and_written(command, pairs, tmp_path):
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == scores
 
 
-def test_lr_on_the_fly_equals_the_lr_files(command, pairs, tmp_path):
+def test_lr_made_from_hr_equals_the_lr_files(command, pairs, tmp_path):
     for name, lr in (("a", ["lr=low"]), ("b", [])):
         assert command("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", f"out={name}", *lr).returncode == 0
     assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()

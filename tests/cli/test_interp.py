@@ -149,7 +149,7 @@ def test_a_warning_is_printed_for_networks_without_a_common_ancestor(invoke, fil
         (["alpha=high"], "expected numbers from 0 to 1"),
         (["alpha=0.5", "run=runs/x"], "stage psnr and gan is not complete"),
         (["alpha=0.5", "weights=a.safetensors"], "expected two files or more"),
-        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= shows a curve over alpha="),
+        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= plots scores against alpha="),
     ],
 )
 def test_wrong_options_are_refused(invoke, files, arguments, message):
@@ -171,7 +171,7 @@ def test_a_missing_run_is_an_error(invoke):
     assert "no run in this folder has finished stages psnr and gan" in invoke("sr-interp", "alpha=0.8").stderr
 
 
-def test_images_give_a_sheet_and_a_curve(invoke, files, photographs, tiny_lpips):
+def test_images_give_a_contact_sheet_and_a_plot(invoke, files, photographs, tiny_lpips):
     call = (
         "sr-interp",
         "weights=[a.safetensors,b.safetensors]",

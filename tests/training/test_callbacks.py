@@ -64,7 +64,7 @@ def test_a_full_disk_at_the_start_is_reported_with_the_file(invoke, monkeypatch)
     monkeypatch.setattr("sr_train.runs.lock.os.pwrite", full)
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
     assert done.returncode == 1
-    assert "runs/.quickstart_edsr.lock: the disk is full; make room and run the same command again" in done.stderr
+    assert "runs/.quickstart_edsr.lock: the disk is full; free some space and run the same command again" in done.stderr
 
 
 def test_an_exploding_loss_is_reported_once_and_also_at_the_last_step(invoke):

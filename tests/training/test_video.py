@@ -361,7 +361,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     (folders / "list.txt").write_text("000\n011\n")
     made = invoke("sr-prepare", "clips=HR", "list=list.txt", "store=x.lmdb", "scales=[2]")
     assert made.returncode == 0, made.stderr
-    assert "HR: 2 clips of 17 frames, without gaps" in made.stdout
+    assert "HR: 2 clips, 17 frames, no gaps" in made.stdout
     assert "x.lmdb: 17 images, LR x2" in made.stdout
     assert len(Store(folders / "x.lmdb").keys(2)) == 17
     again = invoke("sr-prepare", "clips=HR", "list=list.txt", "store=x.lmdb", "scales=[2]", "verify=true")
@@ -382,8 +382,8 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     ("arguments", "message"),
     [
         (["clips=HR", "images=HR"], "give images=DIR or clips=DIR, not both"),
-        (["images=HR", "list=list.txt"], "list= names clips: give clips=DIR as well"),
-        (["clips=HR", "skip_bad=true"], "leave the whole clip out with list="),
+        (["images=HR", "list=list.txt"], "list= needs clips=DIR"),
+        (["clips=HR", "skip_bad=true"], "leave out whole clips with list="),
     ],
 )
 def test_invalid_options_for_clips_are_usage_errors(invoke, folders, arguments, message):
