@@ -101,7 +101,7 @@ class TrainPatches(Dataset[Batch]):
             )
 
     def sample(self, position: int) -> tuple[Image | list[Image], Image, int, str]:
-        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.turn`, key); patches are not augmented yet."""
+        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.turn`, key) before augmentation."""
         source, index, words = self.draws(position)
         lr, hr, key = self.sources[source].cut(index, words, self.lr_patch)
         return lr, hr, below(words[2], TURNS) if self.augment else 0, key

@@ -98,7 +98,7 @@ def _header(path: Path, image: PIL.Image.Image) -> Header:
     if image.mode in ("P", "RGB") and "transparency" in image.info:
         count = 4
     if image.mode == "F":
-        raise ImageError(f"{path}: holds floating-point pixels; 8 and 16 bit are supported")
+        raise ImageError(f"{path}: contains floating-point pixels; 8 and 16 bit are supported")
     deep = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.format == "TIFF":
         count = 1 if image.mode == "LA" else count  # OpenCV drops this alpha
@@ -128,7 +128,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def _chunks_fit(data: bytes) -> bool:
-    """Return True if the chunks of a PNG end within the file. OpenCV 5 does not check their lengths and allocates up to 4 GB."""
+    """Return True if the chunks of a PNG end within the file. OpenCV 5 does not check that and allocates up to 4 GB."""
     at, kind = 8, b""
     while kind != b"IEND" and at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -137,7 +137,7 @@ def _chunks_fit(data: bytes) -> bool:
 
 
 def missing_end(path: str | os.PathLike[str]) -> str | None:
-    """Return an error message for a PNG without its end, else None. Only the last bytes are read; other formats are not checked."""
+    """Return an error message for a PNG without its end, else None. Other formats are not checked."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         return None
@@ -176,11 +176,13 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     if pixels is None:
         raise ImageError(f"{path}: corrupt or truncated image ({image.format}, {header.width}x{header.height})")
     if pixels.dtype not in _DTYPES:
-        raise ImageError(f"{path}: holds {pixels.dtype} pixels; 8 and 16 bit are supported")
+        raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
-        raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
+        raise ImageError(
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, but its header states {header.width}x{header.height}"
+        )
     pixels = _swap_red_blue(pixels)
-    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of greys decodes to one channel, CMYK to four
+    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of grays decodes to one channel, CMYK to four
 
 
 def _swap_red_blue(pixels: Image) -> Image:

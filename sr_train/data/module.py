@@ -25,7 +25,7 @@ class SRData(L.LightningDataModule):
             Without weights every image is drawn equally often.
         val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.video.module.ClipData`).
         scale: HR pixels per LR pixel.
-        scales: instead of ``scale``, several scales, one drawn per step; each set is validated at each scale as ``NAME_xSCALE``.
+        scales: several scales instead of ``scale``, one drawn per step; sets are validated at each scale as ``NAME_xSCALE``.
         scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.

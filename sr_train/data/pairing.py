@@ -43,7 +43,7 @@ def split_template(where: str) -> tuple[str, str | None]:
 
 
 def roots_of(stems: Collection[str]) -> dict[str, list[str]]:
-    """Return for each stem how its names may begin: the stem and, if no other stem shares it, the stem without ``_HR`` or ``_GT``."""
+    """Return for each stem how its names may begin: the stem, and the stem without ``_HR`` or ``_GT`` if that is unique."""
     bases = {stem: _HR_ENDING.sub("", stem) for stem in stems}
     taken = Counter([*stems, *(base for stem, base in bases.items() if base != stem)])
     return {s: [s, base] if base not in ("", s) and taken[base] == 1 else [s] for s, base in bases.items()}
@@ -129,7 +129,9 @@ def _by_beginning(
     for stem, looked in rest.items():
         options = begun.get(stem, {})
         if not options:
-            problems.append(f"{stem}: no image is named {' or '.join(looked)}, and no name begins with {roots[stem][-1]}_")
+            problems.append(
+                f"{stem}: no image is named {' or '.join(looked)}, and no name begins with {roots[stem][-1]}_"
+            )
         elif len(options) > 1:
             problems.append(f"{stem}: more than one name begins with it: {', '.join(sorted(options)[:5])}")
         else:

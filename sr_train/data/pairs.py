@@ -120,7 +120,8 @@ class Pairs:
         ]
         if missing:
             raise BadFilesError(
-                f"{self.lr.name}: LR is missing for {len(missing)} of the {len(self.keys)} images of {self.hr.name}", missing
+                f"{self.lr.name}: LR is missing for {len(missing)} of the {len(self.keys)} images of {self.hr.name}",
+                missing,
             )
         self._lr_index = [names[key] for key in self.keys]
 
@@ -220,7 +221,7 @@ class Pairs:
         return self.hr.read(self._hr_index[index])[: height * self.scale, : width * self.scale]
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] with the files' own channels; HR is cropped to fit LR."""
+        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] with all channels of the files; HR is cropped."""
         hr = self.hr_whole(index)
         height, width = self.lr_size(index)
         if self.lr is not None:

@@ -117,7 +117,7 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
             raise StoreError(
-                f"{where}: contains LR of scales {held}, not of {scale}; make another store with sr-prepare scales={[*held, scale]}, "
+                f"{where}: contains LR of scales {held}, not of {scale}; make another with sr-prepare scales={[*held, scale]}, "
                 "or leave lr out to have LR made from HR"
             )
         return StoreSource(store, scale if scale in store.scales else 1)

@@ -24,7 +24,7 @@ def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
-    """Apply the k-th of the eight flips and rotations to the last two axes: [..., H, W] -> [..., H, W], or [..., W, H] if k & 4.
+    """Apply the k-th of the eight flips and rotations to the last two axes, [..., H, W]; for k & 4 they become [..., W, H].
 
     Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes. EDSR's and BasicSR's augmentation draws these three
     independently with p = 0.5; a uniform k has the same distribution. Arrays are returned as views.

@@ -178,7 +178,7 @@ class StoreBuilder:
             ) from None
 
     def _reconcile(self, environment: lmdb.Environment) -> set[str]:
-        """Delete outdated images from the partial store and return the keys of finished ones. Raises FileExistsError for another plan."""
+        """Delete outdated images from the partial store; return the keys of the rest. Another plan raises FileExistsError."""
         _, records = self._committed()
         with environment.begin() as transaction:
             plan = transaction.get(_PLAN)

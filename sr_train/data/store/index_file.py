@@ -134,7 +134,7 @@ def _read_tree(data: mmap.mmap) -> tuple[int, Spans]:
 
 
 def _read_page(page: bytes, number: int, spans: Spans) -> list[int]:
-    """Add the values of a leaf to ``spans``, or return the pages below a branch. Raises IndexError or struct.error for damage."""
+    """Add the values of a leaf to ``spans``, or return the pages below a branch; damage raises IndexError or struct.error."""
     own, flags, lower = _PAGE.unpack_from(page)
     kind = flags & (_BRANCH | _LEAF | _OVERFLOW)
     if own != number or kind not in (_BRANCH, _LEAF) or lower < _HEADER:

@@ -93,8 +93,8 @@ class Store:
             )
         if not index.fits(data):
             raise StoreError(
-                f"{self.path}: its files {INDEX!r} and 'data.mdb' belong to different stores, or data.mdb was changed; copy the "
-                f"whole folder again, or delete {INDEX!r} if data.mdb is the right one"
+                f"{self.path}: its files {INDEX!r} and 'data.mdb' belong to different stores, or data.mdb was changed; copy "
+                f"the whole folder again, or delete {INDEX!r} if data.mdb is the right one"
             )
         return index
 
@@ -118,7 +118,7 @@ class Store:
             )
 
     def _fits_offsets(self, index: Index) -> bool:
-        """Compare with the file of version 1: positions of a mark and of all images, and a checksum of positions and records."""
+        """Compare with the file of version 1: positions of a mark and of all images, checksum of positions and records."""
         file = (self.path / OFFSETS).read_bytes() if (self.path / OFFSETS).exists() else b""
         body = file[:8] + index.offsets
         crc = zlib.crc32(body)

@@ -95,7 +95,9 @@ class Inputs:
         self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
         self.files = list_images(images) if files is None else dict(files)  #: key -> file, without bad files
         self.listed = frozenset(self.files)
-        long = [f"{p}: its path is longer than {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
+        long = [
+            f"{p}: its path is longer than {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY
+        ]
         if long:
             raise BadFilesError(f"{images}: names too long for a store", long)
 
@@ -172,8 +174,8 @@ class Inputs:
         """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
         if self.bad and not self._skip_bad:
             raise BadFilesError(
-                f"{self.images}: {count_of(len(self.bad), 'bad files')}; repair or remove what is listed and run the same command "
-                f"again (images already written are kept), or leave {self._remedy}",
+                f"{self.images}: {count_of(len(self.bad), 'bad files')}; repair or remove what is listed and run the same "
+                f"command again (images already written are kept), or leave {self._remedy}",
                 self.bad,
             )
 
