@@ -179,7 +179,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
         raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
-            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, but its header states {header.width}x{header.height}"
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, its header states {header.width}x{header.height}"
         )
     pixels = _swap_red_blue(pixels)
     return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of grays decodes to one channel, CMYK to four

@@ -67,7 +67,7 @@ def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(command, tm
     call = ("weights=n.safetensors", "input=in.mkv", "output=out/x.mkv", f"codec={codec}", *quality, "device=cpu")
     done = made(command("sr-upscale", *call))
     assert "out/x.mkv: 12 frames 48x32 -> 96x64, 24 fps," in done.stdout
-    assert "1 films in" in done.stdout
+    assert "1 videos in" in done.stdout
     small, large = frames_of(tmp_path / "in.mkv"), frames_of(tmp_path / "out" / "x.mkv")
     assert len(large) == 12
     for lr, hr in zip(small, large, strict=True):
@@ -110,7 +110,7 @@ def test_odd_sizes_are_kept_by_finer_chroma(invoke, tmp_path):
     done = made(invoke("sr-upscale", *call, "output=out.mp4"))
     facts = decoded(tmp_path / "out.mp4")[2]
     assert (facts["size"], facts["format"]) == ((93, 135), "yuv444p")
-    assert "is written as yuv444p to hold 135x93" in done.stderr
+    assert "is written as yuv444p, because libx264 needs that for 135x93" in done.stderr
 
 
 def test_a_film_through_a_video_network_and_as_frames_that_are_continued(invoke, video, tmp_path):
@@ -239,7 +239,7 @@ def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp
             write_image(path, frame[..., :1])
     done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"))
     assert "rgba: its frames have transparency: it is dropped" in done.stderr
-    assert "grey: its frames are grey: they become RGB" in done.stderr
+    assert "grey: its frames are gray: they become RGB" in done.stderr
     assert done.stderr.count("its frames") == 2
 
 
@@ -247,10 +247,10 @@ def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
     times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
     write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
-    assert "in.mp4: .avi has a fixed rate: frames were moved by up to 0." in done.stderr
+    assert "in.mp4: .avi has a fixed frame rate: frames were moved by up to 0." in done.stderr
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mp4", "codec=mpeg4"))
-    assert "in.mp4: mpeg4 has a fixed rate: frames were moved by up to 0." in done.stderr
-    assert "fixed rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
+    assert "in.mp4: mpeg4 has a fixed frame rate: frames were moved by up to 0." in done.stderr
+    assert "fixed frame rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(command, tmp_path):
@@ -326,16 +326,16 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
     damage(tmp_path / "in")
     done = made(command("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
-    assert "8 of 9 films failed" in done.stderr
+    assert "8 of 9 videos failed" in done.stderr
     for name, message in (
-        ("text.mp4", "not a readable film"),
+        ("text.mp4", "not a readable video"),
         ("zero.mp4", "the file is empty"),
         ("cut.mp4", "cut short: at least "),
         ("short.mkv", "cut short: at least "),
         ("front.mp4", "cut short: at least "),
         ("spoiled.mp4", "frame"),
-        ("sound.mp4", "has no video stream; it holds audio"),
-        ("grows.ts", "frame 12 is 48x64, those before are 48x32"),
+        ("sound.mp4", "has no video stream; it contains audio"),
+        ("grows.ts", "frame 12 is 48x64, earlier frames are 48x32"),
     ):
         (line,) = [one for one in told.splitlines() if f"in/{name}:" in one]
         assert message in line
@@ -364,8 +364,8 @@ def test_fewer_frames_than_the_window(invoke, video, tmp_path):
     [
         (["input=in.mp4", "output=."], 1, "would overwrite the input in.mp4"),
         (["input=in.mp4", "output=in.mp4"], 1, "would overwrite the input in.mp4"),
-        (["input=in.mp4", "output=o.png"], 1, "name a folder, with format=png"),
-        (["input=in.mp4", "output=o.gif"], 1, "films are written as mp4"),
+        (["input=in.mp4", "output=o.png"], 1, "give a folder, with format=png"),
+        (["input=in.mp4", "output=o.gif"], 1, "videos are written as mp4"),
         (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give one of them"),
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
@@ -393,7 +393,7 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
     write_image(tmp_path / "in" / "image.png", photograph_frames(frames=1)[0])
     monkeypatch.setitem(sys.modules, "av", None)
     done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out"), 1)
-    assert 'in/film.mp4: films need PyAV: pip install ".[video]"' in done.stderr
+    assert 'in/film.mp4: videos need PyAV: pip install ".[video]"' in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["image.png"]
 
 

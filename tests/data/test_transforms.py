@@ -62,5 +62,5 @@ def test_arrays_come_back_as_views():
 @pytest.mark.parametrize("k", [-1, 8])
 @pytest.mark.parametrize("function", [turn, unturn])
 def test_there_is_no_ninth_turn(function, k):
-    with pytest.raises(ValueError, match=rf"turn {k} is not in 0\.\.7"):
+    with pytest.raises(ValueError, match=rf"k={k} is not in 0\.\.7"):
         function(numbered(2, 2), k)

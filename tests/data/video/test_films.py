@@ -282,7 +282,7 @@ def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
 def test_an_image_is_no_film_whatever_its_name(tmp_path):
     write_image(tmp_path / "a.png", photograph_frames()[0])
     (tmp_path / "a.png").rename(tmp_path / "a.mp4")
-    with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a film"):
+    with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a video"):
         FilmReader(tmp_path / "a.mp4")
 
 
@@ -316,7 +316,7 @@ def test_chapters_are_kept_or_told_of(tmp_path, suffix):
         assert writer.warnings == []
         writer.write(torch.zeros(3, 32, 48), 0)
     with FilmReader(source) as film, film_writer(tmp_path / "out.avi", film, (32, 48), Options()) as writer:
-        assert writer.warnings == [".avi holds no chapters: its 2 are dropped"]
+        assert writer.warnings == [".avi cannot store chapters; 2 chapters dropped"]
         writer.write(torch.zeros(3, 32, 48), 0)
 
 
@@ -394,14 +394,14 @@ def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
 
 def test_a_film_too_small_for_its_encoder_is_refused(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames())
-    with pytest.raises(FilmError, match=r"libx265 takes no films of 48x32: choose another codec=, e.g. libx264"):
+    with pytest.raises(FilmError, match=r"libx265 takes no videos of 48x32; choose another codec=, e.g. codec=libx264"):
         copy(source, tmp_path / "out.mkv", "libx265")
     assert decoded(copy(source, tmp_path / "out.mkv", "libx265", scale=2))[2]["codec"] == "hevc"
 
 
 def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames(), sound=("aac",))
-    with pytest.raises(FilmError, match=r"webm cannot hold the sound \(aac\): name an .mkv"):
+    with pytest.raises(FilmError, match=r"webm cannot hold the sound \(aac\); give a name with .mkv"):
         copy(source, tmp_path / "out.webm")
     with pytest.raises(FilmError, match="cannot hold ffv1"):
         copy(source, tmp_path / "out.webm", "ffv1", audio=False)
@@ -418,10 +418,10 @@ def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
     [
         (Options("x264"), "no such video encoder; it has libx264"),
         (Options("aac"), "no such video encoder"),
-        (Options("ffv1", 3), "has no such setting"),
+        (Options("ffv1", 3), "has no setting for quality"),
         (Options("libx264", 52), r"0 \(best\) to 51"),
         (Options("libx264", None, "fastest"), "choose from ultrafast"),
-        (Options("ffv1", None, "fast"), "is for libx264"),
+        (Options("ffv1", None, "fast"), "only libx264"),
     ],
 )
 def test_options_are_checked(options, message):

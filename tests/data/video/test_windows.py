@@ -64,7 +64,7 @@ def test_a_clip_played_backwards_gives_the_windows_backwards(padding):
     [
         ({"frames": 4, "length": 9}, "frames=4: expected an odd number"),
         ({"frames": -1, "length": 9}, "frames=-1: expected an odd number"),
-        ({"frames": 5, "length": 4}, "no window of 5 frames around frame 2 of a clip of 4"),
+        ({"frames": 5, "length": 4}, "a clip with length 4 has no window of length 5 around frame 2"),
         ({"frames": 5, "length": 9, "padding": "mirror"}, "padding='mirror': choose from replicate, reflection,"),
     ],
 )
