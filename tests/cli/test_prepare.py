@@ -76,7 +76,7 @@ def test_bad_files_can_be_left_out(command, photographs):
         (["images=empty", "store=x.lmdb"], 1, "no images in it"),
     ],
 )
-def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
+def test_wrong_arguments_give_a_short_message(invoke, photographs, tmp_path, arguments, code, message):
     (tmp_path / "empty").mkdir()
     done = invoke("sr-prepare", *arguments)
     assert done.returncode == code, done.stderr
@@ -96,7 +96,7 @@ def test_a_damaged_store_is_found_by_verify(command, photographs, tmp_path):
     assert "image '0001' (scale 1): checksum differs" in done.stderr
 
 
-def test_a_store_made_otherwise_is_not_overwritten(command, photographs, tmp_path):
+def test_a_store_made_with_other_options_is_not_overwritten(command, photographs, tmp_path):
     assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
     done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""sr-upscale on films and on folders of frames as clips, by the real command."""
+"""sr-upscale on videos and on folders of frames as clips, by the real command."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def made(done, code=0):
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "bgr0"), ("libx264rgb", "rgb24"), ("libx264", "yuv444p")])
-def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(command, tmp_path, codec, pixels):
+def test_a_lossless_video_equals_the_networks_output_for_each_frame(command, tmp_path, codec, pixels):
     torch.manual_seed(0)
     options = {"scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
     network = save(tmp_path / "n.safetensors", EDSR(**options), "sr_train.models.edsr.EDSR", **options)
@@ -77,7 +77,7 @@ def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(command, tm
 
 @pytest.mark.parametrize("matrix", [1, 6])
 @pytest.mark.parametrize("full", [False, True])
-def test_colors_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
+def test_colors_and_color_tags_are_kept(invoke, tmp_path, matrix, full):
     color = (matrix, 2 if full else 1, matrix, matrix)
     write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], color=color, options={"qp": "0"})
     made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out", "quality=5"))
@@ -113,7 +113,7 @@ def test_odd_sizes_are_kept_by_finer_chroma(invoke, tmp_path):
     assert "is written as yuv444p, because libx264 needs that for 135x93" in done.stderr
 
 
-def test_a_film_through_a_video_network_and_as_frames_that_are_continued(invoke, video, tmp_path):
+def test_a_video_through_a_video_network_and_as_frames_that_are_continued(invoke, video, tmp_path):
     write_film(tmp_path / "in.mkv", photograph_frames(frames=9), codec="ffv1", pixels="bgr0")
     lr = frames_of(tmp_path / "in.mkv")
     expected = [
@@ -201,7 +201,7 @@ def test_compare_of_images(invoke, tmp_path):
     assert np.array_equal(pair[:, 26:], read_image(tmp_path / "out" / "b.png"))
 
 
-def test_what_is_read_is_never_overwritten(invoke, video, write_clips, tmp_path):
+def test_inputs_are_never_overwritten(invoke, video, write_clips, tmp_path):
     write_film(tmp_path / "w_compare.mp4", photograph_frames())
     before = (tmp_path / "w_compare.mp4").read_bytes()
     done = made(invoke("sr-upscale", *BICUBIC, "input=w_compare.mp4", "output=w.mp4", "compare=true"), 1)
@@ -215,9 +215,7 @@ def test_what_is_read_is_never_overwritten(invoke, video, write_clips, tmp_path)
     assert read_image(tmp_path / "y_compare" / "00000000.png").shape == (40, 48, 3)
 
 
-def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(
-    invoke, video, write_clips, tmp_path, monkeypatch
-):
+def test_names_of_folders_may_have_dots_or_be_the_current_folder(invoke, video, write_clips, tmp_path, monkeypatch):
     write_clips(tmp_path / "clips", sizes={"g.one": 5, "g.two": 5})
     made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out", "compare=true"))
     names = {f"g.{n}{more}" for n in ("one", "two") for more in ("", "_compare", "_best.png", "_worst.png")}
@@ -229,7 +227,7 @@ def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(
     assert len(list((tmp_path / "here").iterdir())) == len(list((tmp_path / "here_compare").iterdir())) == 5
 
 
-def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp_path):
+def test_gray_and_transparent_frames_give_a_warning(invoke, video, write_clips, tmp_path):
     write_clips(tmp_path / "clips", sizes={"rgb": 5, "rgba": 5, "grey": 5})
     for path in (tmp_path / "clips").rglob("*.png"):
         frame = read_image(path)
@@ -243,7 +241,7 @@ def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp
     assert done.stderr.count("its frames") == 2
 
 
-def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
+def test_frames_moved_in_time_give_a_warning(invoke, tmp_path):
     times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
     write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
@@ -322,7 +320,7 @@ def damage(folder):
                         film.mux(packet)
 
 
-def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
+def test_each_bad_video_is_reported_and_leaves_no_file(command, tmp_path):
     damage(tmp_path / "in")
     done = made(command("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
@@ -343,7 +341,7 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(command, tmp_path):
     assert found == ["good.mp4", "good_best.png", "good_compare.mp4", "good_worst.png"]
 
 
-def test_a_damaged_film_is_told_of_again_when_its_frames_are_continued(invoke, tmp_path):
+def test_a_damaged_video_is_reported_again_when_its_frames_are_continued(invoke, tmp_path):
     path = write_film(tmp_path / "in.flv", photograph_frames(frames=40), codec="flv1")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     call = ("sr-upscale", *BICUBIC, "input=in.flv", "output=out", "format=png")
@@ -379,7 +377,7 @@ def test_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=o.webm"], 1, ".webm cannot hold the sound (aac)"),
     ],
 )
-def test_what_a_user_may_get_wrong(invoke, tmp_path, arguments, code, message):
+def test_wrong_arguments_are_refused(invoke, tmp_path, arguments, code, message):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=2), sound=("aac",))
     before = (tmp_path / "in.mp4").read_bytes()
     assert message in made(invoke("sr-upscale", *BICUBIC, *arguments), code).stderr
@@ -387,7 +385,7 @@ def test_what_a_user_may_get_wrong(invoke, tmp_path, arguments, code, message):
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["in.mp4"]
 
 
-def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_path, monkeypatch):
+def test_without_pyav_images_are_made_and_errors_for_videos_contain_the_install_command(invoke, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_film(tmp_path / "in" / "film.mp4", photograph_frames(frames=2))
     write_image(tmp_path / "in" / "image.png", photograph_frames(frames=1)[0])
@@ -397,7 +395,7 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["image.png"]
 
 
-def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_path, monkeypatch):
+def test_full_memory_makes_the_tiles_of_a_video_smaller(invoke, tmp_path, monkeypatch):
     tried = []
 
     def greedy(model, frames, *, tiling, **options):
@@ -417,7 +415,7 @@ def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_pat
     assert len(frames_of(tmp_path / "out" / "in.mp4")) == 3
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(command, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_file(command, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(disk)]

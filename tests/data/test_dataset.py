@@ -142,7 +142,7 @@ def test_the_seed_changes_what_is_seen(folder):
     assert not same(dataset_of(folder).__getitems__(range(8)), dataset_of(folder, seed=4).__getitems__(range(8)))
 
 
-def test_grey_and_alpha_and_colour_share_a_batch(tmp_path):
+def test_gray_alpha_and_color_share_a_batch(tmp_path):
     images = {kind: cut(k, kind) for k, kind in enumerate(("rgb", "grey", "alpha"))}
     dataset = dataset_of(write_all(tmp_path / "HR", images), augment=False)
     batch = dataset.__getitems__(range(30))
@@ -291,7 +291,7 @@ def test_patches_of_no_pixels_are_refused(folder, lr_patch):
         ([{"hr": "toy"}, {"hr": "toy", "wieght": 2}], r"data\.train\[1\]: expected a source, .*'wieght'"),
     ],
 )
-def test_sources_written_wrongly_are_refused_by_place(train, message):
+def test_wrong_sources_are_refused_by_key(train, message):
     with pytest.raises(ValueError, match=message):
         SRData(train=train, scale=2, lr_patch=12)
 

@@ -1,4 +1,4 @@
-"""Names of results as other programs write them, paired with names of HR; nothing is guessed."""
+"""Pairing of names that other programs write with names of HR images; nothing is guessed."""
 
 import pytest
 
@@ -71,7 +71,7 @@ def test_names_that_programs_write_are_paired(stems, names, ending):
         (["000/1"], ["001/1_SR"], "000/1: no image is named 000/1 or 000/1x2, and no name begins with 000/1_"),
     ],
 )
-def test_what_could_be_another_image_is_refused_by_name(stems, names, problem):
+def test_ambiguous_or_missing_names_are_refused(stems, names, problem):
     assert problem in pair(stems, names).problems
 
 

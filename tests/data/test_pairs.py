@@ -179,7 +179,7 @@ def test_hr_that_is_smaller_or_a_whole_scale_larger_is_an_error_for_every_image(
     assert error.value.problems == [f"{k}: {expected}" for k in range(3)]
 
 
-def test_swapped_and_wrongly_scaled_folders_are_recognised(tmp_path):
+def test_swapped_and_wrongly_scaled_folders_are_recognized(tmp_path):
     images = {str(k): cut(k) for k in range(2)}
     hr = write_all(tmp_path / "HR", images)
     lr = write_all(tmp_path / "LR", {key: reduce_image(image, 2) for key, image in images.items()})
@@ -302,7 +302,7 @@ def test_the_toy_photographs_are_a_source():
     assert np.array_equal(pairs.whole(0)[0], reduce_image(CHELSEA, 3))
 
 
-def test_sources_that_are_not_there_are_refused(tmp_path):
+def test_missing_sources_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"nowhere\.lmdb: there is no such store"):

@@ -197,7 +197,7 @@ def test_records_are_packed_without_loss():
         ({"names": b"\xff"}, "decode"),
     ],
 )
-def test_images_that_cannot_be_are_refused_whatever_the_checksum(change, message):
+def test_impossible_records_are_refused_even_with_a_right_checksum(change, message):
     index = Index(250, 0, 0, 0, 0, b"1/a", Record(9, 9, 3, 1, 0, 0, 0, 0).pack(), bytes(8))
     assert list(index.images()) == [(1, "a", Record(9, 9, 3, 1, 0, 0, 0, 0), 0)]
     change.setdefault("offsets", (8).to_bytes(8, "little") if "records" in change else bytes(8))
@@ -248,7 +248,7 @@ def change_keeping_size(folder):
 
 
 @pytest.mark.parametrize("act", [add, remove, change, change_keeping_size])
-def test_a_folder_that_changed_is_told_and_the_store_left_alone(folder, tmp_path, act):
+def test_a_changed_folder_is_refused_and_the_store_unchanged(folder, tmp_path, act):
     prepare(folder, tmp_path / "x.lmdb")
     before = stamps(tmp_path / "x.lmdb")
     key = act(folder)
@@ -267,7 +267,7 @@ def test_a_folder_that_changed_is_told_and_the_store_left_alone(folder, tmp_path
         ({"arithmetic": "uint8"}, r"scales=\[2, 3\] arithmetic=uint8"),
     ],
 )
-def test_a_store_made_otherwise_is_told_and_left_alone(folder, tmp_path, options, asked):
+def test_a_store_made_with_other_options_is_refused_and_unchanged(folder, tmp_path, options, asked):
     prepare(folder, tmp_path / "x.lmdb")
     before = stamps(tmp_path / "x.lmdb")
     with pytest.raises(
@@ -378,7 +378,7 @@ builder.build(progress)
 """
 
 
-def test_a_build_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
+def test_a_build_killed_many_times_makes_the_same_store(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for k in range(80):
@@ -436,7 +436,7 @@ def test_a_store_that_cannot_be_read_back_does_not_get_its_name(folder, tmp_path
     assert prepare(folder, tmp_path / "x.lmdb").kept == 12
 
 
-def test_two_builders_of_one_store_do_not_meet(folder, tmp_path):
+def test_a_second_builder_of_one_store_is_refused(folder, tmp_path):
     one, other = (StoreBuilder(folder, tmp_path / "x.lmdb") for _ in range(2))
     said = []
 
@@ -450,7 +450,7 @@ def test_two_builders_of_one_store_do_not_meet(folder, tmp_path):
     assert len(Store(tmp_path / "x.lmdb").keys()) == 12
 
 
-def test_a_disk_that_is_full_says_so_and_keeps_what_is_written(folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_written_images_are_kept(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "_COMMIT_BYTES", 1)
     transact, count = builder._transact, [0]
 
@@ -644,7 +644,7 @@ def test_a_truncated_store_is_refused_and_kills_no_process(stored, indexed):
     assert all(word in done.stdout for word in (expected, "run sr-prepare again"))
 
 
-def test_what_is_no_store_is_refused_with_what_to_do(tmp_path):
+def test_a_path_without_a_store_is_refused_with_a_remedy(tmp_path):
     with pytest.raises(StoreError, match=r"x\.lmdb: there is no such store; make it with sr-prepare images=DIR store="):
         Store(tmp_path / "x.lmdb")
     (tmp_path / "x.lmdb").mkdir()
@@ -658,7 +658,7 @@ def test_what_is_no_store_is_refused_with_what_to_do(tmp_path):
         Store(tmp_path / "y.lmdb")
 
 
-def test_an_lmdb_of_basicsr_is_told_apart(tmp_path):
+def test_an_lmdb_of_basicsr_is_refused(tmp_path):
     (tmp_path / "DIV2K.lmdb").mkdir()
     rewrite(tmp_path / "DIV2K.lmdb", **{f"{k:04d}": encode_image(picture(k), ".png") for k in range(3)})
     (tmp_path / "DIV2K.lmdb" / "meta_info.txt").write_text("0000.png (40,51,3) 1\n")
@@ -746,7 +746,7 @@ def test_the_tree_of_many_images_is_read_as_lmdb_reads_it(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 3, 60, -1, -40])
-def test_an_index_that_is_cut_is_refused_with_what_to_do(stored, size):
+def test_a_truncated_index_is_refused_with_a_remedy(stored, size):
     whole = (stored / "index").read_bytes()
     (stored / "index").write_bytes(whole[:size])
     message = r"x\.lmdb: its file 'index' cannot be read \(damaged, or written by a newer sr-train\); copy it again, or delete"
@@ -824,7 +824,7 @@ def ramp(number, height, width, channels=3):
     return ((y * 3 + x * 5 + c * 7 + number * 11) % 251).astype(np.uint8)
 
 
-def test_a_store_of_version_1_is_read_as_ever(old):
+def test_a_store_of_version_1_can_be_read(old):
     store = Store(old)
     expected = {"a": ramp(0, 40, 48), "b": ramp(1, 30, 36), "more/deep": ramp(2, 24, 20, 1).astype(np.uint16) * 257}
     assert store.summary["version"] == 1
@@ -903,7 +903,7 @@ def test_a_scale_that_the_store_does_not_hold_is_refused(stored):
 # -- many readers ----------------------------------------------------------------------------------------------------
 
 
-def test_reading_writes_nothing_and_needs_no_right_to(stored):
+def test_reading_writes_nothing_and_needs_no_write_permission(stored):
     before = stamps(stored)
     for path in (*stored.iterdir(), stored, stored.parent):
         path.chmod(path.stat().st_mode & ~0o222)
@@ -948,7 +948,7 @@ def test_one_store_may_be_open_many_times(stored):
     assert all(store.verify(1, "0000") is None for store in stores)
 
 
-def test_a_store_that_was_made_anew_is_read_anew(stored, folder):
+def test_a_store_that_was_made_again_is_read_again(stored, folder):
     old = Store(stored)
     before = old.view(1, "0003")
     shutil.rmtree(stored)

@@ -1,4 +1,4 @@
-"""Clips are found, ordered, selected and checked; what is wrong is said at once, by clip and frame."""
+"""Clips are found, ordered, selected and checked; errors name clip and frame."""
 
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def test_a_bad_clip_is_named_with_its_frame_before_a_pixel_is_used(hr, lr, spoil
         assert message in str(error.value)
 
 
-def test_a_bad_clip_that_is_left_out_harms_nobody(hr, lr):
+def test_bad_clips_can_be_left_out(hr, lr):
     spoil_missing(hr, lr)
     spoil_empty(hr, lr)
     assert Clips(str(hr), scale=2, lr=str(lr), without=["000", "002", "011"]).names == ["001"]
@@ -182,12 +182,12 @@ def test_clips_shorter_than_the_window_are_all_listed(hr):
         ({"without": list(SIZES)}, "clips= and without= select no clip"),
     ],
 )
-def test_clips_there_are_not_cannot_be_chosen(hr, options, message):
+def test_unknown_clips_cannot_be_chosen(hr, options, message):
     with pytest.raises(BadFilesError, match=message):
         Clips(str(hr), scale=2, **options)
 
 
-def test_lists_that_name_nothing_are_refused(tmp_path):
+def test_missing_and_empty_lists_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such list of clips"):
         read_list(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n\n")

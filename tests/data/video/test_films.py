@@ -1,4 +1,4 @@
-"""Films are read and written as they are: colors against the textbook, bits, time stamps, sound."""
+"""Reading and writing of videos: colors against the textbook, bits, time stamps, sound."""
 
 import struct
 import sys
@@ -43,7 +43,7 @@ def read(path):
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("pixels", "depth"), [("yuv420p", 8), ("yuv444p10le", 10)])
-def test_flat_colors_are_what_the_textbook_says(tmp_path, matrix, full, pixels, depth):
+def test_flat_colors_equal_the_textbook_formula(tmp_path, matrix, full, pixels, depth):
     values = [(150, 90, 170), (60, 140, 120), (200, 128, 128)]
     scaled = [tuple(v << (depth - 8) for v in one) for one in values]
     color = (matrix, 2 if full else 1, matrix, matrix)
@@ -58,7 +58,7 @@ def test_flat_colors_are_what_the_textbook_says(tmp_path, matrix, full, pixels, 
 
 
 @pytest.mark.parametrize(("height", "matrix"), [(32, 6), (720, 1)])
-def test_a_film_that_does_not_say_is_read_by_its_height(tmp_path, height, matrix):
+def test_an_untagged_video_gets_the_matrix_of_its_height(tmp_path, height, matrix):
     flat = np.zeros((1, height, 48, 3), np.uint8)
     path = write_film(tmp_path / "f.mp4", flat, planes=[(150, 90, 170)], options={"qp": "0"})
     frames, look = read(path)
@@ -254,7 +254,7 @@ def test_times_of_any_average_rate_fit_mpeg4(tmp_path):
         ("a.mov", {}),
     ],
 )
-def test_films_that_are_cut_short_are_told_from_whole_ones(tmp_path, name, options):
+def test_truncated_videos_are_refused_and_whole_ones_read(tmp_path, name, options):
     path = write_film(tmp_path / name, photograph_frames(frames=40, width=64, height=48), **options)
     assert len(read(path)[0]) == 40
     whole = path.read_bytes()
@@ -279,7 +279,7 @@ def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
             assert 10 <= (reader.count or 0) <= 12  # with those that the first one shown is decoded from
 
 
-def test_an_image_is_no_film_whatever_its_name(tmp_path):
+def test_an_image_with_the_suffix_of_a_video_is_refused(tmp_path):
     write_image(tmp_path / "a.png", photograph_frames()[0])
     (tmp_path / "a.png").rename(tmp_path / "a.mp4")
     with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a video"):
@@ -295,7 +295,7 @@ def chapters(path):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_chapters_are_kept_or_told_of(tmp_path, suffix):
+def test_chapters_are_kept_or_give_a_warning(tmp_path, suffix):
     plain, source = write_film(tmp_path / f"plain{suffix}", photograph_frames()), tmp_path / f"in{suffix}"
     marks = [(0, 80, "Dawn"), (80, 240, "Dusk")]
     with av.open(str(plain)) as given, av.open(str(source), "w") as made:
@@ -320,7 +320,7 @@ def test_chapters_are_kept_or_told_of(tmp_path, suffix):
         writer.write(torch.zeros(3, 32, 48), 0)
 
 
-def test_interlaced_and_transparent_films_are_told_of(tmp_path):
+def test_interlaced_and_transparent_videos_give_a_warning(tmp_path):
     half = write_film(tmp_path / "a.mkv", photograph_frames(), codec="mpeg2video", options={"flags": "+ildct+ilme"})
     clear = write_film(tmp_path / "b.gif", photograph_frames(), codec="gif", pixels="rgb8")
     for path, message in ((half, "it is interlaced"), (clear, "its transparency is dropped")):
@@ -374,7 +374,7 @@ def test_tags_of_hdr_are_passed_on(tmp_path):
     assert [facts[k] for k in ("matrix", "range", "primaries", "transfer", "format")] == [9, 1, 9, 16, "yuv420p10le"]
 
 
-def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
+def test_an_error_leaves_no_file_and_the_old_video_unchanged(tmp_path):
     source = write_film(tmp_path / "in.mp4", photograph_frames())
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / "out.mp4"
