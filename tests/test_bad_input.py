@@ -503,7 +503,7 @@ CASES = [
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         spoil("x.lmdb/data.mdb", 0.0, 1),
         1,
-        "x.lmdb: its files 'index' and 'data.mdb' belong to two stores",
+        "x.lmdb: its files 'index' and 'data.mdb' belong to different stores",
     ),
     Case(
         "store of another version",

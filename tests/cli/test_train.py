@@ -67,7 +67,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
         (
             ["experiment=quickstart_edsr", "stage=x2", "data.batch=3", "trainer.accumulate_grad_batches=2"],
             2,
-            "make it a multiple of 2",
+            "set it to a multiple of 2",
         ),
         (
             ["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: missing}]"],

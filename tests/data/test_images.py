@@ -47,7 +47,7 @@ def smooth(channels):
 
 
 def check_header(path):
-    """The header says what decoding gives; returned is the image."""
+    """Compare the header with the decoded image and return the image."""
     image = read_image(path)
     header = read_header(path)
     assert (header.height, header.width, header.channels) == image.shape

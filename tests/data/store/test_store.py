@@ -607,7 +607,8 @@ def test_a_flipped_byte_is_found_and_its_image_named(stored):
 
 OPEN = """
 import os, sys
-from sr_train.data.store import Store, StoreError
+from sr_train.data.store.format import StoreError
+from sr_train.data.store.reader import Store
 path = sys.argv[1]
 for size in map(int, sys.argv[2:]):
     os.truncate(os.path.join(path, "data.mdb"), size)
@@ -778,7 +779,7 @@ def test_the_index_of_another_store_is_refused_though_all_its_positions_would_fi
     expected = pixels(Store(tmp_path / "y.lmdb"))
     shutil.copy(tmp_path / "y.lmdb" / "data.mdb", stored)
     with pytest.raises(
-        StoreError, match=r"x\.lmdb: its files 'index' and 'data\.mdb' belong to two stores, or data\.mdb was"
+        StoreError, match=r"x\.lmdb: its files 'index' and 'data\.mdb' belong to different stores, or data\.mdb was"
     ):
         Store(stored)
     (stored / "index").unlink()
@@ -792,7 +793,7 @@ def test_a_store_that_was_changed_in_place_is_refused(stored):
     rewrite(stored, note=b"short")
     shutil.move(stored / "kept", stored / "index")
     os.truncate(stored / "data.mdb", size)
-    with pytest.raises(StoreError, match=r"belong to two stores, or data\.mdb was changed"):
+    with pytest.raises(StoreError, match=r"belong to different stores, or data\.mdb was changed"):
         Store(stored)
 
 
@@ -853,9 +854,7 @@ def test_a_folder_is_that_of_a_store_of_version_1(old, tmp_path):
 
 
 def test_the_file_of_offsets_belongs_to_a_store_of_version_1(old):
-    message = (
-        r"old\.lmdb: its file 'offsets' is missing, or does not fit data\.mdb, which then .* copy the whole folder"
-    )
+    message = r"old\.lmdb: its file 'offsets' is missing or does not fit data\.mdb; .* copy the whole folder"
     (old / "offsets").rename(old / "elsewhere")
     with pytest.raises(StoreError, match=message):
         Store(old)
@@ -864,7 +863,7 @@ def test_the_file_of_offsets_belongs_to_a_store_of_version_1(old):
         (old / "offsets").write_bytes(file)
         with pytest.raises(StoreError, match=message):
             Store(old)
-    (old / "offsets").write_bytes(whole[:-8])  # of a store that was made before there was a checksum
+    (old / "offsets").write_bytes(whole[:-8])  # of a store from before the checksum was added
     assert Store(old).verify(1, "b") is None
 
 
@@ -878,7 +877,7 @@ def test_a_store_of_version_1_that_was_rewritten_is_refused(old, tmp_path):
         environment.copy(str(tmp_path / "y.lmdb"), compact=True)
     shutil.copy(old / "offsets", tmp_path / "y.lmdb")
     for path in (changed, tmp_path / "y.lmdb"):
-        with pytest.raises(StoreError, match="which then is damaged or was rewritten by another LMDB tool"):
+        with pytest.raises(StoreError, match=r"data\.mdb is damaged or was rewritten by another LMDB tool"):
             Store(path)
 
 
@@ -896,7 +895,7 @@ def test_an_unfinished_store_of_version_1_continues(folder, tmp_path, monkeypatc
 
 
 def test_a_scale_that_the_store_does_not_hold_is_refused(stored):
-    with pytest.raises(StoreError, match=r"x\.lmdb: holds no images of scale 4, only of \[1, 2, 3\]"):
+    with pytest.raises(StoreError, match=r"x\.lmdb: contains no images of scale 4, only of \[1, 2, 3\]"):
         Store(stored).keys(4)
 
 

@@ -416,7 +416,7 @@ def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options("x264"), "no such video encoder; it has libx264"),
+        (Options("x264"), "no such video encoder; choose e.g. from libx264"),
         (Options("aac"), "no such video encoder"),
         (Options("ffv1", 3), "has no setting for quality"),
         (Options("libx264", 52), r"0 \(best\) to 51"),
