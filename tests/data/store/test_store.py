@@ -190,7 +190,7 @@ def test_records_are_packed_without_loss():
         ),
         ({"records": Record(0, 9, 3, 1, 0, 0, 0, 0).pack()}, r"'1/a' of shape \(0, 9, 3\)"),
         ({"records": Record(1, 9, 3, 3, 0, 0, 0, 0).pack()}, "a record contains 3 bytes per sample"),
-        ({"offsets": (2**63).to_bytes(8, "little")}, rf"at {2**63} of 250 bytes"),
+        ({"offsets": (2**63).to_bytes(8, "little")}, rf"at position {2**63} of 250 bytes"),
         ({"offsets": bytes(16)}, "longer"),
         ({"names": b"1/a\0001/b"}, "shorter"),
         ({"names": b"one/a"}, "invalid literal"),
