@@ -282,7 +282,7 @@ CASES = [
         (*UPSCALE, "input=f.tiff"),
         lambda p: PIL.Image.fromarray(np.ones((8, 8), np.float32)).save(p / "f.tiff"),
         1,
-        "f.tiff: holds floating-point pixels; 8 and 16 bit are supported",
+        "f.tiff: contains floating-point pixels; 8 and 16 bit are supported",
     ),
     Case(
         "ppm",
@@ -291,7 +291,7 @@ CASES = [
         1,
         "a.ppm: not a readable image",
     ),
-    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or films in it"),
+    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in it"),
     Case(
         "16 bit to jpg",
         (*UPSCALE, "input=deep.png", "format=jpg"),
@@ -321,7 +321,7 @@ CASES = [
         "hr/9.png: 30x3 pixels are too few to reduce by 4",
     ),
     # folders and files
-    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or films in it or below it (.png, .jpg"),
+    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or videos in it or below it (.png, .jpg"),
     Case(
         "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
     ),
@@ -396,7 +396,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=2", "hr=hr", "lr=hr"),
         nothing,
         1,
-        "these are HR images; leave lr out",
+        "LR is as large as HR; leave lr out",
     ),
     Case(
         "lr off by one",
@@ -438,7 +438,7 @@ CASES = [
         ("sr-eval", "sr=lr", "hr=hr", "scale=2"),
         remove("lr/0002.png"),
         1,
-        "0002: there is no 0002, 0002x2, 0002_SRF_2_SR, nor a name that begins with 0002_",
+        "0002: no image is named 0002 or 0002x2 or 0002_SRF_2_SR, and no name begins with 0002_",
     ),
     Case(
         "patch larger than images",
@@ -503,14 +503,14 @@ CASES = [
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         spoil("x.lmdb/data.mdb", 0.0, 1),
         1,
-        "x.lmdb: its files 'index' and 'data.mdb' belong to two stores",
+        "x.lmdb: its files 'index' and 'data.mdb' belong to different stores",
     ),
     Case(
         "store of another version",
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         in_store(store=b'{"format": "sr-train store", "version": 3}'),
         1,
-        "x.lmdb: is of version 3, this sr-train reads versions 1 and 2; make it anew",
+        "x.lmdb: has version 3, this sr-train reads versions 1 and 2; make it again",
     ),
     Case(
         "store without its summary's fields",
@@ -531,7 +531,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=4", "hr=hr", "lr=x.lmdb"),
         nothing,
         1,
-        "x.lmdb: holds LR of scales [2], none of 4; make another with sr-prepare scales=[2, 4]",
+        "x.lmdb: contains LR of scales [2], not of 4; make another with sr-prepare scales=[2, 4]",
     ),
     Case("a file called lmdb", ("sr-eval", "weights=bicubic", "scale=2", "hr=f.lmdb"), text("f.lmdb"), 1, "f.lmdb: "),
     Case(
@@ -835,7 +835,7 @@ CASES = [
         (*TRAIN[:-2], "data.train=[{lr: lr}]", "name=n"),
         nothing,
         1,
-        "a source is {hr: ..., lr: ..., weight: ...}",
+        "expected a source, {hr: ..., lr: ..., weight: ...}",
     ),
     Case(
         "unknown protocol in training",

@@ -86,7 +86,7 @@ def test_scores_before_an_error_are_written(command, photographs, tmp_path):
         (["weights=bicubic", "hr=missing", "scale=2"], 1, "missing: there is no such folder"),
         (["weights=missing.safetensors", "hr=photographs"], 1, "missing.safetensors: there is no such file"),
         (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
-        (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "have no LR in photographs"),
+        (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "photographs: LR is missing for"),
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
         (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
@@ -287,7 +287,7 @@ def test_the_error_for_unpaired_results_lists_the_names_tried(invoke, photograph
     (tmp_path / "other").mkdir()
     write_image(tmp_path / "other" / "x.png", np.zeros((80, 96, 3), np.uint8))
     done = invoke(*call, "sr=other")
-    assert "0000: there is no 0000, 0000x2, 0000_SRF_2_SR, nor a name that begins with 0000_" in done.stderr
+    assert "0000: no image is named 0000 or 0000x2 or 0000_SRF_2_SR, and no name begins with 0000_" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
         (
             ["experiment=quickstart_edsr", "stage=x2", "data.batch=3", "trainer.accumulate_grad_batches=2"],
             2,
-            "make it a multiple of 2",
+            "set it to a multiple of 2",
         ),
         (
             ["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: missing}]"],
@@ -95,7 +95,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_
             2,
             "there is no such sets; did you mean toy",
         ),
-        (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 5}]"], 1, "hr and lr are folders, stores"),
+        (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 5}]"], 1, "hr and lr must be folders, stores"),
         (
             ["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: toy, weight: abc}]"],
             1,

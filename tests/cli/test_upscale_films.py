@@ -1,4 +1,4 @@
-"""sr-upscale on films and on folders of frames as clips, by the real command."""
+"""sr-upscale on videos and on folders of frames as clips, by the real command."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def test_colors_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
     before, after = decoded(tmp_path / "in.mp4")[2], decoded(tmp_path / "out" / "in.mp4")[2]
     for tag in ("matrix", "range", "primaries", "transfer", "format", "rate"):
         assert before[tag] == after[tag]
-    assert (after["matrix"], after["range"], after["size"]) == (matrix, colour[1], (64, 96))
+    assert (after["matrix"], after["range"], after["size"]) == (matrix, color[1], (64, 96))
     for a, b in zip(frames_of(tmp_path / "in.mp4"), frames_of(tmp_path / "out" / "in.mp4"), strict=True):
         assert (a[:, 9, 9].int() - b[:, 19, 19].int()).abs().max() <= 2
 
@@ -110,7 +110,7 @@ def test_odd_sizes_are_kept_with_full_chroma(invoke, tmp_path):
     done = made(invoke("sr-upscale", *call, "output=out.mp4"))
     facts = decoded(tmp_path / "out.mp4")[2]
     assert (facts["size"], facts["format"]) == ((93, 135), "yuv444p")
-    assert "is written as yuv444p to hold 135x93" in done.stderr
+    assert "is written as yuv444p, because libx264 needs that for 135x93" in done.stderr
 
 
 def test_a_video_network_upscales_a_video_also_to_frames_that_can_be_continued(invoke, video, tmp_path):
@@ -215,9 +215,7 @@ def test_the_input_is_never_overwritten(invoke, video, write_clips, tmp_path):
     assert read_image(tmp_path / "y_compare" / "00000000.png").shape == (40, 48, 3)
 
 
-def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(
-    invoke, video, write_clips, tmp_path, monkeypatch
-):
+def test_names_of_folders_may_have_dots_or_be_the_current_folder(invoke, video, write_clips, tmp_path, monkeypatch):
     write_clips(tmp_path / "clips", sizes={"g.one": 5, "g.two": 5})
     made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out", "compare=true"))
     names = {f"g.{n}{more}" for n in ("one", "two") for more in ("", "_compare", "_best.png", "_worst.png")}
@@ -239,7 +237,7 @@ def test_frames_that_lose_bits_or_alpha_give_a_warning(invoke, video, write_clip
             write_image(path, frame[..., :1])
     done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"))
     assert "rgba: its frames have transparency: it is dropped" in done.stderr
-    assert "grey: its frames are grey: they become RGB" in done.stderr
+    assert "grey: its frames are gray: they become RGB" in done.stderr
     assert done.stderr.count("its frames") == 2
 
 
@@ -247,10 +245,10 @@ def test_frames_moved_in_time_give_a_warning(invoke, tmp_path):
     times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
     write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
-    assert "in.mp4: .avi has a fixed rate: frames were moved by up to 0." in done.stderr
+    assert "in.mp4: .avi has a fixed frame rate: frames were moved by up to 0." in done.stderr
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mp4", "codec=mpeg4"))
-    assert "in.mp4: mpeg4 has a fixed rate: frames were moved by up to 0." in done.stderr
-    assert "fixed rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
+    assert "in.mp4: mpeg4 has a fixed frame rate: frames were moved by up to 0." in done.stderr
+    assert "fixed frame rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
 
 
 def test_a_killed_command_leaves_no_file_that_looks_finished(command, tmp_path):
@@ -328,14 +326,14 @@ def test_bad_videos_are_reported_one_by_one_and_leave_no_files(command, tmp_path
     told = done.stderr.split("failed:\n")[1]
     assert "8 of 9 videos failed" in done.stderr
     for name, message in (
-        ("text.mp4", "not a readable film"),
+        ("text.mp4", "not a readable video"),
         ("zero.mp4", "the file is empty"),
         ("cut.mp4", "cut short: at least "),
         ("short.mkv", "cut short: at least "),
         ("front.mp4", "cut short: at least "),
         ("spoiled.mp4", "frame"),
-        ("sound.mp4", "has no video stream; it holds audio"),
-        ("grows.ts", "frame 12 is 48x64, those before are 48x32"),
+        ("sound.mp4", "has no video stream; it contains audio"),
+        ("grows.ts", "frame 12 is 48x64, earlier frames are 48x32"),
     ):
         (line,) = [one for one in told.splitlines() if f"in/{name}:" in one]
         assert message in line
@@ -364,8 +362,8 @@ def test_a_clip_may_have_fewer_frames_than_the_window(invoke, video, tmp_path):
     [
         (["input=in.mp4", "output=."], 1, "would overwrite the input in.mp4"),
         (["input=in.mp4", "output=in.mp4"], 1, "would overwrite the input in.mp4"),
-        (["input=in.mp4", "output=o.png"], 1, "name a folder, with format=png"),
-        (["input=in.mp4", "output=o.gif"], 1, "films are written as mp4"),
+        (["input=in.mp4", "output=o.png"], 1, "give a folder, with format=png"),
+        (["input=in.mp4", "output=o.gif"], 1, "videos are written as mp4"),
         (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give one of them"),
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
@@ -393,7 +391,7 @@ def test_without_pyav_images_are_upscaled_and_videos_report_what_to_install(invo
     write_image(tmp_path / "in" / "image.png", photograph_frames(frames=1)[0])
     monkeypatch.setitem(sys.modules, "av", None)
     done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out"), 1)
-    assert 'in/film.mp4: films need PyAV: pip install ".[video]"' in done.stderr
+    assert 'in/film.mp4: videos need PyAV: pip install ".[video]"' in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["image.png"]
 
 

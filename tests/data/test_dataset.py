@@ -142,7 +142,7 @@ def test_the_seed_changes_what_is_seen(folder):
     assert not same(dataset_of(folder).__getitems__(range(8)), dataset_of(folder, seed=4).__getitems__(range(8)))
 
 
-def test_grey_and_alpha_and_colour_share_a_batch(tmp_path):
+def test_gray_alpha_and_color_share_a_batch(tmp_path):
     images = {kind: cut(k, kind) for k, kind in enumerate(("rgb", "grey", "alpha"))}
     dataset = dataset_of(write_all(tmp_path / "HR", images), augment=False)
     batch = dataset.__getitems__(range(30))
@@ -265,9 +265,7 @@ def test_a_pickled_dataset_draws_the_same_and_carries_no_pixels(stored):
 def test_all_images_smaller_than_the_patch_are_listed(tmp_path):
     images = {"low": cut(0, height=23), "good": cut(1, height=24, width=25), "narrow": cut(2, width=23)}
     folder = write_all(tmp_path / "HR", images)
-    with pytest.raises(
-        BadFilesError, match="2 images are smaller than the patch of 12x12 LR pixels; leave them out"
-    ) as e:
+    with pytest.raises(BadFilesError, match="2 images smaller than the patch of 12x12 LR pixels; leave out") as e:
         dataset_of(folder)
     assert e.value.problems == [f"{folder}: low: LR is 45x11", f"{folder}: narrow: LR is 11x35"]
     (tmp_path / "HR" / "low.png").unlink()
@@ -284,16 +282,16 @@ def test_patches_of_no_pixels_are_refused(folder, lr_patch):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ([], r"data\.train names no source: give e\.g\. data=base 'data\.train=\[\{hr: DIR\}\]', or data=toy"),
+        ([], r"data\.train is empty: give e\.g\. data=base 'data\.train=\[\{hr: DIR\}\]', or data=toy"),
         (
             [{"hr": "toy", "weight": 1}, {"hr": "toy:coffee"}],
             r"give every source a weight or none; weights are \[1, None\]",
         ),
-        ([{"lr": "toy"}], r"data\.train\[0\]: a source is \{hr: \.\.\., lr: \.\.\., weight: \.\.\.\}; got"),
-        ([{"hr": "toy"}, {"hr": "toy", "wieght": 2}], r"data\.train\[1\]: a source is .*'wieght'"),
+        ([{"lr": "toy"}], r"data\.train\[0\]: expected a source, \{hr: \.\.\., lr: \.\.\., weight: \.\.\.\}; got"),
+        ([{"hr": "toy"}, {"hr": "toy", "wieght": 2}], r"data\.train\[1\]: expected a source, .*'wieght'"),
     ],
 )
-def test_sources_written_wrongly_are_refused_by_place(train, message):
+def test_wrong_sources_are_refused_by_key(train, message):
     with pytest.raises(ValueError, match=message):
         SRData(train=train, scale=2, lr_patch=12)
 

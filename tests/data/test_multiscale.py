@@ -98,13 +98,13 @@ def test_mistakes_are_named(sources, photographs, tmp_path):
     for options, message in (
         ({"scale": 2, "scales": [2, 3]}, r"data\.scale=2, data\.scales=\[2, 3\]: give one of them"),
         ({}, r"data\.scale=None, data\.scales=None: give one"),
-        ({"scales": [2, 2]}, "names one of them twice"),
-        ({"scale": 2, "scale_weights": [1]}, r"data\.scale_weights=\[1\] is of data\.scales"),
+        ({"scales": [2, 2]}, "contains a scale twice"),
+        ({"scale": 2, "scale_weights": [1]}, r"data\.scale_weights=\[1\] needs data\.scales"),
         ({"scales": [2, 3], "scale_weights": [1]}, "1 numbers for scales"),
     ):
         with pytest.raises(ValueError, match=message):
             SRData(train=[{"hr": hr}], lr_patch=8, workers=0, **options)
-    with pytest.raises(ValueError, match=r"lr= names sources for scales \[2\], not for 3"):
+    with pytest.raises(ValueError, match=r"lr= contains sources for scales \[2\], not for 3"):
         data([{"hr": hr, "lr": {2: str(tmp_path / "X2")}}])
     with pytest.raises(ValueError, match="expected a folder or a store for each scale"):
         data([{"hr": hr, "lr": {"x2": str(tmp_path / "X2")}}])
@@ -113,7 +113,7 @@ def test_mistakes_are_named(sources, photographs, tmp_path):
     for name in ("0000", "0001"):
         write_image(tmp_path / "HR2" / f"{name}.png", read_image(photographs / f"{name}.png"))
     write_image(tmp_path / "HR3" / "0000.png", read_image(photographs / "0000.png"))
-    with pytest.raises(ValueError, match=r"hold different images \(2 and 1; 0001\)"):
+    with pytest.raises(ValueError, match=r"contain different images \(2 and 1; 0001\)"):
         data([{"hr": f"{tmp_path}/HR{{scale}}"}], scales=(2, 3))
     with pytest.raises(ValueError, match="smaller than the patch"):
         SRData(train=[{"hr": hr}], scales=[2, 4], lr_patch=24, workers=0)

@@ -1,4 +1,4 @@
-"""Names of results as other programs write them, paired with names of HR; nothing is guessed."""
+"""Pairing of names that other programs write with names of HR images; nothing is guessed."""
 
 import pytest
 
@@ -44,30 +44,34 @@ def test_names_that_programs_write_are_paired(stems, names, ending):
 @pytest.mark.parametrize(
     ("stems", "names", "problem"),
     [
-        (["img_1"], ["img_10", "img_10_SR"], "img_1: there is no img_1, img_1x2, nor a name that begins with img_1_"),
-        (["img"], ["img_1", "img_10"], "img: there is no img, imgx2, nor a name that begins with img_"),
+        (
+            ["img_1"],
+            ["img_10", "img_10_SR"],
+            "img_1: no image is named img_1 or img_1x2, and no name begins with img_1_",
+        ),
+        (["img"], ["img_1", "img_10"], "img: no image is named img or imgx2, and no name begins with img_"),
         (
             ["img_1", "img_10"],
             ["img_10", "img_1_A", "img_1_B"],
             "img_1: more than one name begins with it: img_1_A, img_1_B",
         ),
-        (["baby", "bird"], ["baby_SR", "bird_RCAN"], "names do not continue alike: baby_SR, bird_RCAN"),
-        (["baby", "bird"], ["baby_face_SR", "bird_SR"], "names do not continue alike: baby_face_SR, bird_SR"),
+        (["baby", "bird"], ["baby_SR", "bird_RCAN"], "names have different endings: baby_SR, bird_RCAN"),
+        (["baby", "bird"], ["baby_face_SR", "bird_SR"], "names have different endings: baby_face_SR, bird_SR"),
         (
             ["baby_HR"],
             ["bird"],
-            "baby_HR: there is no baby_HR, baby_HRx2, baby, babyx2, nor a name that begins with baby_",
+            "baby_HR: no image is named baby_HR or baby_HRx2 or baby or babyx2, and no name begins with baby_",
         ),
         (["a", "ax2"], ["ax2"], "a, ax2: would all be paired with ax2"),
         (
             ["baby", "baby_HR"],
             ["baby_SR"],
-            "baby_HR: there is no baby_HR, baby_HRx2, nor a name that begins with baby_HR_",
+            "baby_HR: no image is named baby_HR or baby_HRx2, and no name begins with baby_HR_",
         ),
-        (["000/1"], ["001/1_SR"], "000/1: there is no 000/1, 000/1x2, nor a name that begins with 000/1_"),
+        (["000/1"], ["001/1_SR"], "000/1: no image is named 000/1 or 000/1x2, and no name begins with 000/1_"),
     ],
 )
-def test_what_could_be_another_image_is_refused_by_name(stems, names, problem):
+def test_ambiguous_or_missing_names_are_refused(stems, names, problem):
     assert problem in pair(stems, names).problems
 
 
@@ -77,7 +81,7 @@ def test_a_pattern_is_the_only_name_that_is_looked_for():
         "baby_HR": "SR_baby_2",
         "bird_HR": "SR_bird_2",
     }
-    assert pair(["baby"], names, "{stem}_RCAN").problems == ["baby: there is no baby_RCAN"]
+    assert pair(["baby"], names, "{stem}_RCAN").problems == ["baby: no image is named baby_RCAN"]
     assert pair(["baby_HR"], ["baby_HR_SR", "baby_SR"], "{stem}_SR").problems == [
         "baby_HR: baby_HR_SR and baby_SR both fit the pattern"
     ]

@@ -110,7 +110,7 @@ def test_pairs_are_made_of_selfexsrs_names_in_one_folder_or_two(tmp_path, folder
 
 def test_a_folder_of_selfexsr_that_holds_lr_only_is_refused(tmp_path):
     lr = write_all(tmp_path / "LR", {"img_001_SRF_2_LR": cut(0)})
-    with pytest.raises(ValueError, match=r"LR: holds LR files \(\*_SRF_2_LR\) but no HR files"):
+    with pytest.raises(ValueError, match=r"LR: contains LR files \(\*_SRF_2_LR\) but no HR files"):
         Pairs(lr, scale=2)
 
 
@@ -126,7 +126,7 @@ def test_lr_may_hold_more_images_than_hr(tmp_path):
 def test_all_missing_lr_files_are_listed_at_once(tmp_path):
     hr = write_all(tmp_path / "HR", {f"{k:04d}": cut(k) for k in range(5)})
     lr = write_all(tmp_path / "LR", {"0001x2": reduce_image(cut(1), 2), "0003x4": reduce_image(cut(3), 4)})
-    with pytest.raises(BadFilesError, match=r"4 of the 5 images of .*HR have no LR in .*LR:") as error:
+    with pytest.raises(BadFilesError, match=r"LR: LR is missing for 4 of the 5 images of .*HR:") as error:
         Pairs(hr, scale=2, lr=lr)
     assert error.value.problems == [f"{k}: no {k}, {k}x2 or {k}_SRF_2_LR" for k in ("0000", "0002", "0003", "0004")]
 
@@ -142,7 +142,7 @@ def test_lr_may_be_a_mapping_by_scale_or_a_template(tmp_path):
         for lr in (mapping, str(tmp_path / "LR" / "X{scale}")):
             pairs = Pairs(hr, scale=scale, lr=lr)
             assert np.array_equal(pairs.whole(1)[0], reduce_image(images["0001"], scale))
-    with pytest.raises(ValueError, match=r"lr= names sources for scales \[2, 3\], not for 4"):
+    with pytest.raises(ValueError, match=r"lr= contains sources for scales \[2, 3\], not for 4"):
         Pairs(hr, scale=4, lr=mapping)
     with pytest.raises(FileNotFoundError, match="X4: there is no such folder"):
         Pairs(hr, scale=4, lr=str(tmp_path / "LR" / "X{scale}"))
@@ -179,7 +179,7 @@ def test_hr_that_is_smaller_or_a_whole_scale_larger_is_an_error_for_every_image(
     assert error.value.problems == [f"{k}: {expected}" for k in range(3)]
 
 
-def test_swapped_and_wrongly_scaled_folders_are_recognised(tmp_path):
+def test_swapped_and_wrongly_scaled_folders_are_recognized(tmp_path):
     images = {str(k): cut(k) for k in range(2)}
     hr = write_all(tmp_path / "HR", images)
     lr = write_all(tmp_path / "LR", {key: reduce_image(image, 2) for key, image in images.items()})
@@ -201,7 +201,7 @@ def test_images_of_less_than_one_lr_pixel_and_unreadable_ones_are_listed_togethe
 
 @pytest.mark.parametrize("scale", [0, -2])
 def test_scales_below_one_are_refused(tmp_path, scale):
-    with pytest.raises(ValueError, match=f"scale={scale} must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match=f"scale={scale}: expected an integer from 1 on"):
         Pairs("toy", scale=scale)
 
 
@@ -302,7 +302,7 @@ def test_the_toy_photographs_are_a_source():
     assert np.array_equal(pairs.whole(0)[0], reduce_image(CHELSEA, 3))
 
 
-def test_sources_that_are_not_there_are_refused(tmp_path):
+def test_missing_sources_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(StoreError, match=r"nowhere\.lmdb: there is no such store"):
@@ -318,7 +318,7 @@ def test_lr_is_taken_from_the_store_at_its_scale_wherever_it_lies(tmp_path, hr, 
         pairs = Pairs("toys.lmdb", scale=scale, lr="toys.lmdb")
         assert np.array_equal(pairs.whole(0)[0], reduce_image(cut(0, 61, 74), scale))
     with pytest.raises(
-        StoreError, match=r"toys\.lmdb: holds LR of scales \[2, 4\], none of 3; make another with sr-prepare"
+        StoreError, match=r"toys\.lmdb: contains LR of scales \[2, 4\], not of 3; make another with sr-prepare"
     ):
         Pairs("toys.lmdb", scale=3, lr="toys.lmdb")
 

@@ -61,6 +61,6 @@ def test_arrays_come_back_as_views():
 
 @pytest.mark.parametrize("k", [-1, 8])
 @pytest.mark.parametrize("function", [turn, unturn])
-def test_there_is_no_ninth_turn(function, k):
-    with pytest.raises(ValueError, match=rf"turn {k} is not in 0\.\.7"):
+def test_a_ninth_transform_is_refused(function, k):
+    with pytest.raises(ValueError, match=rf"k={k} is not in 0\.\.7"):
         function(numbered(2, 2), k)

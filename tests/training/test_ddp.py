@@ -55,7 +55,7 @@ def test_a_batch_that_two_devices_cannot_share_is_refused(command, folder):
         "sr-train", *SMALL, "name=odd", "data.batch=7", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder
     )
     assert done.returncode != 0
-    assert "data.batch=7 cannot be shared by 2 devices" in done.stderr
+    assert "data.batch=7 cannot be divided by 2 x " in done.stderr
 
 
 GAN = (

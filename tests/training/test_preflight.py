@@ -79,7 +79,7 @@ BAD_VALUES = [
     ({"x4.trainer.num_nodes": 0}, "trainer.num_nodes=0: expected an integer from 1 on"),
     ({"x4.trainer.profiler": "foo"}, "trainer.profiler=foo: choose from simple, advanced, pytorch, or null"),
     ({"x4.trainer.precision": "fp8"}, "trainer.precision=fp8: choose from"),
-    ({"x4.data.accumulate": 4}, "data.batch=2 cannot be shared by 1 devices x 4 micro-batches"),
+    ({"x4.data.accumulate": 4}, "data.batch=2 cannot be divided by 1 x 4 (devices x micro-batches)"),
     ({"x4.task.optimizer.betas": [0.9, 1.5]}, "task.optimizer: Invalid beta parameter at index 1: 1.5"),
     ({"x4.task.optimizer.weight_decay": -1}, "task.optimizer: Invalid weight_decay value: -1"),
     ({"x4.task.optimizer.fused": True, "x4.task.optimizer.foreach": True}, "`fused` and `foreach` cannot be `True` together"),

@@ -271,7 +271,7 @@ def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
     ((found,),) = [v["reds4"]["clips"].values() for v in json.loads(Path("b", "metrics.json").read_text()).values()]
     assert found == expected["reds4"]["clips"]["001"]
     (saved / "001" / "00000002.png").unlink()
-    with pytest.raises(ValueError, match="001/00000002: there is no 001/00000002, 001/00000002x2"):
+    with pytest.raises(ValueError, match="001/00000002: no image is named 001/00000002 or 001/00000002x2"):
         evaluate([f"sr={saved}", *asked, "clips=true"])
 
 
@@ -370,7 +370,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     write_image(folders / "HR" / "011" / "00000004.png", np.zeros((40, 50, 3), np.uint8))
     bad = invoke("sr-prepare", "clips=HR", "store=y.lmdb")
     assert bad.returncode == 1
-    assert "011/00000004: is 50x40, the clip's first frame 48x40" in bad.stderr
+    assert "011/00000004: is 50x40, but the first frame of the clip is 48x40" in bad.stderr
     (folders / "HR" / "001" / "00000004.png").unlink()
     bad = invoke("sr-prepare", "clips=HR", "store=y.lmdb")
     assert bad.returncode == 1

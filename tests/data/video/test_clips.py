@@ -1,4 +1,4 @@
-"""Clips are found, ordered, selected and checked; what is wrong is said at once, by clip and frame."""
+"""Clips are found, ordered, selected and checked; errors name clip and frame."""
 
 from pathlib import Path
 
@@ -138,11 +138,11 @@ def spoil_cut(hr, lr):
     [
         (spoil_missing, ["2 clips cannot", "000: frame number 3 (and 1 more) is missing, after 00000002",
                          "011: frame number 1 is missing, after 00000000"]),
-        (spoil_empty, ["002: the folder holds no frames"]),
-        (spoil_lr_missing, ["000: HR has 8 frames, LR has 7; no LR of 00000007"]),
-        (spoil_lr_more, ["001: HR has 6 frames, LR has 7; no HR of 00000006"]),
+        (spoil_empty, ["002: the folder contains no frames"]),
+        (spoil_lr_missing, ["000: HR has 8 frames, LR has 7; no LR for 00000007"]),
+        (spoil_lr_more, ["001: HR has 6 frames, LR has 7; no HR for 00000006"]),
         (spoil_lr_clip, ["011: HR has 9 frames, LR has none"]),
-        (spoil_size, ["001/00000002: is 40x32, the clip's first frame 48x40"]),
+        (spoil_size, ["001/00000002: is 40x32, but the first frame of the clip is 48x40"]),
         (spoil_pair, ["001/00000002: HR 48x40 does not fit LR 24x16 at scale 2"]),
         (spoil_name, ["000: frame 'first' has no number at the end of its name"]),
         (spoil_twice, ["000: frames", "have the same number"]),
@@ -159,18 +159,18 @@ def test_a_bad_clip_is_named_with_its_frame_before_a_pixel_is_used(hr, lr, spoil
         assert message in str(error.value)
 
 
-def test_a_bad_clip_that_is_left_out_harms_nobody(hr, lr):
+def test_bad_clips_can_be_left_out(hr, lr):
     spoil_missing(hr, lr)
     spoil_empty(hr, lr)
     assert Clips(str(hr), scale=2, lr=str(lr), without=["000", "002", "011"]).names == ["001"]
 
 
 def test_clips_shorter_than_the_window_are_all_listed(hr):
-    with pytest.raises(BadFilesError, match="2 clips are too short") as error:
+    with pytest.raises(BadFilesError, match="2 clips too short") as error:
         Clips(str(hr), scale=2, least=9)
     assert error.value.problems == [
-        "000: 8 frames are fewer than the 9 that a window takes",
-        "001: 6 frames are fewer than the 9 that a window takes",
+        "000: has 8 of the 9 frames that a window needs",
+        "001: has 6 of the 9 frames that a window needs",
     ]
 
 
@@ -179,19 +179,19 @@ def test_clips_shorter_than_the_window_are_all_listed(hr):
     [
         ({"clips": ["000", "0o1"]}, "0o1: there is no such clip"),
         ({"without": ["15"]}, "15: there is no such clip"),
-        ({"without": list(SIZES)}, "no clip is left"),
+        ({"without": list(SIZES)}, "clips= and without= select no clip"),
     ],
 )
-def test_clips_there_are_not_cannot_be_chosen(hr, options, message):
+def test_unknown_clips_cannot_be_chosen(hr, options, message):
     with pytest.raises(BadFilesError, match=message):
         Clips(str(hr), scale=2, **options)
 
 
-def test_lists_that_name_nothing_are_refused(tmp_path):
+def test_missing_and_empty_lists_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such list of clips"):
         read_list(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n\n")
-    with pytest.raises(ValueError, match="names no clips; expected one a line"):
+    with pytest.raises(ValueError, match="contains no names of clips; expected one per line"):
         read_list(tmp_path / "empty.txt")
 
 

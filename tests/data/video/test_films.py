@@ -1,4 +1,4 @@
-"""Films are read and written as they are: colours against the textbook, bits, time stamps, sound."""
+"""Reading and writing of videos: colors against the textbook, bits, time stamps, sound."""
 
 import struct
 import sys
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sr_train.data.images import write_image
-from sr_train.data.video.film_color import Colour, PixelFormat, from_rgb, to_rgb
+from sr_train.data.video.film_color import Color, PixelFormat, from_rgb, to_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader
 from sr_train.upscaling.encoder import Options, check_options
 from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
@@ -43,13 +43,13 @@ def read(path):
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("pixels", "depth"), [("yuv420p", 8), ("yuv444p10le", 10)])
-def test_flat_colours_are_what_the_textbook_says(tmp_path, matrix, full, pixels, depth):
+def test_flat_colors_equal_the_textbook_formula(tmp_path, matrix, full, pixels, depth):
     values = [(150, 90, 170), (60, 140, 120), (200, 128, 128)]
     scaled = [tuple(v << (depth - 8) for v in one) for one in values]
-    colour = (matrix, 2 if full else 1, matrix, matrix)
-    path = write_film(tmp_path / "f.mkv", GREY, codec="ffv1", pixels=pixels, planes=scaled, colour=colour)
+    color = (matrix, 2 if full else 1, matrix, matrix)
+    path = write_film(tmp_path / "f.mkv", GREY, codec="ffv1", pixels=pixels, planes=scaled, color=color)
     frames, look = read(path)
-    assert look.colour == Colour(matrix, full, matrix, matrix)
+    assert look.color == Color(matrix, full, matrix, matrix)
     assert frames[0].pixels.dtype == (torch.uint8 if depth == 8 else torch.uint16)
     for t, frame in enumerate(frames):
         expected = textbook(scaled[t % 3], matrix, full, depth)
@@ -58,18 +58,18 @@ def test_flat_colours_are_what_the_textbook_says(tmp_path, matrix, full, pixels,
 
 
 @pytest.mark.parametrize(("height", "matrix"), [(32, 6), (720, 1)])
-def test_a_film_that_does_not_say_is_read_by_its_height(tmp_path, height, matrix):
+def test_an_untagged_video_gets_the_matrix_of_its_height(tmp_path, height, matrix):
     flat = np.zeros((1, height, 48, 3), np.uint8)
     path = write_film(tmp_path / "f.mp4", flat, planes=[(150, 90, 170)], options={"qp": "0"})
     frames, look = read(path)
-    assert (look.colour.matrix, look.said) == (matrix, False)
+    assert (look.color.matrix, look.tagged) == (matrix, False)
     assert np.abs(frames[0].pixels.numpy()[:, 5, 5] - np.array(textbook((150, 90, 170), matrix, False))).max() <= 1
 
 
 def test_mjpeg_is_of_full_range(tmp_path):
     path = write_film(tmp_path / "f.avi", GREY, codec="mjpeg", pixels="yuvj420p", planes=[(150, 100, 160)])
     frames, look = read(path)
-    assert look.colour.full
+    assert look.color.full
     assert np.abs(frames[0].pixels.numpy()[:, 9, 9] - np.array(textbook((150, 100, 160), 6, True))).max() <= 2
 
 
@@ -88,11 +88,11 @@ def test_chroma_that_changes_evenly_keeps_its_place(pix_fmt, left):
     """A linear ramp goes through subsampling unchanged where chroma is taken and put back at the same place."""
     x = torch.linspace(0.3, 0.6, 48).expand(32, -1) + torch.linspace(0, 0.1, 32)[:, None]
     rgb = torch.stack([x, 0.8 - x, x * 0 + 0.5])
-    colour = Colour(0 if pix_fmt.kind == "rgb" else 1, pix_fmt.kind == "rgb")
-    planes = from_rgb(rgb, pix_fmt, colour, left=left)
+    color = Color(0 if pix_fmt.kind == "rgb" else 1, pix_fmt.kind == "rgb")
+    planes = from_rgb(rgb, pix_fmt, color, left=left)
     if pix_fmt.kind == "yuv":
         assert planes[1].shape == (-(-32 // pix_fmt.down), -(-48 // pix_fmt.across))
-    again = to_rgb(planes, pix_fmt, colour, left=left)
+    again = to_rgb(planes, pix_fmt, color, left=left)
     assert (again - rgb)[:, 4:-4, 4:-4].abs().max() < 0.012
 
 
@@ -254,7 +254,7 @@ def test_times_of_any_average_rate_fit_mpeg4(tmp_path):
         ("a.mov", {}),
     ],
 )
-def test_films_that_are_cut_short_are_told_from_whole_ones(tmp_path, name, options):
+def test_truncated_videos_are_refused_and_whole_ones_read(tmp_path, name, options):
     path = write_film(tmp_path / name, photograph_frames(frames=40, width=64, height=48), **options)
     assert len(read(path)[0]) == 40
     whole = path.read_bytes()
@@ -279,10 +279,10 @@ def test_a_film_trimmed_by_its_edit_list_is_whole(tmp_path):
             assert 10 <= (reader.count or 0) <= 12  # with those that the first one shown is decoded from
 
 
-def test_an_image_is_no_film_whatever_its_name(tmp_path):
+def test_an_image_with_the_suffix_of_a_video_is_refused(tmp_path):
     write_image(tmp_path / "a.png", photograph_frames()[0])
     (tmp_path / "a.png").rename(tmp_path / "a.mp4")
-    with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a film"):
+    with pytest.raises(FilmError, match=r"a\.mp4: is an image \(png\), not a video"):
         FilmReader(tmp_path / "a.mp4")
 
 
@@ -295,7 +295,7 @@ def chapters(path):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_chapters_are_kept_or_told_of(tmp_path, suffix):
+def test_chapters_are_kept_or_give_a_warning(tmp_path, suffix):
     plain, source = write_film(tmp_path / f"plain{suffix}", photograph_frames()), tmp_path / f"in{suffix}"
     marks = [(0, 80, "Dawn"), (80, 240, "Dusk")]
     with av.open(str(plain)) as given, av.open(str(source), "w") as made:
@@ -316,11 +316,11 @@ def test_chapters_are_kept_or_told_of(tmp_path, suffix):
         assert writer.warnings == []
         writer.write(torch.zeros(3, 32, 48), 0)
     with FilmReader(source) as film, film_writer(tmp_path / "out.avi", film, (32, 48), Options()) as writer:
-        assert writer.warnings == [".avi holds no chapters: its 2 are dropped"]
+        assert writer.warnings == [".avi cannot store chapters; 2 chapters dropped"]
         writer.write(torch.zeros(3, 32, 48), 0)
 
 
-def test_interlaced_and_transparent_films_are_told_of(tmp_path):
+def test_interlaced_and_transparent_videos_give_a_warning(tmp_path):
     half = write_film(tmp_path / "a.mkv", photograph_frames(), codec="mpeg2video", options={"flags": "+ildct+ilme"})
     clear = write_film(tmp_path / "b.gif", photograph_frames(), codec="gif", pixels="rgb8")
     for path, message in ((half, "it is interlaced"), (clear, "its transparency is dropped")):
@@ -369,12 +369,12 @@ def test_films_of_phones_are_upright(tmp_path, degrees):
 
 
 def test_tags_of_hdr_are_passed_on(tmp_path):
-    source = write_film(tmp_path / "in.mp4", GREY, pixels="yuv420p10le", planes=[(500, 500, 500)], colour=(9, 1, 9, 16))
+    source = write_film(tmp_path / "in.mp4", GREY, pixels="yuv420p10le", planes=[(500, 500, 500)], color=(9, 1, 9, 16))
     facts = decoded(copy(source, tmp_path / "out.mp4"))[2]
     assert [facts[k] for k in ("matrix", "range", "primaries", "transfer", "format")] == [9, 1, 9, 16, "yuv420p10le"]
 
 
-def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
+def test_an_error_leaves_no_file_and_the_old_video_unchanged(tmp_path):
     source = write_film(tmp_path / "in.mp4", photograph_frames())
     (tmp_path / "out").mkdir()
     target = tmp_path / "out" / "out.mp4"
@@ -394,14 +394,14 @@ def test_an_error_leaves_nothing_and_the_old_film_as_it_was(tmp_path):
 
 def test_a_film_too_small_for_its_encoder_is_refused(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames())
-    with pytest.raises(FilmError, match=r"libx265 takes no films of 48x32: choose another codec=, e.g. libx264"):
+    with pytest.raises(FilmError, match=r"libx265 takes no videos of 48x32; choose another codec=, e.g. codec=libx264"):
         copy(source, tmp_path / "out.mkv", "libx265")
     assert decoded(copy(source, tmp_path / "out.mkv", "libx265", scale=2))[2]["codec"] == "hevc"
 
 
 def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames(), sound=("aac",))
-    with pytest.raises(FilmError, match=r"webm cannot hold the sound \(aac\): name an .mkv"):
+    with pytest.raises(FilmError, match=r"webm cannot hold the sound \(aac\); give a name with .mkv"):
         copy(source, tmp_path / "out.webm")
     with pytest.raises(FilmError, match="cannot hold ffv1"):
         copy(source, tmp_path / "out.webm", "ffv1", audio=False)
@@ -416,12 +416,12 @@ def test_what_the_container_cannot_hold_is_refused_before_the_work(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options("x264"), "no such video encoder; it has libx264"),
+        (Options("x264"), "no such video encoder; choose e.g. from libx264"),
         (Options("aac"), "no such video encoder"),
-        (Options("ffv1", 3), "has no such setting"),
+        (Options("ffv1", 3), "has no setting for quality"),
         (Options("libx264", 52), r"0 \(best\) to 51"),
         (Options("libx264", None, "fastest"), "choose from ultrafast"),
-        (Options("ffv1", None, "fast"), "is for libx264"),
+        (Options("ffv1", None, "fast"), "only libx264"),
     ],
 )
 def test_options_are_checked(options, message):

@@ -34,7 +34,7 @@ def test_a_clip_is_a_function_of_its_name_and_seed(monkeypatch):
     assert not np.array_equal(ToyClips("coffee", seed=1).read(3), first)
 
 
-def test_every_path_stays_inside_its_photograph_and_never_enlarges_it():
+def test_every_path_stays_inside_its_photograph_and_never_magnifies_it():
     sizes = {name: read_image(path).shape[:2] for name, path in toy_files("rocket,chelsea").items()}
     for name, (height, width) in sizes.items():
         for clip in range(PER_PHOTOGRAPH):
@@ -93,7 +93,7 @@ def test_what_a_frame_cannot_hold_is_smoothed_not_aliased():
     assert amplitudes[0.46] < 0.25
 
 
-def test_what_is_validated_on_is_never_trained_on():
+def test_training_and_validation_use_different_photographs():
     def photographs(spec):
         return set(spec["hr"].partition(":")[2].split(","))
 

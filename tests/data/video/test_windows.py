@@ -14,7 +14,7 @@ from sr_train.data.video.windows import PADDINGS, padded_window
         ("circle", [3, 4, 0, 1, 2]),
     ],
 )
-def test_the_first_frame_of_a_clip_sees_what_edvr_says(padding, window):
+def test_the_first_frame_of_a_clip_sees_the_frames_of_edvr(padding, window):
     assert padded_window(0, frames=5, length=100, padding=padding) == window
 
 
@@ -27,7 +27,7 @@ def test_the_first_frame_of_a_clip_sees_what_edvr_says(padding, window):
         ("circle", [97, 98, 99, 95, 96]),
     ],
 )
-def test_the_last_frame_of_a_hundred_sees_what_edvr_says(padding, window):
+def test_the_last_frame_of_a_hundred_sees_the_frames_of_edvr(padding, window):
     assert padded_window(99, frames=5, length=100, padding=padding) == window
 
 
@@ -64,10 +64,10 @@ def test_a_clip_played_backwards_gives_the_windows_backwards(padding):
     [
         ({"frames": 4, "length": 9}, "frames=4: expected an odd number"),
         ({"frames": -1, "length": 9}, "frames=-1: expected an odd number"),
-        ({"frames": 5, "length": 4}, "no window of 5 frames around frame 2 of a clip of 4"),
+        ({"frames": 5, "length": 4}, "a clip with length 4 has no window of length 5 around frame 2"),
         ({"frames": 5, "length": 9, "padding": "mirror"}, "padding='mirror': choose from replicate, reflection,"),
     ],
 )
-def test_windows_there_are_not_are_refused(options, message):
+def test_impossible_windows_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         padded_window(2, **options)
