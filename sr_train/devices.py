@@ -113,10 +113,17 @@ def hardware() -> list[str]:
     build = (
         f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
     )
-    cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
     driver = re.search(r"Module.*?\s(\d+\.[\d.]+)", _text("/proc/driver/nvidia/version"))
-    parts = [build or "CPU", f"cuDNN {cudnn}" if cudnn else "", f"driver {driver[1]}" if driver else ""]
+    parts = [build or "CPU", _cudnn(), f"driver {driver[1]}" if driver else ""]
     return [f"torch is built for {', '.join(filter(None, parts))}", _cpu(), *_gpus()]
+
+
+def _cudnn() -> str:
+    try:
+        found = torch.backends.cudnn.version()
+    except RuntimeError as error:  # a release that lacks kernels for a GPU of this machine
+        return f"cuDNN does not work: {str(error).partition('. ')[0]}"
+    return f"cuDNN {found}" if found else ""
 
 
 def _cpu() -> str:

@@ -6,6 +6,7 @@ value is checked by :func:`sr_train.config.plan.plan`, for all jobs before the f
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -63,11 +64,26 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
         argv[first:first] = [*search_path(), *own]  # next to the others: argparse takes overrides in one piece
         sys.argv = [program, *argv]
         try:
-            job()
+            with _lazy_help_texts():
+                job()
         finally:
             sys.argv = [program, *arguments]
         for found in Path(folder).glob("optimization_results.yaml"):  # of sweepers that search
             say(f"result of the sweep:\n{found.read_text().replace('++', '').replace(_TYPED, '').rstrip()}")
+
+
+@contextmanager
+def _lazy_help_texts() -> Iterator[None]:
+    """Accept help texts that are no strings. Hydra 1.3 has one, and argparse of Python 3.14 refuses it."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is None:  # Python 3.13 and earlier
+        yield
+        return
+    argparse.ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser._check_help = check  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass
