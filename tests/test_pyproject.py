@@ -53,6 +53,8 @@ def test_a_bug_report_has_to_contain_versions_and_the_config():
 
 def test_the_version_is_in_one_place():
     written = [
-        p for p in (ROOT / "pyproject.toml", ROOT / "CITATION.cff") if re.search(r"^version\b", p.read_text(), re.M)
+        p
+        for p in (ROOT / "pyproject.toml", ROOT / "CITATION.cff")
+        if re.search(r"^version\s*[=:]\s*[\"'\d]", p.read_text(), re.M)
     ]
     assert written == []
