@@ -13,7 +13,7 @@ install: $(STAMP)
 # torch and torchvision in one command, so that pip picks builds that match.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "torch>=2.6" "torchvision>=0.21"
+	$(BIN)/python -m pip install --quiet --upgrade "torch>=2.8" "torchvision>=0.23"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(STAMP)
 

@@ -1,7 +1,10 @@
-"""Devices: free memory, and precisions that the hardware supports natively."""
+"""Devices: free memory, precisions that the hardware supports natively, the report of ``--version``."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 from pathlib import Path
 
 import torch
@@ -30,7 +33,7 @@ def free_memory(device: torch.device) -> int:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="ascii")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -56,11 +59,13 @@ def native_bf16(accelerator: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if accelerator not in ("auto", "cpu"):
         return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> list[str]:
+    """Instruction sets of the CPU in Linux' spelling; an empty list on other systems."""
+    found = re.search(r"^(?:flags|Features)\s*: (.*)", _text("/proc/cpuinfo"), re.MULTILINE)
+    return found[1].split() if found else []
 
 
 def warn_of_emulation(given: str, accelerator: str) -> None:
@@ -102,3 +107,49 @@ def inference_precision(precision: str, accelerator: str) -> str:
     if precision == "bf16":
         warn_of_emulation("precision=bf16", accelerator)
     return precision
+
+
+def hardware() -> list[str]:
+    """Lines on torch's build, the CPU and the GPUs, as a bug report needs them."""
+    build = (
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
+    )
+    driver = re.search(r"Module.*?\s(\d+\.[\d.]+)", _text("/proc/driver/nvidia/version"))
+    parts = [build or "CPU", _cudnn(), f"driver {driver[1]}" if driver else ""]
+    return [f"torch is built for {', '.join(filter(None, parts))}", _cpu(), *_gpus()]
+
+
+def _cudnn() -> str:
+    try:
+        found = torch.backends.cudnn.version()
+    except RuntimeError as error:  # a release that lacks kernels for a GPU of this machine
+        return f"cuDNN does not work: {str(error).partition('. ')[0]}"
+    return f"cuDNN {found}" if found else ""
+
+
+def _cpu() -> str:
+    name = re.search(r"^model name\s*: (.*)", _text("/proc/cpuinfo"), re.MULTILINE)
+    flags = _cpu_flags()
+    known = {"AVX2": "avx2" in flags, "AVX-512": "avx512f" in flags, "bf16": native_bf16("cpu") or "bf16" in flags}
+    sets = "".join(f", {key} {_yes(there)}" for key, there in known.items()) if flags else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    used = f"torch uses {torch.backends.cpu.get_cpu_capability()} and {torch.get_num_threads()} threads"
+    memory = f"{free_memory(torch.device('cpu')) / 2**30:.1f} GiB of memory free"
+    return f"CPU {name[1] if name else platform.machine()}, {cores} cores{sets}; {used}; {memory}"
+
+
+def _gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return ["GPU Apple (MPS)" if torch.backends.mps.is_available() else "GPU none"]
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        bf16 = "" if torch.version.hip else f", bf16 {_yes(gpu.major >= 8)}"
+        lines.append(
+            f"GPU {index} {gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, capability {gpu.major}.{gpu.minor}{bf16}"
+        )
+    return lines
+
+
+def _yes(there: bool) -> str:
+    return "yes" if there else "no"

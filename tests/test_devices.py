@@ -1,6 +1,9 @@
-"""Names of precisions, and a warning where bf16 is emulated."""
+"""Names of precisions, a warning where bf16 is emulated, and the hardware that ``--version`` prints."""
+
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sr_train import console, devices
 
@@ -8,7 +11,7 @@ from sr_train import console, devices
 @pytest.fixture
 def without_bf16(monkeypatch):
     monkeypatch.setattr(devices, "native_bf16", lambda accelerator: False)
-    console.warned.clear()
+    console.forget_warnings()
 
 
 def test_emulated_bf16_gives_one_warning(without_bf16, capsys):
@@ -24,7 +27,7 @@ def test_emulated_bf16_gives_one_warning(without_bf16, capsys):
 
 def test_native_bf16_gives_no_warning(monkeypatch, capsys):
     monkeypatch.setattr(devices, "native_bf16", lambda accelerator: True)
-    console.warned.clear()
+    console.forget_warnings()
     assert devices.resolve_precision("bf16-mixed", "cpu") == devices.resolve_precision("auto", "cpu") == "bf16-mixed"
     assert not capsys.readouterr().err
 
@@ -52,3 +55,40 @@ def test_training_in_emulated_bf16_gives_one_warning(without_bf16, invoke):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: trainer.precision=bf16-mixed: this machine has no bf16 instructions") == 1
+
+
+FILES = {
+    "/proc/cpuinfo": "processor : 0\nmodel name\t: Xeon 8481C\nflags\t\t: avx2 avx512f amx_bf16\n\nflags\t\t: avx2\n",
+    "/proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n",
+    "/proc/meminfo": "MemAvailable: 4194304 kB\n",
+}
+
+
+def _unusable():
+    raise RuntimeError("no kernels for SM 7.0. Install another")
+
+
+def test_hardware_is_one_line_for_torch_the_cpu_and_each_gpu(monkeypatch):
+    gpus = [SimpleNamespace(name=n, total_memory=16 << 30, major=m, minor=0) for n, m in (("A100", 8), ("V100", 7))]
+    monkeypatch.setattr(devices, "_text", lambda path: FILES.get(path, ""))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cudnn, "version", _unusable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpus[index])
+    build, cpu, *rest = devices.hardware()
+    assert build == "torch is built for CUDA 13.0, cuDNN does not work: no kernels for SM 7.0, driver 580.65.06"
+    assert cpu.startswith("CPU Xeon 8481C, ")
+    assert " cores, AVX2 yes, AVX-512 yes, bf16 yes; torch uses " in cpu
+    assert cpu.endswith("; 4.0 GiB of memory free")
+    assert rest == ["GPU 0 A100, 16.0 GiB, capability 8.0, bf16 yes", "GPU 1 V100, 16.0 GiB, capability 7.0, bf16 no"]
+
+
+def test_hardware_of_a_system_without_proc(monkeypatch):
+    monkeypatch.setattr(devices, "_text", lambda path: "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    _, cpu, gpu = devices.hardware()
+    assert "AVX2 yes" not in cpu
+    assert gpu == "GPU Apple (MPS)"

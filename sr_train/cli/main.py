@@ -15,21 +15,33 @@ HELP = ("-h", "--help", "help")
 
 VERSION = "--version"
 
+PACKAGES = (  # whose versions --version prints
+    "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "opencv-python", "pillow", "lmdb",
+    "safetensors", "scikit-image", "tensorboard", "av", "wandb",
+)  # fmt: skip
+
 
 def version_text(command: str) -> str:
-    """Return the text of ``--version``. Versions of other packages are read without importing them."""
+    """Return the lines that ``--version`` prints: versions, CPU and GPUs, as a bug report needs them."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     import sr_train
 
     lines = [f"{command} {sr_train.__version__}"]
-    for package in ("torch", "lightning", "hydra-core"):
+    for package in PACKAGES:
         try:
             lines.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             lines.append(f"{package} is not installed")
-    return "\n".join([*lines, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"])
+    lines.append(f"Python {platform.python_version()} on {platform.platform()}")
+    try:
+        from sr_train.devices import hardware
+
+        lines += hardware()
+    except (ImportError, OSError, RuntimeError) as error:  # a damaged installation or driver is what a report is about
+        lines.append(f"torch does not work: {error}")
+    return "\n".join(lines)
 
 
 def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ job starts, :func:`sr_train.config.plan.plan` checks every key and value of all 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -64,11 +65,26 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
         argv[first:first] = [*search_path(), *own]
         sys.argv = [program, *argv]
         try:
-            job()
+            with _lazy_help_texts():
+                job()
         finally:
             sys.argv = [program, *arguments]
         for found in Path(folder).glob("optimization_results.yaml"):  # written by sweepers that optimize
             say(f"result of the sweep:\n{found.read_text().replace('++', '').replace(_TYPED, '').rstrip()}")
+
+
+@contextmanager
+def _lazy_help_texts() -> Iterator[None]:
+    """Accept help texts that are no strings. Hydra 1.3 has one, and argparse of Python 3.14 refuses it."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is None:  # Python 3.13 and earlier
+        yield
+        return
+    argparse.ArgumentParser._check_help = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser._check_help = check  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass

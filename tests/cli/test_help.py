@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from sr_train.cli.main import PACKAGES
+
 COMMANDS = {
     "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
     "sr-convert": "convert",
@@ -47,14 +49,33 @@ def test_every_key_of_help_has_a_comment(command):
     assert all(len(line.split()) > 2 for line in keys), keys
 
 
-def test_version_prints_the_command_and_its_main_packages(invoke):
+def test_version_prints_what_a_bug_report_needs(invoke):
     import sr_train
 
     for command in COMMANDS:
         lines = invoke(command, "--version").stdout.splitlines()
         assert lines[0] == f"{command} {sr_train.__version__}"
-        assert [line.split()[0] for line in lines[1:]] == ["torch", "lightning", "hydra-core", "Python"]
-        assert all(line.split()[1][0].isdigit() for line in lines)
+        assert [line.split()[0] for line in lines[1:6]] == [
+            "torch",
+            "torchvision",
+            "lightning",
+            "hydra-core",
+            "omegaconf",
+        ]
+        assert all(line.split()[1][0].isdigit() for line in lines[:6])
+        python, torch, cpu, *gpus = lines[len(PACKAGES) + 1 :]
+        assert python.startswith(f"Python {sys.version.split()[0]} on ")
+        assert torch.startswith("torch is built for C")
+        assert re.fullmatch(r"CPU .+, \d+ cores.*; torch uses \w+ and \d+ threads; [\d.]+ GiB of memory free", cpu)
+        assert gpus
+        assert all(line.startswith("GPU ") for line in gpus)
+
+
+def test_version_is_printed_where_torch_does_not_work(invoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sr_train.devices", None)
+    done = invoke("sr-train", "--version")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].startswith("torch does not work: import of sr_train.devices halted")
 
 
 def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_slow(invoke):

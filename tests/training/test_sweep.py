@@ -1,3 +1,4 @@
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -54,6 +55,27 @@ def test_each_job_is_a_separate_run_with_a_name_that_can_be_typed(sweep, tmp_pat
     assert "LOCAL_RANK" not in os.environ
     assert sys.argv[0] == "/somewhere/bin/sr-train"
     assert list(tmp_path.iterdir()) == []  # no multirun.yaml: the folder may be one that cannot be written to
+
+
+def test_argparse_of_python_3_14_accepts_the_options_of_hydra(sweep, monkeypatch):
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def check_help(parser, action):
+        try:
+            assert not action.help or "%" not in action.help
+        except TypeError as error:  # Hydra 1.3 gives an object whose repr is the text
+            raise ValueError("badly formed help string") from error
+
+    def add_and_check(parser, *arguments, **options):
+        action = add_argument(parser, *arguments, **options)
+        parser._check_help(action)
+        return action
+
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check_help, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_and_check)
+    code, seen = sweep("-m", *TINY, "name=sw", "task.rate=1e-3,3e-3")
+    assert (code, len(seen)) == (0, 2)
+    assert argparse.ArgumentParser._check_help is check_help
 
 
 @pytest.mark.parametrize(
