@@ -18,11 +18,18 @@ from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 
-torch.set_num_threads(2)
 cv2.setNumThreads(1)
 os.environ.pop("SR_DEBUG", None)
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that runs a command as slow: ``make unit`` leaves it out."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"command", "invoke"} or item.get_closest_marker("kill"):
+            item.add_marker("slow")
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
 from sr_train.weights.file import load_weights
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = sorted((conf_folder() / "experiment").rglob("*.yaml"))
 KNOWN = (
     {"quickstart", "quickstart_edsr", "quickstart_mdsr", "srresnet_x4", "msrresnet_x4", "rrdbnet_x4", "esrgan_x4"}

@@ -13,6 +13,8 @@ from sr_train.runs.metrics import read_rows
 from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.network import build_network, one_scale
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",
     "trainer.accelerator=cpu", "trainer.precision=32", "task.ema=null", "validate.crop=48",

@@ -25,6 +25,8 @@ sys.path.insert(0, NETS := str(Path(__file__).parents[1] / "nets"))
 from films import decoded, packets, photograph_frames, write_film
 from tiny_video import TinyVideo
 
+pytestmark = pytest.mark.video
+
 BICUBIC = ("weights=bicubic", "scale=2", "device=cpu")
 GREY = np.zeros((6, 32, 48, 3), np.uint8)
 
@@ -253,6 +255,7 @@ def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
     assert "fixed rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
 
 
+@pytest.mark.kill
 def test_a_killed_run_leaves_nothing_that_looks_finished(command, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=100, width=160, height=120))
     program = str(Path(sys.executable).with_name("sr-upscale"))

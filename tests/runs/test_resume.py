@@ -63,6 +63,7 @@ def _wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
+@pytest.mark.kill
 def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_path, undisturbed):
     folder = tmp_path / "runs" / "run" / "x2"
     saved = folder / "checkpoints"
@@ -99,6 +100,7 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
     assert (saved / "last").read_text().strip() == list_checkpoints(saved)[0][1].name
 
 
+@pytest.mark.kill
 def test_sigterm_to_the_whole_group_of_processes_is_answered_with_a_checkpoint(tmp_path):
     """As timeout, systemd and scancel send it: to the loader's workers too."""
     command = [

@@ -11,6 +11,8 @@ from sr_train.models.rrdbnet import RRDBNet
 from sr_train.runs.checkpoints import list_checkpoints, read_checkpoint
 from sr_train.weights.file import Weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20",
     "trainer.precision=32", "trainer.accelerator=cpu",

@@ -19,6 +19,8 @@ from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
 sys.path.insert(0, str(Path(__file__).parents[2] / "nets"))
 from films import decoded, packets, photograph_frames, write_film
 
+pytestmark = pytest.mark.video
+
 GREY = np.zeros((6, 32, 48, 3), np.uint8)
 SHARES = {1: (0.2126, 0.7152, 0.0722), 6: (0.299, 0.587, 0.114), 9: (0.2627, 0.6780, 0.0593)}
 
