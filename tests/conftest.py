@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test that runs a command as slow: ``make unit`` leaves it out."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & {"command", "invoke"} or item.get_closest_marker("kill"):
+        if fixtures & {"command", "invoke", "train_in"} or item.get_closest_marker("kill"):
             item.add_marker("slow")
 
 
@@ -52,17 +52,30 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The same within this process: seconds faster where only messages and exit codes are looked at."""
+    """The same within this process: seconds faster, as nothing is imported again."""
 
-    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         module = import_module({"sr-eval": "sr_train.cli.evaluate"}.get(name, "") or f"sr_train.cli.{name[3:]}")
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             module.main()
         out, err = capsys.readouterr()
         return subprocess.CompletedProcess([name, *arguments], int(stop.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_in() -> Callable[..., None]:
+    """Train within this process, for fixtures that several tests share: train_in(folder, "experiment=...", ...)."""
+    from sr_train.cli.train import train
+
+    def run(folder: Path, *arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert train(list(arguments)) == 0
 
     return run
 

@@ -25,7 +25,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_train import files
-from sr_train.config.plan import plan
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store.builder import StoreBuilder
@@ -33,7 +32,6 @@ from sr_train.data.toy import toy_files
 from sr_train.models.edsr import EDSR
 from sr_train.models.srresnet import SRResNet
 from sr_train.runs.lock import hold
-from sr_train.training.run import run_plan
 from sr_train.weights.file import Weights, save_weights
 
 TINY = (
@@ -49,7 +47,7 @@ RUN = Path("runs/quickstart_edsr/x2")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, train_in):
     folder = tmp_path_factory.mktemp("world")
     for i, path in enumerate(toy_files("astronaut,coffee,rocket").values()):
         image = read_image(path)[60:140, 100:196]
@@ -63,9 +61,7 @@ def world(tmp_path_factory):
         network = EDSR(scale=scale, channels=4, blocks=1, res_scale=1.0)
         name = "net.safetensors" if scale == 2 else "x3.safetensors"
         save_weights(folder / name, Weights(model, network.state_dict()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert run_plan(plan(TRAIN[1:]), TRAIN[1:]) == 0
+    train_in(folder, *TRAIN[1:])
     return folder
 
 

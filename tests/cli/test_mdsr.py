@@ -22,21 +22,10 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of 12 steps with two validations, and its output."""
-    import os
-    import sys
-
-    from sr_train.cli import train
-
-    folder, here, argv = tmp_path_factory.mktemp("mdsr"), os.getcwd(), sys.argv  # noqa: PTH109
-    os.chdir(folder)
-    try:
-        code = train.train([*SMALL, "trainer.max_steps=12", "validate.every=6", "record.every=1", "checkpoint.every=5"])
-    finally:
-        os.chdir(here)
-        sys.argv = argv
-    assert code == 0
+def trained(tmp_path_factory, train_in):
+    """The folder of a run of 12 steps with two validations."""
+    folder = tmp_path_factory.mktemp("mdsr")
+    train_in(folder, *SMALL, "trainer.max_steps=12", "validate.every=6", "record.every=1", "checkpoint.every=5")
     return folder / "runs" / "quickstart_mdsr" / "main"
 
 

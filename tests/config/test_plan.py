@@ -62,7 +62,8 @@ def test_a_typo_is_refused_with_the_nearest_name(typed, message):
 def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=quickstart_edsr", "trainer.max_stesp=5", "modl.blocks=2", "data.wrkers=1"])
-    assert len(caught.value.problems) == 3
+    for key in ("trainer.max_stesp", "modl", "data.wrkers"):
+        assert sum(f"unknown key '{key}'" in problem for problem in caught.value.problems) == 1, key
 
 
 def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):

@@ -97,7 +97,8 @@ def test_a_run_killed_with_two_workers_and_resumed_with_none_is_an_undisturbed_o
     step = list_checkpoints(saved)[0][0]
     resumed = invoke("sr-train", *arguments)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"from step {step}" in resumed.stdout or step == 100
+    assert step < 100
+    assert f"from step {step}" in resumed.stdout
     calm, folder = folders / "runs" / "calm" / "main", saved.parent
     one, two = load_file(calm / "weights.safetensors"), load_file(folder / "weights.safetensors")
     assert all(torch.equal(one[k], two[k]) for k in one)

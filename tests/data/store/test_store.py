@@ -373,6 +373,7 @@ builder.build(progress)
 """
 
 
+@pytest.mark.kill
 def test_a_build_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -1,23 +1,19 @@
 """Films are read and written as they are: colours against the textbook, bits, time stamps, sound."""
 
 import struct
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from nets.films import decoded, packets, photograph_frames, write_film
 
 from sr_train.data.images import write_image
 from sr_train.data.video.film_color import Colour, PixelFormat, from_rgb, to_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader
 from sr_train.upscaling.encoder import Options, check_options
 from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "nets"))
-from films import decoded, packets, photograph_frames, write_film
 
 pytestmark = pytest.mark.video
 
