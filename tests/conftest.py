@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from sr_train.config.folders import own_folders
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
@@ -30,6 +33,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"command", "invoke", "train_in"} or item.get_closest_marker("kill"):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Keep what Hydra composed from the same files: most of the time of a short run goes into composing it again."""
+    from sr_train.config import compose
+
+    real, kept = compose._compose, {}
+
+    def composed(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
+        own = [p for folder in own_folders() for p in sorted(folder.rglob("*.yaml"))]
+        key = (name, *overrides, hydra, *((str(p), p.read_bytes()) for p in own))
+        if key not in kept:
+            kept[key] = pickle.dumps(real(name, overrides, hydra=hydra))
+        return pickle.loads(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_compose", composed)
+        yield
 
 
 @pytest.fixture

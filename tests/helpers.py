@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,8 @@ from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 from sr_train.models.edvr import EDVR
 
+#: Two loader workers that import everything again.
+SPAWN = pytest.param(2, "spawn", marks=pytest.mark.slow)
 #: Header of a small EDSR's weights file.
 EDSR_MODEL = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
 

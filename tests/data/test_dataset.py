@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import photograph, write_all
+from helpers import SPAWN, photograph, write_all
 from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
@@ -219,9 +219,7 @@ def first_2000(data, workers, context=None):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-@pytest.mark.parametrize(
-    ("workers", "context"), [(0, None), (1, "fork"), (4, "fork"), (1, "spawn"), (4, "spawn")], ids=str
-)
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (4, "fork"), SPAWN], ids=str)
 def test_the_first_2000_samples_are_the_same_with_any_workers(stored, workers, context):
     expected = [stored.dataset.__getitems__(range(k, k + 50)) for k in range(0, 2000, 50)]
     assert len({tuple(batch["key"]) for batch in expected}) == 40

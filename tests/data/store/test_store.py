@@ -907,7 +907,7 @@ def test_reading_writes_nothing_and_needs_no_right_to(stored):
     assert not list(stored.parent.rglob("lock.mdb"))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_store_is_read_in_other_processes(stored, method):
     store = Store(stored)
     expected = store.view(1, "more/deep").copy()  # opened here before the others inherit it
