@@ -1,16 +1,16 @@
-"""Damage files in every way that a disk, a network or an enemy may, and see what the reading functions make of them.
+"""Read damaged and forged files with the reading functions of sr-train, and count the outcomes.
 
     python scripts/fuzz.py                                        # 1,000 mutants of each kind, about a minute
     python scripts/fuzz.py --count 200 --kinds images stores --seed 7
 
-Mutants are functions of (seed, kind, number): flipped bits, cut ends, zeroed and swapped blocks, length fields set to
-huge values, and where the format has checksums also those mended. Each is read in a process whose address space, memory
-and time are limited; one that dies is counted and replaced. An audit hook watches for what no reader should do: unpickle
-by name, start processes, connect, write, remove. The exit code is 1 where anything but these happened:
+A mutant is a function of (seed, kind, number): flipped bits, cut ends, zeroed and swapped blocks, or huge length fields.
+If the format has checksums, some mutants have correct ones. Each mutant is read in a process with limits on address
+space, memory and time; a process that crashes is counted and replaced. An audit hook reports forbidden operations: to
+unpickle by name, start processes, connect, write or remove. The exit code is 1 unless all outcomes are one of these:
 
-    equal       read, and what was read is what the undamaged file holds
-    different   read, but it holds something else (formats without checksums; or with mended ones)
-    refused     an error of ours that names the file
+    equal       read, with the content of the undamaged file
+    different   read, with other content (the format has no checksums, or they were corrected)
+    refused     an error of sr-train that contains the file's name
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from sr_train.weights.open import load
 OURS = (CheckpointError, ChangedError, WeightsError, ImageError, StoreError)
 FINE = ("equal", "different", "refused")
 OUTCOMES = (*FINE, "foreign error", "crash", "time out", "memory", "code run")
-ROOM = 2 << 30  # address space beyond what the process has mapped when it starts
-MUCH = 1 << 30  # a rise in memory by so much is too much for files of some kilobytes
+ROOM = 2 << 30  # address space in addition to that mapped at the start
+MUCH = 1 << 30  # largest allowed rise in memory; the files have some kilobytes
 SECONDS = 20.0
 FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "os.mkdir",
              "socket.connect", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree", "ctypes.dlopen")  # fmt: skip
@@ -63,7 +63,7 @@ MODEL = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "bl
 
 
 class Kind(NamedTuple):
-    """A kind of file: the undamaged ones by name, where a mutant is put, and what reads it."""
+    """A kind of file: its undamaged files by name, the path of a mutant, and the function that reads it."""
 
     name: str
     seeds: dict[str, bytes]
@@ -95,7 +95,7 @@ def swap(data: bytearray, chance: random.Random) -> None:
 
 
 def huge(data: bytearray, chance: random.Random, near: int = 1 << 30) -> None:
-    """A length field set to a huge value; more often near the beginning, where headers stand."""
+    """Set a length field to a huge value, more often near the beginning, where headers are."""
     value = chance.choice((0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1))
     size = next(s for s in (1, 2, 4, 8) if value < 1 << 8 * s)
     at = chance.randrange(min(len(data), near if chance.random() < 0.6 else len(data)))
@@ -103,7 +103,7 @@ def huge(data: bytearray, chance: random.Random, near: int = 1 << 30) -> None:
 
 
 def text_number(data: bytearray, chance: random.Random) -> None:
-    """A number written in digits (a safetensors header's) made another, of equal length."""
+    """Replace the digits of a number (in a header of safetensors) by nines."""
     digits = [i for i in range(min(len(data), 1 << 16)) if 48 <= data[i] <= 57]
     if digits:
         at = chance.choice(digits)
@@ -116,7 +116,7 @@ MUTATIONS = (flip, truncate, zero, swap, huge, text_number)
 
 
 def mutate_zip(data: bytearray, chance: random.Random) -> None:
-    """Damage a member of a torch archive, mostly its pickle, and mend the checksum."""
+    """Damage a member of a torch archive, mostly its pickle, and correct the checksum."""
     with zipfile.ZipFile(io.BytesIO(bytes(data))) as archive:
         members = [m for m in archive.infolist() if m.file_size]
     pickles = [m for m in members if m.filename.endswith("data.pkl")]
@@ -130,7 +130,7 @@ def mutate_zip(data: bytearray, chance: random.Random) -> None:
 
 
 def mutate_png(data: bytearray, chance: random.Random) -> None:
-    """Damage chunks of a PNG and mend their checksums."""
+    """Damage chunks of a PNG and correct their checksums."""
     chance.choice((flip, zero, swap, huge))(data, chance)
     at = 8
     while at + 12 <= len(data):
@@ -142,10 +142,10 @@ def mutate_png(data: bytearray, chance: random.Random) -> None:
 
 
 def mutate_tree(data: bytearray, chance: random.Random) -> None:
-    """Damage a page of an LMDB that holds keys, records or the root: the others hold pixels."""
+    """Damage a page of an LMDB that contains keys, records or the root; the other pages contain pixels."""
     pages = [at for at in range(0, len(data), 4096) if data[at + 10] & 0b1011 and not data[at + 10] & 0b100]
     at = chance.choice(pages)
-    lower, upper = struct.unpack_from("<HH", data, at + 12)  # between them nothing is used
+    lower, upper = struct.unpack_from("<HH", data, at + 12)  # the bytes between them are unused
     first, last = (at, at + lower) if chance.random() < 0.5 or data[at + 10] & 0b1000 else (at + upper, at + 4096)
     part = data[first:last] or data[at : (last := at + 160)]
     chance.choice((flip, flip, zero, swap, huge))(part, chance)
@@ -153,14 +153,14 @@ def mutate_tree(data: bytearray, chance: random.Random) -> None:
 
 
 def mutate_index(data: bytearray, chance: random.Random) -> None:
-    """Damage the index of a store and mend its checksum."""
+    """Damage the index of a store and correct its checksum."""
     body = data[:-4]
     chance.choice((flip, flip, zero, swap, huge))(body, chance)
     data[:] = body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def mutant(kind: Kind, number: int, seed: int) -> tuple[str, str, bytes]:
-    """(undamaged file's name, mutation, bytes) of the ``number``-th mutant of a kind."""
+    """Return (name of the undamaged file, mutation, bytes) of the ``number``-th mutant of a kind."""
     chance = random.Random(f"{seed}/{kind.name}/{number}")
     name = list(kind.seeds)[number % len(kind.seeds)]
     data = bytearray(kind.seeds[name])
@@ -183,7 +183,7 @@ def photograph(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def checkpoints(folder: Path) -> Kind:
-    """Of a tiny network with Adam's state and an EMA, as Lightning writes them."""
+    """Return checkpoints of a tiny network with Adam's state and an EMA, as Lightning writes them."""
     torch.manual_seed(0)
     network = EDSR(**{k: v for k, v in MODEL.items() if k != "_target_"})
     optimizer = torch.optim.Adam(network.parameters())
@@ -219,7 +219,7 @@ def checkpoints(folder: Path) -> Kind:
 
 
 def weights(folder: Path) -> Kind:
-    """Ours, and BasicSR's layouts as a zip, as a bare pickle and as safetensors without a header of ours."""
+    """Return weights files: sr-train's, and BasicSR's key formats as a zip, a bare pickle and plain safetensors."""
     torch.manual_seed(0)
     state = EDSR(**{k: v for k, v in MODEL.items() if k != "_target_"}).state_dict()
     save_weights(folder / "a.safetensors", Weights(MODEL, state, {"step": 7}, {"toy/y/psnr": 31.5}))
@@ -238,7 +238,7 @@ def weights(folder: Path) -> Kind:
 
 
 def images(folder: Path) -> Kind:
-    """PNG in three kinds of pixels, JPEG, WebP, TIFF and BMP."""
+    """Return images: PNG with three kinds of pixels, JPEG, WebP, TIFF and BMP."""
     deep = photograph(40, 56).astype(np.uint16) * 257
     seeds = {f"rgb{s}": encode_image(photograph(40, 56), s) for s in (".png", ".jpg", ".webp", ".tiff", ".bmp")}
     seeds |= {"deep.png": encode_image(deep, ".png"), "grey.png": encode_image(photograph(40, 56, 1), ".png")}
@@ -256,7 +256,7 @@ def images(folder: Path) -> Kind:
 
 
 def stores(folder: Path, *, index: bool = True) -> Kind:
-    """The two files of a store, one of them damaged; or ``data.mdb`` alone, as stores of version 1 are read."""
+    """Return stores: their two files, one of them damaged, or ``data.mdb`` alone, as in stores of version 1."""
     (folder / "photographs").mkdir()
     for i in range(6):
         write_image(folder / "photographs" / f"{i}.png", photograph(40 + i, 56))
@@ -271,7 +271,7 @@ def stores(folder: Path, *, index: bool = True) -> Kind:
 
     def read(path: Path) -> object:
         store = Store(path.parent)
-        for scale in store.scales:  # these are the bytes of the file, whatever they are: only not beyond its end
+        for scale in store.scales:  # any bytes are allowed, but not beyond the end of the file
             for key, record in store.records[scale].items():
                 store.crop(scale, key, 0, 0, record.height, record.width).sum()
         return {(s, k): store.read(s, k).copy() for s in store.scales for k in store.keys(s)}
@@ -283,7 +283,7 @@ KINDS = {"checkpoints": checkpoints, "weights": weights, "images": images, "stor
 KINDS["bare_stores"] = partial(stores, index=False)
 
 
-# -- reading, in a process that may die ------------------------------------------------------------------------------
+# -- reading, in a process that may crash -----------------------------------------------------------------------------
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -299,12 +299,12 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def memory(name: str) -> int:
-    """A line of this process's status, in bytes."""
+    """Return the value of a line of /proc/self/status, in bytes."""
     return int(Path("/proc/self/status").read_text(encoding="ascii").partition(f"{name}:")[2].split()[0]) * 1024
 
 
 class Watch:
-    """Notes what no reader should do. Audit hooks cannot be removed: this one is switched."""
+    """An audit hook that records forbidden operations. Hooks cannot be removed, so this one can be switched off."""
 
     def __init__(self) -> None:
         self.on, self.seen = False, []
@@ -319,7 +319,7 @@ class Watch:
 
 
 def judge(kind: Kind, path: Path, expected: object, watch: Watch) -> tuple[str, str]:
-    """(outcome, detail) of reading a mutant."""
+    """Read a mutant and return (outcome, detail)."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = memory("VmRSS")
     watch.seen.clear()
@@ -330,8 +330,8 @@ def judge(kind: Kind, path: Path, expected: object, watch: Watch) -> tuple[str, 
     except OURS as error:
         outcome, detail = "refused", str(error)
         if path.name not in detail and path.parent.name not in detail and path.parent.parent.name not in detail:
-            outcome, detail = "foreign error", f"names no file: {detail}"
-        if "MemoryError" in detail or "allocator" in detail.lower():  # torch's; LMDB's map takes addresses, not memory
+            outcome, detail = "foreign error", f"message without the file's name: {detail}"
+        if "MemoryError" in detail or "allocator" in detail.lower():  # of torch; LMDB maps address space only
             outcome = "memory"
     except MemoryError as error:
         outcome, detail = "memory", repr(error)
@@ -346,12 +346,12 @@ def judge(kind: Kind, path: Path, expected: object, watch: Watch) -> tuple[str, 
 
 
 def serve(kind: Kind, folder: Path, seed: int, line: Connection) -> None:
-    """The process that reads: takes numbers, answers (undamaged file, mutation, outcome, detail)."""
+    """Read mutants in this process: receive their numbers, send (undamaged file, mutation, outcome, detail)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng writes a line for each
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng prints a line for each damaged file
     expected = {}
     for name, data in kind.seeds.items():
         kind.place(folder, name).write_bytes(data)
@@ -367,21 +367,21 @@ def serve(kind: Kind, folder: Path, seed: int, line: Connection) -> None:
 
 
 class Reader:
-    """A process of :func:`serve`, replaced when it dies."""
+    """A process that runs :func:`serve`, replaced when it crashes."""
 
     def __init__(self, kind: Kind, folder: Path, seed: int) -> None:
         self.arguments = kind, folder, seed
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("fork")  # so that a new one need not import torch
+        context = multiprocessing.get_context("fork")  # a new process has torch imported already
         self.line, other = context.Pipe()
         self.process = context.Process(target=serve, args=(*self.arguments, other), daemon=True)
         self.process.start()
         other.close()
 
     def read(self, number: int) -> tuple[str, str, str, str]:
-        """(undamaged file, mutation, outcome, detail) of a mutant."""
+        """Return (undamaged file, mutation, outcome, detail) of a mutant."""
         name, mutation, _ = mutant(self.arguments[0], number, self.arguments[2])
         try:
             self.line.send(number)
@@ -403,7 +403,10 @@ class Reader:
 
 
 def fuzz(name: str, count: int, seed: int, keep: Path | None = None) -> list[tuple[str, str, str, str, int]]:
-    """(undamaged file, mutation, outcome, detail, number) of every mutant of a kind; ``keep`` takes those that went wrong."""
+    """Return (undamaged file, mutation, outcome, detail, number) of every mutant of a kind.
+
+    Mutants with a wrong outcome are written to the folder ``keep``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "mutants").mkdir()
         kind = KINDS[name](Path(folder))
@@ -419,7 +422,7 @@ def fuzz(name: str, count: int, seed: int, keep: Path | None = None) -> list[tup
 
 
 def table(found: Sequence[tuple[str, str, str, str, int]], column: int, title: str) -> str:
-    """Counts of outcomes, a row for each value of a column."""
+    """Return a table of counts of outcomes, with a row for each value of a column."""
     counts = {
         value: Counter(f[2] for f in found if f[column] == value) for value in dict.fromkeys(f[column] for f in found)
     }
@@ -437,8 +440,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="mutants of each kind")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the mutants that went wrong")
-    parser.add_argument("--json", action="store_true", help="every mutant as a line of JSON as well")
+    parser.add_argument("--keep", type=Path, help="folder for the mutants with a wrong outcome")
+    parser.add_argument("--json", action="store_true", help="also print every mutant as a line of JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     wrong = 0
@@ -454,7 +457,7 @@ def main() -> None:
                 print(f"  {number} {file} {mutation}: {outcome}: {detail[:300]}")
         wrong += sum(f[2] not in FINE for f in found)
         sys.stdout.flush()
-    print(f"\n{wrong} went wrong" if wrong else "\nnothing went wrong")
+    print(f"\nwrong outcomes: {wrong}")
     sys.exit(bool(wrong))
 
 

@@ -1,12 +1,12 @@
-"""Kill a run at random moments, run the same command again each time, and compare with a run that nobody disturbed.
+"""Kill a run at random moments, run the same command again each time, and compare with an uninterrupted run.
 
     python scripts/kill.py --kills 10 experiment=quickstart_edsr trainer.max_steps=60 checkpoint.every=5 validate.every=10
 
-All weights must be equal bit for bit, what the last checkpoint holds (a discriminator, the optimizer's state) too, and all
-rows of metrics.csv but those of speed. ``--kills`` are in each stage,
-``--between`` after a stage and before the next one's first checkpoint. ``--term 5`` also ends each stage by SIGTERM five
-times; ``--torn`` damages the newest checkpoint after each kill, as a machine that loses power may; ``--writing 5`` also kills
-each stage five times while it is writing a checkpoint, its ``.part`` standing beside the others.
+All weights, the content of the last checkpoint (discriminator, optimizer state) and all entries of metrics.csv except the
+speed must be equal, bit for bit. ``--kills`` is the number of kills in each stage, ``--between`` the number after a stage
+and before the first checkpoint of the next one. ``--term 5`` also ends each stage five times with SIGTERM. ``--torn``
+damages the newest checkpoint after each kill, as a power failure may. ``--writing 5`` also kills each stage five times
+while it writes a checkpoint (a ``.part`` file).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def rows(path: Path) -> list[str]:
 
 
 def same(a: object, b: object) -> bool:
-    """Whether two contents of a checkpoint are equal bit for bit."""
+    """Return true if two contents of a checkpoint are equal bit for bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
@@ -59,7 +59,7 @@ def same(a: object, b: object) -> bool:
 
 
 def last_state(stage: Path) -> dict[str, object]:
-    """Networks, averages and optimizer in a stage's last checkpoint."""
+    """Return the networks, averages and optimizer state of a stage's last checkpoint."""
     content = torch.load(max(stage.glob("checkpoints/step_*.ckpt")), map_location="cpu", weights_only=True)
     return {k: content[k] for k in ("global_step", "state_dict", "optimizer_states")}
 
@@ -74,14 +74,14 @@ def compare(a: Path, b: Path) -> list[str]:
             if one.keys() != two.keys() or any(not torch.equal(one[k], two[k]) for k in one):
                 problems.append(f"{stage}/{name} differs")
         if not same(last_state(a / stage), last_state(b / stage)):
-            problems.append(f"{stage}/checkpoints: the last ones differ")
+            problems.append(f"{stage}: the last checkpoints differ")
         if rows(a / stage / "metrics.csv") != rows(b / stage / "metrics.csv"):
             problems.append(f"{stage}/metrics.csv differs")
     return problems
 
 
 def tear(folder: Path, chance: random.Random) -> None:
-    """Cut or spoil the newest checkpoint."""
+    """Truncate or damage the newest checkpoint."""
     files = sorted(folder.glob("run/*/checkpoints/step_*.ckpt"))
     if len(files) > 1:
         data = bytearray(files[-1].read_bytes())
@@ -94,7 +94,7 @@ def tear(folder: Path, chance: random.Random) -> None:
 
 
 def newest(folder: Path, stage: str) -> str:
-    """What the newest checkpoint of a stage is, or nothing."""
+    """Return an identifier of the newest checkpoint of a stage, or an empty string."""
     last = folder / "run" / stage / "checkpoints" / "last"
     return f"{last.stat().st_mtime_ns}" if last.exists() else ""
 
@@ -106,15 +106,15 @@ def wait(process: subprocess.Popen[str], condition: Callable[[], bool], longest:
 
 
 def writing(folder: Path, stage: str) -> bool:
-    """Whether a checkpoint of a stage is half written at this moment."""
+    """Return true while a stage is writing a checkpoint."""
     return any((folder / "run" / stage / "checkpoints").glob(".*.ckpt.part"))
 
 
 def strike_writing(folder: Path, arguments: list[str], stage: str) -> bool:
-    """kill -9 while a checkpoint is half written; whether it was left behind so.
+    """Kill (kill -9) while a checkpoint is being written. Return true if a partial checkpoint was left.
 
-    A small one is written in a millisecond: the process is frozen at the first sight of one, looked at again, and killed
-    only if it had not done meanwhile.
+    A small checkpoint is written in a millisecond. Therefore the process is stopped when a partial checkpoint appears, and
+    killed only if the checkpoint is still partial.
     """
     finished = folder / "run" / stage / "weights.safetensors"
     process = launch(folder, arguments)
@@ -131,7 +131,7 @@ def strike_writing(folder: Path, arguments: list[str], stage: str) -> bool:
 
 
 def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """End a process, unless it has got through."""
+    """Send a signal to a process, unless it has finished."""
     if process.poll() is not None:
         return False
     process.send_signal(number)
@@ -142,7 +142,7 @@ def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
 
 
 def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], stages: Sequence[str]) -> str:
-    """Kill in every stage after it has saved at least once more, sometimes while it starts, and between stages."""
+    """Kill every stage repeatedly, each time after one more checkpoint or during the start, and between stages."""
     chance = random.Random(options.seed)
     counts: list[str] = []
     for i, stage in enumerate(stages):
@@ -154,7 +154,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
         for number in numbers:
             before = newest(folder, stage)
             process = launch(folder, arguments)
-            if chance.random() < 0.15:  # while it starts
+            if chance.random() < 0.15:  # during the start
                 time.sleep(chance.uniform(0, 5))
             else:
                 wait(process, lambda: newest(folder, stage) != before or finished.exists())  # noqa: B023 - used at once
@@ -163,7 +163,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             if number == signal.SIGKILL and options.torn:
                 tear(folder, chance)
             if finished.exists():
-                print(f"({stage} got through before it was killed as often: give it more steps)")
+                print(f"({stage} finished before the last kill; give it more steps)")
                 break
         counts.append(
             f"{stage}: {done[signal.SIGKILL]} kill -9, {done[signal.SIGTERM]} SIGTERM, {halves} while writing"
@@ -183,25 +183,27 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="in each stage")
-    parser.add_argument("--term", type=int, default=0, help="in each stage")
+    parser.add_argument("--kills", type=int, default=10, help="kills in each stage")
+    parser.add_argument("--term", type=int, default=0, help="SIGTERMs in each stage")
     parser.add_argument("--between", type=int, default=2, help="kills between two stages")
     parser.add_argument(
-        "--longest", type=float, default=0.5, help="seconds from the first checkpoint to the kill, at most"
+        "--longest", type=float, default=0.5, help="largest time from a checkpoint to the kill, in seconds"
     )
-    parser.add_argument("--writing", type=int, default=0, help="kills in each stage while a checkpoint is half written")
+    parser.add_argument(
+        "--writing", type=int, default=0, help="kills in each stage while a checkpoint is being written"
+    )
     parser.add_argument("--torn", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options, arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         calm, disturbed = Path(folder, "calm"), Path(folder, "disturbed")
         whole = finish(calm, arguments)
-        print(f"undisturbed: {whole:.1f} s", flush=True)
+        print(f"uninterrupted: {whole:.1f} s", flush=True)
         stages = plan([*arguments, "name=run"]).selected
         counts = disturb(disturbed, options, arguments, stages)
         finish(disturbed, arguments)
         problems = compare(calm, disturbed)
-        print(f"{counts}{'; torn checkpoints' if options.torn else ''}: {problems or 'all equal'}")
+        print(f"{counts}{'; damaged checkpoints' if options.torn else ''}: {problems or 'all equal'}")
         sys.exit(bool(problems))
 
 

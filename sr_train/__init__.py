@@ -1,6 +1,6 @@
-"""sr-train: SRGAN, EDSR, MDSR, ESRGAN and EDVR from YAML, one command a recipe.
+"""sr-train: train SRGAN, EDSR, MDSR, ESRGAN and EDVR from YAML files, with one command per recipe.
 
-The public names below are imported when they are first used, so that ``import sr_train`` stays fast and imports no torch.
+The public names below are imported at their first use: ``import sr_train`` is fast and does not import torch.
 """
 
 from importlib import import_module

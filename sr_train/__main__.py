@@ -1,11 +1,11 @@
-"""``python -m sr_train COMMAND ...``: the six commands, where the scripts of the installation are not at hand."""
+"""``python -m sr_train COMMAND ...``: the six commands, for a Python whose scripts are not on PATH."""
 
 from __future__ import annotations
 
 import runpy
 import sys
 
-COMMANDS = {  # modules of sr_train.cli, by the name of the command without "sr-"
+COMMANDS = {  # name of the command without "sr-" -> module of sr_train.cli
     "train": "train",
     "eval": "evaluate",
     "prepare": "prepare",
@@ -16,7 +16,7 @@ COMMANDS = {  # modules of sr_train.cli, by the name of the command without "sr-
 
 
 def main() -> None:
-    """Run the command that is named first."""
+    """Run the command that the first argument names."""
     from sr_train.cli.main import HELP, VERSION, fail, version_text
     from sr_train.config.folders import near
 
@@ -31,9 +31,9 @@ def main() -> None:
     known = {**COMMANDS, **{f"sr-{c}": module for c, module in COMMANDS.items()}, "evaluate": "evaluate"}
     if name not in known:
         choices = ", ".join(COMMANDS)
-        fail("sr_train", f"{name!r} is no command{near(name, list(COMMANDS))}; choose from {choices}", 2)
+        fail("sr_train", f"{name!r} is not a command{near(name, list(COMMANDS))}; choose from {choices}", 2)
     del sys.argv[1]
-    # Under the module's own name: processes that Lightning launches for other ranks are started by it.
+    # alter_sys: Lightning starts the processes of the other ranks from the module's own name
     runpy.run_module(f"sr_train.cli.{known[name]}", run_name="__main__", alter_sys=True)
 
 

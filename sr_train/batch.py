@@ -1,4 +1,4 @@
-"""The legend of shapes and ranges that every floor above speaks.
+"""Notation for shapes and value ranges, used in the whole package.
 
 Letters: ``B`` batch, ``T`` frames, ``C`` channels (3, RGB), ``h, w`` low resolution, ``H, W`` = ``scale * h, scale * w``.
 """
@@ -14,29 +14,32 @@ Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or 
 
 
 class Batch(TypedDict):
-    """What a loader yields and a task consumes.
+    """One batch, from a data loader to a task.
 
-    Pixels leave the loader as uint8 in [0, 255], in channels-last memory, and are RGB float32 in [0, 1] from
-    the device on (:func:`to_float`).
+    The loader yields RGB pixels as uint8 in [0, 255], in channels-last memory. On the device, :func:`to_float` converts
+    them to float32 in [0, 1].
     """
 
     lr: torch.Tensor  #: [B, C, h, w], or [B, T, C, h, w] for video
-    hr: torch.Tensor  #: [B, C, H, W]; the centre frame for video
-    key: list[str]  #: B names: which image each sample was cut from
+    hr: torch.Tensor  #: [B, C, H, W]; the center frame for video
+    key: list[str]  #: B names: the image that each sample was cropped from
     scale: int  #: H // h, one for the whole batch
 
 
 class Extractor(Protocol):
-    """A fixed network that gives features of images to losses and metrics: ``sr_train.models.features.FeatureExtractor``."""
+    """A frozen network that computes features for losses and metrics: ``sr_train.models.features.FeatureExtractor``."""
 
-    channels: dict[str, int]  #: channels of each layer that it gives, in order
-    minimum: int  #: shortest side of an image
+    channels: dict[str, int]  #: layer -> number of channels, in the order of the output
+    minimum: int  #: smallest allowed side of an image, in pixels
 
     def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[B, 3, H, W] in [0, 1], normalized inside with ImageNet's mean and deviation -> {layer: [B, c, H', W']}."""
+        """Return {layer: [B, c, H', W']} for images [B, 3, H, W] in [0, 1].
+
+        The extractor normalizes the images with ImageNet's mean and standard deviation.
+        """
         ...
 
 
 def to_float(image: torch.Tensor) -> torch.Tensor:
-    """Pixels as the networks and losses want them: [..., H, W] uint8 in [0, 255] or float in [0, 1] -> float32 in [0, 1]."""
+    """Convert pixels for networks and losses: [..., H, W] uint8 in [0, 255] or float in [0, 1] -> float32 in [0, 1]."""
     return image if image.is_floating_point() else image.float().div_(255.0)

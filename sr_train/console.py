@@ -1,4 +1,4 @@
-"""Errors of the user, and messages that only one process of a run prints."""
+"""Errors of the user, and messages that one process of a run prints."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """Everything that is wrong with a command line and the files it composes, at once."""
+    """All problems of a command line and its config files. Exit code 2."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(dict.fromkeys(problems))
         super().__init__("\n".join(self.problems))
 
 
-_warned: set[str] = set()  # by the command that is running
+_warned: set[str] = set()  # warnings that the current command has printed
 
 
 class UsageError(ValueError):
-    """A value that makes no sense whatever the files hold: exit code 2. What is found in files exits with 1."""
+    """A value that is wrong whatever the files contain. Exit code 2; problems found in files have exit code 1."""
 
 
 class ProblemsError(ValueError):
-    """Everything that a start refuses, at once. Exit code 2 where a value is wrong by itself, 1 for what was found only."""
+    """All problems found before a run starts.
+
+    Exit code 2 if at least one is a :class:`UsageError`, 1 if all were found in files, networks or devices.
+    """
 
     def __init__(self, problems: Sequence[Exception]) -> None:
         self.problems = list(dict.fromkeys(map(message_of, problems)))
@@ -34,7 +37,7 @@ class ProblemsError(ValueError):
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error, without Python's frame around that of an OSError."""
+    """Return an error's message; ``FILE: REASON`` for an OSError."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
@@ -45,13 +48,13 @@ _REFUSALS = (ValueError, OSError, ImportError, TypeError, RuntimeError, Assertio
 
 @contextmanager
 def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours: bool = True) -> Iterator[None]:
-    """Add what the code inside refuses to ``problems``, as one line, and go on after it.
+    """Catch an error of the code inside, append it to ``problems`` as one line, and continue after the block.
 
     Args:
-        problems: is extended.
-        what: key that is built; stands before messages that do not name it.
-        usage: errors come from values alone: exit code 2. A module that is missing never does.
-        ours: a ValueError comes from sr-train and names the key itself.
+        problems: list to append to.
+        what: config key of the object that is built; put before messages that do not contain it.
+        usage: errors come from values alone and have exit code 2. A missing module (ImportError) keeps exit code 1.
+        ours: a ValueError comes from sr-train, so its message contains the key.
     """
     try:
         yield
@@ -72,38 +75,38 @@ def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours
 
 
 def is_child() -> bool:
-    """Whether this process was launched by another rank of the same run."""
+    """Return true in a process of a rank above 0."""
     return any(int(os.environ.get(k) or 0) > 0 for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print once per run, on standard error with ``error``; other ranks are silent."""
+    """Print from rank 0 only, to standard error with ``error``."""
     if not is_child():
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def warn(text: str) -> None:
-    """Print a warning on standard error, once a command however often it is given; other ranks are silent."""
+    """Print a warning to standard error, from rank 0 only. The same text is printed once per command."""
     if text not in _warned:
         say(f"warning: {text}", error=True)
     _warned.add(text)
 
 
 def forget_warnings() -> None:
-    """Let :func:`warn` print again what it has printed before."""
+    """Let :func:`warn` print all warnings again."""
     _warned.clear()
 
 
 def is_users_error(error: Exception) -> bool:
-    """Errors that tell a user what to do; others are ours, and show where."""
+    """Return true for an error that the user can fix. Other errors are bugs and are shown with a traceback."""
     hydra = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
     return hydra or isinstance(error, (ValueError, OSError, ImportError, MemoryError))
 
 
 def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
-    """Return what a user's error says, and its exit code."""
+    """Return the message of a user's error and its exit code."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error.filename or 'output'}: the disk is full; make room and run the same command again", 1
+        return f"{error.filename or 'output'}: the disk is full; free some space and run the same command again", 1
     if isinstance(error, ProblemsError):
         return "\n  ".join(["", *error.problems]), error.code
 
@@ -113,6 +116,11 @@ def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
     return message_of(error), 2 if isinstance(error, UsageError) else 1
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things: "1 image", "2 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(scales: Sequence[int]) -> str:
-    """[2, 3] -> "x2, x3"."""
+    """Format scales: [2, 3] -> "x2, x3"."""
     return ", ".join(f"x{s}" for s in scales)

@@ -1,4 +1,4 @@
-"""Devices: precision that the hardware computes natively, free memory."""
+"""Devices: free memory, and precisions that the hardware supports natively."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sr_train.console import UsageError, warn
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Return whether an error reports that memory could not be allocated, on any device."""
+    """Return true for an out-of-memory error of any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken where a network is: of the GPU, or of this machine and its container."""
+    """Free memory in bytes: of the GPU, or of this machine and its container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = []
@@ -25,7 +25,7 @@ def free_memory(device: torch.device) -> int:
     limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
     if limit.isdigit() and used.isdigit():
         free.append(max(int(limit) - int(used), 0))
-    return min(free, default=4 << 30)  # no /proc: most machines have as much
+    return min(free, default=4 << 30)  # no /proc: 4 GB, a safe guess
 
 
 def _text(path: str) -> str:
@@ -36,7 +36,7 @@ def _text(path: str) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """``auto`` or a device's name, tried out. Raises ValueError where it cannot be used."""
+    """Return the device of a name or ``auto``. Raise ValueError if no tensor can be allocated on it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -51,7 +51,7 @@ _PRECISIONS = {"32": "32-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed"
 
 
 def native_bf16(accelerator: str) -> bool:
-    """Whether the hardware computes in bf16 itself; emulated bf16 is slower than fp32."""
+    """Return true if the hardware has bf16 instructions. Emulated bf16 is slower than fp32."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if accelerator not in ("auto", "cpu"):
@@ -64,18 +64,19 @@ def native_bf16(accelerator: str) -> bool:
 
 
 def warn_of_emulation(given: str, accelerator: str) -> None:
-    """Warn where bf16, which the user typed as ``given`` (``precision=bf16``), is computed by slower fp32 instructions."""
+    """Warn if bf16 is emulated, which is slower than fp32. ``given`` is the argument as typed, e.g. ``precision=bf16``."""
     if not native_bf16(accelerator):
         warn(
-            f"{given}: no instructions for bf16 were found on this machine; without them it is slower than fp32, on one such "
-            f"CPU 180 times (343 s instead of 1.9 s): give {given.partition('=')[0]}=auto or 32"
+            f"{given}: this machine has no bf16 instructions; emulated bf16 is slower than fp32, on one CPU 180 times "
+            f"(343 s instead of 1.9 s); give {given.partition('=')[0]}=auto or 32"
         )
 
 
 def resolve_precision(precision: object, accelerator: str) -> str:
-    """``auto`` and the short names to Lightning's; raises ValueError for what would silently become something else.
+    """Return Lightning's name for ``trainer.precision``: ``auto`` or a short name.
 
-    Warns where bf16 was asked for and the hardware emulates it.
+    Raise UsageError for other names, ValueError for 16-mixed on a CPU, which Lightning would change to bf16-mixed. Warn if
+    bf16-mixed is emulated.
     """
     if precision == "auto":
         return "bf16-mixed" if native_bf16(accelerator) else "32-true"
@@ -90,9 +91,9 @@ def resolve_precision(precision: object, accelerator: str) -> str:
 
 
 def inference_precision(precision: str, accelerator: str) -> str:
-    """Return ``32`` or ``bf16`` for ``precision=`` of a command that upscales. Raises UsageError for other names.
+    """Return ``32`` or ``bf16`` for the ``precision=`` of inference. Raise UsageError for other names.
 
-    Warns where bf16 was asked for and the hardware emulates it.
+    Warn if bf16 was given and is emulated.
     """
     if precision not in ("32", "bf16", "auto"):
         raise UsageError(f"precision={precision}: choose from 32, bf16, auto")

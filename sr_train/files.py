@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Write files atomically: after a crash there is the old file or the new one, never a part of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if sys.platform != "win32":
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name the file in an OSError that names none, as that of a full disk."""
+    """Add the path to an OSError without a file name, e.g. that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -25,14 +25,14 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, synced, then renamed."""
+    """Write a file atomically: to a temporary file in the same folder, which is synced and renamed."""
     path = Path(path)
     try:
         _write(path, data)
     except OSError as error:
         raise OSError(
             error.errno, error.strerror or str(error), str(path)
-        ) from None  # a full disk names no file by itself
+        ) from None  # the error of a full disk has no file name
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -51,16 +51,16 @@ def _write(path: Path, data: bytes) -> None:
 def _finish(temporary: str, path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
-    os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp made it private
+    os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 - mkstemp creates it with mode 0600
     os.replace(temporary, path)  # noqa: PTH105
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written piece by piece: under a hidden name beside ``path``, which it gets when it is complete and synced.
+    """Open a hidden temporary file next to ``path`` for writing; at the end, sync it and rename it to ``path``.
 
-    Removed where an error or Ctrl-C leaves the ``with``. What a killed process left of the same file is removed first; what
-    another one is still writing is not.
+    An error or Ctrl-C inside the ``with`` removes the temporary file. Temporary files of killed processes are removed first;
+    those that another process is writing (they are locked) stay.
     """
     start = f".{path.name[:100]}."
     for left in path.parent.iterdir():
@@ -77,19 +77,22 @@ def unfinished(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # a full disk names no file by itself
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # the error of a full disk has no file name
             raise OSError(error.errno, error.strerror or str(error), str(path)) from None
         raise
 
 
 def lock_file(handle: int) -> bool:
-    """Lock an open file or folder for this process until it ends or closes it, or return False; True without such locks."""
+    """Lock an open file or folder until it is closed. Return false if another process has locked it.
+
+    Return true on systems without such locks.
+    """
     if sys.platform == "win32":
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)  # others: the file system has none
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # other errors: the file system has no locks
     return True
 
 
@@ -102,14 +105,14 @@ def _in_use(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what :func:`write_bytes` had not finished when its process was killed. For the folder's only writer."""
+    """Remove temporary files of :func:`write_bytes` in a killed process. Only the folder's single writer may call this."""
     for left in folder.glob(".*.part"):
         left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
-    if os.name == "nt":  # folders cannot be opened there
+    if os.name == "nt":  # Windows cannot open a folder
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

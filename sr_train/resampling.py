@@ -1,18 +1,18 @@
-"""MATLAB's ``imresize`` (bicubic), which every paper's low-resolution images were made with.
+"""Bicubic resampling as MATLAB's ``imresize``, with which the papers made their low-resolution images.
 
-Cubic convolution (Keys 1981, a = -0.5), separable, widened by 1/scale when reducing (antialiasing), pixel centres
-aligned, weights of each output pixel summing to one. Three arithmetics of it are in the wild (``ARITHMETICS``):
+Cubic convolution (Keys 1981, a = -0.5), separable, widened by 1/scale when reducing (antialiasing), pixel centers
+aligned; the weights of each output pixel sum to one. Published files use three arithmetics (``ARITHMETICS``):
 
 =================== ================================================================ ====================================
-name                what happens                                                     whose files
+name                method                                                           used by
 =================== ================================================================ ====================================
-``float``           real numbers between the passes, mirrored edges, rounded once    BasicSR and everybody with ``im2double``
+``float``           real numbers between the passes, mirrored edges, rounded once    BasicSR, MATLAB with ``im2double``
 ``uint8``           rounded and clamped between the passes, mirrored edges           newer MATLAB on integer images
 ``uint8_replicate`` rounded and clamped between the passes, replicated edges         Set5, Set14, B100, Urban100 LR files
 =================== ================================================================ ====================================
 
-An output pixel depends on its own position only, never on what else is computed with it: a window of the result
-(``window=``) equals the same window of the whole, bit for bit. That is what lets a training crop be reduced alone.
+An output pixel depends only on its own position. Therefore a training crop can be reduced without the rest of its image
+(:func:`reduce_taps`): the result equals the same window of the reduced image, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Arithmetic = Literal["float", "uint8", "uint8_replicate"]
 
 ARITHMETICS: tuple[str, ...] = get_args(Arithmetic)
 
-_KERNEL_WIDTH = 4.0  # support of the cubic kernel, in input pixels when enlarging
+_KERNEL_WIDTH = 4.0  # support of the cubic kernel in input pixels, without antialiasing
 
 
 class Taps(NamedTuple):
-    """Which input pixels make each output pixel along one axis, and with what weight: two arrays [out, taps]."""
+    """Input pixels and their weights for each output pixel along one axis: two arrays [out, taps]."""
 
     pixel: NDArray[np.intp]
     weight: NDArray[np.float64]
 
 
 def _cubic(x: NDArray[Any]) -> NDArray[Any]:
-    """Keys' cubic convolution kernel with a = -0.5."""
+    """Return Keys' cubic convolution kernel with a = -0.5."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -49,24 +49,24 @@ def _cubic(x: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache(maxsize=256)
 def taps(length: int, out_length: int, scale: float, antialias: bool = True, mirror: bool = True) -> Taps:
-    """Taps of one axis.
+    """Return the taps of one axis.
 
     Args:
         length: input pixels.
         out_length: output pixels.
         scale: output pixels per input pixel; below 1 reduces.
         antialias: widen the kernel by 1/scale when reducing.
-        mirror: pixels beyond the edge are mirrored (else the edge pixel is repeated).
+        mirror: mirror the image at its edges; otherwise repeat the edge pixel.
     """
     stretch = min(scale, 1.0) if antialias else 1.0
     width = _KERNEL_WIDTH / stretch
-    # 1/scale is made exact where it is a whole number, so that all pixels of a phase share bit-identical weights.
+    # An integer 1/scale is made exact, so that all pixels of a phase have bit-identical weights.
     step = 1.0 / scale
     step = float(round(step)) if abs(step - round(step)) < 1e-9 and round(step) >= 1 else step
-    centre = np.arange(out_length) * step + 0.5 * (step - 1)
-    first = np.floor(centre - width / 2)
+    center = np.arange(out_length) * step + 0.5 * (step - 1)
+    first = np.floor(center - width / 2)
     position = first[:, None] + np.arange(math.ceil(width) + 2)
-    weight = stretch * _cubic(stretch * (centre[:, None] - position))
+    weight = stretch * _cubic(stretch * (center[:, None] - position))
     weight /= weight.sum(axis=1, keepdims=True)
     index = position.astype(np.intp)
     if mirror:
@@ -76,12 +76,12 @@ def taps(length: int, out_length: int, scale: float, antialias: bool = True, mir
         index = np.clip(index, 0, length - 1)
     used = np.any(weight != 0, axis=0)
     index, weight = np.ascontiguousarray(index[:, used]), np.ascontiguousarray(weight[:, used])
-    index.flags.writeable = weight.flags.writeable = False  # shared by the cache
+    index.flags.writeable = weight.flags.writeable = False  # the cache returns the same arrays again
     return Taps(index, weight)
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """MATLAB's output size for one scale factor: ceil(scale * size), with an exact reciprocal not rounded up by 1e-16."""
+    """Return MATLAB's output size for a scale factor: ceil(scale * size), without the rounding error of 1/3 * 3."""
     return tuple(math.ceil(round(scale * n, 9)) for n in (height, width))  # pyright: ignore[reportReturnType]
 
 
@@ -94,7 +94,7 @@ def check_arithmetic(name: str) -> None:
 def _plan(
     shape: tuple[int, ...], scale: float | None, size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Output size and the scale of each axis."""
+    """Return the output size and the scale of each axis."""
     height, width = shape
     if min(height, width) < 1:
         raise ValueError(f"cannot resize an empty image of {height}x{width}")
@@ -111,7 +111,7 @@ def _plan(
 
 
 def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArray[np.float64]:
-    """Resize one axis of a float64 array. Taps are summed in a fixed order: the result does not depend on the window."""
+    """Resize one axis of a float64 array. The order of the sum is fixed, so the result does not depend on the window."""
     shape = [1] * image.ndim
     shape[axis] = -1
     index, weight = axis_taps
@@ -124,7 +124,7 @@ def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArra
 
 
 def round_half_up(image: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Real pixel values to integers as MATLAB does: halves up, clamped to the type."""
+    """Round pixel values to integers as MATLAB does: halves up, clamped to the range of the type."""
     return np.clip(np.floor(image + 0.5), 0, np.iinfo(dtype).max).astype(dtype)
 
 
@@ -140,24 +140,26 @@ def imresize(
 
     Args:
         image: [H, W] or [H, W, C]; uint8, uint16 or floating point.
-        scale: one factor for both axes; the result has ceil(scale * size) pixels.
-        size: (height, width) of the result instead.
+        scale: factor for both axes; the result has ceil(scale * size) pixels.
+        size: (height, width) of the result, instead of ``scale``.
         antialias: widen the kernel when reducing (MATLAB's default).
-        arithmetic: see the module; floating-point images have ``float`` only.
+        arithmetic: see the module's docstring; floating-point images need ``float``.
 
     Returns:
-        An array of the input's integer type, rounded; float64, not clamped, for floating-point input.
+        An array of the input's integer type, rounded. For floating-point input: float64, not clamped.
     """
     check_arithmetic(arithmetic)
     out_size, scales = _plan(image.shape[:2], scale, size)
     integer = np.issubdtype(image.dtype, np.integer)
     if not integer and arithmetic != "float":
         raise ValueError(
-            f"arithmetic={arithmetic!r} rounds to integers between the passes; this image is {image.dtype}"
+            f"arithmetic={arithmetic!r} needs an integer image; this image is {image.dtype}; give arithmetic='float'"
         )
     mirror = arithmetic != "uint8_replicate"
     out = image.astype(np.float64)
-    for n, axis in enumerate(np.argsort(scales, kind="stable")):  # the smaller scale first, rows first when equal
+    for n, axis in enumerate(
+        np.argsort(scales, kind="stable")
+    ):  # the axis with the smaller scale first; rows first if equal
         out = apply_taps(out, taps(image.shape[axis], out_size[axis], scales[axis], antialias, mirror), int(axis))
         if n == 0 and arithmetic != "float":
             out = round_half_up(out, image.dtype).astype(np.float64)
@@ -165,18 +167,17 @@ def imresize(
 
 
 def reduce_taps(length: int, scale: int, start: int, count: int, mirror: bool = True) -> Taps:
-    """Taps that make pixels [start, start + count) of an axis reduced by a whole ``scale``; ``length`` is a multiple of it."""
+    """Return the taps of pixels [start, start + count) of an axis reduced by the integer ``scale``, a divisor of ``length``."""
     index, weight = taps(length, length // scale, 1.0 / scale, True, mirror)
     return Taps(index[start : start + count], weight[start : start + count])
 
 
 def imresize_torch(image: torch.Tensor, scale: float, *, antialias: bool = True) -> torch.Tensor:
-    """The ``float`` arithmetic for batches: [..., H, W] floating point -> [..., ceil(scale*H), ceil(scale*W)], any device.
+    """Resize a batch with the ``float`` arithmetic: [..., H, W] floating point -> [..., ceil(scale*H), ceil(scale*W)].
 
-    Neither rounded nor clamped; computed in the input's type (float64 agrees with :func:`imresize` to 1e-12).
+    The result is neither rounded nor clamped and has the input's type and device. In float64 it agrees with
+    :func:`imresize` to 1e-12.
     """
-    # the numpy half of this file serves commands that must start without torch
-
     (out_h, out_w), _ = _plan(tuple(image.shape[-2:]), scale, None)
     for axis, out_length in ((-2, out_h), (-1, out_w)):
         index, weight = taps(image.shape[axis], out_length, scale, antialias)

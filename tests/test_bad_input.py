@@ -662,14 +662,14 @@ CASES = [
         (*EVAL, "weights=p.pth"),
         pickled("p.pth"),
         1,
-        "p.pth: refused: it holds more than tensors",
+        "p.pth: refused: it contains more than tensors",
     ),
     Case(
         "a pickle in old clothes",
         (*EVAL, "weights=p.safetensors"),
         lambda p: (p / "p.safetensors").write_bytes(pickle.dumps(Payload())),
         1,
-        "p.safetensors: refused: it holds more than tensors",
+        "p.safetensors: refused: it contains more than tensors",
     ),
     Case(
         "a start that would run code", (*TRAIN, "init.weights=p.pth", "name=n"), pickled("p.pth"), 1, "p.pth: refused"
@@ -701,7 +701,7 @@ CASES = [
         LONGER,
         checkpoint(hostile),
         1,
-        "refused: it holds more than tensors and plain values",
+        "refused: it contains more than tensors and plain values",
     ),
     Case(
         "checkpoints of another step",
@@ -771,10 +771,10 @@ CASES = [
         (*TRAIN, "trainer.max_steps=many"),
         nothing,
         2,
-        'trainer.max_steps="many": expected a whole number',
+        'trainer.max_steps="many": expected an integer',
     ),
-    Case("fraction for a number", (*TRAIN, "data.batch=2.5"), nothing, 2, "data.batch=2.5: expected a whole number"),
-    Case("list for a number", (*TRAIN, "scale=[2]"), nothing, 2, "scale=[2]: expected a whole number"),
+    Case("fraction for a number", (*TRAIN, "data.batch=2.5"), nothing, 2, "data.batch=2.5: expected an integer"),
+    Case("list for a number", (*TRAIN, "scale=[2]"), nothing, 2, "scale=[2]: expected an integer"),
     Case(
         "negative batch",
         (*TRAIN, "data.batch=-4", "name=n"),
@@ -871,7 +871,7 @@ CASES = [
         ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[-2]"),
         nothing,
         2,
-        "give whole numbers from 2 on",
+        "expected different integers of at least 2",
     ),
     Case("scale twice", ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[2,2]"), nothing, 2, "each once"),
     Case(
@@ -892,7 +892,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[c.id for c in CASES])
-def test_it_is_refused_by_name_with_what_to_do(case, invoke, place):
+def test_bad_input_is_refused_by_name_with_a_remedy(case, invoke, place):
     case.make(place)
     done = invoke(*case.arguments)
     assert done.returncode == case.code, done.stdout + done.stderr
@@ -918,11 +918,11 @@ FULL = [
 
 
 @pytest.mark.parametrize(("arguments", "file"), FULL, ids=[a[0] for a, _ in FULL])
-def test_a_disk_that_is_full_is_named_in_one_line(invoke, place, monkeypatch, arguments, file):
+def test_a_full_disk_is_reported_in_one_line(invoke, place, monkeypatch, arguments, file):
     monkeypatch.setattr(files, "_write", full)
     done = invoke(*arguments, *(["name=full"] if arguments is TRAIN else []))
     assert done.returncode == 1
-    assert f"{file}: the disk is full; make room and run the same command again" in done.stderr
+    assert f"{file}: the disk is full; free some space and run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(place.rglob("*.part"))
 
@@ -945,7 +945,7 @@ def small_disk(place):
     subprocess.run(["umount", str(where)], check=True)
 
 
-def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(command, place, small_disk):
+def test_a_run_on_a_full_disk_warns_once_and_continues_when_there_is_space(command, place, small_disk):
     run = (
         *TRAIN[:-2],
         "sets=[toy]",
@@ -957,7 +957,7 @@ def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(comman
     failed = command(*run)
     assert failed.returncode == 1, failed.stderr
     assert "disk/quickstart_edsr/x2" in failed.stderr
-    assert "the disk is full; make room and run the same command again" in failed.stderr
+    assert "the disk is full; free some space and run the same command again" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert small_disk("50m").returncode == 0
     done = command(*run)
@@ -965,11 +965,11 @@ def test_a_run_on_a_full_disk_says_so_once_and_goes_on_when_there_is_room(comman
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place, small_disk):
+def test_a_full_disk_ends_upscaling_and_preparing_with_a_remedy(invoke, place, small_disk):
     small_disk("100k")
     done = invoke(*UPSCALE[:-1], "input=hr", "output=disk/out")
     assert done.returncode == 1
-    assert "the disk is full; make room and run the same command again" in done.stderr
+    assert "the disk is full; free some space and run the same command again" in done.stderr
     assert not list((place / "disk").rglob("*.part"))
     shutil.rmtree(place / "disk" / "out")
     small_disk("30k")
@@ -979,7 +979,7 @@ def test_a_full_disk_ends_upscaling_and_preparing_with_what_to_do(invoke, place,
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_that_is_being_written_is_not_begun_twice(invoke, place, monkeypatch):
+def test_a_run_is_not_started_twice_at_the_same_time(invoke, place, monkeypatch):
     from sr_train.runs import lock
 
     monkeypatch.setattr(lock, "hold", lambda folder: hold(folder, 0.3))
@@ -1011,7 +1011,7 @@ def test_names_that_are_not_utf8_are_listed(command, place, arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
+def test_readable_lines_of_damaged_metrics_are_kept(invoke, place):
     """Half a line, a line of another program and bytes of none: the rows up to the checkpoint stay, the rest is cut."""
     unfinished(place)
     path = place / RUN / "metrics.csv"
@@ -1025,7 +1025,7 @@ def test_metrics_that_cannot_be_read_are_kept_as_far_as_they_can(invoke, place):
     assert [line for line in text.splitlines() if line.startswith("6,train/loss")]
 
 
-def test_a_typo_in_an_experiment_file_is_refused_wherever_it_stands(tmp_path):
+def test_a_typo_is_refused_in_every_place_of_an_experiment_file(tmp_path):
     """A user's own recipe stands in conf/experiment of a checkout; here in a copy of the package."""
     import sr_train
     from sr_train.config.folders import conf_folder

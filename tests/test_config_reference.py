@@ -37,14 +37,14 @@ def test_every_row_has_a_type_a_default_and_a_meaning(rows):
     assert [row for row in rows if len(row) != 4 or not all(cell.strip() for cell in row)] == []
 
 
-def test_every_key_of_every_command_is_there(page):
+def test_every_key_of_every_command_is_in_the_reference(page):
     for config in ("train", "evaluate", "upscale", "interp", "prepare", "convert"):
         section = page.partition(f"## sr-{config.replace('evaluate', 'eval')}\n")[2].partition("\n## ")[0]
         keys = [key for key, _, _ in keys_of(conf_folder() / f"{config}.yaml")]
         assert [key for key in keys if f"| `{key}` |" not in section] == []
 
 
-def test_every_option_of_every_group_and_its_keys_are_there(page):
+def test_every_option_of_every_group_is_in_the_reference(page):
     for group in (g for g in groups() if g != "experiment"):
         for file in files_of(group):
             content = yaml.safe_load(file.read_text()) or {}
@@ -70,7 +70,7 @@ def keys_below(config, path=""):
 
 
 @pytest.mark.parametrize("experiment", ["esrgan_x4", "edvr_m_x4", "mdsr"])
-def test_every_key_of_a_recipe_and_every_argument_is_there(experiment, rows):
+def test_every_key_of_a_recipe_and_every_argument_is_in_the_reference(experiment, rows):
     there = {row[0].strip("`") for row in rows} | set(groups())
     elsewhere = (
         r"task\.(model|loss|curve)|task\.optimizer\.(params|lr)|.*\.(size_average|reduce)"  # groups; rate; deprecated

@@ -232,7 +232,7 @@ def film(house):
 # -- the tests ---------------------------------------------------------------------------------------------------
 
 
-def test_each_program_is_run():
+def test_every_program_in_the_pages_runs():
     typed = [item for item in TYPED if not item.file and item.text.startswith("sr-")]
     assert {item.text.split()[0] for item in typed if rule(item) is not COMPOSE} == set(CONFIG)
 
@@ -269,7 +269,7 @@ def test_a_page_works_as_typed(item, house, invoke, monkeypatch, capsys, request
         assert "Traceback" not in done.stderr
 
 
-def test_what_extending_adds_is_listed_and_logged(house, invoke, monkeypatch):
+def test_networks_and_metrics_of_the_user_are_listed_and_logged(house, invoke, monkeypatch):
     monkeypatch.setenv("SR_CONF", str(house / "conf"))
     assert re.search(
         r"\n  shallow_x4 +Three convolutions, x2 and then x4, on our photographs\n", invoke("sr-train").stdout
@@ -296,7 +296,7 @@ def test_what_make_quickstart_types_composes():
         composed(command)
 
 
-def test_an_own_term_in_a_gan(monkeypatch, house):
+def test_a_gan_loss_can_have_a_term_of_the_user(monkeypatch, house):
     monkeypatch.syspath_prepend(str(house))
     node = "gan.loss.pixel={_target_: gradients.GradientLoss}"
     assert node in (DOCS / "extending.md").read_text()
@@ -377,7 +377,7 @@ def test_every_public_name_exists_and_is_in_the_api():
     ] == []
 
 
-def test_the_tree_is_the_tree():
+def test_the_tree_in_architecture_is_complete():
     tree = (DOCS / "architecture.md").read_text().partition("## The tree")[2]
     folders = {p.name for p in (ROOT / "sr_train").iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders <= set(re.findall(r"(\w+)/ ", tree))

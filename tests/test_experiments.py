@@ -38,7 +38,7 @@ def test_the_experiments_are_found():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_an_experiment_opens_with_what_its_user_needs_to_know(path: Path):
+def test_an_experiment_file_begins_with_its_facts(path: Path):
     text = path.read_text()
     assert text.startswith("# @package _global_\n# ")
     for heading in ("Paper:", "Command:", "Needs:", "Takes:", "Reaches:", "Differs:"):

@@ -67,7 +67,7 @@ def _files_imported(tree):
                 yield _where(inside / f"{name}.py" if (inside / f"{name}.py").exists() else inside.with_suffix(".py"))
 
 
-def test_every_name_at_the_root_has_its_floor_and_there_are_at_most_20():
+def test_every_module_at_the_root_has_a_layer_and_there_are_at_most_20():
     assert len(FILES) > 80
     names = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in FILES}
     assert names == set(FLOOR)
@@ -81,7 +81,7 @@ def test_the_commands_hold_no_logic():
 
 
 @pytest.mark.parametrize("path", FILES, ids=_where)
-def test_imports_stay_below(path):
+def test_modules_import_lower_layers_only(path):
     where, part = _where(path), path.relative_to(ROOT).parts[0].removesuffix(".py")
     for name, _ in _imports(ast.parse(path.read_text())):
         top, _, rest = name.partition(".")

@@ -36,7 +36,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(fuzz, kind, count):
     assert sum(f[2] == "refused" for f in found) > count / 3
 
 
-def test_what_may_go_wrong_is_noticed_attributed_and_survived(fuzz, tmp_path, monkeypatch):
+def test_crashes_and_errors_of_readers_are_counted(fuzz, tmp_path, monkeypatch):
     """The harness itself: a reader that does everything that it shall never do."""
 
     class Payload:

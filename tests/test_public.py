@@ -9,12 +9,12 @@ import sr_train
 
 
 @pytest.mark.parametrize("name", sr_train.__all__)
-def test_every_public_name_is_there_and_documented(name):
+def test_every_public_name_exists_and_is_documented(name):
     assert getattr(sr_train, name).__doc__
     assert name in dir(sr_train)
 
 
-def test_an_unknown_name_is_refused_with_those_that_there_are():
+def test_an_unknown_name_is_refused_with_the_public_names():
     with pytest.raises(AttributeError, match=r"'load_weight'; public names are Weights, build_network"):
         _ = sr_train.load_weight
 

@@ -95,7 +95,7 @@ def test_sizes_equal_a_naive_resize_in_exact_rationals(shape, size, antialias):
     assert np.abs(imresize(image, size=size, antialias=antialias) - as_float(naive)).max() < 1e-12
 
 
-def test_matlabs_own_numbers():
+def test_results_equal_numbers_of_matlab():
     image = np.arange(16.0).reshape(4, 4)
     wide = [[0.75055188, 2.1004415, 3.45033113], [6.15011038, 7.5, 8.84988962], [11.54966887, 12.8995585, 14.24944812]]
     plain = [[0.54398148, 1.93518519, 3.32638889], [6.1087963, 7.5, 8.8912037], [11.67361111, 13.06481481, 14.45601852]]
@@ -177,7 +177,7 @@ def test_constant_images_stay_constant(arithmetic, scale):
     assert (imresize(deep, scale, arithmetic=arithmetic) == deep[0, 0]).all()
 
 
-def test_enlarging_by_one_changes_nothing(photograph):
+def test_upscaling_by_one_changes_nothing(photograph):
     for arithmetic in ARITHMETICS:
         assert np.array_equal(imresize(photograph, 1, arithmetic=arithmetic), photograph)
 
@@ -205,7 +205,7 @@ def test_halves_are_rounded_up_and_types_clamped():
     assert round_half_up(np.array([65534.5, 7e4]), np.dtype(np.uint16)).tolist() == [65535, 65535]
 
 
-def test_channels_are_independent_and_grey_needs_no_axis(photograph):
+def test_channels_are_independent_and_gray_needs_no_axis(photograph):
     whole = imresize(photograph, 1 / 4)
     for channel in range(3):
         assert np.array_equal(whole[..., channel], imresize(photograph[..., channel], 1 / 4))
@@ -266,7 +266,7 @@ def test_the_torch_version_keeps_the_type_and_passes_gradients():
         ({"size": (0, 4)}, r"size=\(0, 4\) must be at least 1x1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         imresize(np.zeros((6, 6), np.uint8), **arguments)
 
@@ -274,7 +274,7 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 def test_empty_images_and_integer_arithmetic_on_reals_are_refused():
     with pytest.raises(ValueError, match="cannot resize an empty image of 0x5"):
         imresize(np.zeros((0, 5), np.uint8), 2)
-    with pytest.raises(ValueError, match="rounds to integers between the passes; this image is float64"):
+    with pytest.raises(ValueError, match="needs an integer image; this image is float64"):
         imresize(np.zeros((4, 4)), 2, arithmetic="uint8")
     with pytest.raises(ValueError, match="scale=0 must be a positive number"):
         imresize_torch(torch.zeros(1, 3, 4, 4), 0)

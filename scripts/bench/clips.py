@@ -2,16 +2,16 @@
 
     python scripts/bench/clips.py --basicsr-python bsr/bin/python
 
-Batch 1, 5 frames, LR patch 64, on one clip in memory: what is compared are the steps, not the loaders. The programs run side
-by side, each in a process of its own, and take turns of ``--block`` steps while the others wait; the first block of each is
-not counted. The table shows the median of the blocks, and the median over the rounds of the ratio within a round: others at
-work on the same machine slow all of a round.
+Batch 1, 5 frames, LR patch 64, on one clip in memory: the steps are compared, not the loaders. The programs run in
+separate processes and alternate blocks of ``--block`` steps while the others wait; the first block of each is not counted.
+The table shows the median of the blocks, and the median over the rounds of the ratio within a round, because other load on
+the machine slows all programs of a round.
 
 - sr-train: PixelTask in Lightning's trainer, with EMA of 0.999, guard, summed Charbonnier and the logged mean offsets;
-  precision ``auto`` (bf16 where the CPU has it), then 32.
+  precision ``auto`` (bf16 if the CPU has it), then 32.
 - BasicSR: the network and training settings of its train_EDVR_M_x4_SR_REDS.yml, EMA of 0.999 included, fp32.
 
-BasicSR 1.4.2 lives in a venv of its own, see loader.py; without one, only our figures are printed.
+BasicSR 1.4.2 needs its own venv, see loader.py; without it, only the times of sr-train are printed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ AIMS = (("auto", "both at their defaults", 3.0), ("32", "fp32 against fp32", 1.5
 
 
 class Clock(L.Callback):
-    """The loop in turns with other programs."""
+    """Callback that alternates blocks of steps with other programs."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -52,7 +52,7 @@ class Clock(L.Callback):
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Steps of our task, in this process."""
+    """Run steps of our task in this process."""
     torch.manual_seed(0)
     model = EDVR(channels=job["channels"], frames=job["frames"], back_blocks=job["blocks"])
     task = PixelTask(
@@ -84,13 +84,13 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(rounds: list[dict[str, float]], version: str) -> None:
-    """Print milliseconds a step of both programs."""
+    """Print the milliseconds per step of both programs."""
 
     def cell(name: str) -> str:
         values = [1000 * r[name] for r in rounds]
         return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
-    print(f"\n{'ms a step, median (lowest-highest)':36}{'sr-train':>24}{version:>24}{'ratio':>8}  aim")
+    print(f"\n{'ms per step, median (lowest-highest)':36}{'sr-train':>24}{version:>24}{'ratio':>8}  aim")
     for mine, name, aim in AIMS:
         if "basicsr" not in rounds[0]:
             print(f"{name:36}{cell(mine):>24}{'-':>24}")
@@ -105,14 +105,16 @@ def main() -> None:
         print("\n" + json.dumps(ours(json.loads(sys.argv[1]))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--basicsr-python", help="Python of the venv that has BasicSR")
-    parser.add_argument("--basicsr-ema", type=float, default=0.999, help="its EMA; 0: none (default: %(default)s)")
-    parser.add_argument("--block", type=int, default=2, help="steps of a block (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=6, help="blocks of each program (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="clips a step (default: %(default)s)")
+    parser.add_argument("--basicsr-python", help="Python of the venv with BasicSR")
+    parser.add_argument(
+        "--basicsr-ema", type=float, default=0.999, help="EMA of BasicSR; 0: none (default: %(default)s)"
+    )
+    parser.add_argument("--block", type=int, default=2, help="steps per block (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per program (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="clips per step (default: %(default)s)")
     parser.add_argument("--patch", type=int, default=64, help="LR patch (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, help="of each program; 1 where others use the cores (default: all cores)"
+        "--threads", type=int, help="threads per program; 1 if others use the cores (default: all cores)"
     )
     args = parser.parse_args()
     if args.threads:

@@ -2,10 +2,10 @@
 
     python scripts/bench/deform.py [--threads 1]
 
-3x3, 8 deformable groups, offsets of 2 px (standard deviation), by default in tensors of (4, 64, 64, 64): four frames of
-EDVR-M in a patch of 64. The ways take turns; the table shows medians, and the median over the rounds of the ratio to
-torchvision within a round: others at work on the same machine slow all of a round. Before that all are compared, forward and
-in all gradients. ``plain`` is what export and other devices run.
+3x3, 8 deformable groups, offsets with a standard deviation of 2 px, by default in tensors of (4, 64, 64, 64): four frames
+of EDVR-M in a patch of 64. The implementations alternate. The table shows medians, and the median over the rounds of the
+ratio to torchvision within a round, because other load on the machine slows all of a round. First, all results and
+gradients are compared. ``plain`` is used for export and on other devices.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import torch
 
 from sr_train.models.deform import _by_sampling, deformable_conv
 
-AIM = 4.0  # times torchvision's speed, fp32 on a CPU, forward and backward
+AIM = 4.0  # target speed relative to torchvision, fp32 on a CPU, forward and backward
 
 
 def now() -> float:
-    """The time once the device has done what it was given."""
+    """Return the time after the device has finished all operations."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def tensors(size: Sequence[int], groups: int, device: str) -> list[torch.Tensor]:
-    """x, offset, mask, weight, bias as in a network: the features in channels-last memory."""
+    """Return x, offset, mask, weight and bias as in a network, with the features in channels-last memory."""
     generator = torch.Generator().manual_seed(0)
     batch, channels, height, width = size
     offset = torch.randn(batch, groups * 18, height, width, generator=generator) * 2
-    near = (offset - offset.round()).abs() < 1e-3  # there gradients jump, and rounding decides to which side
+    near = (offset - offset.round()).abs() < 1e-3  # gradients are not continuous there
     made = [
         torch.randn(*size, generator=generator).contiguous(memory_format=torch.channels_last),
         torch.where(near, offset.round() + 0.01, offset),
@@ -49,7 +49,7 @@ def tensors(size: Sequence[int], groups: int, device: str) -> list[torch.Tensor]
 def timed(
     compute: Callable[..., torch.Tensor], given: Sequence[torch.Tensor]
 ) -> tuple[list[float], list[torch.Tensor]]:
-    """Seconds of (forward, forward and backward); the result and all gradients."""
+    """Return the seconds of (forward, forward and backward), and the result with all gradients."""
     leaves = [t.detach().requires_grad_() for t in given]
     start = now()
     out = compute(*leaves)
@@ -64,9 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=4, default=(4, 64, 64, 64), help="B C h w (default: 4 64 64 64)")
     parser.add_argument("--groups", type=int, default=8, help="deformable groups (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="after one to warm up (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds, after a warm-up round (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="1 where others use the cores (default: all cores)")
+    parser.add_argument("--threads", type=int, help="threads; 1 if others use the cores (default: all cores)")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,9 +1,9 @@
-"""Time of a video network on a clip when the features of a frame are computed once, against each window whole.
+"""Time of a video network on a clip: features of a frame computed once, against once per window.
 
     python scripts/bench/features.py [--frames 20] [--width 320] [--height 180] [--runs 3] [--bf16] [--ensemble]
 
-The network is EDVR-M with fresh weights; its offsets are drawn, so that it samples between pixels. Both ways take turns;
-medians of ``--runs``. What they give must be equal to float rounding.
+The network is EDVR-M with random weights and random offsets, so that it samples between pixels. Both methods alternate; the
+times are medians of ``--runs``. The results must be equal up to float rounding.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sr_train.models.edvr import EDVR
 
 
 def by_windows(network: EDVR, clip: torch.Tensor, **options: Any) -> list[torch.Tensor]:
-    """Each window whole: T times the features."""
+    """Run the whole network on each window: features of each frame are computed T times."""
     return [super_resolve(network, window, **options) for _, window in windows(clip, network.frames)]
 
 
 def once(network: EDVR, clip: torch.Tensor, **options: Any) -> list[torch.Tensor]:
-    """As ``sr-upscale`` and ``sr-eval`` do."""
+    """Compute the features of each frame once, as ``sr-upscale`` and ``sr-eval`` do."""
     return list(super_resolve_clip(network, clip, **options))
 
 
@@ -55,12 +55,12 @@ def main() -> None:
             start = time.perf_counter()
             found[way.__name__] = way(network, clip, **options)
             times[way.__name__].append((time.perf_counter() - start) / given.frames)
-            print(f"{way.__name__}: {times[way.__name__][-1]:.3f} s a frame", flush=True)
+            print(f"{way.__name__}: {times[way.__name__][-1]:.3f} s per frame", flush=True)
     slow, fast = (statistics.median(times[name]) for name in ("by_windows", "once"))
     off = max(float((a - b).abs().max()) for a, b in zip(*found.values(), strict=True))
     size = f"{given.frames} frames of {given.width}x{given.height}, {options['precision']}, {torch.get_num_threads()} threads"
     print(
-        f"EDVR-M, {size}: each window whole {slow:.3f} s a frame, features once {fast:.3f} s: {slow / fast:.2f} times"
+        f"EDVR-M, {size}: features per window {slow:.3f} s per frame, features once {fast:.3f} s: {slow / fast:.2f} times"
     )
     print(f"largest difference {off:.1e}")
 

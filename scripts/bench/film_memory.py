@@ -1,10 +1,10 @@
-"""Peak memory of sr-upscale on a short and a long film: it must not depend on the length.
+"""Peak memory of sr-upscale on a short and a long video. It must not depend on the length.
 
     python scripts/bench/film_memory.py [--frames 20 200] [--size 640x360] [--precision bf16]
 
-Films of moving noise and waves are made, a small EDSR x4 with random weights is saved, and the installed command enlarges one
-film after the other, each in a process of its own. The table shows the peak of the process's resident memory, and the ratio
-of the longest film's to the shortest's; the aim is 1.10 at most.
+The script makes videos of moving noise and waves, saves a small EDSR x4 with random weights, and upscales each video with
+the installed command in its own process. The table shows the peak resident memory of the process. The last line is the
+ratio of the longest to the shortest video; the target is 1.10 at most.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AIM = 1.10
 
 
 def make_film(path: Path, frames: int, width: int, height: int) -> None:
-    """Waves that move, with noise over them, so that the encoder has something to do."""
+    """Write a video of moving waves with noise, which is not trivial to encode."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     with av.open(str(path), "w") as film:
@@ -42,7 +42,7 @@ def make_film(path: Path, frames: int, width: int, height: int) -> None:
 
 
 def peak(folder: Path, frames: int, precision: str) -> tuple[float, float]:
-    """(MB, seconds) of the command on one film."""
+    """Return (MB, seconds) of the command on one video."""
     command = [
         str(Path(sys.executable).with_name("sr-upscale")), "weights=net.safetensors", f"input={frames}.mp4", "output=large",
         f"precision={precision}", "device=cpu", "preset=veryfast",
@@ -77,7 +77,7 @@ def main() -> None:
             peaks.append(used)
             print(f"{frames:>7} {used:>8.0f} {seconds:>7.1f}", flush=True)
     ratio = peaks[-1] / peaks[0]
-    print(f"ratio {ratio:.3f} (aim: {AIM:.2f} at most): {'reached' if ratio <= AIM else 'missed'}")
+    print(f"ratio {ratio:.3f} (target: {AIM:.2f} at most): {'reached' if ratio <= AIM else 'missed'}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
     python scripts/bench/gan.py --images DIR --basicsr-python bsr/bin/python
 
 RRDBNet of 23 blocks, the VGG-style discriminator for 128 px, VGG19's conv5_4 features, L1, EMA of 0.999, batch 2. The
-programs run side by side, each in a process of its own, and take turns of ``--block`` steps while the others wait, as in
-step.py; the first block of each is not counted. Ours runs as the command does (store, two loader processes, loggers,
-checkpoints, guard) in precision ``auto`` (bf16 where the CPU has it), then 32; BasicSR is ``train_pipeline`` in fp32 with the
-settings of its train_ESRGAN_x4.yml on folders of PNG. Memory is the most that each training process had in its
-steps from the second block on.
+programs run in separate processes and alternate blocks of ``--block`` steps while the others wait, as in step.py; the first
+block of each is not counted. sr-train runs as the command does (store, two loader processes, loggers, checkpoints, guard) in
+precision ``auto`` (bf16 if the CPU has it), then 32. BasicSR is ``train_pipeline`` in fp32 with the settings of its
+train_ESRGAN_x4.yml on folders of PNG. Memory is the peak of each training process from the second block on.
 
-VGG19's weights are random numbers in a file of torchvision's layout: neither time nor memory depends on them.
+VGG19's weights are random numbers in torchvision's key format: time and memory do not depend on them.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from sr_train.models.rrdbnet import RRDBNet
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
-    """One run of the command, in this process."""
+    """Run the command in this process."""
     from sr_train import train
 
     folder = Path(job["folder"])
@@ -62,7 +61,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def start_files(folder: Path, blocks: int) -> None:
-    """A generator to start from, and a feature network."""
+    """Write the initial generator and the weights of VGG19."""
     arguments: dict[str, Any] = {"scale": 4, "channels": 64, "growth": 32, "blocks": blocks}
     network = RRDBNet(**arguments)
     target = f"{RRDBNet.__module__}.{RRDBNet.__name__}"
@@ -78,15 +77,17 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs (default: the toy photographs)")
-    parser.add_argument("--basicsr-python", help="Python of the venv that has BasicSR")
-    parser.add_argument("--basicsr-workers", type=int, default=6, help="its loader processes (default: %(default)s)")
-    parser.add_argument("--net-blocks", type=int, default=23, help="of RRDBNet (default: %(default)s)")
-    parser.add_argument("--block", type=int, default=2, help="steps of a block (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=6, help="blocks of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of each program; 1 where others use the cores (default: all)")
-    parser.add_argument("--batch", type=int, default=2, help="pairs a step (default: %(default)s)")
+    parser.add_argument("--basicsr-python", help="Python of the venv with BasicSR")
+    parser.add_argument(
+        "--basicsr-workers", type=int, default=6, help="loader processes of BasicSR (default: %(default)s)"
+    )
+    parser.add_argument("--net-blocks", type=int, default=23, help="blocks of RRDBNet (default: %(default)s)")
+    parser.add_argument("--block", type=int, default=2, help="steps per block (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per program (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads per program; 1 if others use the cores (default: all)")
+    parser.add_argument("--batch", type=int, default=2, help="pairs per step (default: %(default)s)")
     parser.add_argument("--patch", type=int, default=32, help="LR patch (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: the system's)")
     args = parser.parse_args()
     if args.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads)))
@@ -119,7 +120,7 @@ def main() -> None:
     for n in sides:
         seconds = [r[n] for r in rounds]
         print(
-            f"{n:8} {statistics.median(seconds):7.3f} s a step ({min(seconds):.3f}-{max(seconds):.3f})  peak {peaks[n]:.2f} GB"
+            f"{n:8} {statistics.median(seconds):7.3f} s/step ({min(seconds):.3f}-{max(seconds):.3f})  peak {peaks[n]:.2f} GB"
         )
     if args.basicsr_python:
         for mine, aim in (("auto", 1.8), ("32", 1.0)):

@@ -1,17 +1,17 @@
-"""Memory of a GAN step, counted: ``experiment=esrgan_x4`` with one backward pass for both losses, against one for each.
+"""Memory of a GAN step of ``experiment=esrgan_x4``: one backward pass for both losses, against one for each.
 
     python scripts/bench/gan_memory.py
     python scripts/bench/gan_memory.py --recompute
 
 RRDBNet of 23 blocks, the VGG-style discriminator, VGG19's conv5_4 features, L1, Adam and an EMA of G, batch 16, HR patches of
-128 px, in fp32 and under bf16 autocast. The second step is counted, with Adam's state.
+128 px, in fp32 and with bf16 autocast. The memory of the second step is counted, with Adam's state.
 
-- joint: the project's step. The graphs of G, of the features and of D three times are alive at once.
-- apart: each loss is differentiated as soon as it is known, G's as far as the images; G's own graph alone waits for
-  ``backward()``. The gradients are the same.
+- joint: the step of sr-train. The graphs of G, of the features and of three passes of D exist at the same time.
+- apart: each loss is differentiated directly after its forward pass, G's loss up to the images; only G's own graph remains
+  until ``backward()``. The gradients are the same.
 
-Tensors are torch's fake ones: nothing is computed, no memory is taken, and every machine gives the same figures. Counted are
-the bytes of all storages alive after each operation; what an operation takes for itself (a convolution's workspace) is not.
+The tensors are torch's fake tensors: nothing is computed or allocated, and the numbers are the same on every machine. The
+sum is over the storages that exist after each operation; temporary memory inside an operation is not counted.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from sr_train.models.rrdbnet import RRDBNet
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask
 
-LIMIT = 0.10  # joint stays as long as apart saves no more
+LIMIT = 0.10  # sr-train uses joint unless apart saves more than this
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations made and that are alive: ``now``, and ``most`` so far."""
+    """Count the bytes of the storages that operations made and that still exist: ``now``, and their maximum ``most``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _Settled(torch.autograd.Function):
-    """A loss whose gradients are known: its value forward, those gradients backward."""
+    """A loss with known gradients: forward returns its value, backward these gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, gradients: list[torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
@@ -80,14 +80,14 @@ class _Settled(torch.autograd.Function):
 
 
 def settled(loss: torch.Tensor, inputs: Sequence[torch.Tensor]) -> Any:
-    """``loss``, differentiated by ``inputs`` at once: its graph is gone before another one is built."""
+    """Differentiate ``loss`` by ``inputs`` now, so that its graph is freed before the next one is built."""
     with torch.autocast("cpu", enabled=False):  # as backward passes are
         gradients = list(torch.autograd.grad(loss, inputs))
     return _Settled.apply(loss.detach(), gradients, *inputs)
 
 
 class Apart(nn.Module):
-    """A GANLoss whose two losses are differentiated as soon as they are known."""
+    """A GANLoss that differentiates each of its two losses directly."""
 
     def __init__(self, loss: GANLoss, discriminator: nn.Module) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Apart(nn.Module):
 
 
 def build(form: str, args: argparse.Namespace) -> GANTask:
-    """The task of the recipe, with feature weights of zero: neither form nor memory depends on them."""
+    """Return the task of the recipe with zero weights in the feature network: memory does not depend on them."""
     shapes = {"weight": lambda n: (n.outputs, n.inputs, n.kernel, n.kernel), "bias": lambda n: (n.outputs,)}
     features._read = lambda network, needed, weights: {
         f"{n.name}_{part}": torch.zeros(shape(n)) for n in needed if n.kind == "conv" for part, shape in shapes.items()
@@ -134,7 +134,7 @@ def build(form: str, args: argparse.Namespace) -> GANTask:
 
 
 def make_fake(task: nn.Module) -> None:
-    """Replace all parameters and buffers by fake ones of equal shape and strides; called within a FakeTensorMode."""
+    """Replace all parameters and buffers by fake ones of equal shape and strides. Call it in a FakeTensorMode."""
     for module in task.modules():
         for name, p in module._parameters.items():
             if p is not None:
@@ -146,7 +146,7 @@ def make_fake(task: nn.Module) -> None:
 
 
 def count(form: str, bf16: bool, args: argparse.Namespace) -> tuple[int, int]:
-    """(bytes before the second step, most bytes in it)."""
+    """Return (bytes before the second step, most bytes in it)."""
     task = build(form, args)
     before, live = 0, LiveBytes()
     with FakeTensorMode(), live:
@@ -169,9 +169,9 @@ def count(form: str, bf16: bool, args: argparse.Namespace) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="pairs a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="pairs per step (default: %(default)s)")
     parser.add_argument("--patch", type=int, default=32, help="LR patch: 8, 16, 32 or 64 (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=23, help="of RRDBNet (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, default=23, help="blocks of RRDBNet (default: %(default)s)")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing of G (task.recompute=true)")
     args = parser.parse_args()
     print("MB           before   joint   apart   saved")

@@ -1,8 +1,8 @@
-"""How exact ``imresize`` is, and whether bicubic scores what the papers say: against files made by MATLAB itself.
+"""Accuracy of ``imresize`` and PSNR of bicubic, compared with files made by MATLAB.
 
     python scripts/bench/imresize.py DATA
 
-DATA holds ``matlab/bicubic_pytorch`` (``*.mat`` and butterfly.png of sanghyun-son/bicubic_pytorch), ``matlab/baboon``
+DATA contains ``matlab/bicubic_pytorch`` (``*.mat`` and butterfly.png of sanghyun-son/bicubic_pytorch), ``matlab/baboon``
 (xinntao/matlab_functions_verification) and ``set5/image_SRF_{2,3,4}`` with ``bicubic_matlab.csv`` (SelfExSR). Needs scipy.
 """
 
@@ -24,15 +24,13 @@ from sr_train.metrics.protocol import PROTOCOLS, score
 from sr_train.resampling import ARITHMETICS, Arithmetic, imresize, imresize_torch
 
 SQUARE = {8: np.arange(64.0).reshape(8, 8), 4: np.arange(16.0).reshape(4, 4), 15: np.arange(225.0).reshape(15, 15)}
-CORNER = np.array(
-    [[100, 1, 0, 100], [10, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], float
-)  # solved for from MATLAB's result
+CORNER = np.array([[100, 1, 0, 100], [10, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], float)  # computed from MATLAB's result
 PUBLISHED = {2: (33.68, 0.9304), 3: (30.41, 0.8690), 4: (28.43, 0.8113)}
 PAPERS = {2: (33.66, 0.9299), 3: (30.39, 0.8682), 4: (28.42, 0.8104)}
 
 
 def mat_input(name: str, folder: Path) -> np.ndarray:
-    """The image that MATLAB was given; the file names tell."""
+    """Return the input image of a MATLAB result, by its file name."""
     if "butterfly" in name:
         return read_image(folder / "butterfly.png") / 255
     if "topleft" in name:
@@ -54,7 +52,7 @@ def mat_files(folder: Path) -> None:
             result = imresize_torch(torch.from_numpy(image), 1 / int(path.stem[-4])).numpy()
             torch_worst = max(torch_worst, np.abs(result - expected).max())
     print(
-        f".mat files: {len(files)}, largest error {worst:.2e} (numpy), {torch_worst:.2e} (torch float64, whole factors)"
+        f".mat files: {len(files)}, largest error {worst:.2e} (numpy), {torch_worst:.2e} (torch float64, integer factors)"
     )
 
 
@@ -66,7 +64,7 @@ def baboon(folder: Path) -> None:
 
 
 def pairs(folder: Path, scale: int) -> Any:
-    """(name, LR, HR) of the five images."""
+    """Yield (name, LR, HR) of the five images."""
     below = folder / f"image_SRF_{scale}"
     names = sorted(p.name.removesuffix(f"_SRF_{scale}_HR.png") for p in below.glob("*_HR.png"))
     assert len(names) == 5
@@ -78,7 +76,7 @@ def chw(image: np.ndarray) -> torch.Tensor:
 
 
 def papers_baseline(hr: np.ndarray, scale: int) -> tuple[float, float]:
-    """Rounded Y of HR, reduced and enlarged in real numbers with no 8-bit LR between, rounded once."""
+    """Reduce and upscale Y of HR in floating point, without rounding LR to 8 bits, and round the result once."""
     y = luma(chw(hr), rounded=True)[0].numpy()
     enlarged = imresize(imresize(y, 1 / scale), scale)
     result = np.clip(np.floor(enlarged + 0.5), 0, 255)
@@ -104,7 +102,7 @@ def set5(folder: Path) -> None:
             a: sum((imresize(hr, 1 / scale, arithmetic=a) != lr).sum() for _, lr, hr in images)
             for a in ARITHMETIC_NAMES
         }
-        print(f"Set5 x{scale} LR files: samples that differ by arithmetic: {reduced}")
+        print(f"Set5 x{scale} LR files: different samples by arithmetic: {reduced}")
     for scale in (2, 3, 4):
         images = pairs(folder, scale)
         results = [score(chw(imresize(lr, scale)), chw(hr), PROTOCOLS["y"], scale) for _, lr, hr in images]
@@ -119,7 +117,7 @@ def set5(folder: Path) -> None:
         values = [(r["psnr"], r["ssim"]) for r in results]
         line("SelfExSR's table, y_matlab", scale, values, (float(means[0]), float(means[1])))
         worst = max(abs(a[0] - b[0]) for a, b in zip(values, table, strict=True))
-        print(f"{'':<38} largest difference of one image: {worst:.4f} dB")
+        print(f"{'':<38} largest difference for one image: {worst:.4f} dB")
 
 
 def main() -> None:

@@ -1,20 +1,19 @@
-"""Whether the same steps teach the same: sr-train against BasicSR from the same weights over the same crops.
+"""PSNR after the same training steps: sr-train against BasicSR, with the same initial weights and crops.
 
     python scripts/bench/learning.py --images DIR --set5 set5/image_SRF_2 --basicsr-python bsr/bin/python
 
-For every seed one random EDSR x2 is trained by Adam (0.9, 0.999) and L1: by BasicSR's SRModel in fp32, by the command
-sr-train in fp32 (trainer.precision=32), by it in bf16-mixed, and as a yardstick by BasicSR once more from weights whose
-last bits differ (times 1 + 1e-6 N(0, 1)): training multiplies rounding, so this is how far two runs that are the same
-end up apart. The crops - images,
-positions, turns - are those that sr-train draws: they are written to two .npy files and fed to BasicSR in their order,
-and a checksum of what sr-train's loop was given is compared with the files. Raw weights against raw weights (no EMA,
-whose warm-up BasicSR does not have), all scored by sr-train in fp32: mean PSNR of Set5, protocol y.
+For every seed, one random EDSR x2 is trained four times with Adam (0.9, 0.999) and L1: by BasicSR's SRModel in fp32, by
+sr-train in fp32 (trainer.precision=32), by sr-train in bf16-mixed, and again by BasicSR from weights multiplied by
+1 + 1e-6 N(0, 1). Training amplifies rounding errors; the last run shows the difference of two equivalent runs. The crops
+(images, positions, augmentations) are those of sr-train. They are written to two .npy files, which BasicSR reads in the
+same order; a checksum of the batches in sr-train's loop is compared with the files. The raw weights are compared, without
+EMA, because BasicSR's EMA has no warm-up. sr-train computes all scores in fp32: mean PSNR of Set5, protocol y.
 
-The rate falls to a tenth for the last 40 % of the steps, in both (--drop 1: constant). At a constant rate the raw weights
-swing around their mean, and the score of a single step by tenths of a dB with them, whichever program trains.
+In both programs, the rate is divided by ten for the last 40 % of the steps (--drop 1: constant). At a constant rate the raw
+weights oscillate, and the score of a single step varies by tenths of a dB.
 
-The network is small by default; EDSR baseline: --blocks 16 --channels 64 --patch 48. BasicSR 1.4.2 lives in a venv of
-its own, see loader.py; without one, sr-train's fp32 and bf16 are compared alone.
+The network is small by default; EDSR baseline: --blocks 16 --channels 64 --patch 48. BasicSR 1.4.2 needs its
+own venv, see loader.py; without it, only sr-train's fp32 and bf16 are compared.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from sr_train.metrics.protocol import PROTOCOLS, score
 from sr_train.weights.open import full_arguments
 
 State = Mapping[str, torch.Tensor]
-SEEN = [0]  # checksum of the batches that the loop of this process was given
+SEEN = [0]  # checksum of the batches of this process's loop
 
 
 def add_checksum(sums: list[int], images: Iterable[np.ndarray]) -> None:
@@ -51,7 +50,7 @@ def add_checksum(sums: list[int], images: Iterable[np.ndarray]) -> None:
 
 
 class Witness(L.Callback):
-    """Takes the checksum of every batch that a step is given."""
+    """Callback that updates a checksum with every batch."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -60,7 +59,7 @@ class Witness(L.Callback):
 
 
 def arguments(job: dict[str, Any]) -> list[str]:
-    """The command line of sr-train for a job."""
+    """Return the command line of sr-train for a job."""
     source = f"hr: '{job['source']}'" + (f", lr: '{job['source']}'" if job["source"].endswith(".lmdb") else "")
     return [
         "experiment=edsr_baseline_x2",
@@ -84,7 +83,7 @@ def arguments(job: dict[str, Any]) -> list[str]:
 
 
 def prepare(job: dict[str, Any]) -> int:
-    """Write the initial weights and the crops of a seed for both programs; returns the checksum of the crops."""
+    """Write the initial weights and the crops of a seed for both programs, and return the checksum of the crops."""
     folder = Path(job["folder"])
     config = plan(arguments(job)).stages[0].config
     torch.manual_seed(job["seed"])
@@ -111,7 +110,7 @@ def prepare(job: dict[str, Any]) -> int:
 
 
 def psnr(job: dict[str, Any], state: State, images: EvalImages) -> float:
-    """Mean PSNR of a set, protocol y, by an EDSR with these weights."""
+    """Return the mean PSNR (protocol y) of an EDSR with these weights on a set."""
     network = build(plan(arguments(job)).stages[0].config["model"])
     network.load_state_dict(dict(state))
     network.eval()
@@ -120,13 +119,13 @@ def psnr(job: dict[str, Any], state: State, images: EvalImages) -> float:
 
 
 def distance(a: State, b: State) -> float:
-    """Relative L2 distance of two networks' weights."""
+    """Return the relative L2 distance of the weights of two networks."""
     gap, norm = (torch.cat([x.flatten().double() for x in xs]).norm() for xs in ([a[k] - b[k] for k in a], b.values()))
     return float(gap / norm)
 
 
 def one_seed(job: dict[str, Any], images: EvalImages, basicsr: str | None) -> tuple[dict[str, float], float | None]:
-    """PSNR of each way to train from one seed, and how far sr-train's fp32 weights are from BasicSR's."""
+    """Return the PSNR of each training of one seed, and the distance of the fp32 weights of sr-train and BasicSR."""
     folder = Path(job["folder"])
     expected = prepare(job)
     states: dict[str, State] = {}
@@ -148,7 +147,7 @@ def one_seed(job: dict[str, Any], images: EvalImages, basicsr: str | None) -> tu
 
 
 def report(rows: dict[int, tuple[dict[str, float], float | None]]) -> None:
-    """Print PSNR by seed, means and verdicts."""
+    """Print PSNR by seed, means, and reached or missed targets."""
     names = list(next(iter(rows.values()))[0])
     print(f"\n{'PSNR, dB':10}" + "".join(f"{n if ' ' in n else f'sr-train {n}':>16}" for n in names))
     for seed, (scores, apart) in rows.items():
@@ -177,14 +176,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs (default: the toy photographs)")
     parser.add_argument("--set5", type=Path, required=True, help="folder of Set5 x2, HR and LR (*_SRF_2_{HR,LR}.png)")
-    parser.add_argument("--set5-lr", type=Path, help="its LR, where they stand in a folder of their own")
-    parser.add_argument("--basicsr-python", help="Python of the venv that has BasicSR")
+    parser.add_argument("--set5-lr", type=Path, help="folder of the LR images, if they are in another folder")
+    parser.add_argument("--basicsr-python", help="Python of the venv with BasicSR")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     for name, value in {"steps": 500, "batch": 16, "patch": 24, "blocks": 8, "channels": 32}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=2e-4, help="of Adam (default: %(default)s)")
-    parser.add_argument("--drop", type=float, default=0.6, help="share of the steps before the rate falls to a tenth")
-    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate of Adam (default: %(default)s)")
+    parser.add_argument(
+        "--drop", type=float, default=0.6, help="fraction of the steps before the rate is divided by ten"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: the system's)")
     args = parser.parse_args()
     print(
         f"EDSR x2, {args.blocks} blocks of {args.channels} channels, {args.steps} steps of {args.batch} pairs, LR patch "

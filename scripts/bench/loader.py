@@ -2,17 +2,17 @@
 
     python scripts/bench/loader.py --images DIR --basicsr-python bsr/bin/python
 
-Both read the same photographs and cut the same patches (x2, HR 96, batches of 16, all eight turns). They take turns
-within one run, each measurement in a process of its own, one thread a process; the table shows medians.
+Both read the same photographs and crop the same patches (x2, HR 96, batches of 16, all eight flips and rotations). They
+alternate within a run. Each measurement is a separate process with one thread; the table shows medians.
 
-- hot: 480x320 crops of the photographs (default: the toy ones), all in the page cache. In one process with LR from the
-  store; the same made float32 in [0, 1], as BasicSR's loader does and ours leaves to the device; with LR made on the
-  fly; and through a DataLoader with ``--workers``.
-- cold: 2040x1356 mosaics of them, dropped from the page cache before each run (posix_fadvise); mincore then tells the
-  fraction that stayed, which in a memory file system is all of it: choose another ``--folder``. Then the same, hot.
-- disk: what each form of the same images takes.
+- hot: 480x320 crops of the photographs (default: the toy photographs), all in the page cache. In one process with LR from
+  the store; the same with conversion to float32 in [0, 1], which BasicSR does in the loader and sr-train on the device;
+  with LR made during loading; and with a DataLoader with ``--workers``.
+- cold: 2040x1356 mosaics of them, removed from the page cache before each run (posix_fadvise). The fraction that stayed is
+  measured with mincore; in a memory file system it is 100 %: give another ``--folder``. Then the same, hot.
+- disk: size of each format with the same images.
 
-BasicSR 1.4.2 lives in a venv of its own; without one, only our figures are printed:
+BasicSR 1.4.2 needs its own venv; without it, only the numbers of sr-train are printed:
 
     python3 -m venv bsr
     bsr/bin/pip install torch torchvision
@@ -47,11 +47,11 @@ Values = dict[str, list[Any]]
 
 SCALE, LR_PATCH, BATCH = 2, 48, 16
 HOT, COLD = (480, 320), (2040, 1356)  # width, height
-RATIO = 50  # to BasicSR, aimed at in the first row
-ROWS: dict[str, tuple[str, int | None]] = {  # measurement -> name, pairs/s to reach
+RATIO = 50  # target ratio to BasicSR in the first row
+ROWS: dict[str, tuple[str, int | None]] = {  # measurement -> name, target in pairs/s
     "hot": ("480x320 hot", 10_000),
     "float": ("480x320 hot, as float32", None),
-    "fly": ("480x320 hot, LR on the fly", None),
+    "fly": ("480x320 hot, LR while loading", None),
     "workers": ("480x320 hot, with workers", None),
     "large": ("2040x1356 hot", None),
     "cold": ("2040x1356 cold", 500),
@@ -59,7 +59,7 @@ ROWS: dict[str, tuple[str, int | None]] = {  # measurement -> name, pairs/s to r
 
 
 def crops(files: list[Path]) -> Iterator[Pixels]:
-    """Endless crops [320, 480, 3] of photographs, each photograph in turn, portraits laid on their side."""
+    """Yield crops [320, 480, 3] of each photograph in turn, without end. Portraits are rotated."""
     from sr_train.data.images import read_image, to_rgb, to_uint8
 
     width, height = HOT
@@ -67,7 +67,7 @@ def crops(files: list[Path]) -> Iterator[Pixels]:
     photographs = [np.rot90(p) if p.shape[0] > p.shape[1] else p for p in photographs]
     photographs = [p for p in photographs if p.shape[0] >= height and p.shape[1] >= width]
     if not photographs:
-        raise ValueError(f"none of the {len(files)} photographs is {width}x{height} or larger; give another --images")
+        raise ValueError(f"no photograph of {len(files)} is {width}x{height} or larger; give another --images")
     rng = np.random.default_rng(0)
     while True:
         for photograph in photographs:
@@ -76,7 +76,7 @@ def crops(files: list[Path]) -> Iterator[Pixels]:
 
 
 def mosaics(tiles: Iterator[Pixels]) -> Iterator[Pixels]:
-    """Endless images [1356, 2040, 3], each of many crops side by side: the entropy of photographs, at full size."""
+    """Yield mosaics [1356, 2040, 3] of crops, without end. They compress like full-size photographs."""
     columns, rows = (-(-large // small) for large, small in zip(COLD, HOT, strict=True))
     while True:
         image = np.concatenate([np.concatenate(list(islice(tiles, columns)), axis=1) for _ in range(rows)], axis=0)
@@ -84,7 +84,7 @@ def mosaics(tiles: Iterator[Pixels]) -> Iterator[Pixels]:
 
 
 def prepare(images: Iterator[Pixels], folder: Path, basicsr: str | None) -> None:
-    """Write PNGs, our stores with and without LR, and BasicSR's two LMDBs below ``folder``."""
+    """Write PNG files, sr-train's stores with and without LR, and BasicSR's two LMDBs below ``folder``."""
     from sr_train.data.degrade import reduce_image
     from sr_train.data.images import write_image
     from sr_train.data.store.builder import StoreBuilder
@@ -101,7 +101,7 @@ def prepare(images: Iterator[Pixels], folder: Path, basicsr: str | None) -> None
 
 
 def resident(file: Path) -> float:
-    """Fraction of a file's pages that are in the page cache."""
+    """Return the fraction of a file's pages that are in the page cache."""
     with file.open("rb") as handle:
         mapping = mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ)
     pages = np.zeros(-(-len(mapping) // mmap.PAGESIZE), np.uint8)
@@ -113,7 +113,7 @@ def resident(file: Path) -> float:
 
 
 def warm_speed(batches: Iterator[object], seconds: float) -> float:
-    """Pairs per second over ``seconds``, after half as long to start workers and fill caches."""
+    """Measure the pairs per second over ``seconds``, after half that time to start workers and fill caches."""
     next(batches)
     rate = 0.0
     for limit in (seconds / 2, seconds):
@@ -126,11 +126,11 @@ def warm_speed(batches: Iterator[object], seconds: float) -> float:
 
 
 def large_speeds(reader: Callable[[], Iterator[object]], stores: list[Path], job: dict[str, Any]) -> dict[str, float]:
-    """Pairs per second with the LMDBs dropped from the page cache, then with them in it; ``reader`` opens them."""
+    """Measure the pairs per second without the LMDBs in the page cache, then with them. ``reader`` opens them."""
     files = [store / "data.mdb" for store in stores]
     for file in files:
         with file.open("rb") as handle:
-            os.fsync(handle.fileno())  # only clean pages can be dropped, and only those that no process has mapped
+            os.fsync(handle.fileno())  # only clean pages that no process has mapped can be removed
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     stayed = max(resident(file) for file in files)
     batches = reader()
@@ -144,7 +144,7 @@ def large_speeds(reader: Callable[[], Iterator[object]], stores: list[Path], job
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
-    """One run of sr-train's side."""
+    """Run one job of sr-train."""
     from sr_train.batch import to_float
     from sr_train.data.dataset import TrainPatches
     from sr_train.data.draws import Draws, PositionSampler
@@ -171,7 +171,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def theirs(job: dict[str, Any]) -> dict[str, Any]:
-    """BasicSR's side, under its own Python: making its two LMDBs, or one run."""
+    """Run one job of BasicSR with its own Python: make its two LMDBs, or measure."""
     from peer import stand_in
     from torch.utils.data import DataLoader, default_collate
 
@@ -208,7 +208,7 @@ def theirs(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def child(python: str, side: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Run one job of one side in a process of its own, on one thread; the last line it prints is the result."""
+    """Run one job in its own process with one thread. The result is the last line that it prints."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [python, __file__, "--side", side, "--job", json.dumps(job)]
     done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
@@ -218,14 +218,14 @@ def child(python: str, side: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, hot: Path, cold: Path) -> tuple[Values, Values]:
-    """All runs of ours and of BasicSR: measurement -> its values. The sides take turns."""
+    """Run all measurements, sr-train and BasicSR alternating. Return {measurement: values}."""
     heat = {"kind": "hot", "folder": str(hot), "seconds": args.seconds, "workers": 0}
     large = {**heat, "kind": "large", "folder": str(cold)}
     jobs = [("ours", {**heat, "workers": args.workers}), ("basicsr", heat)]
     if args.workers:
         jobs += [("basicsr", {**heat, "workers": args.workers})]
     if args.cold_images:
-        # Theirs reads whole images: it is slow enough for two batches, in which hardly an image comes twice.
+        # BasicSR reads whole images and is slow: two batches are enough, and they contain few images twice.
         jobs += [("ours", {**large, "batches": args.cold_batches}), ("basicsr", {**large, "batches": 2})]
     python = {"ours": sys.executable, "basicsr": args.basicsr_python}
     results: dict[str, Values] = {"ours": {}, "basicsr": {}}
@@ -239,7 +239,7 @@ def measure(args: argparse.Namespace, hot: Path, cold: Path) -> tuple[Values, Va
 
 
 def report(mine: Values, other: Values) -> None:
-    """Print the table of pairs per second, and how cold the cold runs were."""
+    """Print the table of pairs per second, and the fraction of pages in the page cache before cold runs."""
 
     def cell(values: list[float] | None) -> str:
         return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})" if values else "-"
@@ -249,7 +249,7 @@ def report(mine: Values, other: Values) -> None:
     for row, (name, aim) in ROWS.items():
         if row in mine:
             median = statistics.median(mine[row])
-            # BasicSR's one-process run makes float32 too; for LR on the fly, its prepared LR is the nearest it has.
+            # BasicSR's run with one process also converts to float32; it always uses prepared LR.
             against = other.get("hot" if row in ("float", "fly") else row)
             ratio = median / statistics.median(against) if against else 0.0
             verdicts = [f">= {aim:,}: {'reached' if median >= aim else 'MISSED'}"] if aim else []
@@ -265,8 +265,8 @@ def report(mine: Values, other: Values) -> None:
 
 
 def disk(sets: dict[str, Path]) -> None:
-    """Print what each form of the images takes."""
-    forms = {"sr-train, HR and LR": "pairs.lmdb", "sr-train, HR alone": "alone.lmdb"}
+    """Print the size on disk of each format."""
+    forms = {"sr-train, HR and LR": "pairs.lmdb", "sr-train, HR only": "alone.lmdb"}
     forms |= {"BasicSR, HR and LR": "basicsr_*.lmdb", "PNG files, HR and LR": "?r"}
     print(f"\n{'disk, MB':32}" + "".join(f"{name:>20}" for name in sets))
     for form, folders in forms.items():
@@ -278,14 +278,16 @@ def disk(sets: dict[str, Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs (default: the toy photographs)")
-    parser.add_argument("--count", type=int, default=200, help="480x320 crops made of them (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=200, help="480x320 crops (default: %(default)s)")
     parser.add_argument("--cold-images", type=int, default=60, help="2040x1356 mosaics; 0: none (default: %(default)s)")
-    parser.add_argument("--cold-batches", type=int, default=20, help="batches of our cold run (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each side (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a hot run (default: %(default)s)")
+    parser.add_argument(
+        "--cold-batches", type=int, default=20, help="batches in a cold run of sr-train (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="runs per program (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of a hot run (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes; 0: skip (default: %(default)s)")
-    parser.add_argument("--basicsr-python", help="Python of the venv that has BasicSR")
-    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
+    parser.add_argument("--basicsr-python", help="Python of the venv with BasicSR")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: the system's)")
     parser.add_argument("--side", choices=("ours", "basicsr"), help=argparse.SUPPRESS)
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -304,7 +306,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start")
     files = list((list_images(args.images) if args.images else toy_files()).values())
     if not args.basicsr_python:
-        print("no --basicsr-python: BasicSR is not measured, the figures below are sr-train's alone")
+        print("no --basicsr-python: only sr-train is measured")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-loader-") as folder:
         hot, cold = Path(folder, "hot"), Path(folder, "cold")
         sets = {f"{args.count} of {HOT[0]}x{HOT[1]}": hot}

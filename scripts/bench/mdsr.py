@@ -1,14 +1,14 @@
-"""Time of a step of one MDSR for three scales against the same work done by three EDSR, one for each.
+"""Time of a training step of one MDSR for three scales, against three EDSR, one per scale.
 
     python scripts/bench/mdsr.py
     python scripts/bench/mdsr.py --blocks 80 --rounds 5 --precision 32
 
-A step is forward, L1, backward, Adam and the EMA of 0.999, on the same LR batch in memory, in channels-last memory. At every
-scale a block of MDSR's steps and a block of EDSR's take turns in this process; the table shows the median block of each
-and the median over the rounds of the ratio within a round: others at work on the same machine slow both halves of one. The
-last row is a step of each scale, which is what the one network and the three networks have to do for the same training.
-``--no-pre`` times the branch without its two 5x5 blocks, which EDSR does not have: what is left is the price of
-keeping three scales in one network: Adam moves one branch, but the average is of all.
+A step is forward, L1, backward, Adam and the EMA of 0.999, on the same LR batch in memory, in channels-last memory. For
+each scale, blocks of MDSR's steps and of EDSR's steps alternate in this process. The table shows the median block of each,
+and the median over the rounds of the ratio within a round, because other load on the machine slows both blocks of a round.
+The last row is the sum over the three scales. ``--no-pre`` removes the two 5x5 blocks of MDSR's branches, which EDSR does
+not have. The remaining difference is the cost of three scales in one network: Adam updates one branch per step, but the
+EMA averages all branches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trained:
 
     Args:
         network: called with (lr, *arguments).
-        bf16: autocast.
+        bf16: use autocast.
     """
 
     def __init__(self, network: nn.Module, *, device: torch.device, bf16: bool) -> None:
@@ -55,7 +55,7 @@ class Trained:
 
 
 def seconds(step: Callable[[], None], count: int) -> float:
-    """Of one step, the mean of ``count``."""
+    """Return the mean seconds of a step over ``count`` steps."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def main() -> None:
                 seconds(lambda s=s: mdsr.step(lr, hr[s], s), options.block),
                 seconds(lambda s=s: single[s].step(lr, hr[s]), options.block),
             )
-            if round_:  # the first warms up
+            if round_:  # the first round is the warm-up
                 one[s].append(times[0])
                 three[s].append(times[1])
     networks = [t.network for t in single.values()]

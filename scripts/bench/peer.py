@@ -1,8 +1,8 @@
-"""BasicSR 1.4.2 under its own Python (see loader.py for the venv): the jobs that step.py, learning.py and clips.py give it.
+"""Jobs of step.py, learning.py and clips.py that run BasicSR 1.4.2 with its own Python (see loader.py for the venv).
 
     BASICSR_PYTHON scripts/bench/peer.py JOB
 
-JOB is JSON; the last line printed is the result. Nothing of sr-train is imported here: that venv does not have it.
+JOB is JSON. The result is the last line printed. This file does not import sr_train, which is not in that venv.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 
 def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Run one job by a script in a process of its own; the last line it prints is the result."""
+    """Run one job of a script in its own process. The result is the last line that it prints."""
     done = subprocess.run([python, file, json.dumps(job)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{file} {job} failed:\n{done.stdout[-2000:]}{done.stderr}")
@@ -30,35 +30,35 @@ def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def clear_peak() -> None:
-    """Forget the most memory that this process ever had, so that what it took to start does not count."""
+    """Reset the peak memory of this process, so that its start is not counted."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
-    """Bytes of memory that this process had at most since :func:`clear_peak`."""
+    """Return the peak memory of this process since :func:`clear_peak`, in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 class Turns:
-    """Lets programs that run side by side take turns: told ``begin`` at each step's begin, waits when a block is over.
+    """Alternate blocks of steps of several programs: ``begin`` is called at the start of each step and waits after a block.
 
-    A block of steps is told from the begin of its first to the begin of the next: everything that the loop does in between.
-    Words go by stdin ("go") and stdout ("TURN seconds"); the parent's side is :class:`Program`.
+    The time of a block is measured from the start of its first step to the start of the next block. The messages are "go"
+    on stdin and "TURN seconds" on stdout; :class:`Program` is the other side.
 
     Args:
-        block: steps of a block.
-        blocks: how many; then the program runs on to its end.
+        block: steps per block.
+        blocks: number of blocks; after them the program runs without waiting.
     """
 
-    most = 0  #: bytes that this process had at most in the blocks that count
+    most = 0  #: peak memory of this process in the counted blocks, in bytes
 
     def __init__(self, block: int, blocks: int) -> None:
         self.block, self.blocks = block, blocks
         self.step, self.since = 0, 0.0
 
     def begin(self) -> None:
-        """A step begins."""
+        """Report the start of a step."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         done, within = divmod(self.step, self.block)
@@ -74,7 +74,7 @@ class Turns:
 
 
 class Program:
-    """A script's job in a process of its own, whose loop tells :class:`Turns` of its steps; waits before its first."""
+    """A job of a script in its own process, whose loop calls :class:`Turns`. It waits before its first step."""
 
     def __init__(self, python: str, file: str, job: dict[str, Any], log: Path) -> None:
         self.log = log
@@ -90,14 +90,14 @@ class Program:
         raise SystemExit(f"{self.log.stem} ended early:\n{self.log.read_text()}")
 
     def turn(self) -> float:
-        """Seconds of the next block."""
+        """Run the next block and return its seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         return self._wait()
 
     def end(self) -> dict[str, Any]:
-        """Let it run to its end; the last line it prints is the result."""
+        """Run the program to its end and return the last line that it prints."""
         output, _ = self.process.communicate()
         if self.process.returncode:
             raise SystemExit(f"{self.log.stem} failed:\n{self.log.read_text()}")
@@ -105,7 +105,7 @@ class Program:
 
 
 def stand_in() -> None:
-    """Give BasicSR 1.4.2 the one function that it imports from a module that torchvision no longer has."""
+    """Define the function that BasicSR 1.4.2 imports from a module that torchvision has removed."""
     import torchvision.transforms.functional as functional
 
     module: Any = types.ModuleType("torchvision.transforms.functional_tensor")
@@ -114,7 +114,7 @@ def stand_in() -> None:
 
 
 def esrgan_options(job: dict[str, Any]) -> dict[str, Any]:
-    """The GAN stage of its train_ESRGAN_x4.yml, which has VGG19's weights from experiments/pretrained_models."""
+    """Return the options of train_ESRGAN_x4.yml, with VGG19's weights in experiments/pretrained_models."""
     adam = {"type": "Adam", "lr": 1e-4, "weight_decay": 0, "betas": [0.9, 0.99]}
     vgg = {"layer_weights": {"conv5_4": 1}, "vgg_type": "vgg19", "use_input_norm": True, "range_norm": False}
     adversarial = {"gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0, "loss_weight": 5e-3}
@@ -141,7 +141,7 @@ def esrgan_options(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def options(job: dict[str, Any]) -> dict[str, Any]:
-    """What its EDSR and the training of it are called in its options."""
+    """Return BasicSR's options for an EDSR and its training."""
     if job.get("recipe") == "esrgan":
         return esrgan_options(job)
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
@@ -165,7 +165,7 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def loop(job: dict[str, Any]) -> dict[str, Any]:
-    """Its whole training program (prefetcher, logs, TensorBoard; validation left out), in turns with others."""
+    """Run BasicSR's training program without validation, alternating with other programs."""
     data = {
         "name": "photographs",
         "type": "PairedImageDataset",
@@ -198,13 +198,13 @@ def loop(job: dict[str, Any]) -> dict[str, Any]:
 
     model.feed_data = feed_data
     sys.argv = ["train.py", "-opt", str(file)]
-    os.chdir(job["folder"])  # where it looks for experiments/pretrained_models
+    os.chdir(job["folder"])  # the parent of experiments/pretrained_models
     importlib.import_module("basicsr.train").train_pipeline(str(root))
     return {"version": importlib.import_module("basicsr.version").__version__, "peak": Turns.most}
 
 
 def learn(job: dict[str, Any]) -> dict[str, Any]:
-    """Its SRModel from given weights, over given crops in their order; writes the raw weights."""
+    """Train BasicSR's SRModel from given weights on given crops in their order, and write the raw weights."""
     stand_in()
     opt = {**options(job), "dist": False, "is_train": True, "rank": 0, "world_size": 1}
     opt["path"]["pretrain_network_g"] = job["start"]
@@ -221,7 +221,7 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def video(job: dict[str, Any]) -> dict[str, Any]:
-    """Steps of its EDVRModel on one clip in memory, with the settings of its train_EDVR_M_x4_SR_REDS.yml, in turns."""
+    """Train BasicSR's EDVRModel on a clip in memory, as in train_EDVR_M_x4_SR_REDS.yml, alternating with others."""
     stand_in()
     network = {"type": "EDVR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_frame": job["frames"]}
     network |= {

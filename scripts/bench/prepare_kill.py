@@ -1,4 +1,4 @@
-"""kill -9 ``sr-prepare`` at random moments, run the same command again, and compare with a store that nobody disturbed.
+"""Kill ``sr-prepare`` (kill -9) at random moments, run it again, and compare with the store of an uninterrupted command.
 
 python scripts/bench/prepare_kill.py IMAGES [--kills 20] [--seed 0]
 """
@@ -38,11 +38,11 @@ def main() -> None:
         start = time.monotonic()
         subprocess.run(command(options.images, calm), check=True, capture_output=True)
         whole = time.monotonic() - start
-        print(f"undisturbed: {whole:.1f} s, {len(contents(calm))} records")
+        print(f"uninterrupted: {whole:.1f} s, {len(contents(calm))} records")
         killed = 0
         stores = []
         while killed < options.kills:
-            if disturbed.exists():  # it got through: begin another
+            if disturbed.exists():  # the command has finished: start another store
                 stores.append(disturbed)
                 disturbed = Path(folder, f"disturbed{len(stores)}.lmdb")
             process = subprocess.Popen(

@@ -1,23 +1,23 @@
-"""Time of a training step: sr-train's own loop against BasicSR's, and against the bare step of the same network.
+"""Time of a training step of sr-train, against BasicSR and against the bare step of the same network.
 
     python scripts/bench/step.py --images DIR --basicsr-python bsr/bin/python
 
-EDSR baseline x2, batch 16, LR patch 48, on a folder of photographs. The programs run side by side, each in a process of
-its own, and take turns of ``--block`` steps while the others wait; the first block of each is not counted. The table
-shows the median of the blocks, and the median over the rounds of the ratio within a round: others at work on the same
-machine slow all of a round.
+EDSR baseline x2, batch 16, LR patch 48, on a folder of photographs. The programs run in separate processes and alternate
+blocks of ``--block`` steps while the others wait; the first block of each is not counted. The table shows the median of
+the blocks, and the median over the rounds of the ratio within a round, because other load on the machine slows all
+programs of a round.
 
 - sr-train: ``sr-train experiment=edsr_baseline_x2`` itself on a store, with its default callbacks, loggers, checkpoints,
-  guard, EMA of 0.999 and two loader processes; validation off. Precision ``auto`` (bf16 where the CPU has it), then 32.
+  guard, EMA of 0.999 and two loader processes; validation off. Precision ``auto`` (bf16 if the CPU has it), then 32.
 - BasicSR: ``basicsr.train.train_pipeline``, fp32, with the settings of its train_EDSR_Mx2.yml: folders of PNG for HR and
-  LR (481x321 is about the size of its sub-images), no LMDB, six loader processes, TensorBoard; validation off. It keeps
-  an EMA of 0.999 as well, as sr-train does (``--basicsr-ema 0``: none).
-- bare: forward, L1, backward and Adam of the same network, precision and memory format on one batch that is in memory,
-  without EMA. Inside sr-train's process blocks of the loop, of the bare step and of the loop without the guard take
-  turns. Checkpoints and rows of the log are timed in the same process and divided by the steps between them
+  LR (481x321 is about the size of its sub-images), no LMDB, six loader processes, TensorBoard; validation off. It
+  has an EMA of 0.999, as sr-train (``--basicsr-ema 0``: none).
+- bare: forward, L1, backward and Adam of the same network, precision and memory format on one batch in memory, without
+  EMA. In sr-train's process, blocks of the loop, of the bare step and of the loop without the guard alternate. The times of
+  a checkpoint and of a log entry are measured in the same process and divided by the steps between them
   (checkpoint.every=1000, record.every=100).
 
-BasicSR 1.4.2 lives in a venv of its own, see loader.py; without one, only our figures are printed.
+BasicSR 1.4.2 needs its own venv, see loader.py; without it, only the times of sr-train are printed.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from sr_train.training.checkpointing import write_checkpoint
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
 CHECKPOINT_EVERY, RECORD_EVERY = 1000, 100  # conf/train.yaml
-RESULT: dict[str, Any] = {}  # of this process, filled by the callbacks below
+RESULT: dict[str, Any] = {}  # results of this process, set by the callbacks below
 
 
 def now() -> float:
-    """The time once the device has done what it was given."""
+    """Return the time after the device has finished all operations."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Clock(L.Callback):
-    """The loop in turns with other programs.
+    """Callback that alternates blocks of steps with other programs.
 
     Args:
-        block: steps of a turn.
-        blocks: turns.
+        block: steps per block.
+        blocks: number of blocks.
     """
 
     def __init__(self, *, block: int, blocks: int) -> None:
@@ -74,7 +74,7 @@ class Clock(L.Callback):
 
 
 class Bare:
-    """Forward, L1, backward and Adam of a copy of the network, on one batch in memory."""
+    """Run forward, L1, backward and Adam of a copy of the network, on one batch in memory."""
 
     def __init__(self, trainer: L.Trainer, task: SRTask, batch: Batch) -> None:
         self.network = copy.deepcopy(task.model)
@@ -92,13 +92,13 @@ class Bare:
 
 
 class Costs(L.Callback):
-    """Blocks of the loop, the bare step and the loop without its guard in turn; seconds of a step of each.
+    """Callback that alternates blocks of the loop, the bare step and the loop without its guard, and times a step of each.
 
-    Between the blocks a checkpoint and a row of the log are written and timed; nothing of this is in the loop's time.
+    Between the blocks, a checkpoint and a log entry are written and timed. The time of the loop does not contain them.
 
     Args:
-        block: steps of a block.
-        blocks: of each kind.
+        block: steps per block.
+        blocks: blocks of each kind.
     """
 
     def __init__(self, *, block: int, blocks: int) -> None:
@@ -163,7 +163,7 @@ class Costs(L.Callback):
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
-    """One run of the command, in this process."""
+    """Run the command in this process."""
     from sr_train import train
 
     store = Path(job["folder"], "pairs.lmdb")
@@ -188,7 +188,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare(images: Path | None, folder: Path, scale: int = 2) -> int:
-    """PNG of HR and LR, and our store of both; returns how many images."""
+    """Write PNG files of HR and LR and a store of both, and return the number of images."""
     from sr_train.data.degrade import reduce_image
     from sr_train.data.images import list_images, read_image, to_rgb, to_uint8, write_image
     from sr_train.data.store.builder import StoreBuilder
@@ -199,7 +199,7 @@ def prepare(images: Path | None, folder: Path, scale: int = 2) -> int:
     files = (list_images(images) if images else toy_files()).values()
     for number, file in enumerate(files):
         image = to_uint8(to_rgb(read_image(file)))
-        # BasicSR asks for HR of exactly scale x LR.
+        # BasicSR needs HR of exactly scale * LR.
         image = image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
         write_image(folder / "hr" / f"{number:04}.png", image)
         write_image(folder / "lr" / f"{number:04}.png", reduce_image(image, scale))
@@ -212,13 +212,13 @@ def verdict(reached: bool, aim: str) -> str:
 
 
 def report_loops(seconds: dict[str, list[float]], version: str) -> None:
-    """Print milliseconds a step of both programs."""
+    """Print the milliseconds per step of both programs."""
 
     def cell(name: str) -> str:
         values = [1000 * v for v in seconds[name]]
         return f"{statistics.median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
-    print(f"\n{'ms a step, median (lowest-highest)':36}{'sr-train':>24}{version:>24}{'ratio':>8}  aim")
+    print(f"\n{'ms per step, median (lowest-highest)':36}{'sr-train':>24}{version:>24}{'ratio':>8}  aim")
     for mine, name, aim in (("auto", "both at their defaults", 2.5), ("32", "fp32 against fp32", 1.0)):
         if "basicsr" in seconds:
             ratio = statistics.median(b / a for a, b in zip(seconds[mine], seconds["basicsr"], strict=True))
@@ -229,7 +229,7 @@ def report_loops(seconds: dict[str, list[float]], version: str) -> None:
 
 
 def loops(args: argparse.Namespace, job: dict[str, Any]) -> tuple[dict[str, list[float]], str]:
-    """Seconds a step in every block of each program but its first, in turns; and BasicSR's name."""
+    """Run the programs alternating. Return the seconds per step of every block except the first, and BasicSR's name."""
     sides = {p: (sys.executable, __file__, {**job, "callback": "Clock", "precision": p}) for p in ("auto", "32")}
     if args.basicsr_python:
         theirs = {"kind": "loop", **job, **MODEL, "workers": args.basicsr_workers, "gpus": torch.cuda.device_count()}
@@ -243,14 +243,14 @@ def loops(args: argparse.Namespace, job: dict[str, Any]) -> tuple[dict[str, list
 
 
 def report_costs(precision: str, costs: dict[str, list[float]]) -> None:
-    """Print what our loop adds to the bare step, and what of it checkpoints, logs, EMA and guard are."""
+    """Print the overhead of the loop over the bare step, and the shares of checkpoints, logs, EMA and guard."""
     median = {name: statistics.median(values) for name, values in costs.items() if values}
     over = statistics.median(a / b - 1 for a, b in zip(costs["loop"], costs["bare"], strict=False))
     unguarded = statistics.median(a / b - 1 for a, b in zip(costs["loop"], costs["unguarded"], strict=False))
     saved, logged = median["checkpoint"] / CHECKPOINT_EVERY, median["record"] / RECORD_EVERY
     share = {n: v / median["loop"] for n, v in (("guard", median["guard"]), ("saved", saved), ("logged", logged))}
     both = share["guard"] + share["saved"]
-    print(f"\nprecision {precision}, {len(costs['unguarded'])} blocks each   ms a step   of the loop's step   aim")
+    print(f"\nprecision {precision}, {len(costs['unguarded'])} blocks each  ms per step   of the loop's step   aim")
     print(f"{'bare step':32}{1000 * median['bare']:12.1f}")
     print(f"{'the loop':32}{1000 * median['loop']:12.1f}     {over:+8.2%} of bare   {verdict(over <= 0.05, '<= 5 %')}")
     print(f"{'  its EMA':32}{1000 * median['ema']:12.2f}{median['ema'] / median['loop']:15.2%}")
@@ -259,7 +259,7 @@ def report_costs(precision: str, costs: dict[str, list[float]]) -> None:
     print(
         f"{'a checkpoint / 1000 steps':32}{1000 * saved:12.3f}{share['saved']:15.2%}   ({median['checkpoint']:.3f} s)"
     )
-    print(f"{'a row of logs / 100 steps':32}{1000 * logged:12.3f}{share['logged']:15.2%}   ({median['record']:.4f} s)")
+    print(f"{'a log entry / 100 steps':32}{1000 * logged:12.3f}{share['logged']:15.2%}   ({median['record']:.4f} s)")
     print(f"{'checkpoints and guard together':32}{'':12}{both:15.2%}   {verdict(both <= 0.02, '<= 2 %')}")
 
 
@@ -269,24 +269,28 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs (default: the toy photographs)")
-    parser.add_argument("--basicsr-python", help="Python of the venv that has BasicSR")
-    parser.add_argument("--basicsr-workers", type=int, default=6, help="its loader processes (default: %(default)s)")
-    parser.add_argument("--basicsr-ema", type=float, default=0.999, help="its EMA; 0: none (default: %(default)s)")
-    parser.add_argument("--block", type=int, default=4, help="steps of a block (default: %(default)s)")
+    parser.add_argument("--basicsr-python", help="Python of the venv with BasicSR")
+    parser.add_argument(
+        "--basicsr-workers", type=int, default=6, help="loader processes of BasicSR (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--basicsr-ema", type=float, default=0.999, help="EMA of BasicSR; 0: none (default: %(default)s)"
+    )
+    parser.add_argument("--block", type=int, default=4, help="steps per block (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=12, help="blocks of each kind (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, help="of each program; 1 where others use the cores (default: all cores)"
+        "--threads", type=int, help="threads per program; 1 if others use the cores (default: all cores)"
     )
-    parser.add_argument("--batch", type=int, default=16, help="pairs a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="pairs per step (default: %(default)s)")
     parser.add_argument("--patch", type=int, default=48, help="LR patch (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the temporary files go (default: the system's)")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files (default: the system's)")
     args = parser.parse_args()
     if args.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads)))
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-step-") as folder:
         count = prepare(args.images, Path(folder))
-        threads = f"{args.threads} threads a program" if args.threads else "all cores for each program"
+        threads = f"{args.threads} threads per program" if args.threads else "all cores for each program"
         print(f"{count} photographs; {args.blocks} blocks of {args.block} steps each, {threads}")
         job = {"folder": folder, **{k: getattr(args, k) for k in ("batch", "patch", "block")}}
         report_loops(*loops(args, {**job, "blocks": args.blocks + 1, "steps": args.block * (args.blocks + 1) + 1}))

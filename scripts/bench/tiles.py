@@ -1,9 +1,9 @@
-"""A large image through EDSR baseline x2 in tiles: peak memory, and time per megapixel against the whole network at once.
+"""Peak memory and time per megapixel of EDSR baseline x2 on a large image: in tiles, against the whole image at once.
 
     python scripts/bench/tiles.py --width 4000 --height 3000
 
-Each measurement is a process of its own: peak memory is that of the process, less what it held before the first pixel.
-Untiled is measured on the largest square that ``--fits`` says fits. Megapixels are those of the input.
+Each measurement is a separate process. Peak memory is that of the process minus its memory before the first pixel.
+Without tiles, the largest square of ``--fits`` that fits into memory is measured. Megapixels are those of the input.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
     cases: dict[str, tuple[int, int, int | str | None]] = {"untiled": (options.fits, options.fits, None)}
     cases |= {f"tile={t}": (options.height, options.width, t) for t in tiles}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
-    for _ in range(options.runs):  # one after the other, so that a slow minute touches all
+    for _ in range(options.runs):  # alternating, so that other load on the machine affects all
         for name, (height, width, tile) in cases.items():
             found[name].append(in_a_process(height, width, tile, options.precision))
     base = statistics.median(r["s_per_mp"] for r in found["untiled"])

@@ -1,7 +1,7 @@
-"""The configuration reference of the documentation, in Markdown: every key with its type, its default and its meaning.
+"""Print the configuration reference of the documentation in Markdown: every key with its type, default and meaning.
 
-Everything is read from the YAML files, from the constructors' annotations and from the ``Args:`` of their docstrings.
-``make docs`` calls this while it builds (docs/conf.py), so no copy can become stale. By hand:
+The content comes from the YAML files, from the type hints of the constructors and from the ``Args:`` of their docstrings.
+``make docs`` runs this during its build (docs/conf.py). To run it by hand:
 
     python scripts/docs/config_reference.py > reference.md
 """
@@ -26,7 +26,7 @@ COMMANDS = {
     "sr-convert": "convert",
 }  # fmt: skip
 
-# Types of keys that no annotation has, and whose default does not show them: COMMAND.KEY, or KEY in every command.
+# Types of keys without a type hint whose default does not show the type: COMMAND.KEY, or KEY in every command.
 TYPES = {
     "train.name": "string or null", "train.stage": "string, list of strings or null", "train.stages": "mapping or null",
     "train.folder": "string", "evaluate.weights": "string, list of strings or null", "evaluate.out": "string or null",
@@ -42,19 +42,19 @@ TYPES = {
     "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
 }  # fmt: skip
 
-# Keys whose meaning is the same in every file, so that it stands here once.
+# Keys with the same meaning in every file.
 MEANINGS = {
     "sets.hr": "folder or store of HR images or clips, or `toy:NAMES`, `toy_clips:NAMES`",
-    "sets.lr": "folder or store of LR images (`{scale}` is filled in); without it LR is made from HR by bicubic",
-    "sets.clips": "clips that are scored: `all`, a list of names or a text file; without this key the set holds images",
+    "sets.lr": "folder or store of LR images (`{scale}` is replaced by the scale); default: made from HR by bicubic",
+    "sets.clips": "clips to score: `all`, a list of names or a text file; without this key the set contains images",
     "sets.padding": "frames beyond a clip's ends: `replicate`, `reflection`, `reflection_circle` or `circle`",
-    "sets.score": "frames that are scored: `all`, or `centre`, the middle one of each clip",
+    "sets.score": "frames to score: `all`, or `centre` (the middle frame of each clip)",
     "logger.none": "no logger",
     "logger.csv": "the logger of this name", "logger.tensorboard": "the logger of this name",
     "logger.wandb": "the logger of this name",
 }  # fmt: skip
 
-# Arguments that are groups of their own, or that the task passes (lr is task.rate).
+# Arguments with their own config group, and those that the task passes (lr is task.rate).
 _GIVEN = {"model", "loss", "curve", "optimizer", "discriminator", "params", "lr"}
 _ARGUMENT = re.compile(r"(\w+)(?: \([^)]*\))?: (.*)")
 
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 def arguments_of(target: str) -> dict[str, str]:
-    """Return what the docstring at a dotted path says of each argument; of other packages the first sentence only."""
+    """Return the descriptions of the arguments in a docstring; of other packages only the first sentences."""
     built = callable_at(target)
     texts = [inspect.getdoc(built) or "", inspect.getdoc(getattr(built, "__init__", None)) or ""]
     found: dict[str, str] = {}
@@ -89,13 +89,13 @@ def arguments_of(target: str) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Turn reStructuredText of a docstring into Markdown of one table cell."""
+    """Convert reStructuredText of a docstring to Markdown for a table cell."""
     text = re.sub(r":\w+:`~?([^`<]*?)(?: ?<[^`]*>)?`", lambda m: f"`{m[1].rpartition('.')[2]}`", text)
     return " ".join(text.replace("``", "`").split()).replace("`None`", "`null`")
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a default; nothing where it does not show."""
+    """Return the type of a default, empty if the default does not show it."""
     if value is None or value == "???" or str(value).startswith("${"):
         return ""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", value):  # YAML reads 1e-3 as a string
@@ -105,7 +105,7 @@ def kind_of(value: object) -> str:
 
 
 def written(value: object) -> str:
-    """Return a value as it is typed."""
+    """Format a value for a command line."""
     if value is inspect.Parameter.empty or value == "???":
         return "must be given"
     value = list(value) if isinstance(value, tuple) else value
@@ -113,18 +113,18 @@ def written(value: object) -> str:
 
 
 def bases_of(content: Mapping[str, Any]) -> list[str]:
-    """Return the options, of this group or of others, that a YAML file starts from."""
+    """Return the options (of this group or of others) that a YAML file includes."""
     names = [base if isinstance(base, str) else next(iter(base)).strip("/") for base in content.get("defaults", [])]
     return [name for name in names if name != "_self_"]
 
 
 def is_abstract(content: Mapping[str, Any]) -> bool:
-    """Return true for keys that several options share, and that build nothing by themselves."""
+    """Return true for a file of shared keys that builds no object."""
     return content.get("_target_") == "???"
 
 
 def rows_of(file: Path, node: str) -> Iterator[Row]:
-    """The keys of a YAML file, and the further arguments of what it builds; ``node`` is where they stand in the config."""
+    """Return the keys of a YAML file at the config node ``node``, and the other arguments of the class that it builds."""
     content = _content(file)
     comments = {key: comment for key, _, comment in keys_of(file)}
     for base in (file.parent / f"{name}.yaml" for name in bases_of(content)):
@@ -167,19 +167,19 @@ def _walk(content: Mapping[str, Any], node: str, below: str, comments: Mapping[s
 
 
 def node_of(file: Path, group: str) -> str:
-    """Return where a file's keys stand in the config: its ``@package``, or the group's name."""
+    """Return the config node of a file's keys: its ``@package``, or the group's name."""
     package = re.search(r"^# @package (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return package[1] if package else group
 
 
 def table(rows: Iterable[Row]) -> list[str]:
-    """A Markdown table of keys, or a sentence where there is none."""
+    """Return a Markdown table of keys, or a sentence if there are none."""
     lines = [f"| `{r.key}` | {_cell(r.kind)} | {_cell(r.default)} | {_cell(r.meaning)} |" for r in rows]
     return ["| key | type | default | meaning |", "|---|---|---|---|", *lines, ""] if lines else ["No keys.", ""]
 
 
 def option(file: Path, group: str, known: dict[str, Row]) -> list[str]:
-    """The section of one option of a group."""
+    """Return the section of one option of a group."""
     lines = [line.strip() for line in header(file)]
     title = " ".join(lines[: lines.index("")] if "" in lines else lines)
     content = _content(file)
@@ -189,21 +189,21 @@ def option(file: Path, group: str, known: dict[str, Row]) -> list[str]:
     for base in bases_of(content):
         shared = file.parent / f"{base}.yaml"
         if shared.exists() and not is_abstract(_content(shared)):
-            section.append(f"It starts from the keys of `{group}={base}`.")
+            section.append(f"It includes the keys of `{group}={base}`.")
         elif base in groups():
             section.append(f"It also chooses an option of the group `{base}`.")
     return [*section, "", *table(_completed(rows_of(file, node_of(file, group)), known))]
 
 
 def _cell(text: str) -> str:
-    """Escape what Markdown would read in plain text, and the bars that would end a table's cell."""
+    """Escape the special characters of Markdown, and bars, which would end a table cell."""
     parts = re.split(r"(`[^`]*`)", text)
     plain = [part if part.startswith("`") else re.sub(r"([*_<\[\]{}$])", r"\\\1", part) for part in parts]
     return "".join(plain).replace("|", "\\|")
 
 
 def _completed(rows: Iterable[Row], known: dict[str, Row]) -> Iterator[Row]:
-    """Fill what a file leaves out from the option that it starts from; ``known`` holds the rows of the group so far."""
+    """Complete rows from the included option. ``known`` contains the rows of the group so far."""
     for row in rows:
         base = known.get(row.key, row)
         row = Row(row.key, base.kind or row.kind, row.default, row.meaning or base.meaning)
@@ -212,7 +212,7 @@ def _completed(rows: Iterable[Row], known: dict[str, Row]) -> Iterator[Row]:
 
 
 def reference() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = []
     for command, config in COMMANDS.items():
         path = conf_folder() / f"{config}.yaml"

@@ -1,4 +1,4 @@
-"""``sr-convert``: a network of any source as a self-describing file; one scale of several as a network of its own."""
+"""``sr-convert``: write a network of any supported format, or one scale of an MDSR, as a self-describing file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sr_train.console import UsageError, listed
 
 
 def convert(arguments: list[str]) -> int:
-    """Read, choose, check and write."""
+    """Run ``sr-convert``: read, check and write a network."""
     config = compose_command("convert", arguments)
     allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
     overwrite = expect(config, "overwrite", bool, "true or false")
@@ -20,7 +20,7 @@ def convert(arguments: list[str]) -> int:
             f"out={out}: give a name that ends in .safetensors, e.g. out={out.with_suffix('.safetensors')}"
         )
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: is there already; name another, or give overwrite=true")
+        raise FileExistsError(f"{out}: already exists; give another name or overwrite=true")
     from sr_train.inference.network import recognized_as, scale_of
     from sr_train.weights.file import Weights, save_weights
     from sr_train.weights.network import build_network, one_scale
@@ -30,7 +30,7 @@ def convert(arguments: list[str]) -> int:
     if config["scale"] is not None:
         scale = scale_of(config, weights.scales, source)
         weights = one_scale(weights, scale, where=str(file), allow=allow)
-    network = build_network(weights, where=str(file), allow=allow)  # whole, and of the right shapes
+    network = build_network(weights, where=str(file), allow=allow)  # fails if tensors are missing or have wrong shapes
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(out, Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores))
     count = sum(p.numel() for p in network.parameters())

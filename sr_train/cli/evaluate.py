@@ -1,4 +1,4 @@
-"""``sr-eval``: PSNR and SSIM of networks, of bicubic or of finished images, by named protocols."""
+"""``sr-eval``: score networks, bicubic or finished images by named protocols."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sr_train.console import UsageError
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Score and print."""
+    """Run ``sr-eval``: compute and print the scores."""
     config = compose_command("evaluate", arguments)
     if (config["weights"] is None) == (config["sr"] is None):
-        raise UsageError("give weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")
+        raise UsageError("give one of weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")
     if config["clips"] is False:
         config = {**config, "clips": None}
     arithmetic_of(config)

@@ -1,4 +1,4 @@
-"""``sr-interp``: networks between two networks, by mixing their weights (ESRGAN section 3.4, eq. 4)."""
+"""``sr-interp``: interpolate the weights of networks (ESRGAN section 3.4, eq. 4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _sources(config: Mapping[str, Any]) -> tuple[list[str], Path]:
-    """What is mixed, and the folder that the result is written to."""
+    """Return the files or folders of the networks to mix, and the output folder."""
     given, stages = config["weights"], expect(config, "stages", list, "two names, e.g. stages=[psnr,gan]")
     if given is not None:
         if config["run"] is not None:
@@ -32,15 +32,19 @@ def _sources(config: Mapping[str, Any]) -> tuple[list[str], Path]:
     folder = Path(str(typed)) if typed is not None else newest_run(Path(config["paths"]["runs"]), stages)
     open_ones = [s for s in stages if not (folder / str(s) / "weights.safetensors").exists()]
     if open_ones:
-        raise ValueError(f"{folder}: stage {' and '.join(open_ones)} is not complete; finish it, or give weights=[A,B]")
+        raise ValueError(f"{folder}: {_stages(open_ones)} not finished; finish the run, or give weights=[A,B]")
     return [str(folder / str(s)) for s in stages], Path(str(config["out"] or folder))
 
 
+def _stages(names: list[str]) -> str:
+    return f"stage {names[0]} is" if len(names) == 1 else f"stages {' and '.join(names)} are"
+
+
 def _mixes(config: Mapping[str, Any], count: int) -> dict[str, list[float]]:
-    """Each file's name and its factors."""
+    """Return {name of the output file: factors of the networks}."""
     alpha, mix = config["alpha"], config["mix"]
     if (alpha is None) == (mix is None):
-        raise ValueError("give alpha=0.8 (or a list), or mix=[...] with a factor for each of weights=")
+        raise ValueError("give alpha=0.8 (or a list), or mix=[...] with one factor per network of weights=")
     values = alpha if isinstance(alpha, list) else [alpha]
     values = mix if alpha is None else values
     if (
@@ -52,7 +56,7 @@ def _mixes(config: Mapping[str, Any], count: int) -> dict[str, list[float]]:
     if alpha is None:
         return {f"mix_{'_'.join(map(_number, values))}": [float(v) for v in values]}
     if count != 2:
-        raise ValueError(f"alpha= is of two networks, these are {count}: give mix=[...]")
+        raise ValueError(f"alpha= mixes two networks, but {count} were given; give mix=[...]")
     wrong = [v for v in values if not 0 <= v <= 1]
     if wrong:
         raise ValueError(f"alpha={wrong}: expected numbers from 0 to 1")
@@ -60,12 +64,12 @@ def _mixes(config: Mapping[str, Any], count: int) -> dict[str, list[float]]:
 
 
 def _number(value: float) -> str:
-    """Two digits, or as many as it takes to tell it from others."""
+    """Format a number with two decimals, or with all that it needs."""
     return f"{value:.2f}" if round(value, 2) == value else repr(float(value))
 
 
 def _scale_shown(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> int | None:
-    """Return the scale that ``images=`` shows, None without it. The mixture itself holds all scales."""
+    """Return the scale of the contact sheet, None without ``images=``. The mixture itself contains all scales."""
     from sr_train.inference.network import scale_of
 
     name, weights = next(iter(sources.items()))
@@ -74,23 +78,23 @@ def _scale_shown(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> i
     scale = scale_of(config, weights.scales, name)
     if config["images"] is None and len(weights.scales) > 1:
         raise ValueError(
-            f"scale={scale} is of images=; a mixture holds all scales: sr-convert weights=FILE scale={scale} out=... takes "
-            "one out of it"
+            f"scale={scale} needs images=; the mixture contains all scales, and sr-convert weights=FILE scale={scale} out=... "
+            "extracts one"
         )
     return None if config["images"] is None else scale
 
 
 def interp(arguments: list[str]) -> int:
-    """Mix, write, and show where images are given."""
+    """Run ``sr-interp``: write the mixtures, and a contact sheet if images are given."""
     config = compose_command("interp", arguments)
     allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
     for key in ("rows", "crop"):
-        if expect(config, key, int, "a whole number from 1 on") < 1:
-            raise UsageError(f"{key}={config[key]}: expected a whole number from 1 on")
+        if expect(config, key, int, "an integer of at least 1") < 1:
+            raise UsageError(f"{key}={config[key]}: expected an integer of at least 1")
     names, out = _sources(config)
     mixes = _mixes(config, len(names))
     if config["images"] is not None and config["mix"] is not None:
-        raise ValueError("images= shows a curve over alpha=, not mix=")
+        raise ValueError("images= plots scores against alpha=; it cannot be used with mix=")
     from sr_train.evaluation.mixture import MixtureSheet, open_sources, warn_strangers, write_mixtures
     from sr_train.weights.mixing import check_mix
 

@@ -1,4 +1,4 @@
-"""What the commands share: help from the YAML, composing, errors and exit codes. Imports nothing heavy."""
+"""Code that all commands share: help, errors and exit codes. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = "--version"
 
 
 def version_text(command: str) -> str:
-    """``--version``: the command's and those of what it stands on, read without importing them."""
+    """Return the text of ``--version``. Versions of other packages are read without importing them."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -33,7 +33,7 @@ def version_text(command: str) -> str:
 
 
 def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -> None:
-    """Raise UsageError for a word that begins with a dash and is no option of the command."""
+    """Raise UsageError for an argument that begins with a dash and is not an option of the command."""
     for argument in arguments:
         name = argument.partition("=")[0]
         if not name.startswith("-") or name in known:
@@ -49,7 +49,7 @@ def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -
 
 
 def fail(command: str, message: str, code: int = 1) -> NoReturn:
-    """Say what is wrong and exit."""
+    """Print an error message and exit."""
     print(f"{command}: error: {message}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -61,11 +61,10 @@ def run(
     show_groups: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> None:
-    """Run a command: help, errors of the user in one paragraph (SR_DEBUG=1 shows where), exit codes.
+    """Run a command, print its help or the errors of the user, and exit. SR_DEBUG=1 prints tracebacks.
 
-    0 done; 1 failed by what was found: files, folders, networks, devices, a disk; 2 a command line (or a config file) that
-    makes no sense by itself: unknown keys, values of the wrong type, out of their range or none of the choices; 130
-    interrupted.
+    Exit codes: 0 success. 1 a problem in files, networks or devices, or a full disk. 2 a wrong command line or config file:
+    an unknown key, or a value of a wrong type or range. 130 interrupted.
     """
     arguments = sys.argv[1:]
     forget_warnings()
@@ -85,7 +84,7 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of a pipe left
+    except BrokenPipeError:  # the program that reads our output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
@@ -95,7 +94,7 @@ def run(
 
 
 def arithmetic_of(config: Mapping[str, Any]) -> Any:
-    """``arithmetic=`` of bicubic, one of those there are."""
+    """Return the value of ``arithmetic=``. Raise UsageError for an unknown name."""
     from sr_train.resampling import check_arithmetic
 
     try:
@@ -106,11 +105,11 @@ def arithmetic_of(config: Mapping[str, Any]) -> Any:
 
 
 def workers_of(value: Any) -> int:
-    """``workers=auto`` (cores of this process) or a number."""
+    """Return the number of workers. ``auto`` is the number of cores that this process may use."""
     if value == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         from sr_train.console import ConfigError
 
-        raise ConfigError([f"workers={value!r}: expected auto or a whole number from 1 on"])
+        raise ConfigError([f"workers={value!r}: expected auto or an integer of at least 1"])
     return value

@@ -1,4 +1,4 @@
-"""``sr-prepare``: a store from a folder of images, or of clips."""
+"""``sr-prepare``: make a store from a folder of images or of clips."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from sr_train.cli.main import arithmetic_of, run, workers_of
 from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError
+from sr_train.console import UsageError, counted
 
 
 def _bar(total: int, what: str) -> Any:
@@ -31,7 +31,7 @@ def _verify(path: str) -> int:
                 bar.update(1)
     if problems:
         raise BadFilesError(
-            f"{path}: {len(problems)} images are damaged; delete the store and run sr-prepare again", problems
+            f"{path}: {counted(len(problems), 'damaged image')}; delete the store and run sr-prepare again", problems
         )
     print(f"{path}: all checksums agree")
     return 0
@@ -43,42 +43,42 @@ def _describe(path: str) -> str:
     store = Store(path)
     lr = "".join(f", LR x{s}" for s in store.scales if s != 1)
     size = (store.path / "data.mdb").stat().st_size / 1e6
-    return f"{path}: {len(store.keys())} images{lr}, {size:,.1f} MB"
+    return f"{path}: {counted(len(store.keys()), 'image')}{lr}, {size:,.1f} MB"
 
 
 def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
-    """``images=`` or ``clips=``; None where neither is given."""
+    """Return the value of ``images=`` or ``clips=``, None if neither is given."""
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
     if clips is None and config["list"] is not None:
-        raise UsageError("list= names clips: give clips=DIR as well")
+        raise UsageError("list= needs clips=DIR")
     if clips is not None and skip_bad:
         raise UsageError(
-            "skip_bad=true: a clip without one of its frames is of no use; leave the whole clip out with list="
+            "skip_bad=true cannot be used with clips=, because a clip needs all of its frames; leave out whole clips with list="
         )
     return None if images is None and clips is None else str(images if clips is None else clips)
 
 
 def _clips(folder: str, names: Any) -> dict[str, Any]:
-    """What a store of clips keeps, and what else is checked before it is made."""
+    """Return the options of :class:`StoreBuilder` for clips: the files to store, and a check of their sizes."""
     from sr_train.data.video.clips import clip_files, read_list, split_key, unequal_sizes
 
     files = clip_files(folder, None if names is None else read_list(str(names)))
     clips = len({split_key(key)[0] for key in files})
-    print(f"{folder}: {clips} clips of {len(files)} frames, without gaps", flush=True)
+    print(f"{folder}: {counted(clips, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
     return {"files": files, "check": unequal_sizes}
 
 
 def prepare(arguments: list[str]) -> int:
-    """Build, complete or verify a store."""
+    """Run ``sr-prepare``: build, complete or verify a store."""
     config = compose_command("prepare", arguments)
-    path = expect(config, "store", str, "the NAME.lmdb to make")
-    scales = expect(config, "scales", list, "a list of whole numbers, e.g. [2,3,4]")
+    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
+    scales = expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
     if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
-        raise UsageError(f"scales={scales}: expected whole numbers, e.g. scales=[2,3,4]")
+        raise UsageError(f"scales={scales}: expected integers, e.g. scales=[2,3,4]")
     if any(s < 2 for s in scales) or len(set(scales)) < len(scales):
-        raise UsageError(f"scales={scales}: give whole numbers from 2 on, each once, e.g. scales=[2,3,4]")
+        raise UsageError(f"scales={scales}: expected different integers of at least 2, e.g. scales=[2,3,4]")
     arithmetic = arithmetic_of(config)
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
@@ -98,20 +98,21 @@ def prepare(arguments: list[str]) -> int:
         left_out = Store(path).summary.get("skipped", [])
         if left_out:
             names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-            print(f"{path}: {len(left_out)} bad images were left out when it was made: {names}", file=sys.stderr)
-        print(f"{_describe(path)}; complete already, nothing to do")
+            print(f"{path}: made without {counted(len(left_out), 'bad image')}: {names}", file=sys.stderr)
+        print(f"{_describe(path)}; already complete, nothing to do")
         return _verify(path) if verify else 0
     with _bar(len(builder.inputs.files), "headers") as bar:
         estimate = builder.estimate(bar.update)
     print(
-        f"{estimate.images} images, about {estimate.pixels / 1e6:,.1f} MB of pixels; {estimate.free / 1e9:,.1f} GB are free",
+        f"{counted(estimate.images, 'image')}, about {estimate.pixels / 1e6:,.1f} MB of pixels; "
+        f"{estimate.free / 1e9:,.1f} GB are free",
         flush=True,
     )
     with _bar(len(builder.inputs.files), "pixels") as bar:
         report = builder.build(bar.update)
     for problem in report.skipped:
         print(f"left out: {problem}", file=sys.stderr)
-    kept = f" ({report.kept} were there already)" if report.kept else ""
+    kept = f" ({report.kept} were already there)" if report.kept else ""
     print(f"{_describe(path)}{kept}")
     return _verify(path) if verify else 0
 

@@ -1,4 +1,4 @@
-"""``sr-train``: every stage of an experiment, one after the other."""
+"""``sr-train``: train all stages of an experiment, one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CFG = ("--cfg", "-c", "--resolve")
 
 
 def list_experiments() -> str:
-    """Every experiment with its one line, read from the YAML alone."""
+    """Return a list of all experiments with their titles, read from the YAML files."""
     files = files_of("experiment")
     width = max(len(f.stem) for f in files)
     rows = [f"  {f.stem:<{width}}  {next(iter(header(f)), '')}" for f in files]
@@ -29,7 +29,7 @@ def list_experiments() -> str:
 
 
 def train(arguments: list[str]) -> int:
-    """Compose all stages, then run those that are open."""
+    """Run ``sr-train``: compose all stages, then train those that are not finished."""
     options = {a.split("=")[0] for a in arguments}
     if not arguments:
         print(list_experiments())

@@ -1,4 +1,4 @@
-"""``sr-upscale``: a network on the user's own images, films and clips, however large or long."""
+"""``sr-upscale``: upscale images, videos and clips of any size and length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
 from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError
+from sr_train.console import UsageError, counted
 
 if TYPE_CHECKING:
     from sr_train.inference.network import Network
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    """Check and gather the keys. Raises UsageError."""
+    """Return the checked settings. Raise UsageError or ConfigError for wrong values."""
     from sr_train.data.video.windows import check_padding
     from sr_train.upscaling.encoder import Options
     from sr_train.upscaling.inputs import Settings, image_suffix
@@ -28,8 +28,8 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     except ValueError as error:
         raise UsageError(str(error)) from None
     codec = expect(config, "codec", str, "auto or the name of an encoder, e.g. libx264")
-    quality = expect(config, "quality", (int, type(None)), "a whole number, or null for the codec's usual one")
-    preset = expect(config, "preset", (str, type(None)), "a name, e.g. slow, or null for the codec's usual one")
+    quality = expect(config, "quality", (int, type(None)), "an integer, or null for the default of the codec")
+    preset = expect(config, "preset", (str, type(None)), "a name, e.g. slow, or null for the default of the codec")
     audio, skip, compare = (expect(config, k, bool, "true or false") for k in ("audio", "skip_existing", "compare"))
     options = Options(codec, quality, preset)
     suffix, shrink = image_suffix(config), config["tile"] == "auto"
@@ -37,7 +37,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 
 
 def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
-    """Everything that can be checked before the work."""
+    """Check everything that can be checked before the first image. Return the jobs, the network and the settings."""
     from sr_train.inference.network import open_network
     from sr_train.upscaling.encoder import check_options
     from sr_train.upscaling.inputs import list_jobs
@@ -46,21 +46,21 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
     if not Path(str(config["input"])).exists():
         raise FileNotFoundError(f"{config['input']}: there is no such file or folder")
     if not Path(str(config["input"])).is_dir():
-        list_jobs(config, None)  # a network takes a while to open
+        list_jobs(config, None)  # report a wrong input before the network is opened, which is slow
     network = open_network(config, str(config["weights"]))
     jobs = list_jobs(config, network.frames)
-    if settings.suffix is None and any(job.kind == "film" for job in jobs):
+    if settings.suffix is None and any(_kind(job) == "video" for job in jobs):
         try:
             check_options(settings.options)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        except ImportError:  # said of every film: images can be made without
+        except ImportError:  # PyAV is missing: reported for each video; images do not need it
             pass
     return jobs, network, settings
 
 
 def upscale(arguments: list[str]) -> int:
-    """Upscale every image, film and clip; those that fail are reported, and the exit code says that there are some."""
+    """Run ``sr-upscale`` on every image, video and clip. Failed ones are reported, and the exit code is then 1."""
     config = compose_command("upscale", arguments)
     from tqdm import tqdm
 
@@ -70,12 +70,11 @@ def upscale(arguments: list[str]) -> int:
     jobs, network, settings = _prepare(config)
     print(network.description, flush=True)
     problems: list[str] = []
-    made = 0
     if settings.skip:
         there = [job for job in jobs if job.is_finished(settings.suffix)]
         jobs = [job for job in jobs if not job.is_finished(settings.suffix)]
         if there:
-            print(f"{len(there)} {_noun(there)} are there already, and left as they are")
+            print(f"{_count(there)} skipped: already in {config['output']}")
     total = round(megapixels(jobs), 6)
     quiet = not sys.stderr.isatty() or not total
     layout = "{percentage:3.0f}% {bar} {n:.2f}/{total:.2f} MP [{elapsed}<{remaining}] {postfix}"
@@ -100,21 +99,25 @@ def upscale(arguments: list[str]) -> int:
                 known = str(job.source) in text or str(job.target) in text
                 problems.append(text if known else f"{job.source}: {text}")
             else:
-                made += 1
                 bar.write(done, sys.stdout)
                 continue
             tell(f"sr-upscale: {problems[-1]}")
     if problems:
         shown = "\n  ".join(problems)
-        print(f"sr-upscale: error: {len(problems)} of {len(jobs)} {_noun(jobs)} failed:\n  {shown}", file=sys.stderr)
+        print(f"sr-upscale: error: {len(problems)} of {_count(jobs)} failed:\n  {shown}", file=sys.stderr)
         return 1
-    print(f"{made} {_noun(jobs)} in {config['output']}")
+    print(f"{_count(jobs)} in {config['output']}")
     return 0
 
 
-def _noun(jobs: Sequence[Job]) -> str:
-    kinds = {job.kind for job in jobs}
-    return f"{kinds.pop()}s" if len(kinds) == 1 else "files" if kinds else "images"
+def _kind(job: Job) -> str:
+    return job.kind if job.kind in ("image", "clip") else "video"
+
+
+def _count(jobs: Sequence[Job]) -> str:
+    """Format the number of jobs: "2 images", "1 video", "3 files"."""
+    kinds = {_kind(job) for job in jobs}
+    return counted(len(jobs), kinds.pop() if len(kinds) == 1 else "file" if kinds else "image")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Objects built from the configs that describe them."""
+"""Build objects from their configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 
 def build(node: Mapping[str, Any], **given: Any) -> Any:
-    """Hydra's ``instantiate``, with the constructor's own error instead of Hydra's around it."""
+    """Build the object of a config with Hydra's ``instantiate``. Raise the constructor's error, not Hydra's."""
     try:
         return instantiate(dict(node), **given, _convert_="all")
     except InstantiationException as error:

@@ -1,4 +1,4 @@
-"""Composed configs checked against the signatures and type hints of what they build."""
+"""Check composed configs against the signatures and type hints of the classes that they build."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from sr_train.config.folders import near, ours, present_path
 from sr_train.config.type_hints import fits, hints_of, name_of
 
-_OPEN = ("sets", "callbacks", "data.train", "data.val")  # a user's own names stand below these
+_OPEN = ("sets", "callbacks", "data.train", "data.val")  # nodes that contain names chosen by the user
 
-_OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed, they would be ignored
+_OURS = {  # arguments of Lightning's Trainer that sr-train sets: a user's value would be ignored
     "callbacks", "logger", "default_root_dir", "max_epochs", "min_epochs", "use_distributed_sampler", "num_sanity_val_steps",
     "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval",
     "check_val_every_n_epoch", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
@@ -23,17 +23,17 @@ _OURS = {  # arguments of Lightning's Trainer that sr-train gives itself: typed,
     "enable_autolog_hparams", "inference_mode", "model_registry",
 }  # fmt: skip
 
-_GIVEN = {"model", "loss", "curve"}  # arguments of a task that are groups of their own
+_GIVEN = {"model", "loss", "curve"}  # arguments of a task that have their own config groups
 
 
 def callable_at(target: str) -> Callable[..., Any]:
-    """What a dotted path names."""
+    """Return the object at a dotted path."""
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
-    """Parameters of the callable at a dotted path; None where it takes any."""
+    """Return the parameters of the callable at a dotted path, None if it takes ``**kwargs``."""
     parameters = inspect.signature(callable_at(target)).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
@@ -43,7 +43,7 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
 
 
 def known_names(config: DictConfig, key: str) -> list[str] | None:
-    """Names that may stand beside ``key``'s last part; None where any may."""
+    """Return the allowed names for the last part of ``key``, None if any name is allowed."""
     parent, _, _ = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if any(parent == o or parent.startswith(f"{o}.") for o in _OPEN):
@@ -58,12 +58,12 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
 
 
 def is_known(config: DictConfig, key: str) -> bool:
-    """Return whether a key is known to a config, by its own names or its constructor's."""
+    """Return true if a config has a key or its constructor has such a parameter."""
     names = known_names(config, key)
     return names is None or key.rpartition(".")[2] in names
 
 
-OWN = {  # keys of conf/train.yaml that no constructor checks
+OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "check": bool,
     "profile": bool,
     "profile_steps": int,
@@ -87,11 +87,11 @@ OWN = {  # keys of conf/train.yaml that no constructor checks
     "record.every": int,
 }
 
-_UNCHECKED = {"trainer.precision"}  # "auto" is ours
+_UNCHECKED = {"trainer.precision"}  # "auto" is not a value of Lightning
 
 
 def _expected(key: str, value: Any, hint: Any) -> str:
-    """Say what was expected, with an example of the mappings that data is made of."""
+    """Return the message of the expected value, with an example for data.train and data.val."""
     if key == "data.train":
         source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
         source = value if isinstance(value, Mapping) else source
@@ -112,7 +112,7 @@ def _check_sets(sets: Mapping[str, Any], where: str) -> list[str]:
 
 
 def check_values(config: Mapping[str, Any], where: str) -> list[str]:
-    """Values of a resolved config that do not fit what the constructors, or this program, ask for."""
+    """Return a problem for each value of a resolved config that does not fit its type hint."""
     problems: list[str] = []
 
     def walk(node: Mapping[str, Any], path: str) -> None:
@@ -134,7 +134,7 @@ def check_values(config: Mapping[str, Any], where: str) -> list[str]:
 
 
 def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list[str]:
-    """Everything wrong with a composed config: unknown keys, missing values, targets that do not exist."""
+    """Return the problems of a composed config: unknown keys, missing values, targets that do not exist."""
     problems = [f"{where}: unknown key {k!r}{hint_at(str(k), allowed)}" for k in config if str(k) not in allowed]
     for key in OmegaConf.missing_keys(config):
         problems.append(f"{where}: {key} has no value; give {key}=...")
@@ -143,7 +143,7 @@ def check_config(config: DictConfig, allowed: Sequence[str], where: str) -> list
 
 
 def _check_callbacks(config: DictConfig, where: str) -> list[str]:
-    """Callbacks of Lightning's whose work sr-train does itself."""
+    """Return a problem for each Lightning callback that sr-train replaces."""
     problems = []
     for name, node in (config.get("callbacks") or {}).items():
         target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
@@ -162,7 +162,7 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
         except (ImportError, AttributeError, ValueError):
             moved = present_path(target)
             return [
-                f"{where}: {path}._target_={target!r} does not exist{f'; it is {moved} now' if moved != target else ''}"
+                f"{where}: {path}._target_={target!r} does not exist{f'; its new name is {moved}' if moved != target else ''}"
             ]
         names = [str(k) for k in node if not str(k).startswith("_")]
         if parameters is not None:
@@ -176,7 +176,7 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
                 problems += [f"{where}: {path}.{n} has no value; give {path}.{n}=..." for n in sorted(needed)]
     for key in node:
         if isinstance(key, (bool, float)):
-            problems.append(f"{where}: {path}: the name {key} is read as a {type(key).__name__}: put it into quotes")
+            problems.append(f"{where}: {path}: YAML reads the name {key} as a {type(key).__name__}: put it in quotes")
         if not OmegaConf.is_missing(node, key) and not (isinstance(key, str) and OmegaConf.is_interpolation(node, key)):
             child = node[key]
             if isinstance(child, DictConfig):
@@ -185,6 +185,6 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
 
 
 def hint_at(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
-    """Name what a key of another program is called here, or else the nearest names."""
+    """Return a hint for an unknown key: the key of sr-train for a key of another program, else the most similar names."""
     other = ours(key)
     return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

@@ -1,4 +1,4 @@
-"""Configs composed by Hydra from YAML files and KEY=VALUE arguments; its errors become ConfigError."""
+"""Compose configs from YAML files and KEY=VALUE arguments with Hydra. Its errors become ConfigError."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ CONF = "sr_train.conf"
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/NAME.yaml``; Hydra's errors become a ConfigError."""
+    """Compose ``conf/NAME.yaml``. Raise ConfigError for Hydra's errors."""
     return _compose(name, overrides, hydra=False)
 
 
 @cache
 def top_keys() -> list[str]:
-    """Keys of ``conf/train.yaml`` with its groups: the same whatever a user adds."""
+    """Return the top-level keys of ``conf/train.yaml``, including its groups. No argument of the user changes them."""
     return [str(k) for k in compose_config("train", [])]
 
 
 def chosen_options(overrides: Sequence[str]) -> dict[str, Any]:
-    """The option of each config group of ``conf/train.yaml``, groups named as Hydra names them."""
+    """Return the chosen option of each config group of ``conf/train.yaml``, by Hydra's name of the group."""
     return dict(_compose("train", overrides, hydra=True).hydra.runtime.choices)
 
 
 def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
-    running = GlobalHydra.instance().hydra  # a sweep's own Hydra, which composes no stages
+    running = GlobalHydra.instance().hydra  # the Hydra of a running sweep; restored at the end
     try:
         GlobalHydra.instance().clear()
         with initialize_config_module(CONF, version_base="1.3"):
@@ -57,7 +57,7 @@ def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
 
 
 def shorten(message: str) -> str:
-    """The lines of a Hydra error that help."""
+    """Return the useful lines of a Hydra error, joined."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(
         line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "object_type"))
@@ -65,7 +65,7 @@ def shorten(message: str) -> str:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse command-line overrides by Hydra's grammar."""
+    """Parse command-line arguments with Hydra's grammar. Raise ConfigError with all that are not KEY=VALUE."""
     parsed, problems = [], []
     parser = OverridesParser.create()
     for text in overrides:
@@ -79,14 +79,14 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def quote_template(argument: str) -> str:
-    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra's grammar would take for a mapping."""
+    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra would parse as a mapping."""
     key, _, value = argument.partition("=")
     template = re.match(r"[^\[({'\"]|\{(?:stem|scale)\}", value) and re.search(r"\{(?:stem|scale)\}", value)
     return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Compose a command's config from ``KEY=VALUE`` arguments to plain values; all errors at once, as ConfigError."""
+    """Compose a command's config from ``KEY=VALUE`` arguments to plain values. Raise ConfigError with all problems."""
     arguments = [quote_template(a) for a in arguments]
     defaults = compose_config(config, [])
     base = [str(k) for k in defaults]
@@ -109,7 +109,7 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
-    """A value of a command's config, checked by type; ``what`` says what was expected."""
+    """Return a value of a command's config. Raise ConfigError unless it has the type; ``what`` describes the expected value."""
     value = config[key]
     if not isinstance(value, kind) or (
         isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))

@@ -1,4 +1,4 @@
-"""Keys whose values follow from other keys."""
+"""Keys whose values sr-train derives from other keys."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# -- derived keys ------------------------------------------------------------------------------------------------
-
 _FOLDER = "paths.runs=DIR or name=NAME"
 
-_DERIVED: dict[str, tuple[str, str]] = {  # key: what its value is made of ("": nothing is typed for it), what to type
+_DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code), and what to type instead
     "folder": ("${paths.runs}/${name}/${stage}", _FOLDER),
     "data.scale": ("${scale}", "scale={}"),
     "data.scales": ("${scales}", "scales={}"),
     "data.accumulate": ("${trainer.accumulate_grad_batches}", "trainer.accumulate_grad_batches={}"),
     "data.seed": ("${seed}", "seed={}"),
-    "data.stage": ("${stage}", "another name to the stage, in stages={{NAME: ...}}"),
+    "data.stage": ("${stage}", "the stage another name, in stages={{NAME: ...}}"),
     "model.scale": ("${scale}", "scale={}"),
     "model.scales": ("${scales}", "scales={}"),
     "task.model": ("", "model=NAME and model.KEY=VALUE"),
@@ -36,7 +34,7 @@ _SOURCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
-    """(exists, value) of a dotted key of a plain config."""
+    """Return (exists, value) for a dotted key of a plain config."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -46,14 +44,14 @@ def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
 
 
 def _typed_as(value: Any) -> str:
-    """A value as it is typed on a command line: [y,rgb], {a:1}, null."""
+    """Format a value for a command line: [y,rgb], {a:1}, null."""
     return str(value) if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
-    """Keys of a resolved config whose values differ from those that the program derives from other keys.
+    """Return a problem for each derived key of a resolved config that was set to another value.
 
-    Typed alone, such a key would be ignored, or reach only a part of what depends on its source.
+    Such a value would be ignored, or change only a part of what depends on the source key.
     """
     problems = []
     for key, (made_of, remedy) in _DERIVED.items():
@@ -65,6 +63,6 @@ def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
             expected = _SOURCE.sub(lambda m: str(_lookup(config, m[1])[1]), made_of) or None
         if not exists or value == expected:
             continue
-        why = f"follows {', '.join(sources)} ({_typed_as(expected)})" if sources else "is set by sr-train"
+        why = f"is derived from {', '.join(sources)} ({_typed_as(expected)})" if sources else "is set by sr-train"
         problems.append(f"{where}: {key}={_typed_as(value)}: {why}; give {remedy.format(_typed_as(value))}")
     return problems

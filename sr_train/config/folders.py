@@ -1,6 +1,6 @@
-"""Find the YAML: the installed folder, and folders of a user's own (``SR_CONF``). Imports nothing heavy.
+"""Find the YAML files: those of the installation and those of the user (``SR_CONF``). Imports nothing slow.
 
-Also a table of keys of other programs, and what they are called here.
+Also contains a table of keys of other programs and the keys of sr-train for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def conf_folder() -> Path:
-    """Where the YAML is installed: beside the package in a wheel, at the top of a checkout."""
+    """Return the folder of the installed YAML files: next to the package in a wheel, at the top of a checkout."""
     spec = find_spec("sr_train.conf")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("sr_train.conf is not installed: run python -m pip install . in the checkout")
@@ -22,10 +22,10 @@ def conf_folder() -> Path:
 
 
 def own_folders() -> list[Path]:
-    """Folders of ``SR_CONF`` (several are joined as in PATH), each of GROUP/NAME.yaml as in the installed one.
+    """Return the folders of ``SR_CONF`` (separated as in PATH). Each contains files GROUP/NAME.yaml.
 
-    Raises ValueError for a folder that holds no such file, or one that the installed YAML has already: only one of two files
-    of the same name can be meant, and it would not be said which.
+    Raise ValueError for a folder without such a file, or with a file that has the name of an installed one: the name would
+    be ambiguous.
     """
     folders = [Path(part).absolute() for part in os.environ.get("SR_CONF", "").split(os.pathsep) if part]
     installed = conf_folder() if folders else None
@@ -37,47 +37,49 @@ def own_folders() -> list[Path]:
             )
         for name in names:
             if installed is not None and (installed / name).exists():
-                raise ValueError(f"{folder / name}: sr-train has {name} already; give yours another name")
+                raise ValueError(f"{folder / name}: sr-train already has {name}; rename this file")
     return folders
 
 
 def conf_folders() -> list[Path]:
-    """All folders of YAML, the installed one first."""
+    """Return all folders of YAML files, the installed one first."""
     return [conf_folder(), *own_folders()]
 
 
 def files_of(group: str) -> list[Path]:
-    """The YAML files of a config group, in all folders."""
+    """Return the YAML files of a config group, in all folders."""
     return [p for folder in conf_folders() for p in sorted((folder / group).rglob("*.yaml"))]
 
 
 def options_of(group: str) -> list[str]:
-    """What may be chosen in a config group, e.g. ``edsr_x2``."""
+    """Return the options of a config group, e.g. ``edsr_x2``."""
     groups = [folder / group for folder in conf_folders()]
     return sorted(p.relative_to(g).with_suffix("").as_posix() for g in groups for p in g.rglob("*.yaml"))
 
 
 def groups() -> list[str]:
-    """Names of the config groups."""
+    """Return the names of the config groups."""
     found = {p.name for folder in conf_folders() for p in folder.iterdir() if p.is_dir() and any(p.rglob("*.yaml"))}
     return sorted(found)
 
 
 def search_path() -> list[str]:
-    """What Hydra is told, so that it looks into the user's folders too: overrides, one or none."""
+    """Return the Hydra override (one or none) that adds the user's folders to its search path."""
     quoted = ",".join(json.dumps(f"file://{folder}", ensure_ascii=False) for folder in own_folders())
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
 
 def near(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """ "; did you mean ...?" for a name that is not known, or nothing; ``prefix`` stands before each of the names."""
+    """Return "; did you mean ...?" with the most similar names, or an empty string. ``prefix`` is put before each name."""
     close = list(dict.fromkeys(get_close_matches(name, known, n=3, cutoff=0.6)))
     ratios = {other: SequenceMatcher(None, other, name).ratio() for other in close}
-    close = [other for other in close if ratios[other] > max(ratios.values()) - 0.15]  # much less near ones mislead
+    close = [
+        other for other in close if ratios[other] > max(ratios.values()) - 0.15
+    ]  # less similar names would mislead
     return f"; did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 
-_ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what they are here
+_ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type in sr-train
     (
         "hydra.run.dir hydra.sweep.dir hydra.sweep.subdir hydra.output_subdir hydra.job.chdir default_root_dir output_dir "
         "out_dir log_dir save_dir work_dir exp_dir results_dir",
@@ -86,24 +88,24 @@ _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what they are 
     ("exp_name experiment_name run_name", "a run is named by name=NAME"),
     (
         "ckpt_path resume_from resume_from_checkpoint resume_state checkpoint_path auto_resume",
-        "the same command again continues a run (see resume=); other weights: init.weights=FILE",
+        "to continue a run, run the same command again (see resume=); to start from other weights, give init.weights=FILE",
     ),
     (
         "weights pretrained pretrain pretrain_network_g pretrain_path finetune",
-        "weights to start from: init.weights=FILE",
+        "to start from weights, give init.weights=FILE",
     ),
     (
         "fast_dev_run overfit_batches limit_train_batches limit_val_batches limit_test_batches limit_predict_batches "
         "barebones num_sanity_val_steps dry_run",
-        "check=true tries every stage out with a few steps, trainer=debug trains 20",
+        "check=true tests every stage with a few steps, trainer=debug trains 20 steps",
     ),
     (
         "max_epochs min_epochs min_steps epochs num_epochs total_iter max_iter iters iterations num_steps total_steps",
-        "the length is counted in steps: trainer.max_steps=N",
+        "the length of a stage is given in steps: trainer.max_steps=N",
     ),
     (
         "max_time",
-        "a Timer of Lightning stops a run: callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, ...}",
+        "to stop a run after a time, add Lightning's Timer: callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, ...}",
     ),
     ("val_check_interval check_val_every_n_epoch val_freq val_interval eval_every", "give validate.every=STEPS"),
     ("log_every_n_steps print_freq log_freq log_interval log_every", "give record.every=STEPS"),
@@ -114,16 +116,16 @@ _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what they are 
     ),
     (
         "enable_progress_bar enable_model_summary tqdmprogressbar richprogressbar",
-        "sr-train prints its own progress; numbers are logged every record.every=STEPS",
+        "sr-train prints its own progress; numbers are logged every record.every=STEPS steps",
     ),
     ("trainer.callbacks", "give callbacks.NAME={_target_: PACKAGE.CLASS}"),
     ("trainer.logger", "give logger=[tensorboard,csv]"),
-    ("ema_decay", "an average of the weights: task.ema=0.999"),
-    ("lr learning_rate", "the rate is task.rate"),
-    ("batch_size batch_size_per_gpu train_batch_size", "the batch of a step, over all devices: data.batch"),
+    ("ema_decay", "for an average of the weights, give task.ema=0.999"),
+    ("lr learning_rate", "the learning rate is task.rate"),
+    ("batch_size batch_size_per_gpu train_batch_size", "give data.batch, the batch size of a step over all devices"),
     ("num_workers num_worker_per_gpu", "give data.workers"),
     ("gpus num_gpu num_gpus ngpu n_gpus", "give trainer.devices"),
-    ("patch_size gt_size lq_size crop_size", "patches are given by their side in LR pixels: data.lr_patch"),
+    ("patch_size gt_size lq_size crop_size", "give data.lr_patch, the side of a patch in LR pixels"),
     ("upscale upscale_factor sr_factor", "give scale"),
     ("manual_seed random_seed seed_everything", "give seed"),
     ("amp use_amp fp16 bf16 mixed_precision", "give trainer.precision=bf16-mixed (or 16-mixed, 32)"),
@@ -132,22 +134,22 @@ _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what they are 
     ("scheduler lr_scheduler", "choose curve=OPTION"),
     ("criterion", "choose loss=OPTION"),
     ("network_g net_g arch backbone", "choose model=OPTION"),
-    ("network_d net_d", "choose discriminator=OPTION of a stage with task=gan"),
+    ("network_d net_d", "choose discriminator=OPTION, for a stage with task=gan"),
     ("dataset datasets dataroot dataroot_gt", "choose data=OPTION, or give data.train=[{hr: DIR}]"),
     ("strict strict_load_g", "list the tensors to re-initialize: init.skip=[GLOB]"),
-    ("hydra", "Hydra's own keys are for sweeps: add -m"),
+    ("hydra", "keys of Hydra are allowed in sweeps only: add -m"),
 )
 
 
 def ours(key: str) -> str | None:
-    """Return what a key, option or class of another program is called here, by its whole name or its last part."""
+    """Return a hint for a key, option or class of another program, found by its whole name or its last part; else None."""
     whole = key.lower().replace("-", "_")
     tried = (whole, whole.rpartition(".")[2], whole.replace("/", ".").partition(".")[0])
     names = tried if tried[2] == "hydra" else tried[:2]
     return next((advice for name in names for listed, advice in _ELSEWHERE if name in listed.split()), None)
 
 
-_MOVED = {  # classes and modules that an earlier version had elsewhere
+_MOVED = {  # classes and modules that an earlier version had in other places
     "sr_train.tasks.optim.": "sr_train.tasks.curves.",
     "sr_train.losses.weighted.GANLoss": "sr_train.losses.gan.GANLoss",
     "sr_train.data.clip_module.": "sr_train.data.video.module.",
@@ -157,6 +159,6 @@ _MOVED = {  # classes and modules that an earlier version had elsewhere
 
 
 def present_path(path: str) -> str:
-    """Return the dotted path of a class now, for a path that an earlier version used."""
+    """Return the present dotted path of a class for a path of an earlier version."""
     old = next((old for old in _MOVED if path.startswith(old)), "")
     return _MOVED.get(old, "") + path.removeprefix(old)

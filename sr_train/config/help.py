@@ -1,4 +1,7 @@
-"""``--help NAME``: the options and keys of one config group, or of one block of a command's keys. Reads YAML files alone."""
+"""Texts of ``--help`` and ``--help NAME``: the keys of a command, and the options and keys of a config group or block.
+
+The texts are made from the YAML files; no class is imported.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(
 
 
 def header(path: Path) -> list[str]:
-    """The comment lines that a YAML file opens with, without Hydra's ``@package``."""
+    """Return the comment lines at the top of a YAML file, without Hydra's ``@package``."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -27,7 +30,7 @@ def header(path: Path) -> list[str]:
 
 
 def keys_of(path: Path) -> list[tuple[str, str, str]]:
-    """(key, default, comment) of every plain key in a command's YAML, in order, nested keys dotted."""
+    """Return (dotted key, default, comment) for every key of a YAML file, in order."""
     found, parents = [], []
     in_defaults = False
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -47,12 +50,12 @@ def keys_of(path: Path) -> list[tuple[str, str, str]]:
 
 
 def group_options() -> dict[str, list[str]]:
-    """Config groups and their options, by file name."""
+    """Return the config groups and their options (file names)."""
     return {group: [o for o in options_of(group) if o != "base"] for group in groups()}
 
 
 def help_text(command: str, config: str, show_groups: Sequence[str] = ()) -> str:
-    """``--help`` of a command, made of its YAML's first comment and its keys."""
+    """Return the text of ``--help``: the first comment of the command's YAML file and its keys."""
     path = conf_folder() / f"{config}.yaml"
     rows = keys_of(path)
     width = max(len(f"{key}={value}") for key, value, _ in rows)
@@ -76,13 +79,16 @@ class Row(NamedTuple):
     """One key of a YAML file."""
 
     key: str
-    default: str  #: as it is written
+    default: str  #: as written in the file
     kind: str
     comment: str
 
 
 def topic_text(command: str, config: str, topic: str, groups: Sequence[str]) -> str:
-    """Help on a group (``trainer``), a block (``validate``) or a key (``validate.every``). Raises UsageError."""
+    """Return the help on a group (``trainer``), a block (``validate``) or a key (``validate.every``).
+
+    Raise UsageError for other names.
+    """
     if topic in groups:
         return _group_text(command, topic)
     rows = [row for row in _rows(conf_folder() / f"{config}.yaml") if not row.key.startswith("hydra.")]
@@ -97,7 +103,7 @@ def topic_text(command: str, config: str, topic: str, groups: Sequence[str]) -> 
 
 
 def _group_text(command: str, group: str) -> str:
-    """Every option of a group with its first line of comment and its keys; experiments without their keys."""
+    """Return every option of a group with its title and its keys; of experiments only the titles."""
     files = sorted(files_of(group), key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
     if group == "experiment":
         width = max(len(f.stem) for f in files)
@@ -119,7 +125,7 @@ def _group_text(command: str, group: str) -> str:
 
 
 def _rows(file: Path) -> list[Row]:
-    """The keys of a group's file, nested keys dotted, in order."""
+    """Return the keys of a YAML file, in order."""
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text) or {}
     written = {key: (value, comment) for key, value, comment in keys_of(file)}
@@ -134,7 +140,7 @@ def _rows(file: Path) -> list[Row]:
 def _leaves(
     node: dict[str, Any], written: Mapping[str, tuple[str, str]], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; a mapping that is written on one line is one value."""
+    """Yield dotted keys and values. A mapping written on one line is one value."""
     for key, value in node.items():
         if isinstance(value, dict) and value and not written.get(f"{prefix}{key}", ("", ""))[0]:
             yield from _leaves(value, written, f"{prefix}{key}.")
@@ -147,19 +153,19 @@ def _title(file: Path) -> str:
 
 
 def _node(file: Path, group: str) -> str:
-    """Return where a file's keys stand in the config: its ``@package``, or the group's name."""
+    """Return the config node of a file's keys: its ``@package``, or the group's name."""
     package = _PACKAGE.search(file.read_text(encoding="utf-8"))
     return group if package is None else package[1].removeprefix("_global_")
 
 
 def _defaults(file: Path) -> list[str]:
-    """Other options of the group that a file starts from: ``defaults: [base]``."""
+    """Return the options of the same group that a file includes: ``defaults: [base]``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """KEY=default, its type and its comment, in columns."""
+    """Return lines with three columns: KEY=default, type, comment."""
     left = [f"{row.key}={row.default}" for row in rows]
     wide, kinds = (max(map(len, column), default=0) for column in (left, [row.kind for row in rows]))
     wide = min(wide, 60)
@@ -169,7 +175,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """Type of a default; none of ``null``, of values that must be given, and of references to other keys."""
+    """Return the type of a default, empty for ``null``, required values and references to other keys."""
     if value is None or value == "???" or str(value).startswith("${"):
         return ""
     if isinstance(value, str):  # YAML reads 1e-3 as a string, OmegaConf does not

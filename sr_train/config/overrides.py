@@ -1,4 +1,4 @@
-"""KEY=VALUE arguments: the stage and the key that each one names, and options of config groups."""
+"""Parsed KEY=VALUE arguments: the stage and key of each, and the chosen options of config groups."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sr_train.config.folders import groups
 from sr_train.config.type_hints import fits, hints_of
 from sr_train.console import ConfigError
 
-NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups that a task's file chooses, as Hydra calls them
+NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
 
-NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups below another's node
+NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
 
 TRAINED = (
     "model",
@@ -26,27 +26,24 @@ TRAINED = (
     "discriminator",
     "loss",
     "curve",
-)  # groups that bring all of their node's keys
+)  # groups that define all keys of their node
 
-_LISTS = ("stage", "sets", "logger")  # keys of the command line that take several names
-
-
-# -- the plan ----------------------------------------------------------------------------------------------------
+_LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 
 
 @dataclass(frozen=True)
 class Typed:
-    """One override: which stage it names, if any."""
+    """One argument of the command line. ``stage`` is None if it is for all stages."""
 
     stage: str | None
     key: str
     value: Any
     text: str  #: as typed
-    choice: str = ""  #: of an option of a config group, as Hydra takes it
+    choice: str = ""  #: for an option of a config group: the override in Hydra's syntax
 
 
 def as_typed(override: Override) -> Any:
-    """Return the value of a key that takes names: what Hydra reads as a number or a boolean stays as it was typed."""
+    """Return the value of a key that takes names. Numbers and booleans stay strings, as typed."""
     value, text = override.value(), (override.input_line or "").partition("=")[2].strip()
     if isinstance(value, list):
         items = [item.strip() for item in text[1:-1].split(",")]
@@ -56,17 +53,17 @@ def as_typed(override: Override) -> Any:
 
 
 def _several(override: Override, *, takes_list: bool | None) -> str:
-    """Report values separated by commas, which Hydra sweeps over."""
+    """Return the message for several values separated by commas, which are for sweeps only."""
     text, values = override.input_line, (override.input_line or "").partition("=")[2]
     as_list = f"{override.key_or_group}=[{values}]"
     if takes_list:
         return f"{text}: give a list, {as_list}"
-    hint = f"; a list is typed {as_list}" if takes_list is None else ""
+    hint = f"; for a list, give {as_list}" if takes_list is None else ""
     return f"{text!r}: several values need a sweep: add -m{hint}"
 
 
 def _takes_list(config: DictConfig, key: str) -> bool | None:
-    """Return whether a key holds a list, by its value or its argument's annotation; None where neither tells."""
+    """Return whether a key takes a list, by its value or type hint. None if unknown."""
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
@@ -76,13 +73,13 @@ def _takes_list(config: DictConfig, key: str) -> bool | None:
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     hint = OWN.get(key, Any)
     if target is not None:
-        with suppress(ImportError, AttributeError, ValueError):  # reported where the config is checked
+        with suppress(ImportError, AttributeError, ValueError):  # check_config reports it
             hint = hints_of(callable_at(str(target))).get(last, Any)
     return hint is not Any and fits([], hint)
 
 
 def split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictConfig) -> list[Typed]:
-    """Return what was typed, each with the stage that it names. Raises ConfigError for sweeps and deletions."""
+    """Return the arguments with the stage that each names. Raise ConfigError for sweeps and deletions."""
     typed: list[Typed] = []
     problems: list[str] = []
     for override in overrides:
@@ -93,7 +90,7 @@ def split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictC
             problems.append(_several(override, takes_list=_takes_list(base, key)))
             continue
         if override.is_delete():
-            problems.append(f"{text!r}: nothing can be deleted; set {override.key_or_group}=null")
+            problems.append(f"{text!r}: keys cannot be deleted; give {override.key_or_group}=null")
             continue
         value = override.value()
         if isinstance(value, str):  # task.optimizer=adamw
@@ -110,29 +107,29 @@ def _choice(group: str, override: Override, value: Any) -> str:
     sign = "+" if (override.input_line or "").startswith("+") and group not in NESTED else ""
     text = (override.input_line or "").partition("=")[2]
     if isinstance(value, str) and not isinstance(override.value(), str):
-        text = f"'{value}'"  # as a string: 1e3
+        text = f"'{value}'"  # quoted, so that 1e3 stays a string
     return f"{sign}{NESTED.get(group, group)}={text}"
 
 
 def is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
-    """Return whether a typed key chooses an option of a config group."""
+    """Return true if a typed key chooses an option of a config group."""
     return key in group_names and isinstance(value, (str, list))
 
 
 def stands_below(key: str, nodes: Iterable[str]) -> bool:
-    """Return whether a key stands in or below one of these nodes; the optimizer is chosen apart from its task."""
+    """Return true if a key is one of these nodes or below one. The optimizer does not count as a part of its task."""
     place = NODES.get(key, key)
     apart = place == "task.optimizer" or place.startswith("task.optimizer.")
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
 
 
 def in_order(typed: Sequence[Typed]) -> list[Typed]:
-    """Mappings typed whole first, the outermost before those inside it: they would replace single keys typed before."""
+    """Sort the arguments: mappings first, outer before inner, because a mapping replaces the keys below it."""
     return sorted(typed, key=lambda t: t.key.count(".") if isinstance(t.value, Mapping) else 99)
 
 
 def pick(overrides: list[Override], key: str, problems: list[str]) -> Any:
-    """Take the last value typed for a key of the run as a whole, and remove it from the list."""
+    """Remove all arguments for a key of the whole run (e.g. ``name``) from the list, and return the last value."""
     value = None
     for override in [o for o in overrides if o.key_or_group == key]:
         overrides.remove(override)

@@ -1,8 +1,9 @@
-"""A run is a list of stages: how a command line becomes the configs of all of them, before the first one starts.
+"""Compose and check the configs of all stages of a run before the first one starts.
 
-Precedence: groups < experiment < stage < typed. A stage's entries in an experiment file are overrides, as they would be
-typed; typed, ``STAGE.KEY=V`` reaches one stage and a bare ``KEY=V`` every stage that has the key. Hydra refuses unknown
-keys on the command line only, so what was composed is checked here against the constructors' signatures.
+Precedence: groups < experiment < stage < command line. The entries of a stage in an experiment file are overrides, with
+the syntax of the command line. On the command line, ``STAGE.KEY=V`` sets the key of one stage, and ``KEY=V`` sets it in
+every stage that has the key. Hydra refuses unknown keys on the command line only; therefore the composed configs are
+checked here against the signatures of the constructors.
 """
 
 from __future__ import annotations
@@ -27,34 +28,34 @@ from sr_train.console import ConfigError
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run of a plan; ``config`` is plain, resolved and never changed."""
+    """One stage of a plan. ``config`` contains plain values, is resolved, and is never changed."""
 
     name: str
     config: Mapping[str, Any]
 
     @property
     def scales(self) -> list[int]:
-        """What is trained: one scale, or those of a network of several."""
+        """Scales of the network: one, or several for MDSR."""
         return list(self.config["scales"] or [self.config["scale"]])
 
     @property
     def folder(self) -> Path:
-        """Where everything of this stage is written."""
+        """Folder that all files of the stage are written to."""
         return Path(self.config["folder"])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run, those to be run now being ``selected``."""
+    """All stages of a run. ``selected`` are the names of those to run now."""
 
     name: str
     stages: tuple[Stage, ...]
     selected: tuple[str, ...]
-    notes: tuple[str, ...] = ()  #: what the command line replaced in the recipe, for the user
+    notes: tuple[str, ...] = ()  #: messages for the user: values of the recipe that the command line replaced
 
     @property
     def folder(self) -> Path:
-        """The run's folder, which holds one folder a stage."""
+        """The run's folder, which contains a folder for each stage."""
         return self.stages[0].folder.parent
 
 
@@ -68,7 +69,7 @@ def _check_choice(group: str, names: Sequence[str]) -> list[str]:
 
 
 def _check_choices(overrides: Sequence[Override]) -> list[str]:
-    """Options of config groups that do not exist, with the nearest that do."""
+    """Return a problem for each option of a config group that does not exist, with similar names."""
     problems = []
     for override in overrides:
         group = override.key_or_group.rpartition(".")[2]
@@ -81,13 +82,11 @@ def _check_choices(overrides: Sequence[Override]) -> list[str]:
 
 
 def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
-    """Return the run's name. Raises ConfigError unless it is a folder's name below ``paths.runs``."""
+    """Return the run's name. Raise ConfigError unless it can be a folder below ``paths.runs``."""
     value = typed if typed is not None else base.get("name")
     name = str(value or experiment or "run")
     if not isinstance(value, (str, int, type(None))) or isinstance(value, bool):
-        raise ConfigError(
-            [f"name={value}: expected a string, e.g. name=wide; a number in a YAML file is put into quotes"]
-        )
+        raise ConfigError([f"name={value}: expected a string, e.g. name=wide; put a number in a YAML file in quotes"])
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ConfigError(
             [f"name={name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
@@ -96,24 +95,26 @@ def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
 
 
 def _named_stages(stages: Any) -> dict[str, Any]:
-    """Return the entries of a recipe's stages by name. Raises ConfigError."""
+    """Return the entries of a recipe's stages by name. Raise ConfigError for names and entries of a wrong type."""
     if not isinstance(stages, dict) or not all(isinstance(v, dict | None) for v in stages.values()):
         raise ConfigError([f"stages={stages}: expected {{NAME: {{KEY: VALUE}}}}"])
     numbers = [
-        f"stages: the name {n!r} is read as a {type(n).__name__}" for n in stages if isinstance(n, (bool, float))
+        f"stages: YAML reads the name {n!r} as a {type(n).__name__}" for n in stages if isinstance(n, (bool, float))
     ]
     if numbers:
-        raise ConfigError([f"{problem}, not as a string: put it into quotes, or choose another" for problem in numbers])
+        raise ConfigError(
+            [f"{problem}, not as a string: put it in quotes, or choose another name" for problem in numbers]
+        )
     return {str(name): entries or {} for name, entries in stages.items()}
 
 
 def _select(selection: Any, names: Sequence[str]) -> list[str]:
-    """Return the stages of ``stage=``. Raises ConfigError."""
+    """Return the names of the stages that ``stage=`` selects. Raise ConfigError for unknown names."""
     if selection is None:
         return list(names)
     selected = [str(s) for s in (selection if isinstance(selection, list) else [selection])]
     problems = [
-        f"stage={s}: there is no such stage; they are {', '.join(names)}{near(s, names)}"
+        f"stage={s}: there is no such stage; stages are {', '.join(names)}{near(s, names)}"
         for s in selected
         if s not in names
     ]
@@ -123,7 +124,7 @@ def _select(selection: Any, names: Sequence[str]) -> list[str]:
 
 
 def plan(arguments: Sequence[str]) -> Plan:
-    """Compose every stage that a command line asks for. Raises ConfigError with all that is wrong."""
+    """Compose all stages of a command line. Raise ConfigError with all problems."""
     overrides = parse(arguments)
     wrong: list[str] = []
     experiment, run_name, selection, given = (
@@ -136,7 +137,7 @@ def plan(arguments: Sequence[str]) -> Plan:
         raise ConfigError(wrong)
     chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]
     base = compose_config("train", chosen)
-    if "experiment" in base:  # what the file holds is below this key: it does not say that it is of the whole config
+    if "experiment" in base:  # without @package _global_, the file's keys are below this key
         raise ConfigError(
             [f"experiment={experiment}: its YAML needs the first line '# @package _global_', and keys below it"]
         )
@@ -164,7 +165,7 @@ def plan(arguments: Sequence[str]) -> Plan:
 
 
 def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
-    """Resolve one stage; none, and more ``problems``, where keys of its config are wrong."""
+    """Check and resolve one stage, and append its problems to ``problems``. Return no stage if keys are wrong."""
     found = check_config(config, top_keys(), f"stage {name}")
     problems += found
     if found:
@@ -177,18 +178,18 @@ def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
 
 
 def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Keys that must name a stage where several are selected."""
+    """Return a problem for each key without a stage that must not be the same in several stages."""
     if len(selected) < 2:
         return []
     return [
-        f"{t.text}: says it of {len(selected)} stages; name one, {names[-1]}.{t.text}, or select one with stage={names[-1]}"
+        f"{t.text}: would set it in {len(selected)} stages; give {names[-1]}.{t.text}, or select a stage: stage={names[-1]}"
         for t in typed
         if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
     ]
 
 
 def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
-    """Every typed key is known to a stage, and a part of a task to every selected stage that it is typed for."""
+    """Return a problem for each argument that no stage has, and for a discriminator if a stage's task has none."""
     problems = []
     for t in typed:
         having = [name for name, stage in composed.items() if t.text in stage.reached]
@@ -196,27 +197,29 @@ def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], sel
         if t.key in NESTED and lacking:
             advice = f": give {having[0]}.{t.text}" if having else ""
             task = composed[lacking[0]].config.task.get("_target_", "null").rpartition(".")[2]
-            problems.append(f"{t.text}: stage {lacking[0]} trains by {task}, which has no {t.key}{advice}")
+            problems.append(f"{t.text}: the task of stage {lacking[0]} is {task}, which has no {t.key}{advice}")
         elif not having:
             problems.append(f"{t.text}: {_unknown(t, composed)}")
     return problems
 
 
 def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
-    """A network has one scale or several."""
+    """Return a problem unless exactly one of ``scale`` and ``scales`` is given."""
     scale, scales = config.get("scale"), config.get("scales")
     if scale is None and not scales:
-        return [f"{where}: scale=null, scales={scales}: give scale=4, or of a network of several (mdsr) scales=[2,3,4]"]
+        return [
+            f"{where}: scale=null, scales={scales}: give scale=4, or for a network of several scales (mdsr) scales=[2,3,4]"
+        ]
     if scale is not None and scales is not None:
         return [
-            f"{where}: scale={scale} and scales={scales}: a network has one or the other; of MDSR give scales=[{scale}] with "
-            "scale=null, of others scales=null"
+            f"{where}: scale={scale} and scales={scales}: a network has one or the other; for MDSR give scales=[{scale}] with "
+            "scale=null, for other networks scales=null"
         ]
     return []
 
 
 def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
-    """A stage starts from an earlier stage, from a file, or from nothing."""
+    """Return a problem for each stage whose initial weights are not from one earlier stage or one file."""
     problems = []
     for stage in stages:
         init = stage.config["init"]
@@ -224,11 +227,11 @@ def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
         if init["stage"] is not None and init["weights"] is not None:
             problems.append(f"stage {stage.name}: give init.stage or init.weights, not both")
         if init["stage"] is not None and init["stage"] not in earlier:
-            known = ", ".join(earlier) or "there are none"
-            problems.append(f"stage {stage.name}: init.stage={init['stage']} is no earlier stage; {known}")
+            known = f"earlier stages: {', '.join(earlier) or 'none'}"
+            problems.append(f"stage {stage.name}: init.stage={init['stage']} is not an earlier stage; {known}")
         for key in ("skip", "grow"):
             if init[key] and init["stage"] is None and init["weights"] is None:
-                problems.append(f"stage {stage.name}: init.{key} without init.stage or init.weights")
+                problems.append(f"stage {stage.name}: init.{key} needs init.stage or init.weights")
     return problems
 
 
@@ -243,14 +246,14 @@ def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, A
 
 
 def _known_depth(config: DictConfig, parts: Sequence[str]) -> int:
-    """Count the leading parts of a dotted key that a config knows."""
+    """Return the number of leading parts of a dotted key that exist in a config."""
     return next((i for i in range(len(parts)) if not is_known(config, ".".join(parts[: i + 1]))), len(parts))
 
 
 def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
-    """Say which part of a key no stage knows, with near names and the keys that there are."""
+    """Return the message for an unknown key: its unknown part, similar names and the existing keys."""
     if typed.key in composed:
-        return f"is a stage; its keys are typed as {typed.key}.KEY=VALUE"
+        return f"is a stage; give its keys as {typed.key}.KEY=VALUE"
     configs = [composed[typed.stage].config] if typed.stage else [stage.config for stage in composed.values()]
     parts = typed.key.split(".")
     depth = min(max(_known_depth(c, parts) for c in configs), len(parts) - 1)
@@ -258,7 +261,7 @@ def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
     lists = [known_names(c, wrong) or [] for c in configs if _known_depth(c, parts) == depth]
     names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
     shown = names and (depth or leaf) and not ours(typed.key)
-    keys = f"; keys here: {', '.join(sorted(names)[:30])}" if shown else ""
+    keys = f"; keys are {', '.join(sorted(names)[:30])}" if shown else ""
     if typed.stage:
         before = ".".join([typed.stage, *parts[:depth], ""])
         return f"stage {typed.stage} has no {wrong!r}{hint_at(typed.key, names, parts[depth], before)}{keys}"

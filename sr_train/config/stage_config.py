@@ -1,4 +1,4 @@
-"""The config of one stage: groups < experiment < stage < typed keys."""
+"""Compose the config of one stage: groups < experiment < stage < command line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sr_train.config.folders import conf_folders, groups
 from sr_train.config.overrides import NESTED, NODES, TRAINED, Typed, in_order, is_choice, stands_below
 from sr_train.console import ConfigError
 
-_WHOLE = ("task.rate_scale",)  # mappings whose keys are globs, with dots of their own
+_WHOLE = ("task.rate_scale",)  # mappings whose keys are globs, which may contain dots
 
-_BLOCKS = ("validate", "checkpoint", "record", "init", "paths")  # of conf/train.yaml: all of their keys are needed
+_BLOCKS = ("validate", "checkpoint", "record", "init", "paths")  # blocks of conf/train.yaml that need all of their keys
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A stage's entries as (dotted key, value)."""
+    """Yield the entries of a stage as (dotted key, value)."""
     for key, value in entries.items():
         whole = f"{prefix}{key}" in _WHOLE
         if isinstance(value, Mapping) and value and "_target_" not in value and not whole:
@@ -33,9 +33,9 @@ def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def _replaced(
     experiment: Sequence[str], own: Mapping[str, Any], picks: Sequence[Typed]
 ) -> tuple[dict[str, str], list[Typed]]:
-    """Find the groups for which another option was typed than the recipe's, and the typed options that have a place.
+    """Return {group: option of the recipe} for the groups whose option was replaced, and the typed options that apply.
 
-    Returns group -> the recipe's option. A group below a task (``discriminator``) has no place where the task has none.
+    A ``discriminator`` does not apply to a task without one.
     """
     if not any(t.key in TRAINED for t in picks):
         return {}, list(picks)
@@ -49,9 +49,9 @@ def _replaced(
 
 
 def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], experiment: Sequence[str]) -> list[str]:
-    """Put the options of these groups in their place as they are in their files, without what the experiment sets there.
+    """Reset the nodes of these groups to the YAML files of their options, without the values of the experiment.
 
-    Returns the keys that were dropped.
+    Return the dropped values as KEY=VALUE.
     """
     dropped: list[str] = []
     found = chosen_options([*experiment, *choices])
@@ -69,7 +69,7 @@ def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], e
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Dotted keys and values of a config's node, as one would type them, nothing resolved."""
+    """Yield the dotted keys of a node and their unresolved values, as typed on a command line."""
     plain = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
     if isinstance(plain, Mapping) and plain:
         for key, value in plain.items():
@@ -79,9 +79,9 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _replacement(config: DictConfig, t: Typed) -> Any:
-    """Return what a mapping typed whole puts in the place of what is there.
+    """Return the new value of a key that was given a mapping.
 
-    Raises ConfigError for a mapping without ``_target_`` where an object is built.
+    Raise ConfigError for a mapping without ``_target_`` if the key describes an object.
     """
     there = OmegaConf.select(config, t.key, throw_on_missing=False)
     if "_target_" in t.value or not isinstance(there, DictConfig):
@@ -90,19 +90,17 @@ def _replacement(config: DictConfig, t: Typed) -> Any:
         prefix = t.text.partition("=")[0].lstrip("+")
         keys = " ".join(f"{prefix}.{key}={value}" for key, value in t.value.items()) or f"{prefix}.KEY=VALUE"
         raise ConfigError(
-            [
-                f"{t.text}: a mapping typed whole replaces all of {t.key}, so it needs a _target_; to set single keys: {keys}"
-            ]
+            [f"{t.text}: a mapping replaces all of {t.key}, so it needs a _target_; to set single keys, give {keys}"]
         )
     defaults = compose_config("train", []) if t.key in _BLOCKS else {}
     return {**defaults.get(t.key, {}), **t.value}
 
 
 class Composed(NamedTuple):
-    """One stage's config, not yet resolved."""
+    """The unresolved config of one stage."""
 
     config: DictConfig
-    reached: set[str]  #: texts of the typed overrides that reached it
+    reached: set[str]  #: arguments of the command line that were applied, as typed
     notes: list[str]
 
 
@@ -115,10 +113,10 @@ def stage_config(
     *,
     recipe: bool,
 ) -> Composed:
-    """Compose one stage. Raises ConfigError.
+    """Compose one stage. Raise ConfigError with all problems.
 
-    ``recipe``: the entries are an experiment's, of which another option of a group drops those of the old one. Entries that
-    were typed (``stages={...}``) stay.
+    With ``recipe``, the entries are from an experiment: those of a group are dropped if the user chose another option of
+    the group. Entries from the command line (``stages={...}``) are kept.
     """
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]
@@ -133,7 +131,7 @@ def stage_config(
     notes: list[str] = []
     with open_dict(config):
         config.name, config.stage, config.stages = run_name, name, None
-        for group in ("sets", "logger", "callbacks"):  # an empty choice leaves no node
+        for group in ("sets", "logger", "callbacks"):  # without an option, the group has no node
             if group not in config:
                 config[group] = {}
         if replaced:
@@ -159,7 +157,7 @@ def _chosen(picks: Sequence[Typed], group: str) -> str:
 
 
 def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) -> None:
-    """Set a stage's entries of an experiment. Raises ConfigError with those that no schema knows."""
+    """Set the entries of a stage. Raise ConfigError with the unknown keys."""
     problems: list[str] = []
     for key, value in entries:
         if not is_known(config, key):
@@ -170,8 +168,8 @@ def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) 
 
 
 def _set_typed(config: DictConfig, typed: Sequence[Typed]) -> set[str]:
-    """Set what was typed for this stage, where the stage has the key; returns the texts of these."""
-    if any(t.key == "init.weights" for t in typed):  # typed, it takes the place of the recipe's stage
+    """Set the typed keys that the stage has. Return these arguments as typed."""
+    if any(t.key == "init.weights" for t in typed):  # replaces the recipe's init.stage
         config.init.stage = None
     reached = set()
     for t in in_order(typed):
@@ -182,11 +180,11 @@ def _set_typed(config: DictConfig, typed: Sequence[Typed]) -> set[str]:
     return reached
 
 
-_PARTS = ("logger", "callbacks")  # groups of any number of objects by name
+_PARTS = ("logger", "callbacks")  # groups that contain any number of named objects
 
 
 def _name_parts(config: DictConfig, where: str) -> list[str]:
-    """Give an object whose ``_target_`` stands at the top of its group a name, its class's; return what is no object."""
+    """Name an object whose ``_target_`` is at the top of its group after its class. Return problems of other entries."""
     problems = []
     for group in _PARTS:
         node = config[group]
@@ -196,7 +194,7 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
             try:
                 known = signature(str(node["_target_"]))
             except (ImportError, AttributeError, ValueError):
-                continue  # it is reported with the other targets
+                continue  # check_config reports it
             entries = OmegaConf.to_container(node)
             assert isinstance(entries, dict)
             named = {
@@ -206,8 +204,8 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
                 k for k in entries if known is not None and k not in (*named, *known) and not str(k).startswith("_")
             ]
             problems += [
-                f"{where}: {group}.{k}: is no argument of {node['_target_']}; of files whose _target_ is at the top one can be "
-                "chosen, so name the others: NAME: {_target_: ...}"
+                f"{where}: {group}.{k}: is not an argument of {node['_target_']}; only one chosen file may have its _target_ "
+                "at the top; give the objects of the others a name, NAME: {_target_: ...}"
                 for k in stray
             ]
             own = {k: v for k, v in entries.items() if k not in named}
@@ -222,7 +220,7 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
 
 
 def _check_tops(group: str, names: Sequence[str]) -> list[str]:
-    """Refuse two files whose ``_target_`` is at the top: Hydra would merge one into the other."""
+    """Return a problem if two files have their ``_target_`` at the top: Hydra would merge them."""
     files = [folder / group / f"{name}.yaml" for name in names for folder in conf_folders()]
     tops = [
         f.stem for f in files if f.is_file() and re.search(r"^_target_:", f.read_text(encoding="utf-8"), re.MULTILINE)
@@ -230,6 +228,6 @@ def _check_tops(group: str, names: Sequence[str]) -> list[str]:
     if len(tops) < 2:
         return []
     return [
-        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have their _target_ at the top, so that one would replace "
-        "the other; name them in their files: NAME: {_target_: ...}"
+        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have their _target_ at the top, so one would replace the "
+        "other; give the objects a name in their files, NAME: {_target_: ...}"
     ]

@@ -1,7 +1,7 @@
-"""Sweeps (``sr-train -m``) and Hydra's own information: what Hydra is given, and the jobs that it calls back.
+"""Sweeps (``sr-train -m``) and Hydra's options such as ``--info``.
 
-A job is an ordinary run in a folder of its own, below the sweep's name. Hydra decides which values are tried; every key and
-value is checked by :func:`sr_train.config.plan.plan`, for all jobs before the first one starts.
+A job is an ordinary run with its own folder below the sweep's name. Hydra chooses the values of each job. Before the first
+job starts, :func:`sr_train.config.plan.plan` checks every key and value of all jobs.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from sr_train.config.folders import groups, options_of, ours, search_path
 from sr_train.config.plan import Plan, plan
 from sr_train.console import ConfigError, say
 
-_TYPED = "typed."  # stands before keys that Hydra must not take for the choice of a config group
+_TYPED = "typed."  # prefix for keys that Hydra must not read as a choice of a config group
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
-_SIMPLE = re.compile(r"[^A-Za-z0-9._-]+")  # the others cannot be typed without quotes in every place
+_SIMPLE = re.compile(r"[^A-Za-z0-9._-]+")  # characters that need quotes on a command line
 
 
 def show_hydra(arguments: Sequence[str]) -> None:
-    """Let Hydra print the information about itself that these options ask for."""
-    _run_hydra(sys.argv[0], arguments, arguments, lambda: 0.0)  # it calls no job
+    """Let Hydra print the information that its own options request."""
+    _run_hydra(sys.argv[0], arguments, arguments, lambda: 0.0)  # runs no job
 
 
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
-    """Let Hydra call ``work`` for each job of a command line with ``-m``; it returns the job's score.
+    """Let Hydra call ``work`` for each job of a command line with ``-m``. ``work`` returns the job's score.
 
-    Raises ConfigError with all that is wrong with any of the jobs, where Hydra's own sweeper makes them.
+    Raise ConfigError with the problems of all jobs, if Hydra's basic sweeper makes them.
     """
     sweep = Sweep(sys.argv[0], arguments)
     _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
@@ -58,15 +58,18 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
     first = next((i for i, a in enumerate(argv) if "=" in a and not a.startswith("-")), len(argv))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with tempfile.TemporaryDirectory(prefix="sr-train-") as folder:
-        # Hydra writes multirun.yaml and makes folders; runs have theirs. Other launchers read them on other machines.
+        # Hydra's multirun.yaml and folders are not needed, so they go to a temporary folder. Other launchers need them.
         own = [] if any(a.startswith("hydra/launcher=") for a in argv) else [f"hydra.sweep.dir={json.dumps(folder)}"]
-        argv[first:first] = [*search_path(), *own]  # next to the others: argparse takes overrides in one piece
+        argv[first:first] = [
+            *search_path(),
+            *own,
+        ]  # before the first override: argparse accepts overrides in one block only
         sys.argv = [program, *argv]
         try:
             job()
         finally:
             sys.argv = [program, *arguments]
-        for found in Path(folder).glob("optimization_results.yaml"):  # of sweepers that search
+        for found in Path(folder).glob("optimization_results.yaml"):  # written by sweepers that optimize
             say(f"result of the sweep:\n{found.read_text().replace('++', '').replace(_TYPED, '').rstrip()}")
 
 
@@ -74,18 +77,18 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
 class Job:
     """One job of a sweep."""
 
-    program: str  #: how this program was started, for processes that Lightning launches
-    arguments: list[str]  #: command line of the job
+    program: str  #: path of this program, for processes that Lightning launches
+    arguments: list[str]  #: arguments of the job
     unnamed: bool  #: the user gave the sweep no name
-    sweeper: Mapping[str, Any] | None  #: config of a sweeper that learns from the scores; Hydra's own does not
+    sweeper: Mapping[str, Any] | None  #: config of a sweeper that uses the scores; None for Hydra's basic sweeper
 
     @property
     def name(self) -> str:
-        """The name of its run."""
+        """Name of the job's run."""
         return self.arguments[-1].partition("=")[2].strip("'")
 
     def compose(self) -> Plan:
-        """Compose the job. One that an earlier sr-train began, which named jobs in another way, keeps its name."""
+        """Compose the job. A job that an earlier version of sr-train started keeps its old name."""
         composed = plan(self.arguments)
         older = _older(composed, self.arguments) if self.unnamed else None
         if older is None:
@@ -95,9 +98,9 @@ class Job:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Give the job the process' command line, as a run of its own would have it.
+        """Set ``sys.argv`` to the job's command line, and hide Hydra's config.
 
-        Lightning launches the other ranks with it, or with Hydra's where that is at work: both would run the whole sweep.
+        Lightning starts the other ranks with one of the two; both would run the whole sweep.
         """
         argv, config = sys.argv, HydraConfig.instance().cfg
         sys.argv, HydraConfig.instance().cfg = [self.program, *self.arguments], None
@@ -108,14 +111,14 @@ class Job:
 
 
 class Sweep:
-    """The command line of a sweep as Hydra takes it, and the jobs that Hydra makes of it.
+    """The command line of a sweep for Hydra, and the jobs that Hydra makes of it.
 
     Args:
-        program: how this program was started.
-        arguments: of the command line.
+        program: path of this program.
+        arguments: arguments of the command line.
 
     Raises:
-        ConfigError: with all that is wrong with any of the jobs, where Hydra's own sweeper makes them.
+        ConfigError: the problems of all jobs, if Hydra's basic sweeper makes them.
     """
 
     def __init__(self, program: str, arguments: Sequence[str]) -> None:
@@ -124,7 +127,7 @@ class Sweep:
         overrides = parse(typed)
         keys = [o.key_or_group for o in overrides]
         problems = [f"{k}: {ours(k)}" for k in keys if k.startswith("hydra.") and ours(k) != ours("hydra")]
-        problems += [f"~{o.key_or_group}: nothing can be deleted" for o in overrides if o.is_delete()]
+        problems += [f"~{o.key_or_group}: keys cannot be deleted" for o in overrides if o.is_delete()]
         if problems:
             raise ConfigError(problems)
         self.unnamed = "name" not in keys
@@ -134,7 +137,7 @@ class Sweep:
         self._check([o for o in given.values() if not o.startswith("hydra")], keys)
 
     def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
-        """Compose every job that Hydra's own sweeper will make."""
+        """Compose every job that Hydra's basic sweeper will make. Raise ConfigError with their problems."""
         overrides = parse(given)
         if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
             return
@@ -152,12 +155,12 @@ class Sweep:
             raise ConfigError(problems)
 
     def arguments(self, overrides: Sequence[str]) -> list[str]:
-        """Return the command line of a job from its overrides as Hydra spells them."""
+        """Return the arguments of a job for its overrides from Hydra."""
         task = [o.lstrip("+").removeprefix(_TYPED) for o in overrides]
         return [*(t for t in task if not t.startswith("name=")), _named(self.name(task))]
 
     def name(self, task: Sequence[str]) -> str:
-        """Return a job's name: the sweep's, and what was swept in characters that can be typed without quotes."""
+        """Return a job's name: the sweep's name and the swept values, in characters that need no quotes."""
         values = {key: value for key, _, value in (text.partition("=") for text in task)}
         name = values.get("name", values.get("experiment", "run")).strip("'\"")
         shown = {"name", "resume"} if "name" in values else {"name", "resume", "experiment"}
@@ -167,7 +170,7 @@ class Sweep:
         return f"{name}/{shortened('+'.join(swept))}"
 
     def job(self) -> Job:
-        """Return the job for which Hydra calls."""
+        """Return the job that Hydra is running."""
         chosen = HydraConfig.get()
         sweeper = None if str(chosen.sweeper.get("_target_")) == _BASIC else chosen.sweeper
         arguments = self.arguments(list(chosen.overrides.task))
@@ -179,7 +182,7 @@ def _is_discrete(override: Override) -> bool:
 
 
 def _given(override: Override) -> str:
-    """Spell an override so that Hydra takes it: a key of ours that it does not know is added, not looked up."""
+    """Return an override in a syntax that Hydra accepts for every key: ``++KEY=VALUE`` adds unknown keys."""
     key, text = override.key_or_group, (override.input_line or "").partition("=")[2]
     group = key.rpartition(".")[2]
     if key.startswith("hydra"):
@@ -195,14 +198,14 @@ def _given(override: Override) -> str:
 
 
 def _word(key: str, value: str) -> str:
-    """KEY-VALUE in simple characters; where others had to be replaced, with a digest of the value."""
+    """Return KEY-VALUE in characters that need no quotes. If characters were replaced, a digest of the value is appended."""
     simple = _SIMPLE.sub("-", value.strip("'\"[]{}"))
     digest = hashlib.blake2b(value.encode(), digest_size=3).hexdigest()
     return f"{key}-{simple}" if simple == value else f"{key}-{simple}-{digest}"
 
 
 def shortened(name: str, longest: int = 200) -> str:
-    """A file's name has 255 bytes at most, and a run's lock and old folders need some of them."""
+    """Return a name with at most ``longest`` bytes: file names have at most 255, and lock files add a suffix."""
     if len(name.encode()) <= longest:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
@@ -214,9 +217,9 @@ def _named(name: str) -> str:
 
 
 def _older(composed: Plan, arguments: Sequence[str]) -> str | None:
-    """Return the name that sr-train 0.1.0 gave to this job, if that folder is there and the new one is not.
+    """Return the job's name in sr-train 0.1.0 if a run with it exists, and none with the new name.
 
-    It was made of everything that was typed, keys of stages first.
+    It contains all typed arguments, those of stages first.
     """
     known = {*groups(), "validate", "checkpoint", "record"}
     typed = [a for a in arguments if a.partition("=")[0] not in ("experiment", "name", "resume")]

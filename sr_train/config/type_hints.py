@@ -1,4 +1,4 @@
-"""Whether a plain value fits a type annotation: enough of typing for constructors whose arguments come from YAML."""
+"""Check plain values from YAML against type hints, and format type hints for messages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _LISTS = (list, tuple, Sequence, MutableSequence, Collection, Iterable)
 _MAPPINGS = (dict, Mapping, MutableMapping)
 
 _SCALARS = {  # type -> one, many
-    int: ("a whole number", "whole numbers"),
+    int: ("an integer", "integers"),
     float: ("a number", "numbers"),
-    str: ("a text", "texts"),
+    str: ("a string", "strings"),
     bool: ("true or false", "values of true or false"),
     type(None): ("null", "nulls"),
 }
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether ``value`` (None, bool, int, float, str, list, dict) may be passed where ``hint`` is asked for.
+    """Return true if ``value`` (None, bool, int, float, str, list, dict) fits the type hint.
 
-    Whole numbers fit float, never the reverse: 1e3 is a float. A mapping with ``_target_`` becomes an object and fits; so does
-    what is not understood, but for tensors, which no YAML holds.
+    An integer fits float, but a float such as 1e3 does not fit int. A mapping with ``_target_`` becomes an object and fits.
+    Every value fits an unknown hint, except a tensor.
     """
     hint = _plain(hint)
     if hint is Any or hint is object or isinstance(hint, (str, typing.TypeVar)):
@@ -52,14 +52,14 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def _items_fit(values: Sequence[object], kind: Any, hints: tuple[Any, ...]) -> bool:
-    """Compare the items of a list: a tuple without an ellipsis has as many as it has types."""
+    """Return true if the items of a list fit. A tuple hint without an ellipsis also fixes their number."""
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         return len(values) == len(hints) and all(map(fits, values, hints))
     return not hints or all(fits(v, hints[0]) for v in values)
 
 
 def _plain(hint: Any) -> Any:
-    """Return what stands behind Annotated, NewType and a ``type`` statement."""
+    """Return the type inside Annotated, NewType or a ``type`` statement."""
     while True:
         behind = next((getattr(hint, n) for n in ("__supertype__", "__value__") if hasattr(hint, n)), None)
         if typing.get_origin(hint) is typing.Annotated:
@@ -70,12 +70,12 @@ def _plain(hint: Any) -> Any:
 
 
 def _is_tensor(hint: Any) -> bool:
-    """Recognize torch.Tensor without an import of torch."""
+    """Return true for torch.Tensor, without an import of torch."""
     return (getattr(hint, "__module__", None), getattr(hint, "__name__", None)) == ("torch", "Tensor")
 
 
 def name_of(hint: Any) -> str:
-    """An annotation as a user would say it."""
+    """Format a type hint for a message: "an integer or null"."""
     hint = _plain(hint)
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -98,12 +98,12 @@ def name_of(hint: Any) -> str:
 
 
 def _choice(value: object) -> str:
-    """A choice as it is typed in YAML."""
+    """Format a value of a Literal as in YAML."""
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
 
 
 def _many(hint: Any) -> str:
-    """Several of what an annotation names: "numbers"."""
+    """Format a type hint in the plural: "numbers"."""
     hint = _plain(hint)
     parts = [h for h in typing.get_args(hint) if not _is_tensor(h)]
     if typing.get_origin(hint) in (Union, types.UnionType) and len(parts) == 1:
@@ -120,13 +120,13 @@ def _many(hint: Any) -> str:
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of a callable's or constructor's parameters; empty where they cannot be resolved."""
+    """Return the type hints of a callable's or constructor's parameters, empty if they cannot be resolved."""
     function = target.__init__ if isinstance(target, type) else target
     try:
         hints = typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError):
         hints = {}
-    stated = getattr(target, "__signature__", None)  # of a class that passes ``**options`` on
+    stated = getattr(target, "__signature__", None)  # set by classes that take ``**options``
     if isinstance(stated, inspect.Signature):
         known = {n: p.annotation for n, p in stated.parameters.items() if p.annotation is not p.empty}
         hints |= {n: hint for n, hint in known.items() if not isinstance(hint, str)}

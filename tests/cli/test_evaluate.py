@@ -22,7 +22,7 @@ def pairs(photographs, tmp_path):
     return photographs, low
 
 
-def test_bicubic_is_scored_and_written_down(command, invoke, pairs, tmp_path):
+def test_scores_of_bicubic_are_printed_and_written(command, invoke, pairs, tmp_path):
     done = command("sr-eval", "weights=bicubic", "hr=photographs", "lr=low", "scale=2", "out=scores", "save=true")
     assert done.returncode == 0, done.stderr
     assert "rgb: RGB, 8-bit images, border scale px ignored" in done.stdout
@@ -47,13 +47,13 @@ def test_bicubic_is_scored_and_written_down(command, invoke, pairs, tmp_path):
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == scores
 
 
-def test_lr_on_the_fly_equals_the_lr_files(invoke, pairs, tmp_path):
+def test_lr_made_from_hr_equals_the_lr_files(invoke, pairs, tmp_path):
     for name, lr in (("a", ["lr=low"]), ("b", [])):
         assert invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", f"out={name}", *lr).returncode == 0
     assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()
 
 
-def test_a_network_knows_its_scale(invoke, photographs, tmp_path):
+def test_the_scale_is_read_from_the_weights_file(invoke, photographs, tmp_path):
     network = EDSR(scale=2, channels=4, blocks=1)
     model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
     save_weights(tmp_path / "net.safetensors", Weights(model, network.state_dict()))
@@ -65,7 +65,7 @@ def test_a_network_knows_its_scale(invoke, photographs, tmp_path):
     assert "is a network for x2" in done.stderr
 
 
-def test_what_was_scored_before_an_error_is_kept(invoke, photographs, tmp_path):
+def test_scores_computed_before_an_error_are_kept(invoke, photographs, tmp_path):
     write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
     done = invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
     assert done.returncode == 1
@@ -111,14 +111,14 @@ def test_what_was_scored_before_an_error_is_kept(invoke, photographs, tmp_path):
         (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
     ],
 )
-def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, pairs, arguments, code, message):
+def test_errors_of_users_are_one_paragraph(invoke, pairs, arguments, code, message):
     done = invoke("sr-eval", *arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_several_networks_stand_side_by_side(invoke, photographs, tmp_path):
+def test_several_networks_are_printed_in_columns(invoke, photographs, tmp_path):
     torch.manual_seed(0)
     model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
     for run in ("a", "b"):
@@ -166,7 +166,7 @@ def test_networks_that_cannot_be_compared_are_refused(invoke, photographs, tmp_p
     assert "or a list of them" in invoke("sr-eval", "weights=[]", "hr=photographs", "scale=2").stderr
 
 
-def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
+def test_lpips_is_computed_together_with_psnr(invoke, photographs, tmp_path, tiny_lpips):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     done = invoke(*call, "metrics=[psnr,ssim,lpips]", f"lpips={tiny_lpips}", "out=scores")
     assert done.returncode == 0, done.stderr
@@ -199,7 +199,7 @@ def test_lpips_is_scored_beside_psnr(invoke, photographs, tmp_path, tiny_lpips):
     assert "SSIM  " not in two.stdout
 
 
-def test_metrics_that_cannot_be_had_say_what_to_do(invoke, photographs):
+def test_metrics_that_cannot_be_computed_are_refused_with_a_remedy(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
         "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not computed: pyiqa, which has them, is licensed for noncommercial use",
@@ -272,7 +272,7 @@ def test_finished_images_are_found_by_the_names_that_programs_write(invoke, phot
     assert ("names continue with" in done.stdout) == (typed == "sr=results")
 
 
-def test_results_that_cannot_be_paired_list_what_was_looked_for(invoke, photographs, tmp_path):
+def test_unpaired_results_are_reported_with_the_expected_names(invoke, photographs, tmp_path):
     (tmp_path / "results").mkdir()
     for path in photographs.glob("*.png"):
         for name in ("EDSR", "RCAN"):

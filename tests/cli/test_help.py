@@ -27,14 +27,14 @@ def _loaded_by(module, *arguments):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_nothing_heavy_and_shows_keys_and_two_examples(command):
+def test_help_imports_nothing_slow_and_shows_keys_and_two_examples(command):
     text = _loaded_by(COMMANDS[command], "--help")
     assert text.rstrip().endswith("LOADED []")
     assert f"usage: {command} KEY=VALUE" in text
     assert text.count(f"\n  {command} ") >= 2
 
 
-def test_bare_sr_train_lists_the_experiments_and_imports_nothing_heavy():
+def test_sr_train_without_arguments_lists_the_experiments_and_imports_nothing_slow():
     text = _loaded_by("train")
     assert text.rstrip().endswith("LOADED []")
     assert re.search(r"\n  quickstart_edsr +A small EDSR on five", text)
@@ -49,7 +49,7 @@ def test_every_key_of_help_has_a_comment(command):
     assert all(len(line.split()) > 2 for line in keys), keys
 
 
-def test_version_is_the_commands_own_and_names_what_a_report_of_a_fault_needs(invoke):
+def test_version_prints_the_command_and_its_main_packages(invoke):
     import sr_train
 
     for command in COMMANDS:
@@ -59,7 +59,7 @@ def test_version_is_the_commands_own_and_names_what_a_report_of_a_fault_needs(in
         assert all(line.split()[1][0].isdigit() for line in lines)
 
 
-def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_heavy(invoke):
+def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_slow(invoke):
     text = _loaded_by("train", "--help", "trainer")
     assert text.rstrip().endswith("LOADED []")
     assert re.search(r"\ntrainer=ddp  All GPUs of this machine", text)
@@ -88,12 +88,16 @@ def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_heavy(in
         ),
         ("sr-train", "--hlep", "unknown option '--hlep'; did you mean --help?"),
         ("sr-train", "--experiment", "did you mean experiment?"),
-        ("sr-train", "--epochs=3", "unknown option '--epochs'; the length is counted in steps: trainer.max_steps=N"),
+        (
+            "sr-train",
+            "--epochs=3",
+            "unknown option '--epochs'; the length of a stage is given in steps: trainer.max_steps=N",
+        ),
         ("sr-eval", "--wieghts=a", "did you mean weights?"),
         ("sr-prepare", "-m", "unknown option '-m'"),
     ],
 )
-def test_an_unknown_option_is_refused_with_what_to_type(invoke, command, option, message):
+def test_an_unknown_option_is_refused_with_the_key_to_type(invoke, command, option, message):
     done = invoke(command, option)
     assert done.returncode == 2
     assert message in done.stderr
@@ -116,10 +120,10 @@ def test_the_package_runs_each_command_by_name(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("sr_train", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2
-    assert "'trian' is no command; did you mean train?; choose from train, eval," in capsys.readouterr().err
+    assert "'trian' is not a command; did you mean train?; choose from train, eval," in capsys.readouterr().err
 
 
-def test_several_values_are_a_list_where_a_list_is_taken(invoke):
+def test_several_values_need_a_list_or_a_sweep(invoke):
     done = invoke("sr-eval", "weights=bicubic", "sets=toy,set5", "ensemble=true,false")
     assert done.returncode == 2
     assert "sets=toy,set5: give a list, sets=[toy,set5]" in done.stderr

@@ -55,7 +55,7 @@ def test_both_ends_are_reproduced_bit_for_bit_and_the_middle_is_the_mean():
     assert all(torch.equal(v, a[k]) for k, v in same.items())
 
 
-def test_statistics_are_mixed_and_counters_come_from_the_nearer():
+def test_statistics_are_mixed_and_counters_come_from_the_network_with_the_larger_factor():
     a, b = (SRResNet(scale=2, channels=4, blocks=1).state_dict() for _ in range(2))
     mean, count = (next(k for k in a if k.endswith(end)) for end in ("running_mean", "num_batches_tracked"))
     a[mean], b[mean], a[count], b[count] = a[mean] + 1, b[mean] + 2, a[count] + 10, b[count] + 20
@@ -83,7 +83,7 @@ def test_statistics_are_mixed_and_counters_come_from_the_nearer():
          ["sums to 0.9", "model.scale=4", "conv_last.bias: missing"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_mixed_is_refused_with_everything_that_is_wrong(change, mix, messages):
+def test_networks_that_cannot_be_mixed_are_refused_with_all_problems(change, mix, messages):
     b = network(1)
     change(b)
     for message in messages:
@@ -91,7 +91,7 @@ def test_what_cannot_be_mixed_is_refused_with_everything_that_is_wrong(change, m
             check_mix({"a": network(0), "b": b}, mix)
 
 
-def test_bare_alpha_takes_the_newest_run_that_has_both(invoke, tmp_path):
+def test_alpha_alone_mixes_the_newest_run_with_both_stages(invoke, tmp_path):
     _run(tmp_path, "new", 20)
     _run(tmp_path, "old", 10)
     _run(tmp_path, "open", 30)
@@ -117,7 +117,7 @@ def test_bare_alpha_takes_the_newest_run_that_has_both(invoke, tmp_path):
     assert scored.returncode == 0, scored.stderr
 
 
-def test_three_are_mixed_by_their_factors(invoke, files):
+def test_three_networks_are_mixed_by_their_factors(invoke, files):
     three = "weights=[a.safetensors,b.safetensors,c.safetensors]"
     done = invoke("sr-interp", three, "mix=[0.5,0.3,0.2]")
     assert done.returncode == 0, done.stderr
@@ -130,7 +130,7 @@ def test_three_are_mixed_by_their_factors(invoke, files):
     assert "names one of them twice" in invoke("sr-interp", "weights=[a.safetensors,a.safetensors]", "alpha=0.5").stderr
 
 
-def test_networks_that_are_no_kin_are_warned_of(invoke, files):
+def test_unrelated_networks_give_a_warning(invoke, files):
     save_weights(files / "stranger.safetensors", network(5))
     done = invoke("sr-interp", "weights=[a.safetensors,stranger.safetensors]", "alpha=0.5")
     assert done.returncode == 0
@@ -146,10 +146,10 @@ def test_networks_that_are_no_kin_are_warned_of(invoke, files):
         (["alpha=high"], "expected numbers from 0 to 1"),
         (["alpha=0.5", "run=runs/x"], "stage psnr and gan is not complete"),
         (["alpha=0.5", "weights=a.safetensors"], "expected two files or more"),
-        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= shows a curve over alpha="),
+        (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= plots scores against alpha="),
     ],
 )
-def test_what_makes_no_sense_is_refused(invoke, files, arguments, message):
+def test_wrong_arguments_are_refused(invoke, files, arguments, message):
     _run(files, "run", 1)
     done = invoke("sr-interp", *arguments)
     assert done.returncode == 1
@@ -157,18 +157,18 @@ def test_what_makes_no_sense_is_refused(invoke, files, arguments, message):
 
 
 @pytest.mark.parametrize("argument", ["rows=1.5", "rows=0", "crop=-1", "crop=true", "overlap=1.5"])
-def test_values_that_are_wrong_by_themselves_are_refused_first(invoke, argument):
+def test_wrong_values_are_refused_before_files_are_read(invoke, argument):
     done = invoke("sr-interp", "alpha=0.8", argument)
     assert done.returncode == 2
     known = argument.partition("=")[0] != "overlap"
-    assert ("expected a whole number from 1 on" if known else "unknown key 'overlap'") in done.stderr
+    assert ("expected an integer of at least 1" if known else "unknown key 'overlap'") in done.stderr
 
 
-def test_without_a_run_it_says_so(invoke):
+def test_a_missing_run_is_reported(invoke):
     assert "no run below it has stages psnr and gan complete" in invoke("sr-interp", "alpha=0.8").stderr
 
 
-def test_images_give_a_sheet_and_a_curve(invoke, files, photographs, tiny_lpips):
+def test_images_give_a_contact_sheet_and_a_plot(invoke, files, photographs, tiny_lpips):
     call = (
         "sr-interp",
         "weights=[a.safetensors,b.safetensors]",
@@ -195,7 +195,7 @@ def test_images_give_a_sheet_and_a_curve(invoke, files, photographs, tiny_lpips)
     assert [r["alpha"] for r in csv.DictReader((files / "one" / "interp_curve.csv").open())] == ["0", "0.3", "1"]
 
 
-def test_an_exported_network_knows_what_it_started_from(invoke, tmp_path):
+def test_an_exported_network_contains_its_origin(invoke, tmp_path):
     small = ("experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",
              "data.lr_patch=12", "trainer.accelerator=cpu", "trainer.max_steps=1", "logger=none",
              "validate.pictures=0")  # fmt: skip

@@ -34,7 +34,7 @@ def image(photographs):
     return photographs / "0000.png"
 
 
-def test_loss_psnr_and_pictures_are_seen_by_scale(trained):
+def test_loss_psnr_and_pictures_are_logged_by_scale(trained):
     rows = read_rows(trained / "metrics.csv")
     by_step = {t: {n: float(v) for s, n, v in rows if s == t} for t in range(1, 13)}
     scales = []
@@ -56,7 +56,7 @@ def test_loss_psnr_and_pictures_are_seen_by_scale(trained):
         assert f"lr_bicubic_sr_hr/toy_x{scale}-chelsea" in events["images"]
 
 
-def test_the_best_is_of_the_mean_unless_another_is_asked_for(trained, invoke, tmp_path):
+def test_best_is_chosen_by_the_mean_over_scales_by_default(trained, invoke, tmp_path):
     best = load_weights(trained / "best.safetensors")
     means = {t: float(v) for t, n, v in read_rows(trained / "metrics.csv") if n == "toy_mean/y/psnr"}
     assert best.origin["step"] == max(means, key=lambda t: means[t])
@@ -75,7 +75,7 @@ def test_the_best_is_of_the_mean_unless_another_is_asked_for(trained, invoke, tm
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_sr_eval_scores_the_branch_asked_for_as_training_did(trained, invoke, tmp_path, scale):
+def test_sr_eval_scores_the_chosen_scale_as_training_did(trained, invoke, tmp_path, scale):
     done = invoke(
         "sr-eval", f"weights={trained}", "sets=[toy]", f"scale={scale}", "out=s", "device=cpu", "protocols=[y]"
     )
@@ -87,7 +87,7 @@ def test_sr_eval_scores_the_branch_asked_for_as_training_did(trained, invoke, tm
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_sr_upscale_and_the_exported_file_use_the_branch(trained, invoke, image, tmp_path, ensemble):
+def test_sr_upscale_and_the_exported_file_use_the_chosen_scale(trained, invoke, image, tmp_path, ensemble):
     network = build_network(load_weights(trained / "weights.safetensors"), where="")
     lr = torch.from_numpy(read_image(image)).permute(2, 0, 1)
     more = ("format=png", "device=cpu", f"ensemble={str(ensemble).lower()}")
@@ -150,7 +150,7 @@ def test_sr_eval_compares_a_branch_with_a_network_of_its_scale(trained, invoke, 
     assert "bicubic x3" in done.stdout
 
 
-def test_two_mdsrs_are_mixed_whole_and_shown_at_one_scale(trained, invoke, photographs, tmp_path):
+def test_two_mdsrs_are_mixed_at_all_scales_and_shown_at_one(trained, invoke, photographs, tmp_path):
     more = ("trainer.max_steps=1", f"init.weights={trained}", "name=second")
     assert invoke("sr-train", *SMALL, *more).returncode == 0
     given = (f"weights=[{trained},runs/second/main]", "alpha=[0,0.5]", "out=mixed", "device=cpu")
@@ -174,7 +174,7 @@ def test_two_mdsrs_are_mixed_whole_and_shown_at_one_scale(trained, invoke, photo
     assert "sr-convert" in alone.stderr
 
 
-def test_an_edsr_body_is_a_start(invoke, tmp_path):
+def test_an_mdsr_can_start_from_the_body_of_an_edsr(invoke, tmp_path):
     model = {"scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0}
     state = EDSR(**model).state_dict()
     save_weights(tmp_path / "edsr.safetensors", Weights({"_target_": "sr_train.models.edsr.EDSR", **model}, state))
@@ -247,7 +247,7 @@ def test_a_run_in_progress_is_scored_from_its_newest_checkpoint(trained, invoke,
     assert ".ckpt (x4)" in done.stdout
 
 
-def test_a_header_with_scales_that_are_none_is_refused(tmp_path, trained):
+def test_a_header_with_invalid_scales_is_refused(tmp_path, trained):
     weights = load_weights(trained / "weights.safetensors")
     for scales in ([], [2, 99], "2", [True]):
         with pytest.raises(ValueError, match=r"model\.scales=.* is not a list of whole numbers from 1 to 16"):

@@ -8,7 +8,7 @@ from sr_train.data.images import read_image, write_image
 from sr_train.data.store.reader import Store
 
 
-def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, invoke, photographs, tmp_path):
+def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, invoke, photographs, tmp_path):
     arguments = ("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2,4]")
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
@@ -27,7 +27,7 @@ def test_a_folder_becomes_a_store_and_running_it_again_does_nothing(command, inv
     assert np.array_equal(store.view(4, "0002"), reduce_image(image, 4))
 
 
-def test_all_bad_files_are_named_at_once_and_nothing_is_lost(invoke, photographs):
+def test_all_bad_files_are_reported_at_once_and_good_ones_are_kept(invoke, photographs):
     (photographs / "empty.png").touch()
     (photographs / "text.jpg").write_text("not an image")
     good = (photographs / "0000.png").read_bytes()
@@ -45,7 +45,7 @@ def test_all_bad_files_are_named_at_once_and_nothing_is_lost(invoke, photographs
     (photographs / "cut.png").unlink()
     done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 0, done.stderr
-    assert "(4 were there already)" in done.stdout
+    assert "(4 were already there)" in done.stdout
 
 
 def test_bad_files_can_be_left_out(invoke, photographs):
@@ -67,7 +67,7 @@ def test_bad_files_can_be_left_out(invoke, photographs):
         (["images=photographs", "store=x"], 1, "ends in .lmdb"),
         (["images=photographs", "store=x.lmdb", "scales=2"], 2, "expected a list"),
         (["images=photographs", "store=x.lmdb", "scales=[1]"], 2, "from 2 on"),
-        (["images=photographs", "store=x.lmdb", "scales=[2.5]"], 2, "whole numbers"),
+        (["images=photographs", "store=x.lmdb", "scales=[2.5]"], 2, "integers"),
         (["images=photographs", "store=x.lmdb", "arithmetic=cubic"], 2, "float, uint8, uint8_replicate"),
         (["images=photographs", "store=x.lmdb", "workers=0"], 2, "workers=0"),
         (["images=photographs", "store=x.lmdb", "verify=perhaps"], 2, "true or false"),
@@ -76,7 +76,7 @@ def test_bad_files_can_be_left_out(invoke, photographs):
         (["images=empty", "store=x.lmdb"], 1, "no images in it"),
     ],
 )
-def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
+def test_errors_of_users_are_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):
     (tmp_path / "empty").mkdir()
     done = invoke("sr-prepare", *arguments)
     assert done.returncode == code, done.stderr
@@ -96,7 +96,7 @@ def test_a_damaged_store_is_found_by_verify(invoke, photographs, tmp_path):
     assert "image '0001' (scale 1): checksum differs" in done.stderr
 
 
-def test_a_store_made_otherwise_is_not_overwritten(invoke, photographs, tmp_path):
+def test_a_store_with_other_settings_is_not_overwritten(invoke, photographs, tmp_path):
     assert invoke("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
     done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 1

@@ -17,7 +17,7 @@ SMALL = (
 )
 
 
-def test_a_stage_trains_writes_its_weights_and_is_then_complete(command, invoke, tmp_path):
+def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, invoke, tmp_path):
     arguments = (
         "sr-train",
         "experiment=quickstart_edsr",
@@ -112,7 +112,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(invoke, tmp_p
         (["experiment=quickstart_edsr", "stage=x2", "validate.protocols=[Y]"], 2, "choose from y, y_matlab"),
     ],
 )
-def test_what_a_user_may_get_wrong_is_said_in_one_paragraph(invoke, arguments, code, message):
+def test_errors_of_users_are_one_paragraph(invoke, arguments, code, message):
     done = invoke("sr-train", *arguments, "trainer.accelerator=cpu", "data.workers=0")
     assert done.returncode == code, done.stdout + done.stderr
     assert message in done.stderr

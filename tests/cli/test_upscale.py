@@ -48,13 +48,13 @@ def test_one_bad_file_is_reported_and_the_rest_is_made(invoke, network, photogra
     assert sorted(p.name for p in (tmp_path / "large").iterdir()) == ["0000.png", "0002.png", "0003.png"]
 
 
-def test_what_is_there_already_can_be_left_alone(invoke, network, photographs, tmp_path):
+def test_existing_results_can_be_skipped(invoke, network, photographs, tmp_path):
     call = ("sr-upscale", "weights=net.safetensors", "input=photographs", "output=large", "device=cpu")
     assert invoke(*call).returncode == 0
     (tmp_path / "large" / "0002.png").unlink()
     before = (tmp_path / "large" / "0000.png").stat().st_mtime_ns
     done = invoke(*call, "skip_existing=true")
-    assert "3 images are there already" in done.stdout
+    assert "3 images skipped" in done.stdout
     assert "1 images in large" in done.stdout
     assert (tmp_path / "large" / "0000.png").stat().st_mtime_ns == before
 
@@ -62,7 +62,7 @@ def test_what_is_there_already_can_be_left_alone(invoke, network, photographs, t
 @pytest.mark.parametrize(
     ("channels", "dtype"), [(1, np.uint8), (3, np.uint16), (4, np.uint8), (4, np.uint16), (1, np.uint16)]
 )
-def test_grey_alpha_and_16_bits_are_kept(channels, dtype):
+def test_gray_alpha_and_16_bits_are_kept(channels, dtype):
     rng = np.random.default_rng(0)
     top = np.iinfo(dtype).max
     image = (rng.random((20, 30, channels)) * top).astype(dtype)
@@ -89,7 +89,7 @@ def test_16_bits_and_alpha_go_through_files(invoke, tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_upscaled_as_they_are_seen(tmp_path, orientation):
+def test_photographs_are_upscaled_in_their_exif_orientation(tmp_path, orientation):
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[:8, :8] = (255, 0, 0)
     pixels[8:, 16:] = (0, 0, 255)
@@ -105,7 +105,7 @@ def test_photographs_are_upscaled_as_they_are_seen(tmp_path, orientation):
     assert np.array_equal(read_image(tmp_path / "turned.png"), pixels)
 
 
-def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch):
+def test_full_memory_makes_the_tiles_smaller(network, monkeypatch):
     from tqdm import tqdm
 
     from sr_train.inference.tiling import MemoryFullError
@@ -155,14 +155,14 @@ def test_memory_that_is_full_makes_the_tiles_smaller(network, monkeypatch):
         (["input=photographs", "output=o", "tyle=4"], 2, "did you mean tile"),
     ],
 )  # fmt: skip
-def test_what_a_user_may_get_wrong(invoke, network, photographs, arguments, code, message):
+def test_errors_of_users(invoke, network, photographs, arguments, code, message):
     done = invoke("sr-upscale", "weights=net.safetensors", *arguments)
     assert done.returncode == code, done.stdout + done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_formats_that_hold_less_are_refused_before_the_work(invoke, network, tmp_path):
+def test_formats_that_lose_data_are_refused_before_the_first_image(invoke, network, tmp_path):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / "clear.png", np.zeros((8, 8, 4), np.uint8))
     write_image(tmp_path / "in" / "solid.png", np.zeros((8, 8, 3), np.uint8))

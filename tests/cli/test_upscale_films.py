@@ -60,7 +60,7 @@ def made(done, code=0):
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "bgr0"), ("libx264rgb", "rgb24"), ("libx264", "yuv444p")])
-def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(invoke, tmp_path, codec, pixels):
+def test_a_lossless_video_equals_the_upscaled_frames(invoke, tmp_path, codec, pixels):
     torch.manual_seed(0)
     options = {"scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
     network = save(tmp_path / "n.safetensors", EDSR(**options), "sr_train.models.edsr.EDSR", **options)
@@ -69,7 +69,7 @@ def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(invoke, tmp
     call = ("weights=n.safetensors", "input=in.mkv", "output=out/x.mkv", f"codec={codec}", *quality, "device=cpu")
     done = made(invoke("sr-upscale", *call))
     assert "out/x.mkv: 12 frames 48x32 -> 96x64, 24 fps," in done.stdout
-    assert "1 films in" in done.stdout
+    assert "1 video in" in done.stdout
     small, large = frames_of(tmp_path / "in.mkv"), frames_of(tmp_path / "out" / "x.mkv")
     assert len(large) == 12
     for lr, hr in zip(small, large, strict=True):
@@ -79,7 +79,7 @@ def test_a_film_without_loss_is_what_the_network_makes_of_its_frames(invoke, tmp
 
 @pytest.mark.parametrize("matrix", [1, 6])
 @pytest.mark.parametrize("full", [False, True])
-def test_colours_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
+def test_colors_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
     colour = (matrix, 2 if full else 1, matrix, matrix)
     write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], colour=colour, options={"qp": "0"})
     made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out", "quality=5"))
@@ -106,7 +106,7 @@ def test_sound_time_and_aspect_are_kept(invoke, tmp_path):
     assert packets(tmp_path / "mute" / "in.mp4", "audio") == []
 
 
-def test_odd_sizes_are_kept_by_finer_chroma(invoke, tmp_path):
+def test_odd_sizes_are_kept_with_full_chroma(invoke, tmp_path):
     write_film(tmp_path / "in.mkv", photograph_frames(width=45, height=31), codec="ffv1", pixels="yuv420p")
     call = ("weights=bicubic", "scale=3", "device=cpu", "input=in.mkv")
     done = made(invoke("sr-upscale", *call, "output=out.mp4"))
@@ -115,7 +115,7 @@ def test_odd_sizes_are_kept_by_finer_chroma(invoke, tmp_path):
     assert "is written as yuv444p to hold 135x93" in done.stderr
 
 
-def test_a_film_through_a_video_network_and_as_frames_that_are_continued(invoke, video, tmp_path):
+def test_a_video_network_upscales_a_video_also_to_frames_that_can_be_continued(invoke, video, tmp_path):
     write_film(tmp_path / "in.mkv", photograph_frames(frames=9), codec="ffv1", pixels="bgr0")
     lr = frames_of(tmp_path / "in.mkv")
     expected = [
@@ -139,7 +139,7 @@ def test_a_film_through_a_video_network_and_as_frames_that_are_continued(invoke,
             assert all((folder / n).stat().st_mtime_ns == s for n, s in stamps.items())
 
 
-def test_folders_of_frames_are_clips_to_a_video_network(invoke, video, write_clips, tmp_path):
+def test_folders_of_frames_are_clips_for_a_video_network(invoke, video, write_clips, tmp_path):
     write_clips(tmp_path / "clips", sizes={"000": 6, "deep/er": 5, "short": 4})
     write_film(tmp_path / "clips" / "film.mp4", photograph_frames(frames=5))
     done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"), 1)
@@ -161,7 +161,7 @@ def test_folders_of_frames_are_clips_to_a_video_network(invoke, video, write_cli
     )
 
 
-def test_compare_shows_both_and_finds_the_worst_and_best_frame(invoke, video, tmp_path):
+def test_compare_writes_both_and_the_worst_and_best_frame(invoke, video, tmp_path):
     with torch.no_grad():
         video.last.weight.mul_(0.02)
         video.last.bias.zero_()
@@ -193,7 +193,7 @@ def test_compare_shows_both_and_finds_the_worst_and_best_frame(invoke, video, tm
     assert len(list((out / "in_compare").iterdir())) == len(list((out / "in").iterdir())) == 7
 
 
-def test_compare_of_images(invoke, tmp_path):
+def test_compare_writes_images_side_by_side(invoke, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
     write_image(tmp_path / "a.png", image)
     made(invoke("sr-upscale", *BICUBIC, "input=a.png", "output=out/b.png", "compare=true"))
@@ -203,7 +203,7 @@ def test_compare_of_images(invoke, tmp_path):
     assert np.array_equal(pair[:, 26:], read_image(tmp_path / "out" / "b.png"))
 
 
-def test_what_is_read_is_never_overwritten(invoke, video, write_clips, tmp_path):
+def test_the_input_is_never_overwritten(invoke, video, write_clips, tmp_path):
     write_film(tmp_path / "w_compare.mp4", photograph_frames())
     before = (tmp_path / "w_compare.mp4").read_bytes()
     done = made(invoke("sr-upscale", *BICUBIC, "input=w_compare.mp4", "output=w.mp4", "compare=true"), 1)
@@ -231,7 +231,7 @@ def test_names_of_folders_may_have_dots_and_the_folder_may_be_this_one(
     assert len(list((tmp_path / "here").iterdir())) == len(list((tmp_path / "here_compare").iterdir())) == 5
 
 
-def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp_path):
+def test_frames_that_lose_bits_or_alpha_give_a_warning(invoke, video, write_clips, tmp_path):
     write_clips(tmp_path / "clips", sizes={"rgb": 5, "rgba": 5, "grey": 5})
     for path in (tmp_path / "clips").rglob("*.png"):
         frame = read_image(path)
@@ -245,7 +245,7 @@ def test_frames_that_lose_their_kind_are_told_of(invoke, video, write_clips, tmp
     assert done.stderr.count("its frames") == 2
 
 
-def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
+def test_frames_moved_in_time_give_a_warning(invoke, tmp_path):
     times = [0, 40, 50, 200, 210, 220, 230, 500, 501, 700, 900, 1000]
     write_film(tmp_path / "in.mp4", photograph_frames(), times=times, base=Fraction(1, 1000))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.avi"))
@@ -256,7 +256,7 @@ def test_frames_moved_in_time_are_told_of(invoke, tmp_path):
 
 
 @pytest.mark.kill
-def test_a_killed_run_leaves_nothing_that_looks_finished(invoke, tmp_path):
+def test_a_killed_command_leaves_no_file_that_looks_finished(invoke, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=100, width=160, height=120))
     program = str(Path(sys.executable).with_name("sr-upscale"))
     call = (*BICUBIC, "input=in.mp4", "output=out", "compare=true")
@@ -325,11 +325,11 @@ def damage(folder):
                         film.mux(packet)
 
 
-def test_bad_films_are_told_one_by_one_and_leave_nothing(invoke, tmp_path):
+def test_bad_videos_are_reported_one_by_one_and_leave_no_files(invoke, tmp_path):
     damage(tmp_path / "in")
     done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
-    assert "8 of 9 films failed" in done.stderr
+    assert "8 of 9 videos failed" in done.stderr
     for name, message in (
         ("text.mp4", "not a readable film"),
         ("zero.mp4", "the file is empty"),
@@ -346,7 +346,7 @@ def test_bad_films_are_told_one_by_one_and_leave_nothing(invoke, tmp_path):
     assert found == ["good.mp4", "good_best.png", "good_compare.mp4", "good_worst.png"]
 
 
-def test_a_damaged_film_is_told_of_again_when_its_frames_are_continued(invoke, tmp_path):
+def test_a_damaged_video_is_reported_again_when_its_frames_are_continued(invoke, tmp_path):
     path = write_film(tmp_path / "in.flv", photograph_frames(frames=40), codec="flv1")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     call = ("sr-upscale", *BICUBIC, "input=in.flv", "output=out", "format=png")
@@ -355,7 +355,7 @@ def test_a_damaged_film_is_told_of_again_when_its_frames_are_continued(invoke, t
     assert "in.flv: damaged or cut short at frame" in made(invoke(*call, "skip_existing=true"), 1).stderr
 
 
-def test_fewer_frames_than_the_window(invoke, video, tmp_path):
+def test_a_clip_may_have_fewer_frames_than_the_window(invoke, video, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=4))
     done = made(invoke("sr-upscale", *VIDEO, "input=in.mp4", "output=out"), 1)
     assert "in.mp4: 4 frames are fewer than the 5 that a window takes" in done.stderr
@@ -373,7 +373,7 @@ def test_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
         (["input=in.mp4", "output=o", "quality=70"], 2, "expected 0 (best) to 51"),
-        (["input=in.mp4", "output=o", "quality=good"], 2, "expected a whole number"),
+        (["input=in.mp4", "output=o", "quality=good"], 2, "expected an integer"),
         (["input=in.mp4", "output=o", "preset=fastest"], 2, "choose from ultrafast"),
         (["input=in.mp4", "output=o", "padding=zeros"], 2, "choose from replicate"),
         (["input=in.mp4", "output=o", "audio=maybe"], 2, "expected true or false"),
@@ -382,7 +382,7 @@ def test_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=o.webm"], 1, ".webm cannot hold the sound (aac)"),
     ],
 )
-def test_what_a_user_may_get_wrong(invoke, tmp_path, arguments, code, message):
+def test_errors_of_users(invoke, tmp_path, arguments, code, message):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=2), sound=("aac",))
     before = (tmp_path / "in.mp4").read_bytes()
     assert message in made(invoke("sr-upscale", *BICUBIC, *arguments), code).stderr
@@ -390,7 +390,7 @@ def test_what_a_user_may_get_wrong(invoke, tmp_path, arguments, code, message):
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["in.mp4"]
 
 
-def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_path, monkeypatch):
+def test_without_pyav_images_are_upscaled_and_videos_report_what_to_install(invoke, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     write_film(tmp_path / "in" / "film.mp4", photograph_frames(frames=2))
     write_image(tmp_path / "in" / "image.png", photograph_frames(frames=1)[0])
@@ -400,7 +400,7 @@ def test_without_pyav_images_are_made_and_films_say_what_to_install(invoke, tmp_
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["image.png"]
 
 
-def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_path, monkeypatch):
+def test_full_memory_makes_the_tiles_of_a_video_smaller(invoke, tmp_path, monkeypatch):
     tried = []
 
     def greedy(model, frames, *, tiling, **options):
@@ -420,7 +420,7 @@ def test_a_memory_that_is_full_makes_the_tiles_of_a_film_smaller(invoke, tmp_pat
     assert len(frames_of(tmp_path / "out" / "in.mp4")) == 3
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(invoke, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_files(invoke, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(disk)]
@@ -430,7 +430,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(invoke, tmp_path):
         noise = np.random.default_rng(0).integers(0, 256, (60, 64, 96, 3), dtype=np.uint8)
         write_film(tmp_path / "in.mp4", noise)
         done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk", "compare=true"), 1)
-        assert "in.mp4: the disk is full; make room" in done.stderr
+        assert "in.mp4: the disk is full; free some space" in done.stderr
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)

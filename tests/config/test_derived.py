@@ -64,7 +64,7 @@ TYPED = {
     "data.scale=4": "follows scale (2); give scale=4",
     "data.scales=[2,4]": "follows scales (null); give scales=[2,4]",
     "data.seed=3": "follows seed (0); give seed=3",
-    "data.stage=foo": "follows stage (x2); give another name to the stage, in stages={NAME: ...}",
+    "data.stage=foo": "is derived from stage (x2); give the stage another name, in stages={NAME: ...}",
     "model.scale=3": "follows scale (2); give scale=3",
     "folder=X": "follows paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
     "task.optimizer.lr=0.01": "follows task.rate (0.003); give task.rate=0.01",
@@ -85,7 +85,7 @@ def test_a_derived_key_is_refused_with_the_key_to_type():
     assert not [line for line in lines if line.startswith("stage x4")]
 
 
-def test_it_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_path, monkeypatch):
+def test_a_derived_key_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_path, monkeypatch):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# Mine\ndata: {accumulate: 2}\nstages:\n  a: {scale: 2}\n  b: {scale: 2, task.optimizer.lr: 1}\n"
@@ -99,7 +99,7 @@ def test_it_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_path, monkeypa
         assert re.search(re.escape(key), text), text
 
 
-def test_what_equals_its_source_and_what_is_free_is_kept():
+def test_a_value_equal_to_its_source_and_a_free_key_are_accepted():
     composed = plan(
         ["experiment=quickstart_edsr", "x4.model.scale=4", "trainer.accumulate_grad_batches=2", "data.accumulate=2",
          "paths.runs=r", "name=a/b", "data.val.mine={hr: toy}", "curve.periods=[2000]", "validate.protocols=[y]"]
@@ -108,7 +108,7 @@ def test_what_equals_its_source_and_what_is_free_is_kept():
     assert composed.stages[1].config["task"]["protocols"] == ["y"]
 
 
-def test_a_key_that_is_not_there_is_not_missed():
+def test_a_missing_derived_key_is_no_problem():
     assert not check_derived({"scale": 2, "data": {"workers": 2}, "loss": {"perceptual": None}}, "stage a")
     assert check_derived({"scale": 2, "data": {"scale": None}}, "stage a") == [
         "stage a: data.scale=null: follows scale (2); give scale=null"

@@ -29,7 +29,7 @@ def test_files_of_sr_conf_are_chosen_like_the_installed_ones(mine):
     assert plan(["loss=smooth"]).stages[0].config["loss"]["beta"] == 0.5
 
 
-def test_several_folders_and_new_groups(mine, tmp_path, monkeypatch):
+def test_several_folders_and_new_groups_are_allowed(mine, tmp_path, monkeypatch):
     (tmp_path / "more" / "sets").mkdir(parents=True)
     (tmp_path / "more" / "sets" / "held_out.yaml").write_text("held_out: {hr: DIR}\n")
     (tmp_path / "more" / "teacher").mkdir()
@@ -39,18 +39,18 @@ def test_several_folders_and_new_groups(mine, tmp_path, monkeypatch):
     assert "teacher" in groups()
 
 
-def test_a_key_that_an_own_file_misspells_is_refused(mine):
+def test_a_misspelled_key_in_a_file_of_the_user_is_refused(mine):
     (mine / "loss" / "smooth.yaml").write_text("_target_: torch.nn.SmoothL1Loss\nbata: 0.5\n")
     with pytest.raises(ConfigError, match=r"unknown key 'loss\.bata'; did you mean beta"):
         plan(["experiment=mine"])
 
 
-def test_sr_train_lists_own_experiments_and_help_own_options(mine, invoke):
+def test_sr_train_lists_experiments_and_options_of_the_user(mine, invoke):
     assert "\n  mine                Mine\n" in invoke("sr-train").stdout
     assert "smooth" in invoke("sr-train", "--help").stdout
 
 
-def test_a_sweep_finds_own_files(mine, invoke):
+def test_a_sweep_finds_files_of_the_user(mine, invoke):
     tiny = ["model.blocks=1", "model.channels=4", "data.workers=0", "trainer.max_steps=1", "sets=[]", "data.lr_patch=8"]
     done = invoke("sr-train", "-m", "experiment=mine", "task.rate=1e-3,2e-3", "trainer.accelerator=cpu", *tiny)
     assert done.returncode == 0, done.stderr
@@ -60,11 +60,11 @@ def test_a_sweep_finds_own_files(mine, invoke):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("experiment/quickstart.yaml", r"sr-train has experiment/quickstart\.yaml already; give yours another name"),
+        ("experiment/quickstart.yaml", r"sr-train already has experiment/quickstart\.yaml; rename this file"),
         ("mine.yaml", r"expected a folder of GROUP/NAME\.yaml"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch, invoke, name, message):
+def test_ambiguous_and_empty_folders_are_refused(tmp_path, monkeypatch, invoke, name, message):
     file = tmp_path / "conf" / name
     file.parent.mkdir(parents=True)
     file.write_text("# Mine\n")

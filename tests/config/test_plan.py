@@ -4,7 +4,7 @@ from sr_train.config.plan import plan
 from sr_train.console import ConfigError
 
 
-def test_stages_are_composed_in_the_order_groups_experiment_stage_typed():
+def test_precedence_is_groups_experiment_stage_command_line():
     composed = plan(["experiment=quickstart_edsr", "name=a/b", "x2.data.batch=8", "trainer.max_steps=7"])
     stage, other = composed.stages
     assert (other.name, other.config["scale"], other.config["data"]["batch"]) == ("x4", 4, 16)
@@ -26,7 +26,7 @@ def test_without_an_experiment_there_is_one_stage_main():
     }  # fmt: skip
 
 
-def test_a_callback_of_ones_own_is_named_on_the_command_line():
+def test_a_callback_can_be_added_on_the_command_line():
     spec = "callbacks.stats={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}"
     stage = plan(["experiment=quickstart_edsr", spec]).stages[0]
     assert stage.config["callbacks"]["stats"]["_target_"].endswith("DeviceStatsMonitor")
@@ -41,17 +41,17 @@ def test_a_callback_of_ones_own_is_named_on_the_command_line():
         ("trainr.max_steps=5", "no stage has 'trainr'; did you mean trainer"),
         ("sede=1", "did you mean seed"),
         ("trainer.max_epochs=3", "no stage has this key"),  # sr-train's own: it would be ignored
-        ("model.blocks=many", 'model.blocks="many": expected a whole number'),
-        ("trainer.max_steps=1.5", r"trainer.max_steps=1.5: expected a whole number"),
+        ("model.blocks=many", 'model.blocks="many": expected an integer'),
+        ("trainer.max_steps=1.5", r"trainer.max_steps=1.5: expected an integer"),
         ("data.augment=perhaps", "expected true or false"),
         ("resume=sometimes", "expected 'auto' or 'force' or 'never'"),
         ("task.optimizer.betas=1", r"task.optimizer.betas=1: expected a list"),
         ("model=edsr_basline", "edsr_basline"),
         ("experiment=quikstart", "quikstart"),
-        ("stage=x3", "stage=x3: there is no such stage; they are x2"),
+        ("stage=x3", "stage=x3: there is no such stage; stages are x2"),
         ("model.channels", "not KEY=VALUE"),
         ("seed=1,2", "add -m"),
-        ("~trainer.precision", "nothing can be deleted"),
+        ("~trainer.precision", "keys cannot be deleted"),
     ],
 )
 def test_a_typo_is_refused_with_the_nearest_name(typed, message):
@@ -102,19 +102,19 @@ def test_missing_values_are_named():
             "gan.loss.wieghts.adversarial=1": "stage gan has no 'loss.wieghts'; did you mean gan.loss.weights?",
             "loss.wieghts.adversarial=1": "no stage has 'loss.wieghts'; did you mean loss.weights?",
             "gann.loss.weights.pixel=1": "no stage has 'gann'; did you mean gan?",
-            "gan={loss: l1}": "is a stage; its keys are typed as gan.KEY=VALUE",
+            "gan={loss: l1}": "is a stage; give its keys as gan.KEY=VALUE",
             "hydra.run.dir=x": "give paths.runs=DIR and name=NAME",
-            "hydra/launcher=x": "Hydra's own keys are for sweeps: add -m",
-            "ckpt_path=x": "the same command again continues a run (see resume=); other weights: init.weights=FILE",
-            "trainer.fast_dev_run=true": "check=true tries every stage",
+            "hydra/launcher=x": "keys of Hydra are allowed in sweeps only: add -m",
+            "ckpt_path=x": "to continue a run, run the same command again (see resume=); to start from other weights, give",
+            "trainer.fast_dev_run=true": "check=true tests every stage",
             "trainer.max_epochs=3": "trainer.max_steps=N",
-            "discriminator=srgan": "stage psnr trains by PixelTask, which has no discriminator: give gan.discriminator=srgan",
+            "discriminator=srgan": "stage psnr is PixelTask, which has no discriminator: give gan.discriminator=srgan",
         },
         {
             "sets=toy,set5": "sets=toy,set5: give a list, sets=[toy,set5]",
             "init.skip=a,b": "give a list, init.skip=[a,b]",
             "gan.validate.protocols=y,rgb": "give a list, gan.validate.protocols=[y,rgb]",
-            "psnr.curve.periods=1,2": "add -m; a list is typed psnr.curve.periods=[1,2]",
+            "psnr.curve.periods=1,2": "add -m; for a list, give psnr.curve.periods=[1,2]",
             "seed=1,2": "several values need a sweep: add -m",
         },
         {
@@ -130,27 +130,29 @@ def test_missing_values_are_named():
             "callbacks.c={_target_: lightning.pytorch.callbacks.ModelCheckpoint}": "not used; give checkpoint.every=STEPS",
             "callbacks.p={_target_: lightning.pytorch.callbacks.TQDMProgressBar}": "sr-train prints its own progress",
         },
-        {"model={channels: 4}": "replaces all of model, so it needs a _target_; to set single keys: model.channels=4"},
+        {
+            "model={channels: 4}": "replaces all of model, so it needs a _target_; to set single keys, give model.channels=4"
+        },
         {"name={a: 1}": "expected a string"},
-        {"stages={1e3: {scale: 2}}": "the name 1000.0 is read as a float"},
+        {"stages={1e3: {scale: 2}}": "YAML reads the name 1000.0 as a float"},
     ],
     ids=lambda answers: next(iter(answers)),
 )
-def test_what_was_typed_is_answered_with_what_to_type(answers):
+def test_wrong_arguments_are_answered_with_the_right_ones(answers):
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=quickstart", *answers])
     for typed, message in answers.items():
         assert any(message in problem for problem in caught.value.problems), f"{typed}: {caught.value.problems}"
 
 
-def test_names_stay_as_they_are_typed():
+def test_names_stay_strings_as_typed():
     composed = plan(["name=1e3", "stages={2: {scale: 2}, 4: {scale: 4}}", "stage=[2]"])
     assert (composed.name, composed.selected) == ("1e3", ("2",))
     assert str(composed.stages[0].folder) == "runs/1e3/2"
     assert plan(["name=true"]).stages[0].config["name"] == "true"
 
 
-def test_a_mapping_typed_whole_replaces_and_a_single_key_merges():
+def test_a_typed_mapping_replaces_and_a_single_key_merges():
     sgd = "task.optimizer={_target_: torch.optim.SGD, _partial_: true}"
     edsr = "{_target_: sr_train.models.edsr.EDSR, scale: 4, blocks: 2}"
     composed = plan(
@@ -172,7 +174,7 @@ def test_a_mapping_typed_whole_replaces_and_a_single_key_merges():
     assert config["loss"] == {"_target_": "torch.nn.L1Loss", "reduction": "sum"}
 
 
-def test_another_option_of_a_group_brings_its_own_keys_and_drops_the_recipes():
+def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
     composed = plan(["experiment=quickstart", "gan.discriminator=srgan", "gan.task.discriminator.channels=8"])
     assert composed.stages[1].config["task"]["discriminator"] == {
         "_target_": "sr_train.models.discriminator.SRGANDiscriminator", "size": 96, "channels": 8
@@ -216,7 +218,7 @@ def test_only_the_nearest_names_are_suggested():
         ("", r"experiment=bad: its YAML needs the first line '# @package _global_'"),
     ],
 )
-def test_an_experiment_file_that_is_no_experiment_is_named(tmp_path, monkeypatch, text, message):
+def test_an_experiment_file_without_a_global_package_is_refused(tmp_path, monkeypatch, text, message):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "bad.yaml").write_text(text)
     monkeypatch.setenv("SR_CONF", str(tmp_path))

@@ -24,8 +24,8 @@ def test_values_fit_or_do_not(value, hint, expected):
     assert fits(value, hint) is expected
 
 
-def test_annotations_are_said_as_a_user_would():
-    assert name_of(int | None) == "a whole number or null"
+def test_type_hints_are_formatted_for_messages():
+    assert name_of(int | None) == "an integer or null"
     assert name_of(Sequence[float]) == "a list of numbers"
     assert name_of(Literal["a", "b"]) == "'a' or 'b'"
 
@@ -55,23 +55,23 @@ def test_annotations_are_said_as_a_user_would():
         (True, int | float, False),
     ],
 )  # fmt: skip
-def test_what_lists_mappings_and_choices_hold_is_compared(value, hint, expected):
+def test_items_of_lists_mappings_and_choices_are_compared(value, hint, expected):
     assert fits(value, hint) is expected
 
 
 @pytest.mark.parametrize(
     ("hint", "expected"),
     [
-        (tuple[float, float], "a list of 2 numbers"), (tuple[int, ...], "a list of whole numbers"),
+        (tuple[float, float], "a list of 2 numbers"), (tuple[int, ...], "a list of integers"),
         (tuple[float | torch.Tensor, float | torch.Tensor], "a list of 2 numbers"), (float | torch.Tensor, "a number"),
-        (tuple[int, str], "a list of 2 values: a whole number, a text"), (list[Mapping[str, Any]], "a list of mappings"),
-        (dict[str, float], "a mapping to numbers"), (dict[str, list[int]], "a mapping to lists of whole numbers"),
-        (list[int | None], "a list of values, each a whole number or null"),
-        (list[int] | None, "a list of whole numbers or null"),
+        (tuple[int, str], "a list of 2 values: an integer, a string"), (list[Mapping[str, Any]], "a list of mappings"),
+        (dict[str, float], "a mapping to numbers"), (dict[str, list[int]], "a mapping to lists of integers"),
+        (list[int | None], "a list of values, each an integer or null"),
+        (list[int] | None, "a list of integers or null"),
         (Literal[True, "auto"], "true or 'auto'"), (list, "a list"), (dict, "a mapping"), (list[Any], "a list of values"),
     ],
 )  # fmt: skip
-def test_lists_and_mappings_are_named_by_what_they_hold(hint, expected):
+def test_lists_and_mappings_are_named_with_their_items(hint, expected):
     assert name_of(hint) == expected
 
 
@@ -88,7 +88,7 @@ def test_an_optimizers_pair_of_numbers_is_checked():
         plan(["experiment=quickstart", "gan.loss.weights.adversarial=high"])
 
 
-def test_hints_of_constructors_are_found():
+def test_type_hints_of_constructors_are_found():
     from sr_train.models.edsr import EDSR
 
     assert hints_of(EDSR)["channels"] is int

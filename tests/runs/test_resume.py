@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_and_a_hostile_one_is_not_run(tmp_path):
             return (os.mkdir, (str(tmp_path / "executed"),))
 
     torch.save({**good, "callbacks": Bomb()}, tmp_path / "step_00000009.ckpt")
-    with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
+    with pytest.raises(CheckpointError, match="contains more than tensors and plain values"):
         read_checkpoint(tmp_path / "step_00000009.ckpt")
     assert not (tmp_path / "executed").exists()
     torch.save({**good, "state_dict": {"w": torch.arange(4000.0)}}, tmp_path / "step_00000010.ckpt")

@@ -161,9 +161,9 @@ def test_a_network_and_a_task_that_do_not_belong_together_are_refused():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["scale=3"], r"scale=3 and scales=\[2, 3, 4\]: a network has one or the other; of MDSR give scales=\[3\]"),
-        (["scales=null"], r"give scale=4, or of a network of several \(mdsr\) scales=\[2,3,4\]"),
-        (["scales=[2,x]"], r"scales=\[2, \"x\"\]: expected a list of whole numbers or null"),
+        (["scale=3"], r"scale=3 and scales=\[2, 3, 4\]: a network has one or the other; for MDSR give scales=\[3\]"),
+        (["scales=null"], r"give scale=4, or for a network of several scales \(mdsr\) scales=\[2,3,4\]"),
+        (["scales=[2,x]"], r"scales=\[2, \"x\"\]: expected a list of integers or null"),
         (["scales=3"], "scales=3: expected a list"),
     ],
 )

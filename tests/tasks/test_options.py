@@ -57,7 +57,7 @@ def test_a_keyword_that_no_task_has_is_refused():
     ("typed", "message"),
     {
         "task.patiance=2": r"did you mean patience\?",
-        "task.patience=2.5": r"task\.patience=2\.5: expected a whole number",
+        "task.patience=2.5": r"task\.patience=2\.5: expected an integer",
         "task.discriminator_rate=1e-4": "no stage has this key",
         "task=base": "task._target_ has no value",
     }.items(),

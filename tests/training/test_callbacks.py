@@ -64,7 +64,7 @@ def test_a_disk_that_is_full_at_the_start_is_named_by_its_file(invoke, monkeypat
     monkeypatch.setattr("sr_train.runs.lock.os.pwrite", full)
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
     assert done.returncode == 1
-    assert "runs/.quickstart_edsr.lock: the disk is full; make room and run the same command again" in done.stderr
+    assert "runs/.quickstart_edsr.lock: the disk is full; free some space and run the same command again" in done.stderr
 
 
 def test_a_loss_that_explodes_is_told_once_a_run_and_at_the_end_where_no_row_was_due(invoke):

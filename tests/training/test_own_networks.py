@@ -205,7 +205,7 @@ def test_a_file_of_callbacks_has_its_target_at_the_top_or_names(own):
     assert both == {"stats": {"_target_": "lightning.pytorch.callbacks.DeviceStatsMonitor"}, "EarlyStopping": expected}
     with pytest.raises(ConfigError, match=r"callbacks=\[early,timer\]: early and timer have their _target_ at the top"):
         _callbacks(own, "callbacks=[early,timer]")
-    with pytest.raises(ConfigError, match=r"callbacks\.patient: is no argument of .*EarlyStopping"):
+    with pytest.raises(ConfigError, match=r"callbacks\.patient: is not an argument of .*EarlyStopping"):
         _callbacks(own, "callbacks=early", "callbacks.patient=5")
     with pytest.raises(ConfigError, match=r"callbacks\.x=3: expected \{_target_: PACKAGE\.CLASS"):
         _callbacks(own, "callbacks.x=3")

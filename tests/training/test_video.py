@@ -151,7 +151,7 @@ def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
         (["data.frames=3"], 2, "takes windows of 5 frames, the data gives windows of 3 frames: give data.frames=5"),
         (["data.frames=4"], 2, "data.frames=4: expected an odd number"),
         (["data.intervals=[0]"], 2, "data.intervals=[0]: expected whole numbers from 1 on"),
-        (["data.intervals=2"], 2, "data.intervals=2: expected a list of whole numbers"),
+        (["data.intervals=2"], 2, "data.intervals=2: expected a list of integers"),
         (["data.lr_patch=9"], 2, "data.lr_patch=9: TinyVideo takes patches of a multiple of 4"),
         (["data.train=[{hr: HR, clips: [11]}]"], 1, 'a list of names in quotes (["000","011"])'),
         (["data.train=[{hr: HR, clips: ['7']}]"], 1, "7: there is no such clip"),
@@ -361,7 +361,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     (folders / "list.txt").write_text("000\n011\n")
     made = invoke("sr-prepare", "clips=HR", "list=list.txt", "store=x.lmdb", "scales=[2]")
     assert made.returncode == 0, made.stderr
-    assert "HR: 2 clips of 17 frames, without gaps" in made.stdout
+    assert "HR: 2 clips, 17 frames, no gaps" in made.stdout
     assert "x.lmdb: 17 images, LR x2" in made.stdout
     assert len(Store(folders / "x.lmdb").keys(2)) == 17
     again = invoke("sr-prepare", "clips=HR", "list=list.txt", "store=x.lmdb", "scales=[2]", "verify=true")
@@ -382,8 +382,8 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     ("arguments", "message"),
     [
         (["clips=HR", "images=HR"], "give images=DIR or clips=DIR, not both"),
-        (["images=HR", "list=list.txt"], "list= names clips: give clips=DIR as well"),
-        (["clips=HR", "skip_bad=true"], "leave the whole clip out with list="),
+        (["images=HR", "list=list.txt"], "list= needs clips=DIR"),
+        (["clips=HR", "skip_bad=true"], "leave out whole clips with list="),
     ],
 )
 def test_what_makes_no_sense_of_clips_is_a_matter_of_the_command_line(invoke, folders, arguments, message):

@@ -105,7 +105,7 @@ def test_a_wrong_growth_fails_before_anything_is_trained(invoke, tmp_path):
     assert done.returncode == 1
     assert "[8, 3, 3, 3] in the source, [16, 3, 3, 3] in the network" in done.stderr
     assert not list(tmp_path.rglob("*.ckpt"))
-    with pytest.raises(ConfigError, match=r"stage main: init\.grow without init\.stage or init\.weights"):
+    with pytest.raises(ConfigError, match=r"stage main: init\.grow needs init\.stage or init\.weights"):
         plan([*SMALL, "init.grow=[body]"])
 
 

@@ -97,11 +97,11 @@ def test_a_bad_warm_start_fails_before_the_first_stage_is_trained(invoke, tmp_pa
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("scale=3", r"scale=3: says it of 2 stages; name one, x4\.scale=3"),
-        ("init.skip=[]", "says it of 2 stages"),
-        ("x2.init.stage=x4", "init.stage=x4 is no earlier stage"),
-        ("x4.init.stage=x3", "init.stage=x3 is no earlier stage; x2"),
-        ("x2.init.skip=[a]", "init.skip without init.stage or init.weights"),
+        ("scale=3", r"scale=3: would set it in 2 stages; give x4\.scale=3"),
+        ("init.skip=[]", "would set it in 2 stages"),
+        ("x2.init.stage=x4", "init.stage=x4 is not an earlier stage"),
+        ("x4.init.stage=x3", "init.stage=x3 is not an earlier stage; earlier stages: x2"),
+        ("x2.init.skip=[a]", "init.skip needs init.stage or init.weights"),
         ("x4.init.stge=x2", r"did you mean x4\.init\.stage"),
     ],
 )
