@@ -687,7 +687,7 @@ CASES = [
         LONGER,
         checkpoint(halve),
         1,
-        "none of the 2 checkpoints can be read; resume=never starts afresh",
+        "no checkpoint can be read (2 tried); resume=never renames the folder and starts from scratch",
     ),
     Case(
         "checkpoints of another network",
@@ -708,7 +708,7 @@ CASES = [
         LONGER,
         checkpoint(rewrite(global_step=99)),
         1,
-        "was written at step 99: it is another run's, or was renamed",
+        "was written at step 99: it belongs to another run or was renamed",
     ),
     Case(
         "checkpoints whose weights are none",
@@ -780,7 +780,7 @@ CASES = [
         (*TRAIN, "data.batch=-4", "name=n"),
         nothing,
         2,
-        "data.batch=-4: expected a whole number from 1 on",
+        "data.batch=-4: expected an integer from 1 on",
     ),
     Case("negative rate", (*TRAIN, "task.rate=-1", "name=n"), nothing, 2, "task.rate=-1 must be positive"),
     Case("negative scale", (*TRAIN, "scale=-2", "name=n"), nothing, 2, "scale=-2"),
@@ -789,14 +789,14 @@ CASES = [
         (*TRAIN, "record.every=-1", "name=n"),
         nothing,
         2,
-        "record.every=-1: expected a whole number from 1 on",
+        "record.every=-1: expected an integer from 1 on",
     ),
     Case(
         "one checkpoint kept",
         (*TRAIN, "checkpoint.keep=1", "name=n"),
         nothing,
         2,
-        "checkpoint.keep=1: expected a whole number from 2 on",
+        "checkpoint.keep=1: expected an integer from 2 on",
     ),
     Case(
         "a later stage's rate",
@@ -993,7 +993,7 @@ def test_a_run_is_not_started_twice_at_the_same_time(invoke, place, monkeypatch)
     holder.wait()
     assert done.returncode == 1
     assert f"runs/quickstart_edsr: is being written by process {holder.pid}" in done.stderr
-    assert "wait for it, stop it, or give another name=" in done.stderr
+    assert "wait until it ends, stop it, or give another name=" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_the_experiments_are_found():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_an_experiment_file_begins_with_its_facts(path: Path):
+def test_an_experiment_begins_with_the_required_comments(path: Path):
     text = path.read_text()
     assert text.startswith("# @package _global_\n# ")
     for heading in ("Paper:", "Command:", "Needs:", "Takes:", "Reaches:", "Differs:"):
@@ -46,7 +46,7 @@ def test_an_experiment_file_begins_with_its_facts(path: Path):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_an_experiment_ends_with_the_papers_network(name):
+def test_the_last_stage_of_an_experiment_trains_the_network_of_the_paper(name):
     stage = plan([f"experiment={name}"]).stages[-1]
     with torch.device("meta"):
         network = build(stage.config["model"])

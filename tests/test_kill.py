@@ -73,7 +73,7 @@ def kill():
     return module
 
 
-def test_a_run_killed_in_both_stages_ends_with_the_same_weights_and_metrics(kill, tmp_path):
+def test_a_run_killed_and_stopped_in_both_stages_ends_with_the_same_weights_and_rows(kill, tmp_path):
     """kill -9 while x2 writes a checkpoint, SIGTERM in x2, kill -9 in x4 at a random moment, and the same command again."""
     calm, disturbed = tmp_path / "calm", tmp_path / "disturbed"
     undisturbed = kill.launch(calm, TINY)  # beside the others

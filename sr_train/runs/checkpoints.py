@@ -1,7 +1,7 @@
-"""Checkpoints to resume from: written whole or not at all, the newest good one found again after anything.
+"""Checkpoints to resume from: written atomically; the newest one that can be read is used.
 
-A stage's ``checkpoints/`` holds ``step_NNNNNNNN.ckpt``, the last K, and ``last``, a text file that names the newest. A
-checkpoint holds tensors and plain values only and is read with torch's restricted loader.
+The folder ``checkpoints/`` of a stage contains the last K files ``step_NNNNNNNN.ckpt`` and ``last``, a text file with the name
+of the newest one. A checkpoint contains only tensors and plain values and is read with torch's restricted loader.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _NEEDED = ("state_dict", "optimizer_states", "loops", "callbacks", "global_step"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, and why."""
+    """Error for a checkpoint that cannot be used; the message contains the reason."""
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read whole."""
+    """Content of a checkpoint file."""
 
     path: Path
     step: int
@@ -38,7 +38,7 @@ def file_name(step: int) -> str:
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, file) of every checkpoint in a folder, newest first."""
+    """Return (step, file) for every checkpoint in a folder, newest first."""
     if not folder.is_dir():
         return []
     found = ((_NAME.match(p.name), p) for p in folder.iterdir())
@@ -46,7 +46,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises CheckpointError naming the file where it is damaged or none of ours."""
+    """Read a checkpoint. Raise CheckpointError if the file is damaged or was not written by sr-train."""
     try:
         content = read_torch(path)
     except TorchFileError as error:
@@ -55,10 +55,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of sr-train")
     step = content["global_step"]
     if not isinstance(step, int) or step < 0:
-        raise CheckpointError(f"{path}: says that it was written at step {step!r}")
+        raise CheckpointError(f"{path}: its global_step is {step!r}, expected an integer from 0 on")
     named = _NAME.match(path.name)
     if named is not None and int(named[1]) != step:
-        raise CheckpointError(f"{path}: was written at step {step}: it is another run's, or was renamed")
+        raise CheckpointError(f"{path}: was written at step {step}: it belongs to another run or was renamed")
     return Checkpoint(path, step, content)
 
 
@@ -72,15 +72,15 @@ def first_line(error: BaseException) -> str:
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], object]) -> Checkpoint | None:
-    """The newest checkpoint that can be read; damaged ones are named through ``say`` and passed over."""
+    """Return the newest checkpoint that can be read; print a line through ``say`` for each damaged one."""
     files = list_checkpoints(folder)
     for _, path in files:
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            say(f"{error}; falling back to the one before")
+            say(f"{error}; the checkpoint before it is tried")
     if files:
         raise CheckpointError(
-            f"{folder}: none of the {len(files)} checkpoints can be read; resume=never starts afresh, keeping this folder aside"
+            f"{folder}: no checkpoint can be read ({len(files)} tried); resume=never renames the folder and starts from scratch"
         )
     return None

@@ -1,4 +1,4 @@
-"""One run folder, one run: a lock that ends with its process, however that ends."""
+"""Lock of a run's folder, held by one process at a time and released when that process ends for any reason."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ except ImportError:  # Windows
 
 fcntl: ModuleType | None = _fcntl
 
-PATIENCE = 15.0  # seconds: the loader workers of a killed run may outlive it a little
+PATIENCE = 15.0  # seconds: the loader workers of a killed run may end a little later than the run
 
-HEARTBEAT = 10.0  # seconds between the signs of life of a holder, where the file system has no locks
+HEARTBEAT = 10.0  # seconds between two heartbeats of a holder, on a file system without locks
 
-_MISSED = 3  # signs of life: a holder that missed so many counts as ended
+_MISSED = 3  # heartbeats: a holder that missed more counts as ended
 
-_FREE = "free"  # content of a claim that was given back
+_FREE = "free"  # content of a released claim
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -44,16 +44,16 @@ def _who(token: str = "") -> str:
 
 
 def lock_file(run_folder: Path) -> Path:
-    """The lock stands beside the run's folder, so that the folder can be moved while it is held."""
+    """Lock file of a run; it is next to the run's folder, so that the folder can be moved while the lock is held."""
     return run_folder.parent / f".{run_folder.name}.lock"
 
 
 @contextmanager
 def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold a run's lock. Raises FileExistsError naming the holder where another process keeps it for ``patience`` seconds.
+    """Hold a run's lock. Raise FileExistsError with the holder's name if another process keeps it for ``patience`` seconds.
 
-    An fcntl record lock belongs to this process alone: it is not inherited by loader workers, which outlive a kill -9 by
-    a second. Where the file system has no locks, numbered claims decide (:func:`_claim`).
+    An fcntl record lock belongs to this process alone. Loader workers, which end about a second after a kill -9, do not inherit
+    it. On a file system without locks, numbered claims are used (:func:`_claim`).
     """
     path = lock_file(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _refuse(path: Path, run_folder: Path, seen: str = "") -> FileExistsError:
     except (OSError, ValueError, KeyError, TypeError):
         holder = "another process"
     return FileExistsError(
-        f"{run_folder}: is being written by {holder}{seen}; wait for it, stop it, or give another name=..."
+        f"{run_folder}: is being written by {holder}{seen}; wait until it ends, stop it, or give another name=..."
     )
 
 
@@ -101,7 +101,7 @@ def _record_lock(handle: int, path: Path, run_folder: Path, patience: float) -> 
 
 
 def _newest(path: Path) -> int:
-    """Return the highest number of a lock's claims; 0 where there is none."""
+    """Return the highest number of a lock's claims; 0 if there is none."""
     numbered = re.compile(rf"{re.escape(path.name)}\.(\d+)")
     return max((int(m[1]) for p in path.parent.iterdir() if (m := numbered.fullmatch(p.name))), default=0)
 
@@ -111,17 +111,17 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def _write(handle: int, text: str) -> None:
-    """Write by an open handle: the file system, not this host, dates the file."""
+    """Write through an open handle; the file system, not this host, sets the file's time."""
     os.lseek(handle, 0, os.SEEK_SET)
     os.write(handle, text.encode())
     os.fsync(handle)
 
 
 def _age(claim: Path) -> float | None:
-    """Return the seconds since a claim's last sign of life; None for a claim that was given back or removed.
+    """Return the seconds since a claim's last heartbeat; None for a claim that was released or removed.
 
-    Both times are the file system's: the clocks of two hosts may differ by more than a claim may be old. A file that is
-    opened shows its newest time even where a network's file system caches times.
+    Both times are the file system's, because the clocks of two hosts may differ by more than the maximum age of a claim. The
+    file is opened, because a network file system may return a cached time for a file that is not open.
     """
     try:
         with claim.open("rb") as file:
@@ -136,7 +136,7 @@ def _age(claim: Path) -> float | None:
 
 
 def _take(path: Path, number: int, text: str) -> int | None:
-    """Create a claim and return its handle; None where another process has this number or a higher one."""
+    """Create a claim and return its handle; None if another process has this number or a higher one."""
     claim = _numbered(path, number)
     try:
         handle = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -162,18 +162,18 @@ def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int,
             if handle is not None:
                 return newest + 1, handle
         elif time.monotonic() > deadline:
-            seen = f" (last sign of life {max(age, 0):.0f} s ago; after {limit:.0f} s it counts as ended)"
+            seen = f" (last heartbeat {max(age, 0):.0f} s ago; after {limit:.0f} s it counts as ended)"
             raise _refuse(_numbered(path, newest), run_folder, seen)
         time.sleep(0.05)
 
 
 @contextmanager
 def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
-    """Hold a lock where the file system has none, by its newest numbered claim: a file that only one process can create.
+    """Hold a lock on a file system without locks: the newest numbered claim, a file that only one process can create.
 
-    The next number is free to be claimed once the newest claim was given back, or shows no sign of life any more. Processes
-    that try it at once try the same number, and one of them creates it. A process that looked long ago may create a number
-    that was given back and removed since; it then finds a higher one, because the newest claim is never removed.
+    The next number may be claimed when the newest claim was released or its heartbeat has stopped. Processes that try this at
+    the same time try the same number, and only one of them creates the file. A process that listed the claims long ago may
+    create a number that was released and removed since. It then finds a higher one, because the newest claim is never removed.
     """
     text = _who(uuid.uuid4().hex)
     number, handle = _win(path, run_folder, patience, text)
@@ -195,14 +195,16 @@ def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
 
 
 def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event) -> None:
-    """Show signs of life by the claim's own handle, which is never another process's claim.
+    """Write heartbeats through the claim's own handle, which never refers to the claim of another process.
 
-    A process that was suspended for long may have lost its claim. It is stopped, because two must not write.
+    A process that was suspended for a long time may have lost its claim. It is stopped, because only one process may write.
     """
     while not done.wait(HEARTBEAT):
-        with suppress(OSError):  # a network that is away for a moment
+        with suppress(OSError):  # the network may fail for a moment
             _write(handle, text)
             if _newest(path) > number:
-                sys.stderr.write(f"{path}: another process took this run over, as this one showed no sign of life\n")
+                sys.stderr.write(
+                    f"{path}: another process took over this run: the heartbeat of this process had stopped\n"
+                )
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

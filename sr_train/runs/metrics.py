@@ -1,4 +1,4 @@
-"""Reading of a stage's metrics.csv."""
+"""Reader of a stage's metrics.csv."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADER = ("step", "name", "value")
 
 
 def read_rows(path: Path) -> list[tuple[int, str, str]]:
-    """Rows of a ``metrics.csv``, half a last line left out."""
+    """Return the rows of a ``metrics.csv``; an incomplete last line is skipped."""
     if not path.exists():
         return []
     rows = []
@@ -23,5 +23,5 @@ def read_rows(path: Path) -> list[tuple[int, str, str]]:
 
 
 def rows_text(rows: Iterable[tuple[Any, ...]]) -> str:
-    """Rows of three values as lines of CSV."""
+    """Format rows of three values as lines of CSV."""
     return "".join(f"{a},{b},{c}\n" for a, b, c in rows)

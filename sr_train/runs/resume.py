@@ -1,4 +1,4 @@
-"""The config that a stage was begun with, and the check that the stage may continue with another config and other data."""
+"""Config of a started stage, and the check that the stage may continue with the present config and data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sr_train.config.folders import present_path
 from sr_train.files import write_bytes
 from sr_train.runs.checkpoints import list_checkpoints
 
-#: What may change between two sittings of a run, each with all that stands below it; everything else makes another run.
-#: Data and source weights are compared by their contents (``fingerprint``), not by their paths. Of Lightning's Trainer stay
-#: those arguments that decide about the weights: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and
-#: deterministic, which promises that a GPU gives the same again.
+#: Keys, each with all keys below it, that may change when a run is resumed. A change of any other key needs another run.
+#: Data and source weights are compared by content (``fingerprint``), not by path. The arguments of Lightning's Trainer that
+#: affect the weights may not change: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and deterministic,
+#: which makes a GPU's results reproducible.
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
     "paths", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
@@ -35,11 +35,11 @@ _STEPS = "trainer.max_steps"
 
 
 class ChangedError(ValueError):
-    """A run was begun with another config or other data."""
+    """Error for a run that was started with another config or other data."""
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}; empty lists and mappings stay."""
+    """Flatten a config: {"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}; empty lists and mappings are kept."""
     if isinstance(value, Mapping) and value:
         return {
             k: v
@@ -52,12 +52,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _free(key: str) -> bool:
-    """A flat key may change, because it or what it stands below is in ``FREE``."""
+    """Return true if ``FREE`` contains a flat key or a key above it."""
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
 
 
 def fingerprint(sources: Sequence[Any]) -> list[str]:
-    """One digest a training source, of its images' names and sizes: paths may change, the images may not."""
+    """Return one digest per training source, of the names and sizes of its images; paths are not included."""
     digests = []
     for pairs in sources:
         digest = hashlib.blake2b(digest_size=8)
@@ -69,7 +69,7 @@ def fingerprint(sources: Sequence[Any]) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """What a bit-for-bit resume also needs to be equal."""
+    """Return the versions and machine properties that must also be equal for a bit-for-bit resume."""
     return {
         "torch": str(torch.__version__),
         "lightning": version("lightning"),
@@ -79,13 +79,13 @@ def environment() -> dict[str, Any]:
 
 
 def describe(config: Mapping[str, Any], sources: Sequence[Any], weights: Sequence[Any]) -> dict[str, Any]:
-    """What ``config.yaml`` of a stage holds."""
+    """Return the content of a stage's ``config.yaml``."""
     data = {"sources": fingerprint(sources), "weights": list(weights)}
     return {**config, "fingerprint": data, "environment": environment()}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` of everything that may not change."""
+    """Return ``key: old -> new`` for every difference that is not allowed."""
     a, b = flatten(old), flatten(new)
     lines = []
     for key in dict.fromkeys([*a, *b]):
@@ -97,7 +97,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _with_new_paths(value: Any) -> Any:
-    """Return a config in which classes that were moved have their present paths."""
+    """Return a config in which moved classes have their present paths."""
     if isinstance(value, Mapping):
         return {k: _with_new_paths(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -108,22 +108,20 @@ def _with_new_paths(value: Any) -> Any:
 
 
 def _show(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], default=str) if key in flat else "(not there)"
+    return json.dumps(flat[key], default=str) if key in flat else "(missing)"
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """A stage's ``config.yaml``, or None. Raises ChangedError where it cannot be read."""
+    """Return the content of a stage's ``config.yaml``, or None. Raise ChangedError if it cannot be read."""
     path = folder / "config.yaml"
     if not path.exists():
         return None
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
     except (YAMLError, OSError, ValueError) as error:
-        raise ChangedError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); resume=force writes it anew"
-        ) from None
+        raise ChangedError(f"{path}: cannot be read ({str(error).splitlines()[0]}); resume=force replaces it") from None
     if not isinstance(loaded, dict):
-        raise ChangedError(f"{path}: is not a config; resume=force writes it anew")
+        raise ChangedError(f"{path}: is not a config; resume=force replaces it")
     return {str(k): _with_new_paths(v) for k, v in loaded.items()}
 
 
@@ -134,44 +132,44 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
-    """Compare a stage with the one begun in its folder; returns notes for the user.
+    """Compare a stage with the one started in its folder; return notes for the user.
 
-    Raises ChangedError with every difference and the remedies, unless ``force``.
+    Raise ChangedError with every difference and the remedies, unless ``force`` is set.
     """
     begun = (folder / "weights.safetensors").exists() or bool(list_checkpoints(folder / "checkpoints"))
-    if not begun:  # it failed before its first checkpoint: there is nothing to protect
+    if not begun:  # it failed before its first checkpoint, so nothing can be lost
         return []
     try:
         old = read_config(folder)
         if not old:
             raise ChangedError(
-                f"{folder / 'config.yaml'}: is missing or empty, though the run was begun; resume=force goes on"
+                f"{folder / 'config.yaml'}: is missing or empty, but the stage has started; resume=force continues it"
             )
     except ChangedError:
         if not force:
             raise
-        return ["continues without the config it was begun with"]
+        return ["continues without the config that it was started with"]
     lines = differences(old, new)
     before, now = flatten(old).get(_STEPS), flatten(new).get(_STEPS)
     if isinstance(before, int) and isinstance(now, int) and now < before and (folder / "weights.safetensors").exists():
-        lines.append(f"{_STEPS}: {before} -> {now} (it can be extended, not shortened: the stage is complete)")
+        lines.append(f"{_STEPS}: {before} -> {now} (a finished stage can be extended, not shortened)")
     if lines and not force:
         shown = "\n  ".join(lines)
         raise ChangedError(
-            f"{folder}: was begun otherwise:\n  {shown}\n"
-            "name=OTHER begins another run; resume=force continues this one all the same; "
-            "resume=never moves it aside and begins anew"
+            f"{folder}: was started with another config or other data:\n  {shown}\n"
+            "name=OTHER starts another run; resume=force continues this one with the differences; "
+            "resume=never renames the folder and starts from scratch"
         )
-    notes = [f"continues though {line}" for line in lines]
+    notes = [f"continues with a difference: {line}" for line in lines]
     old_env, new_env = old.get("environment") or {}, new["environment"]
     changed = [f"{k} {old_env[k]} -> {v}" for k, v in new_env.items() if k in old_env and old_env[k] != v]
     if changed:
-        notes.append(f"not bit for bit what an undisturbed run gives: {', '.join(changed)}")
+        notes.append(f"not bit for bit equal to an uninterrupted run: {', '.join(changed)}")
     return notes
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Rename a folder to the first free ``NAME.old-N``; returns the new name."""
+    """Rename a folder to the first free ``NAME.old-N``; return the new path, or None if there is no folder."""
     if not folder.exists():
         return None
     n = 1

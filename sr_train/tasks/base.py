@@ -1,4 +1,4 @@
-"""What all tasks share: the network and its EMA, the rate, refusing bad steps, scoring. One training_step call is one step."""
+"""Base class of tasks: network and EMA, learning rate, refused steps, scores."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from sr_train.tasks.guard import Guard
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
 
-_LOOK = 100  # steps between looks at a network's alarm, which wait for the device
+_LOOK = 100  # steps between two reads of a network's alarm; a read waits for the device
 
 
 def ema_update(decay: float) -> Callable[..., None]:
-    """Averaging for ``AveragedModel``: decay warmed up as min(decay, (1 + t) / (10 + t)), t updates so far.
+    """Averaging function for ``AveragedModel`` with the decay min(decay, (1 + t) / (10 + t)) after t updates.
 
-    Without the warm-up a network of a few hundred steps is scored by an average that is mostly its random start.
+    Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
     """
 
     @torch.no_grad()
@@ -48,10 +48,10 @@ def ema_update(decay: float) -> Callable[..., None]:
 
 
 def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
-    """Return the EMA of a network. Raises ValueError where the network cannot be copied.
+    """Return the EMA of a network. Raise ValueError if the network cannot be copied.
 
-    ``nn.utils.weight_norm`` keeps the weight it computes as an attribute, with the graph behind it, which cannot be copied; it
-    is computed anew before every use.
+    ``nn.utils.weight_norm`` keeps its computed weight as an attribute with a graph, which cannot be copied. The attribute is
+    detached here; it is computed again before every use.
     """
     for module in network.modules():
         for name, value in vars(module).items():
@@ -67,11 +67,11 @@ def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Keep only the input of each block (``checkpoint_unit``) for the backward pass; returns how many there are."""
+    """Keep only the input of each block (``checkpoint_unit``) for the backward pass; return the number of blocks."""
     blocks = contract.checkpoint_units(network)
     if not blocks:
         raise ValueError(
-            f"task.recompute=true: {type(network).__name__} marks no blocks (checkpoint_unit) to recompute"
+            f"task.recompute=true: {type(network).__name__} has no blocks marked with checkpoint_unit; leave it out"
         )
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
@@ -79,8 +79,9 @@ def recompute_activations(network: nn.Module) -> int:
 
 
 class SRTask(L.LightningModule):
-    """Base of all tasks. Subclasses write ``training_step``; those with a second network extend ``networks`` and
-    ``parameter_groups``.
+    """Base class of all tasks. One call of ``training_step`` handles one micro-batch.
+
+    Subclasses define ``training_step``. Subclasses with a second network extend ``networks`` and ``parameter_groups``.
 
     Args:
         model: the network, as :mod:`sr_train.models.contract` describes it.
@@ -89,13 +90,15 @@ class SRTask(L.LightningModule):
 
     __signature__: ClassVar[inspect.Signature]
     shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
-    uses_all = True  #: whether every step uses every parameter; else ddp has to look for those it does not
+    uses_all = True  #: every step uses every parameter; if false, ddp has to find the unused ones
 
     def __init__(self, *, model: nn.Module, **options: Any) -> None:
         super().__init__()
         branches = contract.branches(model)
         if self.uses_all and len(branches) > 1:
-            raise ValueError(f"{type(model).__name__} has branches for scales {list(branches)}: give task=multiscale")
+            raise ValueError(
+                f"{type(model).__name__} has branches for the scales {list(branches)}: give task=multiscale"
+            )
         self.options = Options(**options)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         decay = self.options.ema
@@ -107,51 +110,51 @@ class SRTask(L.LightningModule):
         freeze(self.model, self.options.trainable)
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
-        split(self.model, self._scales)  # what is wrong with it is said now
+        split(self.model, self._scales)  # raises errors of task.rate_scale now
         self.rate = self.options.rate
         self.protocols = get_protocols(self.options.protocols)
         self.guard = Guard(self.options.patience)
-        self.numbers: dict[str, torch.Tensor] = {}  #: of the newest step, by name, for the logs
-        self.events: list[tuple[str, str]] = []  #: (what, which keys) since they were last written down
+        self.numbers: dict[str, torch.Tensor] = {}  #: numbers of the newest step by name, for the logs
+        self.events: list[tuple[str, str]] = []  #: (event, keys of the images) that are not yet written to events.csv
         self._alarmed = False
         self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """State all keywords of the constructor, by which keys of YAML are checked: ``**options`` alone names none."""
+        """Set ``__signature__`` to all keywords of the constructor; keys of YAML are checked against it."""
         super().__init_subclass__(**kwargs)
         cls.__signature__ = joined([*cls.__mro__[: cls.__mro__.index(SRTask) + 1], Options])
 
     @property
     def refused(self) -> int:
-        """Steps refused so far."""
+        """Number of steps refused so far."""
         return self.guard.refused
 
-    # -- the network that counts ---------------------------------------------------------------------------------
+    # -- evaluated network ---------------------------------------------------------------------------------------
 
     def averaged(self) -> nn.Module:
-        """The network that is evaluated and exported: the EMA where there is one."""
+        """Return the network that is evaluated and exported: the EMA if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def evaluated(self, scale: int) -> nn.Module:
-        """The network that counts, for images of ``scale``; where it has several, the branch."""
+        """Return the evaluated network for images of ``scale``; for a network with several scales, the branch."""
         return self.averaged()
 
     def progress(self) -> dict[str, torch.Tensor]:
-        """What the progress display shows, by name."""
+        """Return the numbers of the progress display by name."""
         return {k: self.numbers[f"train/{k}"] for k in self.shown if f"train/{k}" in self.numbers}
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W], by the network being trained."""
+        """Run the trained network: [B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W]."""
         return self.model(lr)
 
     # -- optimization --------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
-        """What a step changes."""
+        """Return the networks that a step changes."""
         return [self.model]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, each group with the ``suffix`` of its names in logs, by which its rate is found."""
+        """Return the optimizer's parameter groups; ``suffix`` identifies a group in logs and in :meth:`rate_of`."""
         groups = [(self._suffixes.get(glob, ""), chosen) for glob, chosen in split(self.model, self._scales)]
         return [{"params": chosen, "lr": self.rate_of(suffix, 0), "suffix": suffix} for suffix, chosen in groups]
 
@@ -161,12 +164,12 @@ class SRTask(L.LightningModule):
         return [[names[parameter] for parameter in group["params"]] for group in self.parameter_groups()]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """The rate of a parameter group: of the task as it is now, not of the checkpoint that the group came with."""
+        """Return the rate of a parameter group, computed from the present options and not from a checkpoint."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
         return self.rate * factors.get(suffix, 1.0) * self.options.curve(step)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimizer over :meth:`parameter_groups`."""
+        """Build one optimizer for :meth:`parameter_groups`."""
         return self.options.optimizer(self.parameter_groups(), lr=self.rate)
 
     def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -176,7 +179,7 @@ class SRTask(L.LightningModule):
                 group["lr"] = self.rate_of(group["suffix"], self.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The rate is a function of the step; the keys are kept in case the step must be refused."""
+        """Set the rate, clear the gradients before a step's first micro-batch, and keep the keys for the guard."""
         self.set_rate(self.trainer.optimizers)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
             for network in self.networks():
@@ -184,9 +187,9 @@ class SRTask(L.LightningModule):
         self.guard.begin(batch, self.networks())
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
-        """Keep a micro-batch's loss for the guard and its parts for the logs; returns the loss.
+        """Keep a micro-batch's loss for the guard and its parts for the logs; return the loss.
 
-        Raises ValueError for a loss that is no single number, or that no gradient can be taken of.
+        Raise ValueError for a loss that is not a single number or has no gradient.
         """
         if loss.ndim or not loss.requires_grad:
             have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
@@ -194,12 +197,12 @@ class SRTask(L.LightningModule):
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
         self.guard.see(loss)
-        told = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
-        self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **told, **numbers}.items()})
+        own = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
+        self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse the step where loss or gradient is not finite: without gradients the optimizer changes nothing."""
+        """Refuse the step if its loss or gradient is not finite: without gradients the optimizer changes nothing."""
         norms = {
             f"train/grad_norm{group.get('suffix', '')}": get_total_norm(
                 [p.grad for p in group["params"] if p.grad is not None]
@@ -225,7 +228,7 @@ class SRTask(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """``trainer.gradient_clip_val``, each network by its own norm: one's large gradient must not stop another."""
+        """Clip each network by its own norm, so that a large gradient of one does not reduce the step of another."""
         if not gradient_clip_val:
             return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
@@ -239,7 +242,7 @@ class SRTask(L.LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step, and at once its average: a checkpoint or a validation after step t holds the EMA of t steps."""
+        """Take one step and update the EMA, so that checkpoints and validations after step t use the EMA of t steps."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.ema is not None and not self.guard.in_a_row:
             self.ema.update_parameters(self.model)
@@ -247,23 +250,23 @@ class SRTask(L.LightningModule):
         self._listen()
 
     def _listen(self) -> None:
-        """Warn once a run of what the network finds alarming."""
-        step = self.global_step + 1  # Lightning counts it when this is over
+        """Print the alarm of the network as a warning, once per run."""
+        step = self.global_step + 1  # Lightning counts the step after this hook
         if self._alarmed or step % _LOOK or not isinstance(self.model, contract.Watched):
             return
-        said = self.model.alarm()
-        if said is not None:
+        alarm = self.model.alarm()
+        if alarm is not None:
             self._alarmed = True
             if self.trainer.is_global_zero:
-                warnings.warn(f"step {step}: {said}", stacklevel=2)
+                warnings.warn(f"step {step}: {alarm}", stacklevel=2)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters, whether the alarm was given, and which parameters the optimizer's state is of."""
+        """Add the guard's counters, the flag of the alarm, and the names of the optimizer's parameters."""
         checkpoint["trained"] = self.trained()
         checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters, and whether the alarm was given."""
+        """Restore the guard's counters and the flag of the alarm."""
         guard = checkpoint.get("guard", {})
         self.guard.load_state_dict(guard)
         self._alarmed = bool(guard.get("alarmed", False))
@@ -271,9 +274,9 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
-        """One whole image by the network that counts, in fp32: its LR, or its window, -> [C, H, W] in [0, 1], on the CPU.
+        """Upscale one whole image with the evaluated network in fp32: its LR or window -> [C, H, W] in [0, 1], on the CPU.
 
-        In tiles where it does not fit into memory. Raises MemoryFullError where not even they do.
+        Tiles are used if the image does not fit into memory. Raise MemoryFullError if no tile fits.
         """
         network = self.evaluated(image.scale)
         training = network.training
@@ -284,5 +287,5 @@ class SRTask(L.LightningModule):
             network.train(training)
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
-        """Scores of one image by protocol."""
+        """Return the scores of one image by protocol."""
         return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centred or not p.centre}

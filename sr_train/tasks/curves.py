@@ -1,4 +1,4 @@
-"""Learning-rate curves as pure functions of the step: nothing to save, nothing to restore, exact at any resume."""
+"""Learning-rate schedules as pure functions of the step: they have no state, so a resume is exact."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch import nn
 
 
 class Curve(Protocol):
-    """Step (0 is the first) -> factor of the group's base rate."""
+    """Schedule: step (0 is the first) -> factor of the group's base rate."""
 
     def __call__(self, step: int) -> float:
-        """The factor at ``step``."""
+        """Return the factor at ``step``."""
         ...
 
 
 class Constant:
-    """The base rate throughout."""
+    """Constant rate: the factor is 1."""
 
     def __call__(self, step: int) -> float:  # noqa: D102 - see Curve
         return 1.0
 
 
 class MultiStep:
-    """Times ``gamma`` from each milestone on: EDSR halves at 200k, ESRGAN's GAN stage at 50k, 100k, 200k, 300k.
+    """Multiplication by ``gamma`` at each milestone: EDSR at 200k, ESRGAN's GAN stage at 50k, 100k, 200k and 300k.
 
     Args:
-        milestones: steps, rising.
+        milestones: steps in increasing order.
         gamma: factor at each.
     """
 
     def __init__(self, *, milestones: Sequence[int], gamma: float = 0.5) -> None:
         if list(milestones) != sorted(set(milestones)) or any(m < 1 for m in milestones):
-            raise ValueError(f"curve.milestones={list(milestones)} must be rising steps, from 1 on")
+            raise ValueError(f"curve.milestones={list(milestones)} must be increasing steps from 1 on")
         self.milestones = list(milestones)
         self.gamma = gamma
 
@@ -44,11 +44,11 @@ class MultiStep:
 
 
 class CosineRestarts:
-    """Cosine from weight to floor in each period, then again (SGDR, Loshchilov and Hutter 2017), as EDVR trains.
+    """Cosine from weight to floor in each period (SGDR, Loshchilov and Hutter 2017), used by EDVR.
 
     Args:
-        periods: lengths in steps; after the last the rate stays at the floor.
-        weights: the factor each period starts from; 1 for all when not given.
+        periods: lengths in steps; after the last period the rate stays at the floor.
+        weights: factor at the start of each period; default: 1 for all.
         floor: lowest factor (BasicSR's eta_min divided by the base rate).
     """
 
@@ -56,7 +56,8 @@ class CosineRestarts:
         weights = [1.0] * len(periods) if weights is None else list(weights)
         if not periods or any(p < 1 for p in periods) or len(weights) != len(periods):
             raise ValueError(
-                f"curve.periods={list(periods)} and curve.weights={weights} must be equally many, from 1 on"
+                f"curve.periods={list(periods)} and curve.weights={weights}: expected lists of the same length, with "
+                "periods from 1 on"
             )
         self.periods = list(periods)
         self.weights = weights
@@ -71,9 +72,9 @@ class CosineRestarts:
 
 
 def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
-    """Check that a curve of periods lasts for all steps of a stage, as the rate stays at the floor after them.
+    """Check that the periods of a schedule cover all steps of a stage; after them the rate would stay at the floor.
 
-    Raises ValueError with the sum and with the periods that fill the stage.
+    Raise ValueError with the sum and with periods that cover the stage.
     """
     if not isinstance(curve, CosineRestarts) or (missing := steps - sum(curve.periods)) <= 0:
         return
@@ -83,7 +84,7 @@ def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
         longer += f" {key}.weights=[{_listed([*curve.weights, curve.weights[-1]])}]"
     raise ValueError(
         f"{given}: periods sum to {sum(curve.periods)}, trainer.max_steps={steps}: the rate would stay at the floor for the "
-        f"last {missing} steps; give {longer} (and resume=force where the stage has begun), or "
+        f"last {missing} steps; give {longer} (and resume=force if the stage has started), or "
         f"trainer.max_steps={sum(curve.periods)}"
     )
 
@@ -99,10 +100,10 @@ def try_optimizer(
     rate: float,
     device: torch.device,
 ) -> None:
-    """Build an optimizer as a run does, and let another one of the same arguments take a step.
+    """Build an optimizer as a run does, and take a step with another one that has the same arguments.
 
-    The first gets parameters of the real shapes which share one number each, so that it costs no memory; the second gets
-    parameters of one number on ``device``. Raises what the optimizer raises.
+    The first gets parameters with the real shapes, expanded from one number each to save memory. The second gets parameters of
+    one number on ``device``. Errors of the optimizer are not caught.
     """
     make(_stand_ins(groups, torch.device("cpu"), full=True), lr=rate)
     small = _stand_ins(groups, device, full=False)

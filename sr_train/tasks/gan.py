@@ -1,4 +1,4 @@
-"""GAN training (SRGAN, ESRGAN): generator and discriminator in one step, by one optimizer of two parameter groups."""
+"""GAN training (SRGAN, ESRGAN): generator and discriminator in one step, with one optimizer of two parameter groups."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _WINDOW = 200  # steps that the discriminator's accuracy is averaged over
 _WON = 0.99
 
 _REMEDIES = (
-    "It tells G little from here on. What usually helps: a lower task.discriminator_rate (a tenth of task.rate), a larger "
-    "loss.weights.adversarial, more or more varied data, or a generator that was trained longer before (init.stage)"
+    "Its gradient is of little use to the generator now. Try a lower task.discriminator_rate (a tenth of task.rate), a larger "
+    "loss.weights.adversarial, more varied data, or a generator that was pretrained longer (init.stage)"
 )
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Generator[None, None, None]:
-    """Graphs built inside carry gradients through ``network`` but not to its parameters."""
+    """Freeze the parameters of ``network``: graphs built inside pass gradients through it, but not to its parameters."""
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -39,23 +39,23 @@ def frozen(network: nn.Module) -> Generator[None, None, None]:
 
 
 class GANTask(SRTask):
-    """Trains a generator against a discriminator: both move once a step, from the same generated images.
+    """Training of a generator G against a discriminator D: both are updated once per step, on the same generated images.
 
-    That is a simultaneous update, bit for bit what two optimizers give that step one after the other on one batch
-    (``tests/tasks/test_gan.py``). As one automatic optimizer it counts once in every counter, and accumulation, clipping
-    and plain ddp work; two in Lightning's manual form count each step twice, and forbid all three. One backward pass over
-    the sum of both losses needs the graphs of G, of the features and of D three times at once: at the sizes of
-    ``esrgan_x4`` 6 % more memory than one loss after the other (``scripts/bench/gan_memory.py``).
+    The update is simultaneous and bit for bit equal to two optimizers that step one after the other on one batch
+    (``tests/tasks/test_gan.py``). With one automatic optimizer a step is counted once, and accumulation, clipping and plain
+    ddp work. Two optimizers in Lightning's manual mode count each step twice and exclude all three. One backward pass over the
+    sum of both losses keeps the graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this
+    needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
 
-    Under accumulation a relativistic loss sees its averages over a micro-batch, as BatchNorm does; over several devices
-    BatchNorm's are local unless ``trainer.sync_batchnorm=true``.
+    With accumulation, the averages of a relativistic loss and of BatchNorm are over a micro-batch. On several devices the
+    averages of BatchNorm are local unless ``trainer.sync_batchnorm=true``.
 
     Args:
-        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage; saved in checkpoints only.
+        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage, saved only in checkpoints.
         loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
-        discriminator_rate: base learning rate of D; ``None`` for G's.
-        discriminator_curve: of D's rate; ``None`` for G's.
-        options: the others of :class:`~sr_train.tasks.base.SRTask`, of the generator G. D trains as a whole.
+        discriminator_rate: base learning rate of D; default: that of G.
+        discriminator_curve: schedule of D's rate; default: that of G.
+        options: arguments of :class:`~sr_train.tasks.base.SRTask`; they apply to G. All parameters of D are trained.
     """
 
     shown = ("pixel", "perceptual", "adversarial", "discriminator", "accuracy")
@@ -80,47 +80,47 @@ class GANTask(SRTask):
         self.loss: AdversarialLoss = loss
         self.discriminator_rate = self.rate if discriminator_rate is None else discriminator_rate
         self.discriminator_curve = self.options.curve if discriminator_curve is None else discriminator_curve
-        self._right: torch.Tensor | None = None  # D's accuracies of this window, summed
+        self._right: torch.Tensor | None = None  # sum of D's accuracies in this window
         self._seen = 0
         self._warned = False
 
     # -- optimization --------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
-        """G and D: what a step changes."""
+        """Return G and D."""
         return [self.model, self.discriminator]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """G's group, then D's."""
+        """Return the groups of G, then the group of D."""
         own = {"params": list(self.discriminator.parameters()), "lr": self.rate_of("_d", 0), "suffix": "_d"}
         return [*super().parameter_groups(), own]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """G's rate by its curve, D's by D's."""
+        """Return the rate of D for its suffix, else the rate of G."""
         if suffix == "_d":
             return self.discriminator_rate * self.discriminator_curve(step)
         return super().rate_of(suffix, step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step of both: G's loss with D frozen, plus D's loss with the generated images detached."""
+        """Return G's loss with D frozen plus D's loss with the generated images detached."""
         hr = to_float(batch["hr"])
         sr = self.model(to_float(batch["lr"])).float()
-        # Real and fake go through D apart, as everywhere: its BatchNorm must not average over both. D does not move before
-        # the end of the step, so that what it says of HR holds for both losses.
+        # Real and fake images go through D separately, because its BatchNorm must not average over both. D does not change
+        # before the end of the step, so its logits for HR are valid for both losses.
         real = self.discriminator(hr)
-        torch.clear_autocast_cache()  # where there is one, it holds D's parameters as cast above, whatever is frozen
+        torch.clear_autocast_cache()  # it may hold D's parameters as cast above, which ignores the freezing
         with frozen(self.discriminator):
-            said = real.detach() if self.loss.needs_real else None
-            g_loss, g_parts = self.loss.generator(sr, hr, real_logits=said, fake_logits=self.discriminator(sr))
+            logits = real.detach() if self.loss.needs_real else None
+            g_loss, g_parts = self.loss.generator(sr, hr, real_logits=logits, fake_logits=self.discriminator(sr))
         torch.clear_autocast_cache()
         d_loss, d_parts = self.loss.discriminator(real, self.discriminator(sr.detach()))
         self._watch(d_parts["accuracy"])
         return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts)
 
-    # -- whether D has won ---------------------------------------------------------------------------------------
+    # -- a discriminator that has won ----------------------------------------------------------------------------
 
     def _watch(self, accuracy: torch.Tensor) -> None:
-        """Warn once a run where D tells real from fake almost without fail. The device is waited for once a window."""
+        """Warn once per run if D separates real from fake almost without error. The device is read once per window."""
         if self._warned:
             return
         self._right = accuracy.detach() if self._right is None else self._right + accuracy.detach()
@@ -133,17 +133,17 @@ class GANTask(SRTask):
             self._warned = True
             if self.trainer.is_global_zero:
                 warnings.warn(
-                    f"step {self.global_step + 1}: the discriminator has won: over the last {_WINDOW} steps it was right about "
+                    f"step {self.global_step + 1}: the discriminator has won: over the last {_WINDOW} steps it was right for "
                     f"{mean:.1%} of the images. {_REMEDIES}",
                     stacklevel=2,
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters, and whether the warning was given."""
+        """Add the guard's counters and the flag of the warning."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["guard"]["warned"] = self._warned
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The guard's counters, and whether the warning was given."""
+        """Restore the guard's counters and the flag of the warning."""
         super().on_load_checkpoint(checkpoint)
         self._warned = bool(checkpoint.get("guard", {}).get("warned", False))

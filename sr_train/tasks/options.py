@@ -1,4 +1,4 @@
-"""Options that all tasks share, and the keywords that a task takes."""
+"""Options of all tasks, and the keywords of a task's constructor."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of every task, typed ``task.NAME=VALUE``. A new one is a field here and a line in ``conf/task/base.yaml``."""
+    """Options of every task (``task.NAME=VALUE``). To add one, add a field here and a line in ``conf/task/base.yaml``."""
 
     optimizer: OptimizerFactory
     """Called with (parameter groups, lr=rate)."""
     rate: float
     """Base learning rate."""
     curve: Curve
-    """Factor of the rate by step."""
+    """Schedule of the rate."""
     ema: float | None = 0.999
-    """Decay of the exponential moving average that is evaluated and exported; ``None`` turns it off."""
+    """Decay of the exponential moving average that is evaluated and exported; ``None`` disables it."""
     protocols: Sequence[str] = ("y", "rgb")
     """Names of the validation protocols, see :mod:`sr_train.metrics.protocol`."""
     patience: int = 10
-    """Steps in a row that may be refused for a loss or gradient that is not finite."""
+    """Number of refused steps in a row (loss or gradient not finite) that ends the run."""
     compile: bool = False
     """Run the network through ``torch.compile``."""
     recompute: bool = False
     """Activation checkpointing: less memory for one more forward pass."""
     trainable: Sequence[str] = ("*",)
-    """Globs on the names of the network's parameters; those that none matches are frozen."""
+    """Globs on the names of the network's parameters; parameters that match no glob are frozen."""
     rate_scale: Mapping[str, float] | None = None
-    """Glob -> factor of the rate of the parameters it matches, the first that does; ``None`` for none."""
+    """Glob -> factor of the rate for the parameters that it matches; the first matching glob is used."""
 
     def __post_init__(self) -> None:
         if not self.rate > 0:
@@ -50,7 +50,7 @@ class Options:
 
 
 def joined(classes: Iterable[type]) -> inspect.Signature:
-    """Return the keywords that constructors take together, annotations resolved: ``**options`` goes on to the next."""
+    """Return all keywords of a chain of constructors that pass ``**options`` on, with resolved annotations."""
     found: dict[str, inspect.Parameter] = {}
     for constructor in (vars(c)["__init__"] for c in classes if "__init__" in vars(c)):
         hints = hints_of(constructor)

@@ -1,4 +1,4 @@
-"""Which parameters a task trains, and at which rate: globs on their names, which must match something."""
+"""Selection of trained parameters and of their rates by globs on their names; a glob that matches nothing is an error."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def _matching(names: Iterable[str], glob: str) -> list[str]:
 
 
 def _nothing(glob: str, names: Sequence[str], key: str) -> ValueError:
-    """The error for a glob that matches no name, with what is close to it."""
+    """Return the error for a glob that matches no name, with similar names."""
     heads = list(dict.fromkeys(".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2)))
     stem = glob.strip("*").rstrip(".")
     tops = list(dict.fromkeys(name.partition(".")[0] for name in names))
     close = get_close_matches(stem, heads, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     shown = ", ".join(tops[:20]) + (", ..." if len(tops) > 20 else "")
-    return ValueError(f"{key}: {glob!r} matches no parameter{hint} (globs on names; they begin with {shown})")
+    return ValueError(f"{key}: {glob!r} matches no parameter{hint} (names of parameters begin with {shown})")
 
 
 def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
-    """Leave those parameters trainable that a glob of ``trainable`` matches; the others get no gradient.
+    """Freeze all parameters that no glob of ``trainable`` matches.
 
-    Raises ValueError for a glob that matches nothing, with near names.
+    Raise ValueError for a glob that matches nothing, with similar names.
     """
     if not trainable:
-        raise ValueError("task.trainable=[] leaves nothing to train; all is task.trainable=['*']")
+        raise ValueError("task.trainable=[] leaves nothing to train; give task.trainable=['*'] to train all parameters")
     parameters = dict(network.named_parameters())
     chosen: set[str] = set()
     for glob in trainable:
@@ -44,9 +44,9 @@ def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
 
 
 def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[str, list[nn.Parameter]]]:
-    """The trainable parameters by the first glob that matches their names: (glob, parameters), the rest under "", first.
+    """Group trainable parameters by the first glob that matches: (glob, parameters), the others first under "".
 
-    Raises ValueError for a factor that is not positive, and a glob that no parameter is left for.
+    Raise ValueError for a factor that is not positive, and for a glob that gets no parameter.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     left = dict(trained)
@@ -54,7 +54,7 @@ def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[st
     for glob, factor in rate_scale.items():
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 0:
             raise ValueError(
-                f"task.rate_scale: {glob!r}: {factor!r} is no positive number; task.trainable freezes parameters"
+                f"task.rate_scale: {glob!r}: {factor!r} is not a positive number; to freeze parameters use task.trainable"
             )
         found = _matching(left, glob)
         if not found and _matching((name for name, _ in network.named_parameters()), glob):
@@ -67,7 +67,7 @@ def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[st
 
 
 def suffixes(globs: Iterable[str]) -> dict[str, str]:
-    """A name for the logs for each glob: ``*dcn*`` -> ``_scaled_dcn``. Globs that look alike are numbered."""
+    """Return a name for each glob for the logs: ``*dcn*`` -> ``_scaled_dcn``. Equal names are numbered."""
     names: dict[str, str] = {}
     for glob in globs:
         name = f"_scaled_{re.sub(r'[^A-Za-z0-9]+', '_', glob).strip('_') or 'all'}"

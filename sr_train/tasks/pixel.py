@@ -1,4 +1,4 @@
-"""PSNR-oriented training: one network, one pixel loss."""
+"""PSNR-oriented training of one network with a pixel loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sr_train.tasks.base import SRTask
 
 
 class PixelTask(SRTask):
-    """Minimizes a pixel loss between the network's output and HR.
+    """Minimization of a pixel loss between the network's output and HR.
 
     Args:
         loss: (sr, hr), both [B, C, H, W] in [0, 1] -> scalar.
-        options: as :class:`~sr_train.tasks.base.SRTask` takes them, its network among them.
+        options: arguments of :class:`~sr_train.tasks.base.SRTask`, including ``model``.
     """
 
     def __init__(self, *, loss: nn.Module, **options: Any) -> None:
@@ -25,7 +25,7 @@ class PixelTask(SRTask):
         self.loss = loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step: the loss of a batch."""
+        """Return the loss of a batch."""
         sr = self.model(to_float(batch["lr"]))
         loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch["hr"]))
         return self.note(loss, **parts)

@@ -1,8 +1,8 @@
-"""Comparison of a checkpoint with the task that continues from it, before anything is changed."""
+"""Comparison of a checkpoint with the task that shall continue from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any
 
@@ -11,17 +11,17 @@ import torch
 from sr_train.runs.checkpoints import first_line
 from sr_train.tasks.base import SRTask
 
-# -- whether a checkpoint fits a task ----------------------------------------------------------------------------------
+# -- comparison --------------------------------------------------------------------------------------------------------
 
 
 def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Return what keeps a task from continuing from a checkpoint, one line for each key to type; empty where it fits.
+    """Return the differences that keep a task from continuing from a checkpoint, one line per key; empty if it fits.
 
-    Names and shapes of all tensors, and the optimizer's parameters, options and state, are compared.
+    The names and shapes of all tensors and the optimizer's parameters, options and state are compared.
     """
     problems = _tensor_misfits(content["state_dict"], task.state_dict())
     if any(not problem.startswith("task.ema") for problem in problems):
-        return problems  # the optimizer's state is that of other tensors as well
+        return problems  # the optimizer's state differs for the same reason
     try:
         problems += _optimizer_misfits(content, task)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -42,9 +42,9 @@ def _tensor_misfits(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.T
         key = _PARTS.get(part, "task")
         if not here or not there:
             holds, lacks = ("this command", "the checkpoint") if here else ("the checkpoint", "this command")
-            what = {"ema": "an EMA", "discriminator": "a discriminator"}.get(part, f"tensors {part}.*")
-            problems.append(f"{key.removesuffix('.*')}: {holds} has {what} ({_count(here or there)}), {lacks} has none")
-        elif part != "ema" or here.keys() ^ there.keys() == set():  # the EMA's names differ where the network's do
+            kind = {"ema": "an EMA", "discriminator": "a discriminator"}.get(part, f"tensors {part}.*")
+            problems.append(f"{key.removesuffix('.*')}: {holds} has {kind} ({_count(here or there)}), {lacks} has none")
+        elif part != "ema" or here.keys() ^ there.keys() == set():  # other names of the EMA: the network is reported
             wrong = list(_differing(there, here))
             if wrong and not (part == "ema" and problems):
                 problems.append(f"{key}: {_some(wrong, '; ')}")
@@ -56,12 +56,12 @@ def _differing(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
         if name not in saved:
             yield f"{name}: not in the checkpoint"
         elif name not in own:
-            yield f"{name}: in the checkpoint alone"
+            yield f"{name}: only in the checkpoint"
         elif saved[name].shape != own[name].shape:
-            yield f"{name}: {list(saved[name].shape)} in the checkpoint, {list(own[name].shape)} here"
+            yield f"{name}: {list(saved[name].shape)} in the checkpoint, {list(own[name].shape)} in this command"
 
 
-def _count(tensors: Mapping[str, Any]) -> str:
+def _count(tensors: Sized) -> str:
     return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}"
 
 
@@ -70,28 +70,28 @@ def _some(lines: Sequence[str], between: str = ", ") -> str:
 
 
 def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Compare the groups of the optimizer: what they are for, which parameters they hold, which options and state."""
+    """Compare the optimizer's groups: their suffixes, parameters, options and state."""
     (saved,), optimizer = content["optimizer_states"], task.configure_optimizers()
     there, here = saved["param_groups"], optimizer.param_groups
     if [g.get("suffix") for g in there] != [g.get("suffix") for g in here]:
         names = [[str(g.get("suffix")) or "(the others)" for g in groups] for groups in (there, here)]
         return [
-            f"task.rate_scale: the checkpoint has groups of parameters {', '.join(names[0])}; here are {', '.join(names[1])}"
+            f"task.rate_scale: the checkpoint has parameter groups {', '.join(names[0])}; this command {', '.join(names[1])}"
         ]
     problems, own = [], task.trained()
     trained = content.get("trained") or [
         [None] * len(g["params"]) for g in there
-    ]  # none in checkpoints of earlier versions
+    ]  # missing in checkpoints of earlier versions
     for names, before in zip(own, trained, strict=True):
         if len(names) != len(before) or (None not in before and names != before):
             apart = {
-                "in the checkpoint alone": [n for n in before if n is not None and n not in names],
-                "here alone": [n for n in names if n not in before] if None not in before else [],
+                "only in the checkpoint": [n for n in before if n is not None and n not in names],
+                "only in this command": [n for n in names if n not in before] if None not in before else [],
             }
             shown = "; ".join(
                 f"{where}: {_some([n.removeprefix('model.') for n in some])}" for where, some in apart.items() if some
             )
-            counts = f"{len(before)} tensors are trained in the checkpoint, {len(names)} here"
+            counts = f"{_count(before)} trained in the checkpoint, {len(names)} in this command"
             problems.append(f"task.trainable: {counts}{shown and f' ({shown})'}")
     options = [
         sorted(k for k in groups[0] if k not in ("params", "lr", "suffix", "initial_lr")) for groups in (there, here)
@@ -99,19 +99,19 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     states = [sorted(map(str, next(iter(saved["state"].values()), {}))), _state_of(optimizer)]
     if options[0] != options[1]:
         problems.append(
-            f"task.optimizer: the checkpoint's has options {', '.join(options[0])}; this one {', '.join(options[1])}"
+            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; this command {', '.join(options[1])}"
         )
     elif states[0] and states[1] is not None and states[0] != states[1]:
         problems.append(
-            f"task.optimizer: the checkpoint's keeps {', '.join(states[0])}; this one {', '.join(states[1]) or 'none'}"
+            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; this command {', '.join(states[1]) or 'none'}"
         )
     return problems
 
 
 def _state_of(optimizer: torch.optim.Optimizer) -> list[str] | None:
-    """Return what an optimizer keeps of a parameter, by a step without a gradient's effect; None where it cannot be told.
+    """Return the names of an optimizer's state for a parameter, found by a step at rate 0; None if the step fails.
 
-    For an optimizer that is thrown away afterwards; its parameters stay as they are.
+    The optimizer must not be used afterwards. Its parameters are not changed.
     """
     parameter = min((p for group in optimizer.param_groups for p in group["params"]), key=torch.Tensor.numel)
     before, gradient = parameter.detach().clone(), parameter.grad
@@ -119,7 +119,7 @@ def _state_of(optimizer: torch.optim.Optimizer) -> list[str] | None:
         group["lr"] = 0.0
     parameter.grad = torch.zeros_like(parameter)
     try:
-        with suppress(Exception):  # an optimizer of the user's own may want what is not there, e.g. a closure
+        with suppress(Exception):  # a user's optimizer may need more, e.g. a closure
             optimizer.step()
             return sorted(map(str, optimizer.state[parameter]))
         return None

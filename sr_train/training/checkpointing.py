@@ -1,4 +1,4 @@
-"""Checkpoints written during training, so that the newest complete one always remains."""
+"""Writing of checkpoints during training; the newest complete one always remains."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from sr_train.training.step_callback import StepCallback
 
 
 class StreamedCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint straight to its file. Lightning builds it in memory first, twice: as much again as the run takes.
+    """Checkpoint writer that streams to the file; Lightning's holds two copies of the checkpoint in memory.
 
-    The caller renames a finished file into place (:func:`sr_train.training.checkpointing.write_checkpoint`).
+    The caller renames the file when it is complete (:func:`write_checkpoint`).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write; OSError or RuntimeError where the disk is full."""
+        """Write a checkpoint. Raise OSError or RuntimeError if the disk is full."""
         with Path(path).open("wb") as file:
             torch.save(checkpoint, file)
 
 
 class Checkpoints(StepCallback):
-    """Writes a checkpoint every ``every`` steps, after everything else that happens at a step, and keeps the last ``keep``.
+    """Callback that writes a checkpoint every ``every`` steps, last of all in a step, and keeps the last ``keep``.
 
     Args:
         folder: ``checkpoints/`` of the stage.
-        every: steps.
-        keep: at least 2: the one before is there when the newest is damaged.
-        last: the step that the stage ends at.
-        written: called on rank 0 with the step of every checkpoint that is on the disk.
+        every: interval in steps.
+        keep: number of checkpoints to keep; at least 2, for the case that the newest one is damaged.
+        last: last step of the stage.
+        written: called on rank 0 with the step of every written checkpoint.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Checkpoints(StepCallback):
         self.saved = -1
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Save where it is time to."""
+        """Save if this step is due."""
         if step % self.every == 0 or step == self.last:
             self.save(trainer, step)
 
     def save(self, trainer: L.Trainer, step: int) -> None:
-        """Save now, unless this step is saved already."""
+        """Save now, unless this step has been saved."""
         if self.saved != step:
             path = write_checkpoint(
                 self.folder, step, self.keep, trainer.save_checkpoint, rank_zero=trainer.is_global_zero
@@ -77,9 +77,9 @@ class Checkpoints(StepCallback):
 def write_checkpoint(
     folder: Path, step: int, keep: int, save: Callable[[str], object], *, rank_zero: bool
 ) -> Path | None:
-    """Write ``step_NNN.ckpt`` by ``save(path)`` (called on every rank), then keep the newest ``keep``.
+    """Write ``step_NNN.ckpt`` with ``save(path)`` (called on every rank), then remove all but the newest ``keep``.
 
-    A disk that is full costs this checkpoint, not the run: a warning says so, and None is returned.
+    If the disk is full, print a warning and return None; training continues.
     """
     path, temporary = folder / file_name(step), folder / f".{file_name(step)}.part"
     try:
@@ -99,7 +99,9 @@ def write_checkpoint(
         if isinstance(error, RuntimeError) and "write" not in str(error) and "pos" not in str(error):
             raise
         temporary.unlink(missing_ok=True)
-        warnings.warn(f"{path}: NOT WRITTEN ({first_line(error)}); the run goes on, make room", stacklevel=2)
+        warnings.warn(
+            f"{path}: NOT WRITTEN ({first_line(error)}); the run continues; free some disk space", stacklevel=2
+        )
         return None
     for _, old in list_checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Check that a discriminator is built for the patches of its stage, and find what fits where it is not."""
+"""Check that a discriminator fits the patch size of its stage; find values that fit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sr_train.config.folders import options_of
 from sr_train.console import UsageError
 from sr_train.models import contract
 
-_SIDES = range(16, 513, 16)  # of HR patches, in which every discriminator has a size that it is built for
+_SIDES = range(16, 513, 16)  # sides of HR patches; every discriminator accepts at least one of them
 
 
 def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UsageError unless the discriminator is built for patches of the size that the data has, with what fits."""
+    """Raise UsageError, with values that fit, unless the discriminator accepts the HR patches of the data."""
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     side, size = scale * patch, spec.get("size")
-    wrong = f"task.discriminator.size={size}, but HR patches are of {side} px (scale {scale} x data.lr_patch {patch})"
+    wrong = f"task.discriminator.size={size}, but HR patches have {side} px (scale {scale} x data.lr_patch {patch})"
     if not isinstance(size, int) or size == side or not any(_fits(spec, s) for s in (size, *_SIDES)):
         try:
             _outline(spec)
@@ -49,9 +49,9 @@ def _fits(spec: Mapping[str, Any], side: int) -> bool:
 
 
 def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what can be typed so that the discriminator and HR patches are of one size, of what is built.
+    """Return sets of options with which the discriminator and the HR patches have one size.
 
-    Another patch or another size; where the discriminator is not built for the size, another one too.
+    A set changes the patch or the size; it changes the discriminator if that does not accept the size.
     """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     try:
@@ -75,7 +75,7 @@ def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _discriminators() -> dict[str, dict[str, Any]]:
-    """Discriminators of one size by the names of their options."""
+    """Return the discriminators with a fixed size by the names of their options."""
     found = {}
     for option in options_of("discriminator"):
         node = compose_config("train", ["task=gan", f"discriminator@task.discriminator={option}"]).task.discriminator

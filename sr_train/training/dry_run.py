@@ -1,4 +1,4 @@
-"""``check=true``: everything that a run will need, tried out in a minute, with nothing changed on disk."""
+"""``check=true``: test all parts of a run in about a minute, without changes on disk."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from sr_train.training.validation import naming_the_image
 from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.open import finished_file
 
-_STEPS, _SECONDS = 6, 20.0  # steps are timed until there are so many, or until so long
+_STEPS, _SECONDS = 6, 20.0  # limits of the timed steps
 
-_SIDE = 96  # LR pixels on which multiply-adds are counted
+_SIDE = 96  # side in LR pixels for counting multiply-adds
 
-_ROW = 40  # bytes of a row of metrics.csv, and of a number in TensorBoard's file
+_ROW = 40  # bytes of a row of metrics.csv and of a number in TensorBoard's file
 
 
 class Finding(NamedTuple):
-    """What a stage will take."""
+    """Time and disk space that a stage will need."""
 
     seconds: float
     bytes: int
 
 
 def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: int = 1280, height: int = 720) -> float:
-    """Multiply-adds of one forward pass for an output of ``width`` x ``height``, as the field's tables count them.
+    """Return the multiply-adds of one forward pass for an output of ``width`` x ``height``, counted as in papers.
 
-    Of a network of several scales, by the branch of ``scale``.
+    For a network with several scales, the branch of ``scale`` is counted.
     """
     try:
         work, out = _counted(model, scale, "meta")
@@ -58,7 +58,7 @@ def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: 
 
 
 def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[float, int]:
-    """Multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
+    """Return the multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
     with torch.device(device), torch.no_grad():
         network = build(model).eval()
         branch = network if scale is None else contract.branch(network, scale)
@@ -71,12 +71,12 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # Linux: the high-water mark of this process begins anew
+    with contextlib.suppress(OSError):  # Linux: reset the high-water mark of this process
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak(device: torch.device) -> tuple[int, str]:
-    """Peak memory in bytes since :func:`_reset_peak`, and of what."""
+    """Return the peak memory in bytes since :func:`_reset_peak`, and the device or process that it belongs to."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "of the GPU"
     try:
@@ -87,7 +87,7 @@ def _peak(device: torch.device) -> tuple[int, str]:
 
 
 class _Timing(StepCallback):
-    """Keeps the seconds of each step, and stops where they take long."""
+    """Callback that keeps the seconds of each step and stops after ``_SECONDS``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _Timing(StepCallback):
 
 
 def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
-    """Train a few steps, of every scale at least one, by the trainer that the run will use; seconds of each."""
+    """Train a few steps, at least one per scale, with the run's trainer; return the seconds of each."""
     steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
     steps, timing = min(steps, int(config["trainer"]["max_steps"])), _Timing()
     few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
@@ -118,12 +118,12 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
 
 
 def _size(values: Iterable[object]) -> int:
-    """Bytes of the tensors among these."""
+    """Return the total bytes of the tensors in ``values``."""
     return sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
 
 
 def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
-    """Bytes that the stage will write at most, and of what."""
+    """Return the maximum of bytes that the stage will write, and a description."""
     states = [task.state_dict(), *(state for o in task.trainer.optimizers for state in o.state.values())]
     checkpoint, weights = sum(_size(s.values()) for s in states), _size(task.averaged().state_dict().values())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
@@ -131,9 +131,9 @@ def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
     validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
     pictures = validations * validate["pictures"] * scales * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
     rows = steps // config["record"]["every"] * 12 * _ROW * 2
-    keep = config["checkpoint"]["keep"] + 1  # one is being written while the oldest is still there
+    keep = config["checkpoint"]["keep"] + 1  # the oldest is removed after the newest is written
     total = keep * checkpoint + 2 * weights + pictures + rows
-    return total, f"{keep} checkpoints of {_mb(checkpoint)}, 2 weights of {_mb(weights)}, pictures and logs"
+    return total, f"{keep} checkpoints of {_mb(checkpoint)}, 2 weights files of {_mb(weights)}, pictures and logs"
 
 
 def _mb(size: float) -> str:
@@ -155,18 +155,18 @@ def _free(folder: Path) -> int:
 
 
 def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
-    """Find what the stage starts from; where its source stage is not trained yet, random weights must do for the trial."""
+    """Return the origin of the stage's weights, and a note; random weights are used if its source stage is not finished."""
     source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:
         folder = next(s.folder for s in plan.stages if s.name == source_stage)
         if finished_file(folder) is None:
-            return None, f"; here from random weights, as stage {source_stage} is not trained yet"
+            return None, f"; with random weights for this check, because stage {source_stage} is not finished"
     source = find_origin(plan, prepared.stage, prepared.take_origin())
     return source, "" if source is None else f"; from {source.file}"
 
 
 def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
-    """Score the largest image of each scale; seconds of a whole validation."""
+    """Score the largest image of each scale; return the estimated seconds of a whole validation."""
     total = 0.0
     by_scale: dict[int, list[int]] = {}
     for i in range(len(images)):
@@ -185,7 +185,7 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
 
 
 def check_stage(plan: Plan, prepared: Prepared) -> Finding:
-    """Try a stage out and print what it takes. Raises ValueError where it could not be trained here."""
+    """Test a stage and print its needs. Raise ValueError if it cannot be trained here."""
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)
     task = build_task(config, stage.name, source)
@@ -199,7 +199,7 @@ def check_stage(plan: Plan, prepared: Prepared) -> Finding:
         say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
     say(
-        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} to train on, all sizes agree; to validate: {sets}"
+        f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} for training, all sizes match; validation: {sets}"
     )
     times = _few_steps(config, task, data)
     device = task.trainer.strategy.root_device
@@ -209,7 +209,7 @@ def check_stage(plan: Plan, prepared: Prepared) -> Finding:
     say(f"  step      {step:.3f} s ({kind} of {len(times[1:] or times)}; the first {times[0]:.3f} s), loss {loss:.4g}")
     if task.refused:
         raise ValueError(
-            f"stage {stage.name}: the loss or the gradient of {task.refused} of {len(times)} steps is not finite"
+            f"stage {stage.name}: the loss or the gradient is not finite in {task.refused} of {len(times)} steps"
         )
     peak, of = _peak(device)
     seconds = step * int(config["trainer"]["max_steps"])
@@ -231,7 +231,7 @@ def check_stage(plan: Plan, prepared: Prepared) -> Finding:
 
 
 def check_plan(plan: Plan) -> int:
-    """Try out every selected stage: networks, warm starts, sources, sizes, one step, one image. Writes nothing."""
+    """Test every selected stage: networks, warm starts, sources, sizes, steps, images. Nothing is written."""
     for note in plan.notes:
         say(note)
     stages, found = preflight(plan), list[Finding]()
@@ -241,8 +241,9 @@ def check_plan(plan: Plan) -> int:
     size, free = sum(f.bytes for f in found), _free(plan.folder)
     if size > free:
         raise ValueError(
-            f"{plan.folder}: the run takes up to {_mb(size)}, {_mb(free)} are free; make room or set paths.runs=DIR"
+            f"{plan.folder}: the run needs up to {_mb(size)}, {_mb(free)} are free; free some disk space or set paths.runs=DIR"
         )
     total = _duration(sum(f.seconds for f in found))
-    say(f"check passed: {len(found)} stages, about {total}, {_mb(size)} on disk at most; nothing was changed")
+    stages_found = "1 stage" if len(found) == 1 else f"{len(found)} stages"
+    say(f"check passed: {stages_found}, about {total}, {_mb(size)} on disk at most; nothing was changed")
     return 0

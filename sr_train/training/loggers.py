@@ -1,7 +1,7 @@
-"""Loggers of a run's numbers: ``metrics.csv``, TensorBoard and Weights & Biases, all exact after a resume.
+"""Loggers for ``metrics.csv`` and TensorBoard that are exact after a resume.
 
-A logger may have two methods that Lightning does not know: ``resume(step)`` is called at the start of a sitting, with the step
-of the checkpoint that it continues from, ``checkpointed(step)`` after each checkpoint.
+A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with the step
+of the checkpoint to continue from. ``checkpointed(step)`` is called after each checkpoint.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sr_train.runs.metrics import HEADER, read_rows, rows_text
 
 
 def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
-    """Show a picture [H, W, 3] in every logger that takes one; of others a warning reports once that they do not.
+    """Show a picture [H, W, 3] in every logger with pictures; warn about a logger with an unknown ``log_image``.
 
-    Lightning's loggers take a list of pictures: ``log_image(key, images, step)``.
+    The loggers of Lightning accept a list of pictures: ``log_image(key, images, step)``.
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         own: Any = getattr(logger, "log_image", None)
@@ -42,7 +42,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
                 inspect.signature(own).bind(**given)
             except TypeError:
                 kind = type(logger).__name__
-                text = f"{kind}.log_image does not take (key, images, step), as Lightning's loggers do: it shows no pictures"
+                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: it gets no pictures"
                 warnings.warn(text, stacklevel=2)
                 continue
             own(**given)
@@ -50,7 +50,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
 
 @runtime_checkable
 class TakesPictures(Protocol):
-    """A logger that shows pictures."""
+    """Protocol of a logger that shows pictures."""
 
     def log_picture(self, name: str, picture: NDArray[Any], step: int) -> None:
         """Show a picture [H, W, 3] uint8."""
@@ -59,20 +59,20 @@ class TakesPictures(Protocol):
 
 @runtime_checkable
 class FollowsCheckpoints(Protocol):
-    """A logger that keeps numbers back until a checkpoint covers them."""
+    """Protocol of a logger that sends numbers only after a checkpoint includes them."""
 
     def checkpointed(self, step: int) -> None:
-        """A checkpoint holds the first ``step`` steps."""
+        """Send the numbers of the first ``step`` steps, which a checkpoint includes."""
         ...
 
 
 class MetricsCsv(Logger):
-    """``metrics.csv``: one number a row, ``step,name,value``.
+    """Logger of ``metrics.csv``: one number per row, ``step,name,value``.
 
-    Lightning's CSVLogger deletes its file when a run resumes. This one cuts the rows beyond the checkpoint and appends.
+    Lightning's CSVLogger deletes its file when a run resumes. This one removes the rows after the checkpoint and appends.
 
     Args:
-        folder: of the stage.
+        folder: folder of the stage.
     """
 
     def __init__(self, *, folder: str) -> None:
@@ -81,27 +81,27 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
+        """Name of the logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """There is one file a stage."""
+        """Empty version, as there is one file per stage."""
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The config is in ``config.yaml``."""
+        """Do nothing: the config is in ``config.yaml``."""
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Keep the rows up to ``step``; the run writes the others again."""
+        """Remove the rows after ``step``; the run writes them again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, rows_text([HEADER, *rows]).encode())
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append numbers; values are written so that reading them gives the same number."""
+        """Append numbers in full precision."""
         if not self.path.exists():
             self.resume(-1)
         lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
@@ -116,17 +116,17 @@ _print_traceback = threading.excepthook
 
 
 def _quiet(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer thread hands its error to our next call, which reports it; its traceback says nothing more."""
+    """Hide the traceback of TensorBoard's writer thread; the next call of the writer raises the same error."""
     ours = isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")
     if not ours:
         _print_traceback(failed)
 
 
 class TensorBoard(Logger):
-    """Event files in the stage's folder itself; numbers beyond the checkpoint are purged on resume.
+    """Logger of TensorBoard's event files in the stage's folder; numbers after the checkpoint are purged on resume.
 
     Args:
-        folder: of the stage.
+        folder: folder of the stage.
     """
 
     def __init__(self, *, folder: str) -> None:
@@ -137,17 +137,17 @@ class TensorBoard(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
+        """Name of the logger."""
         return "tensorboard"
 
     @property
     def version(self) -> str:
-        """There is one event history a stage."""
+        """Empty version, as there is one history per stage."""
         return ""
 
     @property
     def writer(self) -> SummaryWriter:
-        """The event writer, opened on first use. Rank 0 only."""
+        """Event writer, opened on first use, on rank 0 only."""
         if self._writer is None:
             threading.excepthook = _quiet
             self._writer = SummaryWriter(self.folder, purge_step=self._purge)
@@ -155,22 +155,22 @@ class TensorBoard(Logger):
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """A full disk names no file by itself."""
+        """Add the folder's name to errors of the disk."""
         try:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), self.folder) from None
 
     def resume(self, step: int) -> None:
-        """Tell TensorBoard to forget what lies beyond ``step``."""
+        """Purge the numbers after ``step`` when the writer is opened."""
         self._purge = step + 1
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The config is in ``config.yaml``."""
+        """Do nothing: the config is in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One scalar a name."""
+        """Write one scalar per name."""
         with self._named():
             for name, value in metrics.items():
                 self.writer.add_scalar(name, float(value), step)
@@ -183,19 +183,19 @@ class TensorBoard(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush."""
+        """Flush the writer."""
         if self._writer is not None:
             with self._named():
                 self._writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flush and close."""
+        """Flush and close the writer."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
             with self._named():
                 try:
-                    if status == "success":  # close() alone does not tell that the writer's thread has failed
+                    if status == "success":  # close() alone does not raise the error of the writer's thread
                         writer.flush()
                 finally:
                     writer.close()

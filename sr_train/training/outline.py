@@ -1,4 +1,4 @@
-"""A stage as far as its values decide it: its task on the meta device, its metrics, and what is wrong with them."""
+"""Check of a stage's values; builds its task on the meta device and its metrics."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sr_train.weights.network import outline as on_meta
 
 
 class Outline(NamedTuple):
-    """A stage whose values were checked."""
+    """Stage with checked values."""
 
-    stage: Stage  #: with ``trainer.precision`` and ``trainer.strategy`` as they will be used
-    task: SRTask | None  #: on the meta device; None where its parts are wrong
+    stage: Stage  #: with the final ``trainer.precision`` and ``trainer.strategy``
+    task: SRTask | None  #: on the meta device; None if its parts have errors
     perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
-    scores: list[str] | None  #: names of the scores that validation measures; None where its metrics are wrong
+    scores: list[str] | None  #: names of the scores of validation; None if its metrics have errors
 
 
 def outline(stage: Stage, problems: list[Exception]) -> Outline:
-    """Check a stage's values and build its task on the meta device; add what is wrong to ``problems``."""
+    """Check a stage's values and build its task on the meta device; add errors to ``problems``."""
     config, trainer, validate = stage.config, stage.config["trainer"], stage.config["validate"]
     problems += [UsageError(text) for text in _bad_numbers(config)]
     precision, perceptual, scores = trainer["precision"], dict[str, PerceptualMetric](), None
@@ -59,12 +59,12 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
 
 
 def with_trainer(stage: Stage, **resolved: Any) -> Stage:
-    """Return a stage with other values of its trainer's keys."""
+    """Return a stage with other values for keys of ``trainer``."""
     return dataclasses.replace(stage, config={**stage.config, "trainer": {**stage.config["trainer"], **resolved}})
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
-    """Names of the scores that a stage's validation perceptual, means over several scales first."""
+    """Return the names of the scores of a stage's validation, means over several scales first."""
     validate, data = config["validate"], config["data"]
     names, scales = list(data["val"] or {}), data.get("scales") or ()
     sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
@@ -74,7 +74,7 @@ def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMe
 
 
 def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers that are out of their range."""
+    """Return a message for each number that is out of its range."""
     leasts = {
         "trainer": {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
         "data": {"batch": 1, "lr_patch": 1, "workers": 0},
@@ -86,23 +86,25 @@ def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
                for name, least in names.items()]  # fmt: skip
     for key, value, least in [*numbers, ("profile_steps", config["profile_steps"], 1)]:
         if value is not None and value < least:
-            yield f"{key}={value}: expected a whole number from {least} on"
+            yield f"{key}={value}: expected an integer from {least} on"
     clip = config["trainer"].get("gradient_clip_val")
     if clip is not None and not clip > 0:
         yield f"trainer.gradient_clip_val={clip}: expected a positive number, or null"
 
 
 def _check_window(data: Mapping[str, Any]) -> None:
-    """Raise UsageError unless the window of frames that video data is asked for makes sense."""
+    """Raise UsageError unless ``data.frames`` and ``data.intervals`` describe a valid window of frames."""
     frames, intervals = data.get("frames", 1), data.get("intervals", [1])
     if frames < 1 or frames % 2 == 0:
-        raise UsageError(f"data.frames={frames}: expected an odd number: the centre frame and as many on each side")
+        raise UsageError(
+            f"data.frames={frames}: expected an odd number: the center frame and equally many frames on each side"
+        )
     if not intervals or any(i < 1 for i in intervals):
-        raise UsageError(f"data.intervals={intervals}: expected whole numbers from 1 on, e.g. [1] or [1,2]")
+        raise UsageError(f"data.intervals={intervals}: expected integers from 1 on, e.g. [1] or [1,2]")
 
 
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
-    """Build the stage's task on the meta device, or return None with what is wrong with its parts in ``problems``."""
+    """Build the stage's task on the meta device; on errors add them to ``problems`` and return None."""
     config, before = stage.config, len(problems)
     with told(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
@@ -122,13 +124,13 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
 
 
 def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
-    """Build the stage's loss. The features of its perceptual part are read here, or downloaded."""
+    """Build the stage's loss. The feature network of a perceptual loss is read or downloaded here."""
     loss = stage.config["loss"]
     extractor = (loss.get("perceptual") or {}).get("extractor") or {}
     with told(problems, "loss", usage=True):
         try:
             return build(loss)
-        except FeatureError as error:  # a file, not a value
+        except FeatureError as error:  # an error of a file, not of a value
             if extractor.get("_target_") != f"{FeatureExtractor.__module__}.{FeatureExtractor.__name__}":
                 raise
             give = f", or give the file, loss.perceptual.extractor.weights={FILES[extractor['network']]}"
@@ -139,25 +141,25 @@ def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
 
 
 def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise unless the data is what the network takes: images or windows of so many frames, patches of a size it can halve."""
+    """Raise UsageError unless the network accepts the data: images or windows, and the size of the patches."""
     kind, takes, given = type(model).__name__, contract.frames(model), config["data"].get("frames")
     if takes != given:
         need = "images" if takes is None else f"windows of {takes} frames"
         have = "images" if given is None else f"windows of {given} frames"
-        remedy = {True: "choose data of images, e.g. data=toy", False: f"give data.frames={takes}"}[takes is None]
+        remedy = {True: "choose image data, e.g. data=toy", False: f"give data.frames={takes}"}[takes is None]
         if given is None:
-            remedy = "choose data of clips, e.g. data=toy_clips"
-        raise UsageError(f"stage {name}: {kind} takes {need}, the data gives {have}: {remedy}")
+            remedy = "choose video data, e.g. data=toy_clips"
+        raise UsageError(f"stage {name}: {kind} needs {need}, but the data contains {have}: {remedy}")
     patch, multiple = config["data"]["lr_patch"], contract.multiple_of(model)
     if patch % multiple:
-        raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} takes patches of a multiple of {multiple}")
+        raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} needs a multiple of {multiple}")
 
 
 def _check_network_scales(stage: Stage, model: Any) -> None:
-    """Raise unless the data's scales are the network's."""
+    """Raise ValueError unless the data and the network have the same scales."""
     own = contract.scales(model)
     if sorted(stage.scales) != sorted(own):
         raise ValueError(
-            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give scale= (or of a "
-            "network of several, scales=) and leave model.scale and data.scale to follow it"
+            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give only scale= (or "
+            "scales= for a network with several scales); model.scale and data.scale follow it"
         )

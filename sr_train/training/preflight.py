@@ -1,4 +1,4 @@
-"""Resolve, build and open what every stage needs before the first one is trained, and report all that is refused."""
+"""Check of all stages before the first one is trained: build and open everything that they need, report all errors."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
 from sr_train.training.warm_starts import Origin, check_warm_starts
 
-_STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors do, on a server
+_STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors start a run on a server
 
 
 @dataclass
 class Prepared:
-    """A stage that can be trained, and what was opened for it. Its networks are not kept: they are built at its turn."""
+    """Stage that can be trained, with its opened data and metrics. Networks are built when the stage is trained."""
 
-    stage: Stage  #: with ``trainer.precision`` and ``trainer.strategy`` as they will be used
+    stage: Stage  #: with the final ``trainer.precision`` and ``trainer.strategy``
     data: SRData
     perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
-    scores: list[str]  #: names of the scores that validation measures
-    source: Origin | None = None  #: of ``init.weights``; that of ``init.stage`` is known once its stage is trained
+    scores: list[str]  #: names of the scores of validation
+    source: Origin | None = None  #: content of ``init.weights``; weights of ``init.stage`` are read later
 
     def take_origin(self) -> Origin | None:
-        """Hand the source over: its tensors are a network's size, and are kept no longer than they are needed."""
+        """Return the origin and drop it here, so that its tensors are freed after use."""
         source, self.source = self.source, None
         return source
 
 
 def preflight(plan: Plan) -> list[Prepared]:
-    """Build the task, data, trainer, optimizer, loggers and callbacks of every selected stage, then compare warm starts.
+    """Build the task, data, trainer, optimizer, loggers and callbacks of every selected stage, then check warm starts.
 
-    Raises everything that is wrong, of all stages at once. Nothing is written and no global state is changed.
+    Raise all errors of all stages together. Nothing is written and no global state is changed.
     """
     found: dict[str, list[Exception]] = {}
     prepared: list[Prepared] = []
@@ -66,19 +66,19 @@ def preflight(plan: Plan) -> list[Prepared]:
 
 
 def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
-    """Raise what is wrong with the stages, and with their warm starts."""
+    """Raise the errors of the stages and of their warm starts."""
     others: list[Exception] = []
     with redirect_stdout(io.StringIO()), told(others, "init"):
         check_warm_starts(plan)
     problems = _merged(found)
     problems += [e for e in others if not any(message_of(e) in message_of(p) for p in problems)]
-    if is_child() and all(isinstance(p, UsageError) for p in problems):  # rank 0 finds and prints the same
+    if is_child() and all(isinstance(p, UsageError) for p in problems):  # rank 0 prints the same errors
         raise SystemExit(2)
     raise problems[0] if len(problems) == 1 else ProblemsError(problems)
 
 
 def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
-    """Each problem once, with its stages before it unless all stages have it."""
+    """Return each problem once; names of stages are added unless all stages have the problem."""
     stages: dict[str, list[str]] = {}
     errors: dict[str, Exception] = {}
     for name, problems in found.items():
@@ -98,7 +98,7 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 
 
 def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
-    """Resolve and open one stage, or return None with everything that is wrong with it added to ``problems``."""
+    """Build and open one stage; on errors add them to ``problems`` and return None."""
     stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
         config = _moved(stage.config, str(stage.folder), folder)
@@ -113,24 +113,24 @@ def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
                 if config["task"].get("optimizer") is not None:
                     optimizer = build(config["task"]["optimizer"])
                     try_optimizer(optimizer, task.parameter_groups(), rate=task.rate, device=device)
-    data = _open_data(stage.config["data"], trainer, problems)  # its warnings are given here: it is opened once
+    data = _open_data(stage.config["data"], trainer, problems)  # outside of unchanged_globals, which hides warnings
     if problems or data is None or scores is None:
         return None
     return Prepared(stage, data, perceptual, scores)
 
 
 def _reaching_all(stage: Stage, network: str, unused: Sequence[str]) -> Stage:
-    """Return the stage with the strategy that looks for ``unused`` parameters, which plain ddp would wait for."""
+    """Return the stage with the strategy that finds ``unused`` parameters; plain ddp would wait for them."""
     strategy = finding_unused(stage.config["trainer"])
     if not unused or strategy == stage.config["trainer"]["strategy"]:
         return stage
     shown = ", ".join(unused[:4])
-    say(f"stage {stage.name}: {network}: the loss does not reach {shown}: trainer.strategy={strategy}")
+    say(f"stage {stage.name}: {network}: no gradient for {shown}, so trainer.strategy={strategy} is used")
     return with_trainer(stage, strategy=strategy)
 
 
 def _moved(value: Any, folder: str, elsewhere: str) -> Any:
-    """Return a config whose paths in ``folder`` are in another one: constructors may create files."""
+    """Return a config with paths in ``folder`` moved to ``elsewhere``, because constructors may create files."""
     if isinstance(value, Mapping):
         return {k: _moved(v, folder, elsewhere) for k, v in value.items()}
     if isinstance(value, list):
@@ -156,7 +156,7 @@ def _build_loggers(specs: Mapping[str, Any], problems: list[Exception]) -> list[
 def _build_callbacks(
     config: Mapping[str, Any], loggers: Sequence[Any], scores: Sequence[str] | None, problems: list[Exception]
 ) -> list[L.Callback]:
-    """Build the user's own callbacks; ours are made of numbers that are checked already."""
+    """Build the user's callbacks; the values of the standard callbacks are checked elsewhere."""
     before = len(problems)
     built: dict[str, Callback] = {}
     for name, spec in (config["callbacks"] or {}).items():
@@ -165,7 +165,9 @@ def _build_callbacks(
         with told(problems, f"callbacks.{name}", usage=True, ours=False):
             callback = build(spec)
             if not isinstance(callback, Callback):
-                raise UsageError(f"callbacks.{name}: {spec.get('_target_')} is no lightning.pytorch.callbacks.Callback")
+                raise UsageError(
+                    f"callbacks.{name}: {spec.get('_target_')} is not a lightning.pytorch.callbacks.Callback"
+                )
             built[name] = callback
             if isinstance(callback, (DeviceStatsMonitor, LearningRateMonitor)) and not loggers:
                 raise UsageError(f"callbacks.{name}: {type(callback).__name__} needs a logger: give logger=[csv]")
@@ -176,7 +178,7 @@ def _build_callbacks(
 
 
 def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: list[Exception]) -> SRData | None:
-    """Open every source, and share the batch out among the devices."""
+    """Open every source, and check that the devices can share the batch."""
     if any(isinstance(p, UsageError) and "data." in str(p) for p in problems):
         return None
     with told(problems, "data"):

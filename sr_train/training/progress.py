@@ -15,13 +15,13 @@ from sr_train.training.step_callback import StepCallback
 
 
 class Progress(StepCallback):
-    """Says how far a stage is: step, loss, speed, share of time waiting for data, rate, time left.
+    """Display of a stage's step, loss, speed, share of time waiting for data, rate and remaining time.
 
-    On a terminal a bar; without one, a plain line every so often.
+    It is a bar on a terminal, and otherwise a line every ``lines_every`` seconds.
 
     Args:
-        record: whose clock is shared.
-        lines_every: seconds between lines where there is no terminal.
+        record: callback whose clock is used.
+        lines_every: seconds between lines without a terminal.
     """
 
     def __init__(self, record: StepLog, *, lines_every: float = 30.0) -> None:
@@ -50,12 +50,12 @@ class Progress(StepCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The last callback of a batch: what follows is waiting for data."""
+        """Start the wait for data; this is the last callback of a batch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.record.speed.data_wanted()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Advance, and show numbers once in a while: reading the loss waits for the device."""
+        """Advance the display; numbers are shown rarely, because reading the loss waits for the device."""
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
@@ -87,7 +87,7 @@ class Progress(StepCallback):
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal clean."""
+        """Close the bar after an error."""
         self._close()
 
     def _close(self) -> None:
@@ -97,6 +97,6 @@ class Progress(StepCallback):
 
 
 def _clock(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
+    """Format seconds: 3725 -> "1:02:05"."""
     minutes, s = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

@@ -1,4 +1,4 @@
-"""A run: the selected stages of a plan, one after the other, in a folder that is locked meanwhile."""
+"""Run: the selected stages of a plan, one after the other, in a locked folder."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sr_train.training.user_callbacks import StoppedError, start_clock
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Compose all stages and train those that are open, as ``sr-train ARGUMENTS`` does. Returns the exit code of ``run_plan``.
+    """Compose all stages and train the unfinished ones, as ``sr-train ARGUMENTS`` does. Return the exit code of ``run_plan``.
 
-    Raises ConfigError, UsageError and what else the command would print.
+    Errors that the command would print are raised, e.g. ConfigError and UsageError.
     """
     return run_plan(compose_plan(arguments), arguments)
 
 
 def run_plan(plan: Plan, arguments: Sequence[str]) -> int:
-    """Run the selected stages of a plan, holding the run's lock; returns the exit code.
+    """Run the selected stages of a plan while holding the run's lock; return the exit code.
 
-    0 where all are finished; 128 + the signal where one ended it; 75 where a stage was left open otherwise, see
-    :class:`sr_train.training.stopping.Stop`.
+    The code is 0 if all stages are finished, 128 + N if signal N ended the run, and 75 if a stage was left open for another
+    reason (:class:`sr_train.training.stopping.Stop`).
     """
     mode = plan.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
@@ -61,21 +61,21 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> int:
 
 
 def _move_aside(plan: Plan) -> None:
-    """Rename the run's folder, or those of the selected stages where others stay."""
+    """Rename the run's folder; if only some stages are selected, rename the folders of these."""
     whole = set(plan.selected) == {s.name for s in plan.stages}
     for folder in [plan.folder] if whole else [s.folder for s in plan.stages if s.name in plan.selected]:
         aside = resume.move_aside(folder)
         if aside is not None:
-            say(f"{folder}: moved aside to {aside}")
+            say(f"{folder}: renamed to {aside}")
 
 
 def _quiet() -> None:
-    """Lightning's advice is for those who write loops; ours is on screen already."""
+    """Hide Lightning's hints, and print warnings in one line."""
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     warnings.filterwarnings("ignore", message=".*is a wrapper class for the backend.*")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for name in ("profilers.profiler", "callbacks.model_summary"):  # asked for by the user, who gets their tables there
+    for name in ("profilers.profiler", "callbacks.model_summary"):  # their tables are printed at level INFO
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201 - each rank's own
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)  # noqa: T201 - on every rank

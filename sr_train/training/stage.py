@@ -1,4 +1,4 @@
-"""One stage of a run: built, trained from its newest checkpoint or from the start, exported."""
+"""One stage of a run: build it, train it from its newest checkpoint or from the start, export it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from sr_train.weights.warm_start import warm_start
 
 
 def stage_seed(seed: int, stage: str) -> int:
-    """Seed of a stage: what it draws does not depend on what ran before it in the process."""
+    """Return the seed of a stage; it does not depend on what the process has drawn before."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/weights".encode(), digest_size=4).digest(), "little")
 
 
 class Export:
-    """Writes the network that counts as a self-describing file."""
+    """Writer of the evaluated network as a self-describing file."""
 
     def __init__(self, plan: Plan, stage: Stage, source: Origin | None) -> None:
         self.model = full_arguments(stage.config["model"])
@@ -61,7 +61,7 @@ class Export:
         step: int,
         finished: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write ``task.averaged()`` with its scores and its origin; ``finished`` tells what ended the stage early."""
+        """Write ``task.averaged()`` with its scores and its origin; ``finished`` describes an early end of the stage."""
         origin = {**self.origin, "step": step, "ema": task.ema is not None, "sr_train": sr_train.__version__}
         if finished is not None:
             origin["finished"] = dict(finished)
@@ -69,7 +69,7 @@ class Export:
 
 
 def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L.Callback]:
-    """Build the standard callbacks, after the user's, in the order of a step: log, validate, save, stop, show."""
+    """Build the user's callbacks, then the standard ones in the order of a step: log, validate, save, stop, display."""
     stage, data = prepared.stage, prepared.data
     config, last = stage.config, int(stage.config["trainer"]["max_steps"])
     record = StepLog(every=config["record"]["every"], folder=str(stage.folder), hyperparameters=config)
@@ -105,7 +105,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
 
 
 def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> SRTask:
-    """Build the stage's task; its network is warm-started before the EMA copy is made."""
+    """Build the stage's task; the warm start comes before the copy for the EMA."""
     torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
     if source is not None:
@@ -115,9 +115,9 @@ def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> 
 
 
 def run_stage(plan: Plan, prepared: Prepared) -> Path:
-    """Train one stage, from its newest checkpoint or from the start, unless it is complete; returns its weights file.
+    """Train one stage from its newest checkpoint or from the start, unless it is finished; return its weights file.
 
-    Raises StoppedError where it was stopped before its end, with a checkpoint.
+    Raise StoppedError if it was stopped before its end; a checkpoint has been written.
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
@@ -133,19 +133,19 @@ def run_stage(plan: Plan, prepared: Prepared) -> Path:
     if done.exists() and (early is not None or trained >= last):
         _say_all(stage, notes)
         if not is_child():
-            remove_set_aside(folder)  # of a process that was killed before it did so
-        say(f"stage {stage.name}: complete already ({done}{f'; finished by {early}' if early else ''})")
+            remove_set_aside(folder)  # an earlier process may have been killed before it did this
+        say(f"stage {stage.name}: already finished ({done}{f'; by {early}' if early else ''})")
         return done
     found = newest_checkpoint(folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
     if found is not None and found.step > last:
-        raise ValueError(f"{found.path}: is beyond trainer.max_steps={last}; a run can be extended, not shortened")
-    gc.collect()  # networks and features of the checks and of the stage before lie in cycles: 160 MB with two VGG19
+        raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
+    gc.collect()  # networks of the checks and of the previous stage are in reference cycles: 160 MB with two VGG19
     task = build_task(config, stage.name, source)
     check_continues(stage.name, folder, task, found, last, notes)
-    found = None if found is None else found._replace(content={})  # read again where it is restored
+    found = None if found is None else found._replace(content={})  # Lightning reads the file again
     _say_all(stage, notes)
     export, files = Export(plan, stage, source), StageFolder(folder, described, new=found is None)
-    del source  # its tensors are copied: a network's size less for as long as the stage takes
+    del source  # its tensors are copied; this frees the memory of one network
     callbacks = _callbacks(prepared, export, files)
     trainer = build_trainer(config, callbacks, folder)
     data.per_device(trainer.world_size)
@@ -160,7 +160,7 @@ def run_stage(plan: Plan, prepared: Prepared) -> Path:
 
 
 def _trained(stage: Stage) -> int:
-    """Steps of a finished stage. Reads its weights whole, which fails where they are damaged."""
+    """Return the steps of a finished stage. The weights are read completely, so that damaged ones raise an error."""
     step = load_weights(stage.folder / WEIGHTS, allow=own_packages(stage.config)).origin.get("step")
     return step if isinstance(step, int) else 0
 
@@ -185,29 +185,29 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
     try:
         with advising_less_memory():
             trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
+    except SystemExit:  # raised by Lightning after a second Ctrl-C
         raise KeyboardInterrupt from None
-    except MisconfigurationException as error:  # of a callback that looks at the trainer when it begins
+    except MisconfigurationException as error:  # raised by callbacks that check the trainer at its start
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
     except Exception as error:
         if found is not None and _while_restoring(error):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise CheckpointError(
-                f"{found.path}: cannot be continued from; nothing was changed ({reason}). Give the keys that the run was begun "
-                f"with; or train another run from its weights: name=OTHER init.weights={found.path.parent.parent}"
+                f"{found.path}: cannot be restored; nothing was changed ({reason}). Give the options that the run was started "
+                f"with, or train another run from its weights: name=OTHER init.weights={found.path.parent.parent}"
             ) from None
         raise
 
 
 def _while_restoring(error: Exception) -> bool:
-    """Return true where Lightning was taking a checkpoint apart: one that is whole but foreign raises whatever is missing."""
+    """Return true if an error was raised while Lightning restored a checkpoint; its type may be any."""
     return any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 
 def _finish(
     trainer: L.Trainer, task: SRTask, callbacks: Sequence[L.Callback], export: Export, stage: Stage, files: StageFolder
 ) -> None:
-    """Write the stage's weights, or raise StoppedError where it was left open."""
+    """Write the stage's weights, or raise StoppedError if the stage is not finished."""
     stop = next(c for c in callbacks if isinstance(c, Stop))
     step = trainer.global_step
     finished = None if step == trainer.max_steps else stop.finished

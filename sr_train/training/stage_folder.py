@@ -1,10 +1,10 @@
-"""The folder of a stage: when a process that trains the stage changes it, so that a process that fails loses nothing.
+"""Folder of a stage, and the order in which it is changed, so that a process that fails loses nothing.
 
-A stage is finished when ``weights.safetensors`` is there and the step in its header is ``trainer.max_steps`` or more. A process
-that continues a stage leaves the folder as it is, with its config and its finished weights, until it has written a checkpoint.
-Then it writes ``config.yaml``, and finished weights that the checkpoint is beyond become ``weights_step_NNNNNNNN.safetensors``:
-the stage is open again. They are removed when the stage is finished again. A process that fails before its first checkpoint
-has changed nothing but logs, and the next process cuts those.
+A stage is finished when ``weights.safetensors`` exists and the step in its header is ``trainer.max_steps`` or more. A process
+that continues a stage does not change the config or the finished weights until it has written a checkpoint. Then it writes
+``config.yaml``, and renames finished weights of an earlier step to ``weights_step_NNNNNNNN.safetensors``: the stage is open
+again. These files are removed when the stage is finished again. A process that fails before its first checkpoint has changed
+only logs, and the next process removes these entries.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sr_train.weights.open import WEIGHTS
 
 
 class StageFolder:
-    """Changes of a stage's folder by one process, besides checkpoints, weights and logs. For rank 0 alone.
+    """Changes of a stage's folder by one process, without checkpoints, weights and logs. For rank 0 only.
 
     Args:
-        folder: of the stage.
-        config: what ``config.yaml`` shall hold.
+        folder: folder of the stage.
+        config: new content of ``config.yaml``.
         new: the stage has no checkpoint to continue from.
     """
 
@@ -39,22 +39,24 @@ class StageFolder:
         self._written = False
 
     def begin(self) -> None:
-        """Remove what a killed process left half written; write the config of a new stage."""
+        """Remove incomplete files of a killed process; write the config of a new stage."""
         for where in (self.folder, self.folder / "checkpoints"):
             remove_leftovers(where)
         if self.new:
             self._write_config()
 
     def checkpoint_written(self, step: int) -> None:
-        """From now on the folder is this process's. Where the disk is full this is tried again at the next checkpoint."""
+        """Write the config and rename older finished weights. On a full disk, the next checkpoint tries again."""
         try:
             self._write_config()
             self._set_aside(step)
         except OSError as error:
-            warnings.warn(f"{self.folder}: NOT WRITTEN ({error}); the run goes on, make room", stacklevel=2)
+            warnings.warn(
+                f"{self.folder}: NOT WRITTEN ({error}); the run continues; free some disk space", stacklevel=2
+            )
 
     def finish(self) -> None:
-        """The stage's weights are about to be written."""
+        """Write the config, before the stage's weights are written."""
         self._write_config()
 
     def _write_config(self) -> None:
@@ -72,7 +74,7 @@ class StageFolder:
 
 
 def remove_set_aside(folder: Path) -> None:
-    """Remove the finished weights of a shorter training: their successor is there."""
+    """Remove finished weights of earlier steps when newer ones exist."""
     for file in folder.glob("weights_step_*.safetensors"):
         file.unlink(missing_ok=True)
 
@@ -80,32 +82,33 @@ def remove_set_aside(folder: Path) -> None:
 def check_continues(
     stage: str, folder: Path, task: SRTask, found: Checkpoint | None, last: int, notes: Sequence[str]
 ) -> None:
-    """Compare what a stage continues from with the task that was built; raises CheckpointError before anything changes.
+    """Raise CheckpointError unless the newest checkpoint of a stage fits the task that was built.
 
     Args:
-        stage: its name.
-        folder: of the stage.
-        task: as it was built.
-        found: the newest checkpoint.
-        last: the step that the stage ends at.
-        notes: differences of the config that ``resume=force`` lets pass.
+        stage: name of the stage.
+        folder: folder of the stage.
+        task: task of the stage.
+        found: newest checkpoint.
+        last: last step of the stage.
+        notes: differences of the config that ``resume=force`` allows.
     """
     file = folder / WEIGHTS
     if found is None:
         if file.exists():
             raise CheckpointError(
-                f"{folder}: is finished at step {origin_of(file).get('step')} and holds no checkpoint from which it could be "
-                f"trained on to step {last}. Train another run from its weights, name=OTHER {stage}.init.weights={file}; or "
-                "resume=never moves the folder aside and begins anew"
+                f"{folder}: is finished at step {origin_of(file).get('step')} and contains no checkpoint to continue from to "
+                f"step {last}. Train another run from its weights: name=OTHER {stage}.init.weights={file}; or give "
+                "resume=never, which renames the folder and starts from scratch"
             )
         return
     problems = misfits(found.content, task)
     if problems:
         changed = [note for note in notes if note.startswith("continues ")]
-        remedy = "Give these keys the values that the run was begun with"
+        remedy = "Give these options the values that the run was started with"
         if not changed:
             remedy = (
-                "No key has changed since the run was begun: the file is another run's, and resume=never begins anew"
+                "The config has not changed since the run was started, so the file belongs to another run; resume=never "
+                "starts from scratch"
             )
         shown = "\n  ".join([*problems, *changed])
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Base class of callbacks that act on step boundaries, and logging of numbers."""
+"""Base class of callbacks that are called once per step, and logging of numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sr_train.tasks.base import SRTask
 
 
 def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> None:
-    """Hand numbers to every logger, and to the callbacks that read ``trainer.callback_metrics``. For all ranks."""
+    """Send numbers to every logger and to ``trainer.callback_metrics``. Call it on all ranks."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in numbers.items()})
     if trainer.is_global_zero:
         for logger in trainer.loggers:
@@ -19,23 +19,23 @@ def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> Non
 
 
 class StepCallback(L.Callback):
-    """Calls ``on_step_end(trainer, task, step)`` once an optimizer step, not once a micro-batch."""
+    """Base class with ``on_step_end(trainer, task, step)``, called once per optimizer step, not per micro-batch."""
 
     def __init__(self) -> None:
         self._step = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from where the run continues."""
+        """Count from the step of the checkpoint."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A step has ended where the trainer's counter moved."""
+        """Call ``on_step_end`` if the trainer's step counter has changed."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             assert isinstance(pl_module, SRTask)
             self.on_step_end(trainer, pl_module, self._step)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """After ``step`` steps; for subclasses."""
+        """Handle the end of step ``step``; subclasses override this."""

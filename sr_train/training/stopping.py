@@ -1,4 +1,4 @@
-"""End of a stage: its last step, a signal, or a callback that stops the trainer."""
+"""End of a stage by its last step, a signal, or a callback that stops the trainer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sr_train.training.step_callback import StepCallback
 
 
 class _After(L.Callback):
-    """Stands after a callback of the user's, and tells ``stop`` when that one has set ``trainer.should_stop``."""
+    """Callback after a user's callback; it notifies ``stop`` when that one has set ``trainer.should_stop``."""
 
     def __init__(self, callback: L.Callback, stop: Stop) -> None:
         self.callback = callback
@@ -28,23 +28,23 @@ class _After(L.Callback):
             setattr(self, hook, self.look)
 
     def look(self, trainer: L.Trainer, *_: Any) -> None:
-        """Every hook of a callback."""
+        """Notify ``stop``; this function replaces every hook."""
         self.stop.note(trainer, self.callback)
 
 
 class Stop(StepCallback):
-    """Ends the run at a step boundary, with a checkpoint: after SIGTERM or Ctrl-C, and when ``trainer.should_stop`` is set.
+    """Callback that ends the run after a step, with a checkpoint, on SIGTERM, Ctrl-C or ``trainer.should_stop``.
 
-    A second Ctrl-C ends it at once. Which stops finish a stage is decided here and in :func:`still_finished`:
+    A second Ctrl-C ends the run immediately. This class and :func:`still_finished` decide if a stop finishes the stage:
 
-    - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage begins.
-    - Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open, as signals do: the same
-      command continues. The time of a Timer is that of one sitting, or the next one would end at once.
+    - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage starts.
+    - Signals, Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open: the same command
+      continues it. A Timer starts at zero in every process, because it would otherwise end the next one immediately.
 
     Args:
-        checkpoints: what saves.
+        checkpoints: callback that writes checkpoints.
         own: the user's callbacks, in the order of ``specs``.
-        specs: what they were built from.
+        specs: configs of these callbacks.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class Stop(StepCallback):
         self.own = list(own)
         self.specs = list(specs)
         self.received: int | None = None
-        self.asked = False  #: whether somebody has set ``trainer.should_stop``
-        self.by: L.Callback | None = None  #: the callback that did
-        self.finished: dict[str, Any] | None = None  #: how EarlyStopping has finished the stage
+        self.asked = False  #: true after ``trainer.should_stop`` was set
+        self.by: L.Callback | None = None  #: the callback that set it
+        self.finished: dict[str, Any] | None = None  #: description of the end by EarlyStopping
         self._before: dict[int, Any] = {}
 
     def watched(self) -> list[L.Callback]:
-        """The user's callbacks, each with what notes that it stops the run."""
+        """Return the user's callbacks, each followed by a callback that detects a stop by it."""
         return [x for callback in self.own for x in (callback, _After(callback, self))]
 
     def note(self, trainer: L.Trainer, callback: L.Callback | None) -> None:
-        """Keep who has set ``trainer.should_stop`` first."""
+        """Keep the first callback that has set ``trainer.should_stop``."""
         if trainer.should_stop and not self.asked and self.received is None:
             self.asked, self.by = True, callback
 
     def _finish(self, trainer: L.Trainer) -> dict[str, Any] | None:
-        """The record of how the stage was finished, if EarlyStopping stops it."""
+        """Return the description of the stage's end if EarlyStopping stops it, else None."""
         for number, callback in enumerate(self.own):
             stopped = callback is self.by or _has_stopped(callback)
             if isinstance(callback, EarlyStopping) and stopped and self.asked:
@@ -84,14 +84,14 @@ class Stop(StepCallback):
         return None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep that this is a finished stage's checkpoint: its weights may not be written yet when the process is killed."""
+        """Mark the checkpoint of a finished stage, as the process may be killed before the weights are written."""
         self.note(trainer, None)
         finished = self._finish(trainer)
         if finished is not None:
             checkpoint["finished"] = finished
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """End at once where the stage was finished; else give EarlyStopping its patience back, and Timer its time."""
+        """End immediately if the stage is finished; else set the patience of EarlyStopping and reset Timer."""
         finished = checkpoint.get("finished")
         if finished is not None and still_finished(finished, int(trainer.max_steps), self.specs):
             self.finished, trainer.should_stop = finished, True
@@ -102,12 +102,12 @@ class Stop(StepCallback):
                 states.pop(callback.state_key, None)
             state = states.get(callback.state_key)
             if isinstance(callback, EarlyStopping) and state is not None:
-                state["patience"] = callback.patience  # as it is given now
+                state["patience"] = callback.patience  # of the present config
                 if finished is not None:
                     state |= {"wait_count": 0, "stopping_reason": _GOES_ON.value, "stopping_reason_message": None}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals; Lightning's own handlers would end the run within a step. Only the main thread may."""
+        """Replace Lightning's signal handlers, which end the run within a step. This works only in the main thread."""
         super().on_train_start(trainer, pl_module)
         if threading.current_thread() is not threading.main_thread():
             return
@@ -123,13 +123,13 @@ class Stop(StepCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Wait for the step's end where it has more micro-batches: Lightning would leave within it."""
+        """Delay a stop until the step's last micro-batch, as Lightning would stop before it."""
         self.note(trainer, None)
         trainer.should_stop = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Stop, on all ranks at the same step."""
+        """Stop on all ranks at the same step."""
         received, asked = self.received is not None, self.asked
         if trainer.world_size > 1:
             decide = trainer.strategy.reduce_boolean_decision
@@ -144,7 +144,7 @@ class Stop(StepCallback):
             trainer.should_stop = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -158,14 +158,14 @@ def _has_stopped(callback: L.Callback) -> bool:
 
 
 def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
-    """Return true while a stage that EarlyStopping has finished counts as finished for a command.
+    """Return true if a stage that EarlyStopping has finished counts as finished for a command.
 
-    It does while the callback that finished it is given with the same arguments, and ``trainer.max_steps`` is not raised. Else
-    the stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.
+    It does if the command has the same callback with the same arguments, and no higher ``trainer.max_steps``. Otherwise the
+    stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.
 
     Args:
-        finished: of the stage's weights, or its checkpoint.
-        max_steps: of the command.
-        specs: the command's callbacks.
+        finished: description of the end, from the stage's weights or checkpoint.
+        max_steps: ``trainer.max_steps`` of the command.
+        specs: configs of the command's callbacks.
     """
     return max_steps <= finished.get("max_steps", 0) and finished.get("callback") in list(specs)

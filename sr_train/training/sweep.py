@@ -1,4 +1,4 @@
-"""The jobs of a sweep (``sr-train -m``): each is trained as a run of its own, and its score and exit code are kept."""
+"""Jobs of a sweep (``sr-train -m``): each is trained as a separate run; its score and exit code are kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sr_train.training.validation import best_metric
 
 
 class SweepTable:
-    """The jobs that were run, and those that failed.
+    """Runner of a sweep's jobs that counts them and keeps the names of failed ones.
 
     Args:
-        run_plan: trains a plan, given the command line of its job, and returns an exit code.
+        run_plan: function (plan, arguments of the job) -> exit code that trains a plan.
     """
 
     def __init__(self, run_plan: Callable[[Plan, Sequence[str]], int]) -> None:
@@ -31,7 +31,7 @@ class SweepTable:
         self.code, self.jobs, self.failed = 0, 0, list[str]()
 
     def run(self, job: Job) -> float:
-        """Train one job; returns its best score, NaN without one. Raises where a sweeper wants to know of a failure."""
+        """Train one job; return its best score, NaN without one. Errors are raised if there is a sweeper."""
         self.jobs += 1
         try:
             composed = job.compose()
@@ -48,12 +48,12 @@ class SweepTable:
             self.code = max(self.code, code)
             return math.nan
         self.code = max(self.code, code)
-        if code > 128:  # a signal ends the sweep, not one job of it
+        if code > 128:  # a signal ends the whole sweep
             raise SystemExit(code)
         return best_score(composed)
 
     def finish(self) -> int:
-        """Print which jobs failed; returns the sweep's exit code."""
+        """Print the failed jobs; return the sweep's exit code."""
         if self.failed:
             say(f"{len(self.failed)} of {self.jobs} jobs failed: {', '.join(self.failed)}")
         return self.code
@@ -61,7 +61,7 @@ class SweepTable:
 
 @contextmanager
 def _clean_process() -> Iterator[None]:
-    """Undo what a job leaves behind for the next one: the environment of its processes, their group, its threads."""
+    """Reset the environment variables, the process group and the number of threads after a job."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     try:
         yield
@@ -78,7 +78,7 @@ def _last_selected(composed: Plan) -> Stage:
 
 
 def _best_metric(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return the metric that a stage's best network is chosen by, as far as its name is known, and whether lower is better."""
+    """Return (metric that the best network is chosen by, true if lower is better); the name may be partial."""
     best, metrics = config["validate"]["best"], config["validate"]["metrics"]
     if best is not None:
         return best, f"/{PROTOCOL}/" in best
@@ -87,11 +87,11 @@ def _best_metric(config: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def check_score(composed: Plan, sweeper: Mapping[str, Any]) -> None:
-    """Raise UsageError unless a sweeper that learns from the scores gets one, and looks for the better one."""
+    """Raise UsageError unless the jobs have a score and the sweeper's direction is right for it."""
     stage = _last_selected(composed)
     if not stage.config["data"]["val"]:
         raise UsageError(
-            f"stage {stage.name}: the sweeper needs a score, and sets=[] validates nothing: give sets=[NAME]"
+            f"stage {stage.name}: the sweeper needs a score, but sets=[] disables validation: give sets=[NAME]"
         )
     metric, lower = _best_metric(stage.config)
     right = "minimize" if lower else "maximize"
@@ -104,7 +104,7 @@ def check_score(composed: Plan, sweeper: Mapping[str, Any]) -> None:
 
 
 def best_score(composed: Plan) -> float:
-    """Return the score that ``best.safetensors`` of the last selected stage was chosen by, as it is; NaN without one."""
+    """Return the score that ``best.safetensors`` of the last selected stage was chosen by; NaN without one."""
     stage = _last_selected(composed)
     file = stage.folder / "best.safetensors"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""Lightning's Trainer of a stage: built with our callbacks, and its options checked before a run."""
+"""Construction of a stage's Lightning Trainer, and the check of its options."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _PROFILERS = ("simple", "advanced", "pytorch")
 
 
 def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
-    """Build Lightning's Trainer with our callbacks in place of its loops' own habits."""
-    given = {k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"}  # max_time is a callback
+    """Build Lightning's Trainer with our callbacks instead of its checkpoints, validation and display."""
+    given = {
+        k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
+    }  # max_time becomes a callback
     try:
         return build(
             given,
@@ -37,12 +39,12 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
             max_epochs=-1,
-            use_distributed_sampler=False,  # the sampler shares the positions out itself
-            limit_val_batches=0,  # sr_train.training.validation validates at step boundaries
+            use_distributed_sampler=False,  # our sampler distributes the positions
+            limit_val_batches=0,  # sr_train.training.validation validates
             num_sanity_val_steps=0,
-            check_val_every_n_epoch=None,  # for EarlyStopping, which would wait for the end of an epoch
+            check_val_every_n_epoch=None,  # EarlyStopping would wait for the end of an epoch
             val_check_interval=int(config["validate"]["every"]),
-            log_every_n_steps=int(config["record"]["every"]),  # of what a network or callback hands to self.log
+            log_every_n_steps=int(config["record"]["every"]),  # for values of self.log
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -54,12 +56,12 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
 def try_trainer(
     config: Mapping[str, Any], callbacks: Sequence[L.Callback], problems: list[Exception]
 ) -> L.Trainer | None:
-    """Build the stage's trainer without its loggers; return None with what is wrong added to ``problems``."""
+    """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
     for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices):
         with told(problems):
             check(options)
-    # What is refused already is left to Lightning's defaults, so that the rest is tried as well.
+    # Options with errors get Lightning's defaults, so that the others are checked as well.
     refused = {key for key in options if any(f"trainer.{key}=" in str(p) for p in problems)}
     if "accelerator" in refused:
         refused.add("devices")
@@ -74,12 +76,12 @@ def try_trainer(
 
 
 def on_one_device(trainer: Mapping[str, Any]) -> bool:
-    """Return true where the trainer's own keys say one device."""
+    """Return true if the trainer's options select one device."""
     return trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
 
 
 def finding_unused(trainer: Mapping[str, Any]) -> str:
-    """Return the strategy that looks for parameters without a gradient, which plain ddp would wait for."""
+    """Return the strategy that finds parameters without a gradient; plain ddp would wait for them."""
     strategy = trainer["strategy"]
     if strategy == "auto" and not on_one_device(trainer):
         strategy = "ddp"
@@ -87,7 +89,7 @@ def finding_unused(trainer: Mapping[str, Any]) -> str:
 
 
 def _refused_strategy(strategy: object) -> UsageError:
-    """The error for a strategy that shards the network, whose checkpoints are no files, or that forks this process."""
+    """Return the error for a strategy that shards the network (checkpoints are folders) or forks the process."""
     return UsageError(f"trainer.strategy={strategy}: choose from {', '.join(_STRATEGIES)}")
 
 
@@ -105,32 +107,34 @@ def _check_profiler(options: Mapping[str, Any]) -> None:
 
 
 def _check_accelerator(options: Mapping[str, Any]) -> None:
-    """Raise unless the accelerator that is asked for is there."""
+    """Raise an error unless the accelerator is available."""
     cuda, mps = CUDAAccelerator.is_available, MPSAccelerator.is_available
     there = {"gpu": lambda: cuda() or mps(), "cuda": cuda, "mps": mps, "cpu": lambda: True, "auto": lambda: True}
     accelerator = str(options["accelerator"])
     if accelerator not in there:
         raise UsageError(f"trainer.accelerator={accelerator}: choose from auto, cpu, gpu, cuda, mps")
     if not there[accelerator]():
-        raise ValueError(f"trainer.accelerator={accelerator}: there is none here; give trainer.accelerator=cpu or auto")
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: this machine has none; give trainer.accelerator=cpu or auto"
+        )
 
 
 def _check_devices(options: Mapping[str, Any]) -> None:
-    """Raise unless as many devices as are asked for are there."""
+    """Raise an error unless the devices are available."""
     devices, accelerator = options["devices"], str(options["accelerator"])
     wanted = int(devices) if str(devices).lstrip("-").isdecimal() else devices
     if wanted == 0 or (isinstance(wanted, int) and wanted < -1) or wanted == []:
-        raise UsageError(f"trainer.devices={devices}: expected a whole number from 1 on, or -1 for all GPUs")
+        raise UsageError(f"trainer.devices={devices}: expected an integer from 1 on, or -1 for all GPUs")
     gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
     if accelerator in ("auto", "cpu") and not gpus and (wanted == -1 or isinstance(wanted, list)):
-        raise ValueError(f"trainer.devices={devices}: names GPUs, and none is used here; give trainer.devices=1")
+        raise ValueError(f"trainer.devices={devices}: selects GPUs, but none is used here; give trainer.devices=1")
     if gpus and isinstance(wanted, int) and wanted > gpus:
         raise ValueError(f"trainer.devices={devices}: this machine has {gpus}; give at most trainer.devices={gpus}")
 
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
-    """Put torch's global flags and the environment back to what they were; warnings are given when the run builds again."""
+    """Restore torch's global flags and the environment; hide warnings, which appear when the run builds the same parts."""
     environment = dict(os.environ)
     try:
         with warnings.catch_warnings(), unchanged_flags():
@@ -143,7 +147,7 @@ def unchanged_globals() -> Iterator[None]:
 
 @contextmanager
 def unchanged_flags() -> Iterator[None]:
-    """Put torch's global flags back to what they were: what one stage asks for does not hold for the next."""
+    """Restore torch's global flags, so that the options of one stage do not affect the next."""
     cudnn = torch.backends.cudnn
     kernels = cudnn.benchmark, cudnn.deterministic
     strict = torch.are_deterministic_algorithms_enabled()
@@ -159,7 +163,7 @@ def unchanged_flags() -> Iterator[None]:
 
 @contextmanager
 def advising_less_memory() -> Iterator[None]:
-    """Name what helps where a training step does not fit into memory. Validation names its image itself."""
+    """Raise MemoryError with remedies if a training step does not fit into memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

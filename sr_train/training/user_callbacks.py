@@ -1,4 +1,4 @@
-"""Build and check what may end a stage before its last step: a user's callbacks and ``trainer.max_time``."""
+"""User's callbacks and ``trainer.max_time``, which may end a stage before its last step."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sr_train.console import UsageError
 from sr_train.training.stopping import still_finished
 from sr_train.weights.file import origin_of
 
-#: Exit code of a run that was stopped before its end by something else than a signal: the same command continues.
+#: Exit code of a run that was stopped before its end, but not by a signal; the same command continues it.
 OPEN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class StoppedError(Exception):
-    """A run was asked to stop, and did so with a checkpoint; ``code`` is the command's exit code."""
+    """Signal that a run stopped before its end, with a checkpoint; ``code`` is the exit code of the command."""
 
     def __init__(self, by: str, step: int, code: int) -> None:
         self.code = code
         super().__init__(f"stopped by {by} at step {step}")
 
 
-_clock = {"began": time.monotonic()}  # when the run of all stages began in this process
+_clock = {"began": time.monotonic()}  # start of the run in this process
 
 
 def start_clock() -> None:
@@ -38,18 +38,18 @@ def start_clock() -> None:
 
 
 def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The user's callbacks, as they are configured."""
+    """Return the configs of the user's callbacks."""
     return [spec for spec in (config["callbacks"] or {}).values() if spec]
 
 
 def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Callback]:
-    """Build the user's callbacks in the order of :func:`callback_specs`, and a Timer last for ``trainer.max_time``.
+    """Build the user's callbacks in the order of :func:`callback_specs`, then a Timer for ``trainer.max_time``.
 
-    Raises UsageError for what could never stop the run, or would for a reason that the user does not mean.
+    Raise UsageError for a callback that could never stop the run.
 
     Args:
-        config: of the stage.
-        scores: names of the metrics that its validation measures.
+        config: config of the stage.
+        scores: names of the scores of its validation.
     """
     built = {name: build(spec) for name, spec in (config["callbacks"] or {}).items() if spec}
     return checked_callbacks(config, built, scores)
@@ -58,7 +58,7 @@ def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Ca
 def checked_callbacks(
     config: Mapping[str, Any], built: Mapping[str, L.Callback], scores: Sequence[str]
 ) -> list[L.Callback]:
-    """Check the user's callbacks, by name, and add the Timer of ``trainer.max_time``; see :func:`own_callbacks`."""
+    """Check the user's callbacks and add the Timer of ``trainer.max_time`` (:func:`own_callbacks`)."""
     own = list(built.values())
     for name, callback in built.items():
         if isinstance(callback, Timer):
@@ -71,7 +71,7 @@ def checked_callbacks(
     if limit is not None:
         if any(isinstance(c, Timer) for c in own):
             raise UsageError(
-                f"trainer.max_time={limit}: there is a Timer among the callbacks already; give one of them"
+                f"trainer.max_time={limit}: the callbacks contain a Timer already; give only one of the two"
             )
         try:
             timer = Timer(limit)
@@ -85,7 +85,7 @@ def checked_callbacks(
 
 
 def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
-    """Return the name, as a user knows it, of the callback that has stopped a run; None is the task itself."""
+    """Return the name, known to the user, of the callback that stopped a run; None stands for the task."""
     if callback is None:
         return str(config["task"]["_target_"]).rpartition(".")[2]
     if isinstance(callback, Timer) and config["trainer"].get("max_time") is not None:
@@ -95,17 +95,17 @@ def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
 
 def _check_timer(key: str, timer: Timer) -> None:
     if timer._interval != "step":
-        raise UsageError(f"{key}: interval={timer._interval}: training has one epoch without an end; leave it out")
+        raise UsageError(f"{key}: interval={timer._interval}: training is one endless epoch; leave interval out")
 
 
 def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[str], *, alone: bool) -> None:
-    """EarlyStopping looks at its metric after each validation. ``alone``: nothing else logs numbers of its own."""
+    """Check that EarlyStopping can read its metric after a validation. ``alone``: no user code logs other numbers."""
     monitor = callback.monitor
     if callback._check_on_train_epoch_end:
-        raise UsageError(f"{key}: check_on_train_epoch_end=true: training has one epoch without an end; leave it out")
+        raise UsageError(f"{key}: check_on_train_epoch_end=true: training is one endless epoch; leave it out")
     if not scores:
         raise UsageError(
-            f"{key}: monitor={monitor}: nothing is validated, so it would never be looked at; give sets=[...]"
+            f"{key}: monitor={monitor}: there is no validation, so it would never be read; give sets=[...]"
         )
     known = monitor in scores or monitor.startswith(("train/", "speed/"))
     if alone and callback.strict and not known:
@@ -115,16 +115,16 @@ def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[st
     if (higher and callback.mode == "min") or (lower and callback.mode == "max"):
         better = "higher" if higher else "lower"
         warnings.warn(
-            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training stops when it improves; give "
+            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training would stop while it improves; give "
             f"mode={'max' if higher else 'min'}",
             stacklevel=2,
         )
 
 
 def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
-    """Return what finished a stage before its last step, by its weights; None where nothing did, or it no longer counts.
+    """Return the callback and step that finished a stage early, read from its weights; None if it is not finished.
 
-    :func:`sr_train.training.stopping.still_finished` decides.
+    :func:`sr_train.training.stopping.still_finished` decides if the end counts for this config.
     """
     finished = origin_of(weights).get("finished")
     if not isinstance(finished, dict):

@@ -1,4 +1,4 @@
-"""Validation inside training: whole images scored by named protocols, the best network kept, pictures to look at."""
+"""Validation during training: scores of whole images by named protocols, the best network, and pictures."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ Exporter = Callable[[SRTask, Path, dict[str, float], int], object]
 
 Metric = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
 
-PERCEPTUAL = "perceptual"  #: what perceptual metrics stand under, where PSNR and SSIM have a protocol
+PERCEPTUAL = "perceptual"  #: used in names of perceptual metrics in place of a protocol
 
 
 class Validate(StepCallback):
-    """Scores whole images every ``every`` steps and at the end, in fp32, the images shared out among the ranks.
+    """Callback that scores whole images in fp32 every ``every`` steps and at the end; the ranks share the images.
 
-    Of clips every frame is scored, with its window; a set's score is the mean over clips of the means over frames.
+    Every frame of a clip is scored with its window. The score of a set is the mean over clips of the means over frames.
 
     Args:
-        images: what to score; none turns validation off.
-        every: steps.
-        last: the step that the stage ends at.
-        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the first set's first protocol,
-            of several scales their mean.
-        export: writes the network that counts: (task, file, scores, step).
-        folder: of the stage.
-        pictures: how many images, of each scale, are shown as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
-        crop: side of their crops, in HR pixels.
-        metrics: which of the protocols' are kept: ``psnr``, ``ssim``.
-        perceptual: others by name, e.g. LPIPS.
-        means: name of a mean -> the sets it is of, e.g. ``set5_mean`` of ``set5_x2``, ``set5_x3``, ``set5_x4``.
-        basis: name of a metric -> what else its value depends on, e.g. the file of LPIPS: with another one, scores cannot be
-            compared.
+        images: images to score; None disables validation.
+        every: interval in steps.
+        last: last step of the stage.
+        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the PSNR of the first set and
+            protocol, with several scales their mean.
+        export: function (task, file, scores, step) that writes the evaluated network.
+        folder: folder of the stage.
+        pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
+        crop: side of their crops in HR pixels.
+        metrics: metrics of the protocols to keep: ``psnr``, ``ssim``.
+        perceptual: other metrics by name, e.g. LPIPS.
+        means: name of a mean -> its sets, e.g. ``set5_mean`` -> ``set5_x2``, ``set5_x3``, ``set5_x4``.
+        basis: name of a metric -> another property that its value depends on, e.g. the file of LPIPS. Scores with different
+            values of it cannot be compared.
     """
 
     def __init__(
@@ -91,22 +91,22 @@ class Validate(StepCallback):
         self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
-        self.best_by: tuple[str, str] | None = None  #: the metric of ``best``, and a digest of what it was measured on
+        self.best_by: tuple[str, str] | None = None  #: metric of ``best``, and digest of its images
         self.scores: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, the metric that it was chosen by, and the newest scores."""
+        """Return the best score so far, its metric, and the newest scores."""
         by = None if self.best_by is None else list(self.best_by)
         return {"best": self.best, "best_step": self.best_step, "best_by": by, "scores": dict(self.scores)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the best so far."""
+        """Restore the best score so far, its metric, and the newest scores."""
         self.best, self.best_step, self.scores = state_dict["best"], state_dict["best_step"], dict(state_dict["scores"])
-        by = state_dict.get("best_by")  # earlier checkpoints have none
+        by = state_dict.get("best_by")  # missing in checkpoints of earlier versions
         self.best_by = None if by is None else (by[0], by[1])
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Validate where it is time to."""
+        """Validate if this step is due."""
         if self.images is not None and (step % self.every == 0 or step == self.last):
             for hook in ("on_validation_start", "on_validation_epoch_start"):
                 _call(trainer, task, hook)
@@ -115,7 +115,7 @@ class Validate(StepCallback):
                 _call(trainer, task, hook)
 
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Score all images, log, keep the best."""
+        """Score all images, log the scores, write the network if it is the best."""
         assert self.images is not None
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
@@ -143,7 +143,7 @@ class Validate(StepCallback):
         }
         if self.perceptual:
             a, b = sr.to(task.device), image.hr.to(task.device)
-            scores[PERCEPTUAL] = {name: measure(a, b) for name, measure in self.perceptual.items()}
+            scores[PERCEPTUAL] = {name: metric(a, b) for name, metric in self.perceptual.items()}
         return {protocol: values for protocol, values in scores.items() if values}
 
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
@@ -151,7 +151,7 @@ class Validate(StepCallback):
         value = self.scores[name]
         by = (name, self._measured_on(name))
         if self.best is not None and self.best_by not in (None, by):
-            self._begin_anew(trainer, by)
+            self._forget_best(trainer, by)
         self.best_by = by
         lower = f"/{PERCEPTUAL}/" in name  # is better
         if self.best is None or math.isnan(self.best) or (value < self.best if lower else value > self.best):
@@ -160,25 +160,25 @@ class Validate(StepCallback):
                 self.export(task, self.folder / "best.safetensors", self.scores, step)
 
     def _measured_on(self, metric: str) -> str:
-        """A digest of the images that a metric is measured on, and of what else its value depends on."""
+        """Return a digest of a metric's images and of its ``basis``."""
         assert self.images is not None
         name, _, rest = metric.partition("/")
         digest = hashlib.blake2b(self.basis.get(rest.rpartition("/")[2], "").encode(), digest_size=8)
-        for of in self.means.get(name, [name]):
-            pairs = self.images.sets[of]
+        for set_name in self.means.get(name, [name]):
+            pairs = self.images.sets[set_name]
             digest.update(f"x{pairs.scale}\n".encode())
             for i, key in enumerate(pairs.keys):
                 digest.update(f"{key} {pairs.hr_size(i)}\n".encode())
         return digest.hexdigest()
 
-    def _begin_anew(self, trainer: L.Trainer, by: tuple[str, str]) -> None:
-        """Forget the best: it cannot be compared with scores of another metric."""
+    def _forget_best(self, trainer: L.Trainer, by: tuple[str, str]) -> None:
+        """Forget the best score, because scores of another metric cannot be compared with it."""
         assert self.best_by is not None
         if trainer.is_global_zero:
-            before = self.best_by[0] if self.best_by[0] != by[0] else f"{by[0]} of other images or another network"
+            before = self.best_by[0] if self.best_by[0] != by[0] else f"{by[0]} on other images or with another network"
             tqdm.write(
-                f"best.safetensors: is chosen by {by[0]} from here on; the best by {before}, {self.best:.3f} at step "
-                f"{self.best_step}, is replaced",
+                f"best.safetensors: is chosen by {by[0]} from now on; the best by {before} ({self.best:.3f} at step "
+                f"{self.best_step}) is replaced",
                 file=sys.stderr,
             )
         self.best, self.best_step = None, -1
@@ -193,26 +193,24 @@ class Validate(StepCallback):
 
 
 def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
-    """Call a hook of Lightning's on all callbacks and the task, as its own validation would."""
+    """Call a hook on all callbacks and the task, as Lightning's validation does."""
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         try:
             getattr(callback, hook)(trainer, task)
         except RuntimeError as error:
             if not isinstance(callback, EarlyStopping):
                 raise
-            raise ValueError(f"{type(callback).__name__}: {error}") from None  # its metric is not measured
+            raise ValueError(f"{type(callback).__name__}: {error}") from None  # its metric is missing
     getattr(task, hook)()
 
 
 @contextmanager
 def naming_the_image(image: EvalImage) -> Iterator[None]:
-    """Name the image in an error of its validation, and say what helps where it does not fit into memory."""
+    """Add the image's name to errors of its validation, and remedies if it does not fit into memory."""
     try:
         yield
     except MemoryFullError as error:
-        raise ValueError(
-            f"validation: {image.set}: {image.key}: {error}; leave it out of the set, or cut it up"
-        ) from None
+        raise ValueError(f"validation: {image.set}: {image.key}: {error}; remove it from the set or split it") from None
     except ValueError as error:
         raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
     except (MemoryError, RuntimeError) as error:
@@ -220,8 +218,8 @@ def naming_the_image(image: EvalImage) -> Iterator[None]:
             raise
         size = "x".join(map(str, image.hr.shape[:0:-1]))
         raise ValueError(
-            f"validation: {image.set}: {image.key}: the memory is full while its {size} pixels are scored; leave lpips out of "
-            "validate.metrics, or the image out of the set"
+            f"validation: {image.set}: {image.key}: its {size} pixels do not fit into memory for scoring; remove lpips from "
+            "validate.metrics or the image from the set"
         ) from None
 
 
@@ -231,7 +229,7 @@ def best_metric(chosen: str | None, scores: Mapping[str, float]) -> str:
 
 
 def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """``NAME/protocol/metric`` of each mean, from those of its sets."""
+    """Return the score ``NAME/protocol/metric`` of each mean."""
     found = {}
     for name, sets in means.items():
         rests = [key.partition("/")[2] for key in scores if key.startswith(f"{sets[0]}/")]
@@ -240,7 +238,7 @@ def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> d
 
 
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
-    """Every rank's list, joined."""
+    """Return the joined lists of all ranks."""
     if trainer.world_size == 1:
         return mine
     parts: list[Any] = [None] * trainer.world_size
@@ -249,9 +247,9 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 
 
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """LR (pixels repeated) | bicubic | SR | HR, of an image's middle: [crop, 4 crop + gaps, 3] uint8.
+    """Return LR (pixels repeated) | bicubic | SR | HR of an image's middle: [crop, 4 crop + gaps, 3] uint8.
 
-    Of a window it is the centre frame.
+    For a window, the center frame is shown.
     """
     scale = image.scale
     lr = to_float(image.centre).unsqueeze(0)

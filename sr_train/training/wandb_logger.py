@@ -1,4 +1,4 @@
-"""Logger for Weights & Biases, one run a stage, exact after a resume."""
+"""Logger for Weights & Biases that is exact after a resume."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sr_train.runs.metrics import read_rows, rows_text
 
 
 class WandB(WandbLogger):
-    """Weights & Biases: one run a stage, which ends with it and is resumed by the next sitting.
+    """Logger for Weights & Biases: one run per stage, which the next process resumes.
 
-    Its id is kept in ``wandb.json`` of the stage's folder. A row is sent when a checkpoint covers it, so that none is sent
-    again after a kill. wandb writes what it is given some ten seconds later, so numbers are also kept in ``wandb/pending.csv``
-    until it has them: what it has not is sent again by the next sitting. In a run that was killed, pictures of the last seconds
-    are missing.
+    The run's id is kept in ``wandb.json`` in the stage's folder. A log entry is sent when a checkpoint includes its step, so
+    that it is sent only once even if the process is killed. wandb writes entries about ten seconds later. Until then numbers
+    are also kept in ``wandb/pending.csv``, and the next process sends those that are missing. Pictures of the last seconds
+    before a kill are lost.
 
     Args:
         save_dir: the stage's folder.
-        project: on the server.
-        name: of the run.
+        project: project on the server.
+        name: name of the run.
         entity: user or team.
-        group: groups runs.
-        tags: of the run.
-        notes: of the run.
-        job_type: of the run.
-        offline: write files only, to be sent later by ``wandb sync``; likewise WANDB_MODE=offline.
+        group: group of the run.
+        tags: tags of the run.
+        notes: notes of the run.
+        job_type: type of the run.
+        offline: write only files, for a later ``wandb sync``; the same as WANDB_MODE=offline.
         options: other arguments of ``wandb.init``.
     """
 
@@ -63,20 +63,20 @@ class WandB(WandbLogger):
         }
         super().__init__(name=name, save_dir=save_dir, project=project, offline=offline, **given)
         self._folder = Path(save_dir)
-        self._kept: dict[int, dict[str, Any]] = {}  # rows by step that no checkpoint covers yet
-        self._covered = -1  # the newest checkpoint's step
-        self._landed = -1  # up to this step W&B has all rows
-        self._next = 0  # number of the next row of the run, which W&B counts by itself
+        self._kept: dict[int, dict[str, Any]] = {}  # entries by step that no checkpoint includes yet
+        self._covered = -1  # step of the newest checkpoint
+        self._landed = -1  # W&B has all entries up to this step
+        self._next = 0  # number of the next entry; W&B counts entries, not steps
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B's run, begun on first use."""
+        """Run of W&B, started on first use."""
         if self._experiment is None:
             state = self._state()
             self._wandb_init["id"] = state["id"]
             if self._is_offline():
-                self._wandb_init["resume"] = None  # it would warn that it cannot: the id alone joins the sittings
+                self._wandb_init["resume"] = None  # it causes a warning offline, where the id is sufficient
             (self._folder / "wandb").mkdir(parents=True, exist_ok=True)
             self._experiment = WandbLogger.experiment.fget(self)  # pyright: ignore[reportOptionalCall, reportAttributeAccessIssue]
         return self._experiment
@@ -86,7 +86,7 @@ class WandB(WandbLogger):
         return self._offline or mode in ("offline", "dryrun")
 
     def _state(self) -> dict[str, Any]:
-        """The run's id, and what of it is known to have arrived."""
+        """Return the run's id, the last step that has arrived, and the number of the next entry."""
         path = self._folder / "wandb.json"
         try:
             return {"sent": -1, "next": 0, **json.loads(path.read_text(encoding="utf-8"))}
@@ -105,7 +105,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Send what the checkpoint of ``step`` covers and W&B does not have; forget the rest."""
+        """Send missing entries up to ``step``, the step of the checkpoint; drop later ones."""
         state = self._state()
         there: set[tuple[int, str]] = set()
         for file in sorted((self._folder / "wandb").glob(f"offline-run-*-{state['id']}/run-*.wandb")):
@@ -113,7 +113,7 @@ class WandB(WandbLogger):
                 self._next = max(self._next, number + 1)
                 there |= {(int(row.get(_STEP, -1)), name) for name in row}
         self._kept, self._covered, self._next = {}, step, max(self._next, state["next"])
-        last = self.experiment.summary.get(_STEP)  # of a run that is resumed on the server
+        last = self.experiment.summary.get(_STEP)  # the server's value if the run is resumed there
         self._landed = max(state["sent"], -1 if last is None else int(last), *(s for s, _ in there), -1)
         rows = [r for r in read_rows(self._pending) if state["sent"] < r[0] <= step and (r[0], r[1]) not in there]
         if last is not None:
@@ -125,11 +125,11 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep numbers and pictures of a step until a checkpoint covers it."""
+        """Keep numbers and pictures of a step until a checkpoint includes it."""
         if step is None:
             super().log_metrics(metrics, step)
             return
-        if step <= self._landed:  # a checkpoint before the newest had to be resumed
+        if step <= self._landed:  # an older checkpoint was resumed
             return
         numbers = {name: float(v) for name, v in metrics.items() if isinstance(v, (int, float))}
         self._pending.parent.mkdir(parents=True, exist_ok=True)
@@ -142,25 +142,25 @@ class WandB(WandbLogger):
 
     def _send(self, step: int, row: Mapping[str, Any]) -> None:
         run = self.experiment
-        number = {"step": self._next} if self._next > run.step else {}  # offline, a sitting would begin at 0 again
+        number = {"step": self._next} if self._next > run.step else {}  # offline, every process would start at 0
         run.log({**row, _STEP: step}, commit=True, **number)
 
     @rank_zero_only
     def checkpointed(self, step: int) -> None:
-        """Send the rows that the checkpoint covers."""
+        """Send the entries up to ``step``, which a checkpoint includes."""
         self._covered = max(self._covered, step)
         for number in sorted(n for n in self._kept if n <= step):
             self._send(number, self._kept.pop(number))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """End the run's sitting: what was sent is on disk or on the server then."""
+        """Finish the run in this process; then all sent entries are on disk or on the server."""
         if self._experiment is None:
             return
         number = self._experiment.step
         self._experiment.finish(exit_code=0 if status == "success" else 1)
         self._experiment = None
-        if self._covered < 0:  # it ended before it had resumed: nothing was sent
+        if self._covered < 0:  # the process ended before the resume, so nothing was sent
             return
         rows = [r[0] for r in read_rows(self._pending) if r[0] <= self._covered]
         self._write_state({**self._state(), "sent": max([self._landed, *rows]), "next": number})
@@ -168,13 +168,13 @@ class WandB(WandbLogger):
         self._kept = {}
 
 
-_STEP = "trainer/global_step"  # the axis of W&B's charts, as Lightning calls it
+_STEP = "trainer/global_step"  # Lightning's name for the axis of W&B's charts
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, values by name) of the rows of a ``.wandb`` file; the end that was not written is left out.
+    """Return (number, values by name) for each entry of a ``.wandb`` file; an incomplete end is skipped.
 
-    It is a log in LevelDB's format, of blocks of 32 KiB, after a header of 7 bytes; its records are protobuf messages.
+    The file is a log in LevelDB's format: a header of 7 bytes and blocks of 32 KiB that contain protobuf messages.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2

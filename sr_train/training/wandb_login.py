@@ -1,4 +1,4 @@
-"""The login of Weights & Biases, read where wandb reads it: nothing is sent and nobody is asked."""
+"""Check of the login of Weights & Biases in wandb's files and variables, without requests or prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 
 def check_login(logger: WandbLogger) -> None:
-    """Raise ValueError unless W&B has credentials, or needs none."""
+    """Raise ValueError unless W&B has credentials or needs none."""
     settings = _settings()
     mode = logger._wandb_init.get("mode") or settings.get("mode")
     if logger._offline or mode in ("offline", "dryrun", "disabled"):
@@ -31,7 +31,7 @@ def check_login(logger: WandbLogger) -> None:
 
 
 def _settings() -> dict[str, str]:
-    """W&B's settings: of the user's file, of the folder's, of the environment; the later ones win."""
+    """Return W&B's settings from the user's file, the folder's file and the environment; later ones take precedence."""
     folder = os.environ.get("WANDB_CONFIG_DIR", str(Path.home() / ".config" / "wandb"))
     parser = configparser.ConfigParser(interpolation=None)
     with suppress(configparser.Error):

@@ -1,4 +1,4 @@
-"""What a stage starts from: ``init.stage``, ``init.weights``, ``init.skip``, ``init.grow``."""
+"""Initial weights of a stage: ``init.stage``, ``init.weights``, ``init.skip``, ``init.grow``."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from sr_train.weights.warm_start import match_warm_start
 
 
 class Origin(NamedTuple):
-    """What a stage starts from."""
+    """Weights that a stage starts from."""
 
     weights: Weights
     file: Path
 
     @property
     def digest(self) -> str:
-        """Of the tensors: another source makes another run."""
+        """Digest of the tensors; a stage with another digest is another run."""
         return digest(self.weights.state)
 
     @property
     def ancestors(self) -> list[str]:
-        """Digests of the source and of what it started from in its turn."""
+        """Digests of these weights and of all weights that they were trained from."""
         return [self.digest, *map(str, self.weights.origin.get("ancestors", []))]
 
 
 def open_origin(stage: Stage) -> Origin | None:
-    """Read the weights of ``init.weights``; None where the stage starts from another stage or from nothing.
+    """Read the weights of ``init.weights``; None if it is not given.
 
-    They may be of any class, the user's own included: their tensors are copied by name, and nothing is built from the file.
+    The file may contain any network class, because its tensors are copied by name and no network is built from it.
     """
     init = stage.config["init"]
     if init["weights"] is None:
@@ -48,9 +48,9 @@ def open_origin(stage: Stage) -> Origin | None:
 
 
 def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | None:
-    """The weights that a stage starts from: those that are opened already, or those of its source stage.
+    """Return the weights that a stage starts from: the opened ones, or those of its source stage.
 
-    Raises ValueError where the source stage is not finished.
+    Raise ValueError if the source stage is not finished.
     """
     init = stage.config["init"]
     if opened is not None or init["stage"] is None:
@@ -58,23 +58,20 @@ def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | Non
     before = next(s for s in plan.stages if s.name == init["stage"])
     if finished_file(before.folder) is None:
         raise ValueError(
-            f"stage {stage.name} starts from stage {init['stage']}, which is not complete ({before.folder}); run that first, "
+            f"stage {stage.name} starts from stage {init['stage']}, which is not finished ({before.folder}); train it first, "
             f"or give {stage.name}.init.weights=FILE"
         )
     source = Origin(*load(str(before.folder), allow=[ANY]))
     step, last = source.weights.origin.get("step"), before.config["trainer"]["max_steps"]
     if isinstance(step, int) and step < last and before.name not in plan.selected:
-        say(
-            f"stage {stage.name}: starts from stage {before.name} as it was finished, at step {step} of the {last} asked for"
-        )
+        say(f"stage {stage.name}: starts from stage {before.name} as finished at step {step} of {last}")
     return source
 
 
 def check_warm_starts(plan: Plan) -> dict[str, Origin]:
-    """Compare every selected stage's network with its source's by name and shape, before the first one is trained.
+    """Compare every selected stage's network with its source by names and shapes, before the first one is trained.
 
-    The costliest failure is a bad warm start after three days. Prints what is copied, grown, started afresh and unused.
-    Returns what was read from ``init.weights``, by stage.
+    Print the copied, grown, newly initialized and unused tensors. Return the weights read from ``init.weights`` by stage.
     """
     sources: dict[str, Origin] = {}
     for stage in plan.stages:
@@ -97,27 +94,31 @@ def _network_of(stage: Stage) -> nn.Module:
 
 
 def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
-    """Match a stage's network with the tensors of its source, called ``name``, and print what becomes of them."""
+    """Match a stage's network with the tensors of its source, called ``name``, and print the result."""
     init, where, network = stage.config["init"], f"stage {stage.name} from {name}", _network_of(stage)
     ends = residual_ends(network, init["grow"], where=where)
     had, state = state, with_frames(network, state, init["grow"], where=where)
     wider = [k for k, v in state.items() if v.shape != had[k].shape]
     decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
     say(f"stage {stage.name} starts from {name}:")
-    say(f"  copied {len(decided.copied):>5} tensors")
+    say(f"  copied {_tensors(decided.copied)}".rstrip())
     if stage.config["task"].get("discriminator") is not None:
-        say("  discriminator: newly initialized; the generator alone is copied")
+        say("  discriminator: newly initialized; only the generator is copied")
     if decided.grown:
-        say(f"  grown  {len(decided.grown):>5} tensors  {_blocks(decided.grown, ends)}, as identity")
+        say(f"  grown  {_tensors(decided.grown)}  {_blocks(decided.grown, ends)}, as identity")
     if wider:
-        say(f"  grown  {len(wider):>5} tensors  {', '.join(wider)}: the frames added weigh nothing at first")
-    for what, names in (("afresh", decided.afresh), ("unused", decided.unused)):
+        say(f"  grown  {_tensors(wider)}  {', '.join(wider)}: weights of the new frames start at zero")
+    for kind, names in (("new", decided.afresh), ("unused", decided.unused)):
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        say(f"  {what:<7}{len(names):>5} tensors  {shown}".rstrip())
+        say(f"  {kind:<7}{_tensors(names)}  {shown}".rstrip())
+
+
+def _tensors(names: Sequence[str]) -> str:
+    return f"{len(names):>5} {'tensor' if len(names) == 1 else 'tensors':<7}"
 
 
 def _blocks(names: Sequence[str], lists: Iterable[str]) -> str:
-    """Which blocks tensors are of: "reconstruction.10 to reconstruction.39"."""
+    """Return the range of blocks that tensors belong to: "reconstruction.10 to reconstruction.39"."""
     parts = []
     for blocks in lists:
         numbers = [int(n.removeprefix(f"{blocks}.").partition(".")[0]) for n in names if n.startswith(f"{blocks}.")]

@@ -38,7 +38,7 @@ def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, invoke,
     assert weights.origin["step"] == 30
     again = invoke(*arguments)
     assert again.returncode == 0
-    assert "complete already" in again.stdout
+    assert "already finished" in again.stdout
     scored = invoke("sr-eval", f"weights={file}", "sets=[toy]", "out=scores")
     assert scored.returncode == 0, scored.stderr
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())

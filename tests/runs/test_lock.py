@@ -29,20 +29,20 @@ def _leave(folder, number, content, age=0.0):
     return claim
 
 
-def test_the_holder_is_named_and_gives_its_claim_back(tmp_path):
+def test_the_holder_is_named_and_releases_its_claim(tmp_path):
     for number in (1, 2):
         with hold(tmp_path / "run"):
             (claim,) = _claims(tmp_path)
             assert claim.name == f".run.lock.{number}"
             assert f'"pid": {os.getpid()}' in claim.read_text()
-            holder = f"written by process {os.getpid()} .*last sign of life 0 s ago"
+            holder = f"written by process {os.getpid()} .*last heartbeat 0 s ago"
             with pytest.raises(FileExistsError, match=holder), hold(tmp_path / "run", 0.1):
                 pass
         assert claim.read_text() == "free"
 
 
 @pytest.mark.parametrize("content", ['{"host": "other", "pid": 7}', ""])
-def test_a_claim_without_a_sign_of_life_is_taken_over_and_a_fresh_one_is_not(tmp_path, content):
+def test_a_claim_without_heartbeat_is_taken_over_and_a_recent_one_is_not(tmp_path, content):
     """An empty claim is one that its process has just created."""
     _leave(tmp_path, 4, content)
     holder = "process 7 on other" if content else "another process"
@@ -53,7 +53,7 @@ def test_a_claim_without_a_sign_of_life_is_taken_over_and_a_fresh_one_is_not(tmp
         assert [c.name for c in _claims(tmp_path)] == [".run.lock.5"]
 
 
-def test_the_age_of_a_claim_is_judged_by_the_file_system_alone(tmp_path, monkeypatch):
+def test_the_age_of_a_claim_uses_only_times_of_the_file_system(tmp_path, monkeypatch):
     _leave(tmp_path, 1, "{}")
     monkeypatch.setattr(time, "time", lambda: 0.0)  # this host's clock is wrong by decades
     with pytest.raises(FileExistsError, match="is being written by another process"), hold(tmp_path / "run", 0.1):
@@ -63,7 +63,7 @@ def test_the_age_of_a_claim_is_judged_by_the_file_system_alone(tmp_path, monkeyp
         pass
 
 
-def test_a_process_that_looked_long_ago_does_not_win(tmp_path, monkeypatch):
+def test_a_process_with_an_old_list_of_claims_does_not_win(tmp_path, monkeypatch):
     """It found claim 1 without a sign of life and was suspended; others took 2 and 3, and removed what was older."""
     path = lock_file(tmp_path / "run")
     _leave(tmp_path, 3, '{"host": "other", "pid": 7}')
@@ -87,7 +87,7 @@ def _race(folder, barrier, counter):
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_of_processes_that_start_at_once_one_at_a_time_holds_the_lock(tmp_path, stale):
+def test_processes_that_start_at_once_hold_the_lock_one_at_a_time(tmp_path, stale):
     if stale:
         _leave(tmp_path, 1, '{"host": "other", "pid": 7}', age=60)
     fork = multiprocessing.get_context("fork")
@@ -103,7 +103,7 @@ def test_of_processes_that_start_at_once_one_at_a_time_holds_the_lock(tmp_path, 
 
 
 @pytest.mark.parametrize("round_", range(20))
-def test_of_threads_that_take_over_at_once_one_wins(tmp_path, round_):
+def test_one_of_several_threads_that_take_over_at_once_wins(tmp_path, round_):
     path = lock_file(tmp_path / "run")
     _leave(tmp_path, 1, "{}", age=60)
     barrier, won = threading.Barrier(8), []
@@ -130,9 +130,9 @@ def test_a_holder_whose_claim_was_taken_over_is_stopped(tmp_path, monkeypatch, c
         (claim,) = _claims(tmp_path)
         written = claim.stat().st_mtime_ns
         time.sleep(0.2)
-        assert claim.stat().st_mtime_ns > written, "it shows signs of life"
+        assert claim.stat().st_mtime_ns > written, "it writes heartbeats"
         other = _leave(tmp_path, 2, "{}")
         time.sleep(0.2)
     assert signals == [(os.getpid(), 15)]
-    assert "another process took this run over" in capsys.readouterr().err
+    assert "another process took over this run" in capsys.readouterr().err
     assert other.read_text() == "{}", "what another process holds is not given back"

@@ -60,7 +60,7 @@ def _wait_for(condition, process, seconds=60):
 
 
 @pytest.mark.kill
-def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_path, undisturbed):
+def test_a_killed_stopped_and_damaged_run_ends_with_the_same_weights_and_rows(tmp_path, undisturbed):
     folder = tmp_path / "runs" / "run" / "x2"
     saved = folder / "checkpoints"
     # kill -9 after the second checkpoint, whose file is then torn in half
@@ -80,7 +80,7 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
     assert "stopped by SIGTERM at step" in output
     assert "continue with: sr-train experiment=quickstart_edsr" in output
     assert f"{newest.name}: damaged" in output
-    assert "falling back to the one before" in output
+    assert "the checkpoint before it is tried" in output
     # a run begun by an earlier version, whose classes had other paths, goes on to the end
     begun = (folder / "config.yaml").read_text()
     earlier = begun.replace("sr_train.tasks.curves.", "sr_train.tasks.optim.").replace("training.loggers.", "records.")
@@ -96,7 +96,7 @@ def test_killed_torn_and_stopped_a_run_ends_with_the_same_weights_and_rows(tmp_p
 
 
 @pytest.mark.kill
-def test_sigterm_to_the_whole_group_of_processes_is_answered_with_a_checkpoint(tmp_path):
+def test_sigterm_to_all_processes_of_a_run_writes_a_checkpoint(tmp_path):
     """As timeout, systemd and scancel send it: to the loader's workers too."""
     command = [
         str(Path(sys.executable).with_name("sr-train")),
@@ -132,10 +132,10 @@ def test_a_run_in_progress_is_not_shortened_below_its_checkpoint(invoke, tmp_pat
     (tmp_path / "runs" / "quickstart_edsr" / "x2" / "weights.safetensors").unlink()
     done = invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=4")
     assert done.returncode == 1
-    assert "is beyond trainer.max_steps=4; a run can be extended, not shortened" in done.stderr
+    assert "is after trainer.max_steps=4; a run can be extended, not shortened" in done.stderr
 
 
-def test_a_run_whose_config_is_gone_is_not_continued_blindly(invoke, tmp_path):
+def test_a_run_without_its_config_is_refused(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "trainer.max_steps=2").returncode == 0
     (tmp_path / "runs" / "quickstart_edsr" / "x2" / "config.yaml").write_text("")
     done = invoke("sr-train", *SMALL, "trainer.max_steps=2")
@@ -143,7 +143,7 @@ def test_a_run_whose_config_is_gone_is_not_continued_blindly(invoke, tmp_path):
     assert "config.yaml: is missing or empty" in done.stderr
 
 
-def test_a_complete_stage_is_extended_to_what_one_run_would_have_given(invoke, tmp_path):
+def test_an_extended_stage_equals_one_long_run(invoke, tmp_path):
     short = ("sr-train", *SMALL, "name=run", "curve=constant")
     assert invoke(*short, "trainer.max_steps=9").returncode == 0
     longer = invoke(*short, "trainer.max_steps=14")
@@ -158,12 +158,12 @@ def test_a_complete_stage_is_extended_to_what_one_run_would_have_given(invoke, t
     assert "can be extended, not shortened" in shorter.stderr
 
 
-def test_resume_never_moves_a_whole_run_aside(invoke, tmp_path):
+def test_the_value_never_of_resume_renames_the_run_folder(invoke, tmp_path):
     (tmp_path / "runs" / "quickstart_edsr" / "x2").mkdir(parents=True)
     whole = [a for a in SMALL if a != "stage=x2"]
     done = invoke("sr-train", *whole, "trainer.max_steps=1", "resume=never")
     assert done.returncode == 0, done.stderr
-    assert "moved aside to runs/quickstart_edsr.old-1" in done.stdout
+    assert "renamed to runs/quickstart_edsr.old-1" in done.stdout
     assert (tmp_path / "runs" / "quickstart_edsr.old-1" / "x2").is_dir()
     assert (tmp_path / "runs" / "quickstart_edsr" / "x4" / "weights.safetensors").exists()
 
@@ -177,13 +177,13 @@ def test_a_changed_config_is_refused_with_the_differences_and_the_remedies(invok
     for remedy in ("name=OTHER", "resume=force", "resume=never"):
         assert remedy in changed.stderr
     free = ("data.workers=1", "validate.every=1", "record.every=1", "logger=none", "checkpoint.keep=5", "sets=[toy]")
-    assert "complete already" in invoke("sr-train", *SMALL, "trainer.max_steps=2", *free).stdout
+    assert "already finished" in invoke("sr-train", *SMALL, "trainer.max_steps=2", *free).stdout
     forced = invoke("sr-train", *SMALL, "trainer.max_steps=3", "task.rate=1e-3", "resume=force")
     assert forced.returncode == 0, forced.stderr
-    assert "continues though task.rate: 0.003 -> 0.001" in forced.stdout
+    assert "continues with a difference: task.rate: 0.003 -> 0.001" in forced.stdout
     never = invoke("sr-train", *SMALL, "trainer.max_steps=2", "task.rate=2e-3", "resume=never")
     assert never.returncode == 0, never.stderr
-    assert "moved aside to runs/quickstart_edsr/x2.old-1" in never.stdout
+    assert "renamed to runs/quickstart_edsr/x2.old-1" in never.stdout
     assert (tmp_path / "runs" / "quickstart_edsr" / "x2.old-1" / "weights.safetensors").exists()
     assert invoke("sr-train", *SMALL, "resume=sometimes").returncode == 2
 
@@ -197,7 +197,7 @@ def test_changed_data_is_refused_though_its_path_is_the_same(invoke, photographs
     assert 'fingerprint.sources[0]: "4 images' in changed.stderr
 
 
-def test_one_run_folder_one_run(tmp_path, monkeypatch):
+def test_a_run_folder_is_locked_by_one_process(tmp_path, monkeypatch):
     holder = subprocess.Popen(
         [sys.executable, "-c", "from sr_train.runs.lock import hold; from pathlib import Path; import sys, time\n"
          f"with hold(Path({str(tmp_path / 'run')!r})): print('held', flush=True); time.sleep(60)"],
@@ -213,7 +213,7 @@ def test_one_run_folder_one_run(tmp_path, monkeypatch):
         pass
 
 
-def test_a_damaged_checkpoint_is_named_and_a_hostile_one_is_not_run(tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_a_hostile_one_is_not_executed(tmp_path):
     good = {"state_dict": {}, "optimizer_states": [], "loops": {}, "callbacks": {}, "global_step": 3}
     torch.save(good, tmp_path / "step_00000003.ckpt")
     (tmp_path / "step_00000006.ckpt").write_bytes(b"not a zip")
@@ -243,14 +243,14 @@ def test_a_damaged_checkpoint_is_named_and_a_hostile_one_is_not_run(tmp_path):
     with pytest.raises(CheckpointError, match="not a checkpoint of sr-train"):
         read_checkpoint(tmp_path / "step_00000012.ckpt")
     (tmp_path / "step_00000003.ckpt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"none of the 5 checkpoints can be read; resume=never"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint can be read \(5 tried\); resume=never"):
         newest_checkpoint(tmp_path, said.append)
 
 
 def test_differences_are_found_at_any_depth():
     old = {"a": {"b": [1, 2], "c": {}}, "data": {"workers": 2}, "environment": {"threads": 1}}
     new = {"a": {"b": [1, 3, 4], "c": {}}, "data": {"workers": 4}, "environment": {"threads": 2}}
-    assert resume.differences(old, new) == ["a.b[1]: 2 -> 3", "a.b[2]: (not there) -> 4"]
+    assert resume.differences(old, new) == ["a.b[1]: 2 -> 3", "a.b[2]: (missing) -> 4"]
 
 
 def test_classes_that_were_moved_are_no_difference(tmp_path):

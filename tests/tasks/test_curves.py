@@ -19,13 +19,13 @@ def optimizer():
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=4e-4)
 
 
-def test_multistep_equals_torchs(optimizer):
+def test_multistep_equals_the_scheduler_of_torch(optimizer):
     curve = MultiStep(milestones=[5, 12], gamma=0.5)
     theirs = _rates(torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 12], 0.5), optimizer, 20)
     assert [4e-4 * curve(t) for t in range(20)] == pytest.approx(theirs, rel=1e-12)
 
 
-def test_one_cosine_period_equals_torchs(optimizer):
+def test_one_cosine_period_equals_the_scheduler_of_torch(optimizer):
     curve = CosineRestarts(periods=[20], floor=1e-7 / 4e-4)
     theirs = _rates(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, 1e-7), optimizer, 20)
     assert [4e-4 * curve(t) for t in range(20)] == pytest.approx(theirs, rel=1e-6)
@@ -43,14 +43,14 @@ def test_constant_is_constant():
     assert {Constant()(t) for t in (0, 1, 10**6)} == {1.0}
 
 
-def test_curves_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="rising steps"):
+def test_invalid_curves_are_refused():
+    with pytest.raises(ValueError, match="increasing steps"):
         MultiStep(milestones=[10, 5])
     with pytest.raises(ValueError, match="equally many"):
         CosineRestarts(periods=[5, 5], weights=[1])
 
 
-def test_ema_warms_its_decay_up():
+def test_the_decay_of_the_ema_has_a_warm_up():
     update = ema_update(0.9)
     average, counter = torch.zeros(3), torch.tensor(0)
     expected = 0.0
@@ -77,7 +77,7 @@ def test_periods_that_end_before_the_stage_are_refused_with_the_sum():
         check_covers(CosineRestarts(periods=[10, 5], weights=[1, 0.5]), 20, key="task.discriminator_curve")
 
 
-def test_an_optimizer_is_tried_on_the_real_shapes_and_by_a_step():
+def test_an_optimizer_is_tested_with_the_real_shapes_and_with_a_step():
     groups = [{"params": [torch.nn.Parameter(torch.empty(4, 3, 2, 2, device="meta"))], "suffix": ""}]
     seen = []
 

@@ -103,7 +103,7 @@ def by_hand(adversarial, data, rate, rate_d):
 
 
 @pytest.mark.parametrize("adversarial", [StandardGAN, RelativisticAverage])
-def test_a_step_is_bit_for_bit_that_of_two_optimizers_by_hand(adversarial):
+def test_a_step_equals_two_manual_optimizers_bit_for_bit(adversarial):
     data = batches(5)
     made = fit(task(adversarial, discriminator_rate=3e-4), data)
     g, d = by_hand(adversarial, data, 1e-3, 3e-4)
@@ -114,7 +114,7 @@ def test_a_step_is_bit_for_bit_that_of_two_optimizers_by_hand(adversarial):
     assert equal(parameters, dict(d.named_parameters()))
 
 
-def test_both_networks_move_and_only_the_generator_is_averaged():
+def test_both_networks_are_trained_and_only_the_generator_is_averaged():
     made = task()
     before = state(made)
     fit(made, batches(2))
@@ -160,7 +160,7 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss(precision):
         assert torch.equal(found[name], parameter.grad), name
 
 
-def test_rates_and_curves_are_apart():
+def test_each_network_has_its_own_rate_and_curve():
     late = MultiStep(milestones=[2], gamma=0.1)
     rates = []
 
@@ -177,7 +177,7 @@ def test_rates_and_curves_are_apart():
         task(discriminator_rate=0)
 
 
-def test_two_micro_batches_of_two_are_a_batch_of_four():
+def test_two_micro_batches_of_two_equal_a_batch_of_four():
     whole = batches(3)
     halves = [
         {"lr": b["lr"][i : i + 2], "hr": b["hr"][i : i + 2], "key": b["key"][i : i + 2], "scale": 2}
@@ -252,7 +252,7 @@ def test_a_discriminator_that_has_won_is_reported_once(monkeypatch):
         fit(made, batches(9))
     said = [str(w.message) for w in caught if "discriminator has won" in str(w.message)]
     assert len(said) == 1
-    assert said[0].startswith("step 3: the discriminator has won: over the last 3 steps it was right about 100.0%")
+    assert said[0].startswith("step 3: the discriminator has won: over the last 3 steps it was right for 100.0%")
     assert "task.discriminator_rate" in said[0]
     kept = {}
     made.on_save_checkpoint(kept)
@@ -261,7 +261,7 @@ def test_a_discriminator_that_has_won_is_reported_once(monkeypatch):
     assert again._warned
 
 
-def test_accuracy_is_of_what_the_loss_asks():
+def test_accuracy_measures_what_the_loss_trains():
     real, fake = torch.tensor([[5.0], [3.0]]), torch.tensor([[2.0], [-1.0]])
     assert float(StandardGAN().accuracy(real, fake)) == 0.75
     assert float(RelativisticAverage().accuracy(real, fake)) == 1
@@ -312,7 +312,7 @@ def test_a_gan_stage_resumes_bit_for_bit(invoke, tmp_path, tiny_vgg):
     assert rows[0] == rows[1]
 
 
-def test_the_stage_alone_starts_from_a_file_which_reaches_the_generator_only(invoke, tmp_path):
+def test_a_file_initializes_only_the_generator_of_a_gan_stage(invoke, tmp_path):
     more = ("loss.perceptual=null", "trainer.max_steps=1", "task.rate=1e-9", "stage=gan")
     first = invoke("sr-train", *SMALL, "loss.perceptual=null", "trainer.max_steps=1", "name=a")
     assert first.returncode == 0, first.stderr
@@ -328,11 +328,11 @@ def test_the_stage_alone_starts_from_a_file_which_reaches_the_generator_only(inv
     assert any(not torch.allclose(a[k], b[k]) for k in a if k.startswith("discriminator.conv"))
 
 
-def test_what_does_not_fit_is_said_before_the_first_stage(invoke, tmp_path, monkeypatch):
+def test_errors_of_a_gan_stage_are_reported_before_the_first_stage(invoke, tmp_path, monkeypatch):
     done = invoke("sr-train", *SMALL, "gan.task.discriminator.size=64", "trainer.max_steps=1")
     assert done.returncode == 2
     assert (
-        "stage gan: task.discriminator.size=64, but HR patches are of 32 px (scale 4 x data.lr_patch 8): give "
+        "stage gan: task.discriminator.size=64, but HR patches have 32 px (scale 4 x data.lr_patch 8): give "
         in done.stderr
     )
     assert "gan.data.lr_patch=16 or gan.task.discriminator.size=32" in done.stderr
@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_said_before_the_first_stage(invoke, tmp_path, monk
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
 
-def test_check_tries_a_gan_stage_out(invoke, tmp_path):
+def test_check_runs_a_gan_stage(invoke, tmp_path):
     done = invoke("sr-train", *SMALL, "loss.perceptual=null", "trainer.max_steps=2", "check=true")
     assert done.returncode == 0, done.stderr
     assert "stage gan: RRDBNet x4" in done.stdout

@@ -97,7 +97,7 @@ def equal(a, b):
     ],
     ids=" ".join,
 )
-def test_a_step_moves_its_branch_and_the_shared_body_and_nothing_else(overrides, tmp_path):
+def test_a_step_changes_only_its_branch_and_the_shared_body(overrides, tmp_path):
     seen = Snapshots()
     _, data, _ = train(12, *overrides, callbacks=[seen], tmp_path=tmp_path)
     assert len(seen.steps) == 12
@@ -116,7 +116,7 @@ def test_a_step_moves_its_branch_and_the_shared_body_and_nothing_else(overrides,
         assert count == sum(branch_of(name) in (None, data.step_scales(t)) for t in range(12)), name
 
 
-def test_training_equals_a_loop_written_by_hand(tmp_path):
+def test_training_equals_a_manual_loop(tmp_path):
     task, data, _ = train(8, "task.ema=null", tmp_path=tmp_path)
     network = untrained()
     adam = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -151,7 +151,7 @@ def test_scale_weights_decide_how_often_each_scale_is_trained(tmp_path):
 
 def test_a_network_and_a_task_that_do_not_belong_together_are_refused():
     options = {"loss": torch.nn.L1Loss(), "optimizer": torch.optim.Adam, "rate": 1e-4, "curve": Constant()}
-    with pytest.raises(ValueError, match=r"MDSR has branches for scales \[2, 3\]: give task=multiscale"):
+    with pytest.raises(ValueError, match=r"MDSR has branches for the scales \[2, 3\]: give task=multiscale"):
         PixelTask(model=MDSR(scales=[2, 3], channels=4, blocks=1), **options)
     with pytest.raises(ValueError, match="task=multiscale: EDSR has one scale; give task=pixel"):
         MultiScaleTask(model=EDSR(scale=2, channels=4, blocks=1), **options)

@@ -35,7 +35,7 @@ class Longer(PixelTask):
         self.margin = margin
 
 
-def test_a_task_states_all_keywords_that_it_passes_on():
+def test_the_signature_of_a_task_contains_all_keywords():
     shared = {f.name for f in fields(Options)} | {"model"}
     assert set(inspect.signature(GANTask).parameters) == shared | {
         "loss", "discriminator", "discriminator_rate", "discriminator_curve",
@@ -87,7 +87,7 @@ SHARED = {
         ),
     ],
 )
-def test_a_run_begun_when_each_task_listed_all_of_its_arguments_continues(typed, before):
+def test_a_run_started_before_tasks_shared_their_options_continues(typed, before):
     now = plan(typed).stages[0].config["task"]
     parts = {key: now[key] for key in ("optimizer", "discriminator") if key in now}
     assert differences({"task": {**SHARED, **before, **parts}}, {"task": now}) == []

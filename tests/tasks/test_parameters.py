@@ -78,23 +78,29 @@ def fit(task, steps, *, resume=None, **options):
     [
         ({"trainable": ["upsmaple.*"]}, r"task\.trainable: 'upsmaple\.\*' matches no parameter; did you mean upsample"),
         ({"trainable": ["body.*", "body.9.*"]}, r"'body\.9\.\*' matches no parameter; did you mean body"),
-        ({"trainable": ["zzz"]}, r"they begin with conv_first, body, conv_after_body, upsample, conv_last"),
+        (
+            {"trainable": ["zzz"]},
+            r"names of parameters begin with conv_first, body, conv_after_body, upsample, conv_last",
+        ),
         ({"trainable": []}, "leaves nothing to train"),
         ({"rate_scale": {"*dcn*": 0.1}}, r"task\.rate_scale: '\*dcn\*' matches no parameter \("),
-        ({"rate_scale": {"body.*": 0}}, r"'body\.\*': 0 is no positive number; task\.trainable freezes"),
-        ({"rate_scale": {"body.*": "half"}}, "'half' is no positive number"),
+        (
+            {"rate_scale": {"body.*": 0}},
+            r"'body\.\*': 0 is not a positive number; to freeze parameters use task\.trainable",
+        ),
+        ({"rate_scale": {"body.*": "half"}}, "'half' is not a positive number"),
         ({"rate_scale": {"body.*": 0.1, "body.0.*": 1}}, r"'body\.0\.\*': an earlier glob took all"),
         ({"trainable": ["body.*"], "rate_scale": {"conv_*": 0.1}}, r"'conv_\*': task\.trainable freezes all"),
     ],
 )
 @pytest.mark.parametrize("task", [pixel, gan])
-def test_globs_that_mean_nothing_are_refused_with_near_names(task, given, message):
+def test_invalid_globs_are_refused_with_similar_names(task, given, message):
     with pytest.raises(ValueError, match=message):
         task(**given)
 
 
 @pytest.mark.parametrize("make", [pixel, gan])
-def test_frozen_parameters_get_no_gradient_no_state_and_stay(make):
+def test_frozen_parameters_have_no_gradient_and_no_state_and_do_not_change(make):
     task = make(trainable=["upsample.*", "conv_last.bias"])
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     fit(task, 4)
@@ -125,7 +131,7 @@ def test_each_group_has_its_own_rate_on_the_same_curve(make):
     assert len(rates) == 5
 
 
-def test_a_step_is_that_of_one_group_times_the_factor():
+def test_a_factor_scales_the_step_of_its_group():
     plain, scaled = (pixel(optimizer=torch.optim.SGD, rate_scale=s) for s in ({}, {"*conv2.*": 0.25}))
     start = {k: v.clone() for k, v in plain.model.state_dict().items()}
     for task in (plain, scaled):
@@ -137,7 +143,7 @@ def test_a_step_is_that_of_one_group_times_the_factor():
 
 
 @pytest.mark.parametrize("make", [pixel, gan])
-def test_a_resumed_run_is_the_undisturbed_one(make, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(make, tmp_path):
     given = {"trainable": ["body.*", "upsample.*"], "rate_scale": {"upsample.*": 0.1}}
     whole, first, second = make(**given), make(**given), make(**given)
     rates, _ = fit(whole, 5)
@@ -148,7 +154,7 @@ def test_a_resumed_run_is_the_undisturbed_one(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", [pixel, gan])
-def test_a_resumed_run_takes_the_rate_it_is_given_now(make, tmp_path):
+def test_a_resumed_run_uses_the_new_rate(make, tmp_path):
     first = make(rate_scale={"body.*": 0.1})
     fit(first, 2)
     first.trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -157,7 +163,7 @@ def test_a_resumed_run_takes_the_rate_it_is_given_now(make, tmp_path):
     assert rates == [pytest.approx({"": 4e-3, "_scaled_body": 2e-3, **({"_d": 7e-4} if make is gan else {})})]
 
 
-def test_forced_to_go_on_with_another_rate_the_command_uses_it(invoke, tmp_path):
+def test_a_forced_resume_uses_the_new_rate(invoke, tmp_path):
     assert invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=2", "task.rate=3e-3").returncode == 0
     done = invoke("sr-train", *SMALL, "curve=constant", "trainer.max_steps=4", "task.rate=1e-3", "resume=force")
     assert done.returncode == 0, done.stderr
@@ -166,7 +172,7 @@ def test_forced_to_go_on_with_another_rate_the_command_uses_it(invoke, tmp_path)
     assert rates == pytest.approx([3e-3, 3e-3, 1e-3, 1e-3])
 
 
-def test_the_gradient_of_a_network_is_clipped_as_a_whole_whatever_its_groups():
+def test_the_gradient_of_a_network_is_clipped_over_all_groups():
     plain, grouped = (pixel(optimizer=torch.optim.SGD, rate_scale=s) for s in ({}, {"body.*": 1.0}))
     for task in (plain, grouped):
         fit(task, 3, gradient_clip_val=1e-3)
@@ -176,14 +182,14 @@ def test_the_gradient_of_a_network_is_clipped_as_a_whole_whatever_its_groups():
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_names_of_groups_are_told_apart():
+def test_names_of_groups_are_unique():
     assert suffixes(["*dcn*", "dcn", "d*", "*"]) == {
         "*dcn*": "_scaled_dcn", "dcn": "_scaled_dcn__2", "d*": "_scaled_d", "*": "_scaled_all"
     }  # fmt: skip
     assert [glob for glob, _ in split(network(), {"*": 0.5})] == ["*"]  # no group is empty
 
 
-def test_what_was_frozen_before_stays_frozen():
+def test_frozen_parameters_stay_frozen():
     net = network()
     net.conv_last.requires_grad_(False)
     freeze(net, ["*"])
@@ -200,7 +206,7 @@ class Alarming(EDSR):
         return "too high; jump"
 
 
-def test_a_network_is_heard_in_the_logs_and_warns_once_a_run(monkeypatch, tmp_path):
+def test_numbers_of_a_network_are_logged_and_its_alarm_is_printed_once(monkeypatch, tmp_path):
     monkeypatch.setattr(base, "_LOOK", 2)
     tasks = [pixel() for _ in range(2)]
     for task in tasks:

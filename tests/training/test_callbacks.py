@@ -24,7 +24,7 @@ def own(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "nets"))
 
 
-def test_what_a_callback_logs_arrives_with_the_rows_under_the_number_of_its_step(invoke, tmp_path):
+def test_numbers_that_a_callback_logs_have_the_right_step(invoke, tmp_path):
     done = invoke(
         "sr-train", *SMALL, "sets=[]", "trainer.max_steps=8", "record.every=2", "trainer.accumulate_grad_batches=2",
         "callbacks.logs={_target_: own_callbacks.Logs}",
@@ -35,7 +35,7 @@ def test_what_a_callback_logs_arrives_with_the_rows_under_the_number_of_its_step
     assert [step for step, name, _ in rows if name == "train/loss"] == [2, 4, 6, 8]
 
 
-def test_the_error_of_bad_steps_and_the_events_count_alike(invoke, tmp_path):
+def test_the_error_of_bad_steps_and_the_events_have_the_same_step_numbers(invoke, tmp_path):
     done = invoke(
         "sr-train", *SMALL, "sets=[]", "trainer.max_steps=30", "task.rate=1e30", "task.patience=2", "task.ema=null"
     )
@@ -57,7 +57,7 @@ def test_a_run_in_a_thread_trains_without_taking_signals(tmp_path, monkeypatch):
     assert (tmp_path / FOLDER / "weights.safetensors").exists()
 
 
-def test_a_disk_that_is_full_at_the_start_is_named_by_its_file(invoke, monkeypatch):
+def test_a_full_disk_at_the_start_is_reported_with_the_file(invoke, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -67,13 +67,13 @@ def test_a_disk_that_is_full_at_the_start_is_named_by_its_file(invoke, monkeypat
     assert "runs/.quickstart_edsr.lock: the disk is full; free some space and run the same command again" in done.stderr
 
 
-def test_a_loss_that_explodes_is_told_once_a_run_and_at_the_end_where_no_row_was_due(invoke):
+def test_an_exploding_loss_is_reported_once_and_also_at_the_last_step(invoke):
     mine = (*SMALL, "curve=constant", "task.rate=0.3", "sets=[]")
     done = invoke("sr-train", *mine, "trainer.max_steps=7", "record.every=100")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("in the first step") == 1, done.stderr
     assert "step 7: the loss is" in done.stderr
-    assert "with a lower task.rate (it is 0.3) or trainer.gradient_clip_val=1" in done.stderr
+    assert "with a task.rate below 0.3 or with trainer.gradient_clip_val=1" in done.stderr
     more = invoke("sr-train", *mine, "trainer.max_steps=9", "record.every=2")
     assert more.returncode == 0, more.stderr
     assert "in the first step" not in more.stderr
@@ -90,7 +90,7 @@ def losses(*values, factor=1.0):
     return told
 
 
-def test_usual_losses_are_no_explosion():
+def test_usual_losses_are_not_reported_as_explosions():
     assert losses(0.35, 29.9, 5.8e5, 5.4e5) == [3]
     assert losses(0.35, 29.9, 5.8e5, factor=12288.0) == [3]  # summed
     assert losses(1e-7, 0.09, 0.2) == []  # a flat patch, then one of an untrained network by MSE

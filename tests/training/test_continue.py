@@ -94,7 +94,7 @@ def kill(monkeypatch, invoke):
     return run
 
 
-def test_a_network_of_the_users_own_is_complete_already_continued_and_extended(invoke, kill, shallow, tmp_path):
+def test_the_network_of_a_user_is_skipped_when_finished_continued_and_extended(invoke, kill, shallow, tmp_path):
     command = ("sr-train", *shallow, "trainer.max_steps=4")
     kill(2, *command)  # in x2
     done = invoke(*command)
@@ -111,7 +111,7 @@ def test_a_network_of_the_users_own_is_complete_already_continued_and_extended(i
     )
     extended = invoke(*longer)
     assert extended.returncode == 0, extended.stderr
-    assert "stage x2: complete already" in extended.stdout
+    assert "stage x2: already finished" in extended.stdout
     assert "from step 6 (step_00000006.ckpt) to step 8" in extended.stdout
     assert load_weights(tmp_path / "runs" / "mine" / "x4" / "weights.safetensors", allow=["mine"]).origin["step"] == 8
     assert not list((tmp_path / "runs" / "mine" / "x4").glob("weights_step_*"))
@@ -144,7 +144,7 @@ def finished(invoke, tmp_path):
     return folder
 
 
-def test_a_finished_stage_loses_nothing_to_an_extension_that_is_refused_or_fails(invoke, finished, monkeypatch):
+def test_an_extension_that_is_refused_or_fails_does_not_change_a_finished_stage(invoke, finished, monkeypatch):
     before = _digests(finished)
     for change, message in [
         ("task.ema=null", r"task\.ema: the checkpoint has an EMA \(13 tensors\), this command has none"),
@@ -168,7 +168,7 @@ def test_a_finished_stage_loses_nothing_to_an_extension_that_is_refused_or_fails
     after = _digests(finished)
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
     assert changed <= {"metrics.csv", ".weights.safetensors.x.part"}
-    assert "complete already" in invoke("sr-train", *X2, "trainer.max_steps=2").stdout
+    assert "already finished" in invoke("sr-train", *X2, "trainer.max_steps=2").stdout
 
 
 def _raise(error):
@@ -180,7 +180,7 @@ def test_a_finished_stage_without_checkpoints_is_not_trained_from_the_start_agai
     before = _digests(finished)
     done = invoke("sr-train", *X2, "trainer.max_steps=4")
     assert done.returncode == 1
-    assert "is finished at step 2 and holds no checkpoint from which it could be trained on to step 4" in done.stderr
+    assert "is finished at step 2 and contains no checkpoint to continue from to step 4" in done.stderr
     assert "name=OTHER x2.init.weights=runs/quickstart_edsr/x2/weights.safetensors" in done.stderr
     assert _digests(finished) == before
 
@@ -212,19 +212,22 @@ DISCRIMINATOR = {"kind": GANTask, "discriminator": torch.nn.Conv2d(3, 1, 3)}
     ("before", "after", "message"),
     [
         ({"ema": None}, {}, r"task\.ema: this command has an EMA \(13 tensors\), the checkpoint has none"),
-        ({}, {"channels": 3}, r"model\.\*: model\.conv_first\.weight: \[4, 3, 3, 3\] in the checkpoint, \[3, 3, 3, 3\] here"),
+        (
+            {}, {"channels": 3},
+            r"model\.\*: model\.conv_first\.weight: \[4, 3, 3, 3\] in the checkpoint, \[3, 3, 3, 3\] in this command",
+        ),
         ({}, {"blocks": 2}, r"model\.\*: model\.body\.1\.conv1\.weight: not in the checkpoint; .*bias: not in the checkpoint$"),
-        ({"blocks": 2}, {}, r"model\.\*: model\.body\.1\.conv1\.weight: in the checkpoint alone"),
+        ({"blocks": 2}, {}, r"model\.\*: model\.body\.1\.conv1\.weight: only in the checkpoint"),
         ({}, DISCRIMINATOR, r"task\.discriminator: this command has a discriminator \(2 tensors\), the checkpoint has none"),
         (DISCRIMINATOR, {}, r"task\.discriminator: the checkpoint has a discriminator \(2 tensors\), this command has none"),
         (
             {"blocks": 2, "trainable": ["body.0.*"]}, {"blocks": 2, "trainable": ["body.1.*"]},
-            r"task\.trainable: 4 tensors are trained in the checkpoint, 4 here "
-            r"\(in the checkpoint alone: body\.0\.conv1\.weight, .*; here alone: body\.1",
+            r"task\.trainable: 4 tensors trained in the checkpoint, 4 in this command "
+            r"\(only in the checkpoint: body\.0\.conv1\.weight, .*; only in this command: body\.1",
         ),
-        ({}, {"rate_scale": {"body.*": 0.1}}, r"task\.rate_scale: .* groups of .* \(the others\); here are .*_scaled_body"),
-        ({}, {"optimizer": torch.optim.NAdam}, r"task\.optimizer: the checkpoint's has options .*; .*momentum_decay"),
-        ({}, {"options": {"amsgrad": True}}, r"task\.optimizer: the checkpoint's keeps exp_avg, .*; this one .*max_exp_avg_sq"),
+        ({}, {"rate_scale": {"body.*": 0.1}}, r"task\.rate_scale: .* groups of .* \(the others\); this command .*_scaled_body"),
+        ({}, {"optimizer": torch.optim.NAdam}, r"task\.optimizer: the checkpoint has options .*; .*momentum_decay"),
+        ({}, {"options": {"amsgrad": True}}, r"task\.optimizer: the checkpoint has state exp_avg, .*; .*max_exp_avg_sq"),
     ],
 )  # fmt: skip
 def test_every_difference_between_a_checkpoint_and_a_task_is_one_line_with_its_key(before, after, message):
@@ -237,22 +240,22 @@ def test_every_difference_between_a_checkpoint_and_a_task_is_one_line_with_its_k
     assert all(p.grad is None or not p.grad.any() for p in weights.parameters())
 
 
-def test_a_checkpoint_of_an_earlier_version_fits_and_a_damaged_one_is_a_line():
+def test_a_checkpoint_of_an_earlier_version_fits_and_a_damaged_one_is_reported_in_one_line():
     task = _task()
     content = _saved(task)
     del content["trained"]  # earlier versions do not name the parameters
     assert misfits(content, task) == []
     (problem,) = misfits(content, _task(trainable=["body.*"]))
-    assert problem == "task.trainable: 12 tensors are trained in the checkpoint, 4 here"
+    assert problem == "task.trainable: 12 tensors trained in the checkpoint, 4 in this command"
     (problem,) = misfits({**content, "optimizer_states": [{}]}, task)
     assert problem.startswith("task.optimizer: its state in the checkpoint cannot be read (KeyError")
 
 
-def test_a_stage_that_is_being_extended_is_not_finished_for_whoever_reads_it(invoke, kill, finished):
+def test_a_stage_that_is_being_extended_counts_as_unfinished(invoke, kill, finished):
     whole, folder = [a for a in X2 if a != "stage=x2"], finished
     # The plan asks for more of x2 than there is, and trains x4 alone: that is said.
     noted = invoke("sr-train", *whole, "stage=x4", "trainer.max_steps=3")
-    assert "stage x4: starts from stage x2 as it was finished, at step 2 of the 3 asked for" in noted.stdout
+    assert "stage x4: starts from stage x2 as finished at step 2 of 3" in noted.stdout
     # Killed between its checkpoint and what follows it, the stage has both.
     kill(4, "sr-train", *X2, "trainer.max_steps=6")
     assert (folder / "weights_step_00000002.safetensors").exists()
@@ -260,7 +263,7 @@ def test_a_stage_that_is_being_extended_is_not_finished_for_whoever_reads_it(inv
     assert load(str(folder))[1].name == "step_00000004.ckpt"
     refused = invoke("sr-train", *whole, "stage=x4", "trainer.max_steps=6", "resume=force")
     assert refused.returncode == 1
-    assert "starts from stage x2, which is not complete" in refused.stderr
+    assert "starts from stage x2, which is not finished" in refused.stderr
     done = invoke("sr-train", *X2, "trainer.max_steps=6")
     assert done.returncode == 0, done.stderr
     assert "from step 4" in done.stdout
@@ -284,7 +287,7 @@ def test_a_stage_that_is_being_extended_is_not_finished_for_whoever_reads_it(inv
         ({"task": {"protocols": ["y"]}}, {"task": {"protocols": []}}),
     ],
 )  # fmt: skip
-def test_what_cannot_change_weights_may_change(old, new):
+def test_keys_that_do_not_affect_weights_may_change(old, new):
     assert resume.differences(old, new) == []
     assert resume.differences(new, old) == []
 
@@ -296,12 +299,12 @@ def test_what_cannot_change_weights_may_change(old, new):
         ("sync_batchnorm", (False, True)), ("deterministic", (False, True)),
     ],
 )  # fmt: skip
-def test_what_can_change_weights_may_not(key, values):
+def test_keys_that_affect_weights_may_not_change(key, values):
     assert len(resume.differences({"trainer": {key: values[0]}}, {"trainer": {key: values[1]}})) == 1
     assert len(resume.differences({"setsx": {"a": 1}}, {"setsx": {"a": 2}})) == 1
 
 
-def test_callbacks_and_loggers_come_and_go(invoke, tmp_path):
+def test_callbacks_and_loggers_may_be_added_and_removed(invoke, tmp_path):
     """The state of a callback that is no longer there is in the checkpoint."""
     timer = "callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: '01:00:00:00'}"
     assert invoke("sr-train", *X2, timer, "trainer.max_steps=2", "sets=[toy]").returncode == 0

@@ -22,7 +22,7 @@ GAN = ("task=gan", "loss=gan", "stages={gan: {}}")
         ("scale=3 data.lr_patch=25 discriminator=srgan", "P=32"),
     ],
 )
-def test_what_is_advised_for_a_discriminator_fits(typed, remedies):
+def test_advised_options_fit_the_discriminator(typed, remedies):
     with pytest.raises(UsageError, match=r"stage gan: .*: give ") as caught:
         check_discriminator("gan", plan([*GAN, *typed.split()]).stages[0].config)
     for short, key in {"D.": "gan.task.discriminator.", "D=": "gan.discriminator=", "P=": "gan.data.lr_patch="}.items():
@@ -32,14 +32,14 @@ def test_what_is_advised_for_a_discriminator_fits(typed, remedies):
         check_discriminator("gan", plan([*GAN, *typed.split(), *remedy.split()]).stages[0].config)
 
 
-def test_what_is_wrong_at_every_size_is_the_constructors_error():
+def test_an_error_at_every_size_is_reported_as_the_error_of_the_constructor():
     with pytest.raises(UsageError, match=r"stage gan: discriminator channels=0 must be at least 1$"):
         check_discriminator("gan", plan([*GAN, "task.discriminator.channels=0"]).stages[0].config)
     spec = "task.discriminator={_target_: torch.nn.Identity}"  # one of the user's own, of any size
     check_discriminator("gan", plan([*GAN, spec, "scale=3"]).stages[0].config)
 
 
-def test_a_gan_stage_says_that_its_discriminator_is_newly_initialized(tmp_path, monkeypatch, capsys):
+def test_a_gan_stage_prints_that_its_discriminator_is_newly_initialized(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     network = RRDBNet(scale=4, channels=8, blocks=1, growth=4)
     model = {"_target_": "sr_train.models.rrdbnet.RRDBNet", "scale": 4, "channels": 8, "blocks": 1, "growth": 4}
@@ -51,4 +51,4 @@ def test_a_gan_stage_says_that_its_discriminator_is_newly_initialized(tmp_path, 
     assert find_origin(composed, composed.stages[-1], opened) is opened  # it is read once
     out = capsys.readouterr().out
     assert "stage gan starts from psnr.safetensors" in out
-    assert "  discriminator: newly initialized; the generator alone is copied" in out
+    assert "  discriminator: newly initialized; only the generator is copied" in out

@@ -20,20 +20,20 @@ def _tree(folder):
 
 
 @pytest.mark.parametrize(("scale", "published"), [(2, 316.3e9), (3, 160.2e9), (4, 114.0e9)])
-def test_multiply_adds_are_those_of_the_fields_tables(scale, published):
+def test_multiply_adds_equal_those_of_papers(scale, published):
     # EDSR-baseline, output of 1280x720: CARN (Ahn et al. 2018), Table 1, and most tables since
     counted = multiply_adds(plan([f"experiment=edsr_baseline_x{scale}"]).stages[-1].config["model"])
     assert counted == pytest.approx(published, rel=3e-3)
 
 
-def test_check_tries_every_stage_and_changes_nothing(invoke, tmp_path):
+def test_check_tests_every_stage_and_changes_nothing(invoke, tmp_path):
     (tmp_path / "runs").mkdir()
     before = _tree(tmp_path)
     done = invoke("sr-train", "experiment=quickstart_edsr", "check=true", *SMALL)
     assert done.returncode == 0, done.stderr
     assert _tree(tmp_path) == before
-    for text in ("stage x2: EDSR x2", "stage x4: EDSR x4", "from random weights, as stage x2 is not trained yet",
-                 "copied", "G multiply-adds", "all sizes agree", "toy/chelsea", " in training, ", "are free",
+    for text in ("stage x2: EDSR x2", "stage x4: EDSR x4", "because stage x2 is not finished",
+                 "copied", "G multiply-adds", "all sizes match", "toy/chelsea", " in training, ", "are free",
                  "2 stages", "nothing was changed"):  # fmt: skip
         assert text in done.stdout, text
 
@@ -47,7 +47,7 @@ def test_check_of_a_run_in_progress_changes_nothing_and_starts_from_the_trained_
     assert "from runs/quickstart_edsr/x2/weights.safetensors" in done.stdout
 
 
-def test_what_check_finds_is_an_error(invoke, tmp_path, monkeypatch):
+def test_problems_found_by_check_are_errors(invoke, tmp_path, monkeypatch):
     done = invoke("sr-train", "experiment=quickstart_edsr", "check=true", "x4.data.lr_patch=400", *SMALL[:3])
     assert done.returncode == 1
     assert "smaller than the patch of 400x400" in done.stderr
@@ -58,10 +58,10 @@ def test_what_check_finds_is_an_error(invoke, tmp_path, monkeypatch):
     monkeypatch.setattr("sr_train.training.dry_run._free", lambda _: 1000)
     done = invoke("sr-train", "experiment=quickstart_edsr", "stage=x2", "check=true", *SMALL)
     assert done.returncode == 1
-    assert "make room or set paths.runs" in done.stderr
+    assert "free some disk space or set paths.runs" in done.stderr
 
 
-def test_the_disk_that_is_foretold_is_what_a_run_takes(invoke, tmp_path):
+def test_the_predicted_disk_space_covers_a_run(invoke, tmp_path):
     from sr_train.training.dry_run import check_stage
     from sr_train.training.preflight import preflight
 

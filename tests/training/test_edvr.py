@@ -84,7 +84,7 @@ def test_mean_offsets_reach_the_logs_in_bf16_too(options):
     assert module.refused == 0
 
 
-def test_offsets_that_explode_are_said_once_with_what_helps(monkeypatch):
+def test_exploding_offsets_are_reported_once_with_remedies(monkeypatch):
     monkeypatch.setattr(base, "_LOOK", 2)
     module = task(EDVR(**SMALL))
     torch.nn.init.constant_(module.model.pcd_align.cas_dcnpack.conv_offset.bias, 40.0)
@@ -94,7 +94,7 @@ def test_offsets_that_explode_are_said_once_with_what_helps(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["edvr_m", "edvr_l"])
-def test_the_recipes_stages_fit_one_another(model, capsys):
+def test_the_stages_of_a_recipe_fit_each_other(model, capsys):
     composed = plan([f"model={model}", RECIPE if model == "edvr_m" else DEEPER])
     check_warm_starts(composed)
     said = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_growing_to_another_width_is_refused():
         check_warm_starts(composed)
 
 
-def test_a_network_of_single_frames_is_trained_and_goes_on_with_windows(tmp_path, monkeypatch, capsys):
+def test_a_network_of_single_frames_is_trained_and_continues_with_windows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     stages = "stages={image: {model.frames: 1, data.frames: 1}, video: {init: {stage: image, grow: [frames]}}}"
     small = [f"model.{k}={v}" for k, v in SMALL.items() if k != "frames"]
@@ -127,7 +127,7 @@ def test_a_network_of_single_frames_is_trained_and_goes_on_with_windows(tmp_path
         ]
     )
     ready = preflight(composed)
-    assert "grown      1 tensors  fusion.weight: the frames added weigh nothing at first" in capsys.readouterr().out
+    assert "grown      1 tensor   fusion.weight: weights of the new frames start at zero" in capsys.readouterr().out
     image, video = (load_weights(run_stage(composed, stage)) for stage in ready)
     assert image.state["fusion.weight"].shape == (8, 8, 1, 1)
     assert video.state["fusion.weight"].shape == (8, 24, 1, 1)

@@ -10,7 +10,7 @@ from sr_train.runs.metrics import read_rows
 from sr_train.training.loggers import MetricsCsv, TensorBoard, log_picture
 
 
-def test_rows_beyond_the_checkpoint_are_cut_and_half_a_line_is_dropped(tmp_path):
+def test_rows_after_the_checkpoint_and_an_incomplete_line_are_removed(tmp_path):
     logger = MetricsCsv(folder=str(tmp_path))
     for step in (10, 20, 30):
         logger.log_metrics({"train/loss": 1 / step, "train/rate": 1e-4}, step)
@@ -26,7 +26,7 @@ def test_rows_beyond_the_checkpoint_are_cut_and_half_a_line_is_dropped(tmp_path)
     assert logger.path.read_text().startswith("step,name,value\n")
 
 
-def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path):
+def test_tensorboard_purges_steps_after_the_checkpoint(tmp_path):
     first = TensorBoard(folder=str(tmp_path))
     for step in (10, 20, 30):
         first.log_metrics({"train/loss": float(step)}, step)
@@ -69,12 +69,12 @@ class Lightnings(Old):
         self.shown.append((key, len(images), step))
 
 
-def test_pictures_go_to_any_logger_that_takes_them_as_lightnings_do(tmp_path):
+def test_pictures_go_to_any_logger_with_the_signature_of_lightning(tmp_path):
     lightnings, ours, board = Lightnings(), TensorBoard(folder=str(tmp_path)), TensorBoardLogger(tmp_path / "lightning")
     trainer = SimpleNamespace(
         is_global_zero=True, loggers=[lightnings, ours, board, MetricsCsv(folder=str(tmp_path)), Old()]
     )
-    with pytest.warns(UserWarning, match=r"Old\.log_image does not take \(key, images, step\)"):
+    with pytest.warns(UserWarning, match=r"Old\.log_image does not accept \(key, images, step\)"):
         log_picture(trainer, "a", np.zeros((8, 8, 3), np.uint8), 7)  # pyright: ignore[reportArgumentType]
     assert lightnings.shown == [("a", 1, 7)]
     ours.finalize("success")

@@ -58,7 +58,7 @@ def _refused(stage):
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
-def test_it_works(own, network, more):
+def test_a_valid_network_passes_the_check(own, network, more):
     stage = _stage(own, network, more)
     assert _refused(stage) == []
     network_check.try_network(stage)
@@ -70,8 +70,8 @@ def test_it_works(own, network, more):
     [
         ("networks.OtherSize", "", r"float32 \[1, 3, 8, 8\] for a patch \[1, 3, 8, 8\], expected floats \[1, 3, 16, 16\]"),
         ("networks.Detached", "", r"Detached returns an output without a gradient, so it cannot be trained"),
-        ("networks.Pair", "", r"returns a tuple for a patch .*, expected a tensor \[1, 3, 16, 16\]: the image alone"),
-        ("networks.RandomBuffer", "", r"RandomBuffer computes something else when it is read back from a weights file"),
+        ("networks.Pair", "", r"returns a tuple for a patch .*, expected only the image, a tensor \[1, 3, 16, 16\]"),
+        ("networks.RandomBuffer", "", r"RandomBuffer: its output changes when it is read back from a weights file"),
         ("networks.Infinite", "", r"stage main: Infinite: not written: 1 tensors hold NaN or infinity: mask"),
         ("networks.Complex", "", r"stage main: Complex: .*cannot hold"),
         ("networks.Failing", "", r"Failing fails on a patch \[1, 3, 8, 8\]: IndexError: index 1000000 is out of bounds"),
@@ -83,7 +83,7 @@ def test_it_works(own, network, more):
         ),
     ],
 )  # fmt: skip
-def test_it_is_refused_in_one_line(own, network, more, message):
+def test_an_invalid_network_is_refused_in_one_line(own, network, more, message):
     stage = _stage(own, network, more)
     assert _refused(stage) == []
     with pytest.raises(ValueError, match=message) as refused:
@@ -97,7 +97,7 @@ def test_a_network_that_cannot_be_copied_trains_without_an_ema(own):
     assert _refused(_stage(own, "networks.Locked", "", "task.ema=null")) == []
 
 
-def test_every_scale_is_tried(own):
+def test_every_scale_is_tested(own):
     own("model", "own", "_target_: own.networks.Scales\nscales: ${scales}\nwrong: false\n")
     typed = ["model=own", "task=multiscale", "scale=null", "scales=[2,3]", *SMALL]
     stage = plan(typed).stages[0]
@@ -109,7 +109,7 @@ def test_every_scale_is_tried(own):
         network_check.try_network(stage)
 
 
-def test_windows_are_tried(own, tiny_video, monkeypatch):
+def test_a_network_for_windows_is_tested(own, tiny_video, monkeypatch):
     from tiny_video import TinyVideo
 
     own("model", "own", "_target_: tiny_video.TinyVideo\nscale: ${scale}\nframes: ${data.frames}\n")
@@ -134,7 +134,7 @@ def test_a_large_network_is_compared_without_copies_of_its_tensors(own, monkeypa
         network_check.try_network(_stage(own, "networks.Infinite"))
 
 
-def test_under_ddp_a_parameter_without_a_gradient_is_looked_for(own, capsys):
+def test_ddp_finds_parameters_without_a_gradient(own, capsys):
     def strategy_of(stage):
         ready = prepare(stage, [])
         assert ready is not None
@@ -143,12 +143,12 @@ def test_under_ddp_a_parameter_without_a_gradient_is_looked_for(own, capsys):
     for network, expected in (("networks.Plain", "auto"), ("networks.Spare", "ddp_find_unused_parameters_true")):
         stage = _stage(own, network, "", "trainer.devices=2")
         assert strategy_of(stage) == expected
-    assert "the loss does not reach spare.weight, spare.bias: trainer.strategy=ddp_find" in capsys.readouterr().out
+    assert "no gradient for spare.weight, spare.bias, so trainer.strategy=ddp_find" in capsys.readouterr().out
     frozen = _stage(own, "networks.Spare", "", "trainer.devices=2", "task.trainable=[body.*,last.*]")
     assert strategy_of(frozen) == "auto"
 
 
-def test_the_trial_draws_nothing_from_the_generator_of_the_run(own):
+def test_the_check_does_not_use_the_random_generator_of_the_run(own):
     stage = _stage(own, "networks.Plain")
     torch.manual_seed(1)
     expected = torch.rand(1)

@@ -66,7 +66,7 @@ def refused(composed, keys):
 
 
 BAD_VALUES = [
-    ({"x4.trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: expected a whole number from 1 on"),
+    ({"x4.trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: expected an integer from 1 on"),
     ({"x4.trainer.gradient_clip_algorithm": "foo"}, "trainer: `gradient_clip_algorithm` foo is invalid. Allowed algorithms"),
     ({"x4.trainer.strategy": "foo"}, "trainer.strategy=foo: choose from auto, ddp, ddp_find_unused_parameters_true"),
     ({"x4.trainer.strategy": "ddp_spawn"}, "trainer.strategy=ddp_spawn: choose from auto, ddp"),
@@ -74,9 +74,9 @@ BAD_VALUES = [
     ({"x4.trainer.strategy": "deepspeed"}, "trainer.strategy=deepspeed: choose from auto, ddp"),
     ({"x4.trainer.strategy": {"_target_": DDP, "start_method": "spawn"}}, "trainer.strategy=.*: choose from auto, ddp"),
     ({"x4.trainer.accelerator": "foo"}, "trainer.accelerator=foo: choose from auto, cpu, gpu, cuda, mps"),
-    ({"x4.trainer.devices": 0}, "trainer.devices=0: expected a whole number from 1 on, or -1"),
+    ({"x4.trainer.devices": 0}, "trainer.devices=0: expected an integer from 1 on, or -1"),
     ({"x4.trainer.devices": "foo"}, "`devices` selected with `CPUAccelerator` should be an int > 0"),
-    ({"x4.trainer.num_nodes": 0}, "trainer.num_nodes=0: expected a whole number from 1 on"),
+    ({"x4.trainer.num_nodes": 0}, "trainer.num_nodes=0: expected an integer from 1 on"),
     ({"x4.trainer.profiler": "foo"}, "trainer.profiler=foo: choose from simple, advanced, pytorch, or null"),
     ({"x4.trainer.precision": "fp8"}, "trainer.precision=fp8: choose from"),
     ({"x4.data.accumulate": 4}, "data.batch=2 cannot be shared by 1 devices x 4 micro-batches"),
@@ -86,7 +86,7 @@ BAD_VALUES = [
     ({"x4.task.optimizer.capturable": True}, "task.optimizer: AssertionError: If capturable=True"),  # by its first step
     ({"x4.callbacks.a": {"_target_": f"{CALLBACKS}.EarlyStopping", "monitor": "a", "mode": "best"}}, "callbacks.a: `mode` can"),
     ({"x4.callbacks.a": {"_target_": f"{CALLBACKS}.LearningRateMonitor"}, "x4.logger": {}}, "callbacks.a: .* needs a logger"),
-    ({"x4.callbacks.a": {"_target_": "torch.nn.ReLU"}}, "callbacks.a: torch.nn.ReLU is no lightning.pytorch.callbacks.Call"),
+    ({"x4.callbacks.a": {"_target_": "torch.nn.ReLU"}}, "callbacks.a: torch.nn.ReLU is not a lightning.pytorch.callbacks.Call"),
     ({"x4.callbacks.a": {"_target_": f"{CALLBACKS}.ModelCheckpoint"}}, "trainer: Trainer was configured with"),
     ({"x4.curve.periods": [2, 3]}, r"sum to 5, trainer.max_steps=6: the rate .* last 1 steps; give curve.periods=\[2,3,1\]"),
 ]  # fmt: skip
@@ -106,14 +106,17 @@ def test_a_wrong_value_of_a_later_stage_is_refused_at_the_start(keys, message, c
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"x4.trainer.accelerator": "cuda"}, "trainer.accelerator=cuda: there is none here; give trainer.accelerator"),
-        ({"x4.trainer.devices": -1}, "trainer.devices=-1: names GPUs, and none is used here"),
-        ({"x4.trainer.devices": [0, 1]}, "trainer.devices=.*: names GPUs"),
+        (
+            {"x4.trainer.accelerator": "cuda"},
+            "trainer.accelerator=cuda: this machine has none; give trainer.accelerator",
+        ),
+        ({"x4.trainer.devices": -1}, "trainer.devices=-1: selects GPUs, but none is used here"),
+        ({"x4.trainer.devices": [0, 1]}, "trainer.devices=.*: selects GPUs"),
         ({"x4.trainer.precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
         ({"x4.data.train": [{"hr": "nothing"}]}, "nothing: there is no such folder"),
     ],
 )
-def test_what_the_machine_lacks_is_no_wrong_value(keys, message, composed, monkeypatch):
+def test_missing_hardware_is_not_a_usage_error(keys, message, composed, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: False)
@@ -123,7 +126,7 @@ def test_what_the_machine_lacks_is_no_wrong_value(keys, message, composed, monke
         raise error
 
 
-def test_all_problems_of_all_stages_come_in_one_list_each_once_and_nothing_is_trained(invoke, tmp_path):
+def test_all_problems_of_all_stages_are_listed_once_and_nothing_is_trained(invoke, tmp_path):
     done = invoke(
         "sr-train", *SMALL, "task.optimizer.eps=-1", "x2.trainer.strategy=foo", "x4.data.train=[{hr: nothing}]",
         "x4.validate.best=a/y/psnr", "x4.init.skip=[]", "x4.record.every=0",
@@ -135,7 +138,7 @@ def test_all_problems_of_all_stages_come_in_one_list_each_once_and_nothing_is_tr
         "stage x2: trainer.strategy=foo: choose from auto, ddp, ddp_find_unused_parameters_true, "
         "ddp_find_unused_parameters_false, single_device",
         "task.optimizer: Invalid epsilon value: -1",
-        "stage x4: record.every=0: expected a whole number from 1 on",
+        "stage x4: record.every=0: expected an integer from 1 on",
         "stage x4: validate.best=a/y/psnr is not measured; choose from toy/y/psnr, toy/y/ssim, toy/rgb/psnr, toy/rgb/ssim",
         "stage x4: nothing: there is no such folder",
     ):
@@ -145,7 +148,7 @@ def test_all_problems_of_all_stages_come_in_one_list_each_once_and_nothing_is_tr
     assert not (tmp_path / "runs" / "quickstart_edsr").exists()
 
 
-def test_check_refuses_them_as_well(invoke):
+def test_check_reports_the_same_problems(invoke):
     done = invoke("sr-train", *SMALL, "check=true", "x4.task.optimizer.weight_decay=-1")
     assert done.returncode == 2
     assert done.stderr == "sr-train: error: stage x4: task.optimizer: Invalid weight_decay value: -1\n"
@@ -181,7 +184,7 @@ def test_a_missing_wandb_and_a_missing_login_are_reported_before_any_stage(compo
     assert not isinstance(caught.value, UsageError)
 
 
-def test_building_leaves_no_trace(composed, tmp_path):
+def test_the_preflight_changes_no_files_and_no_global_state(composed, tmp_path):
     flags = (torch.are_deterministic_algorithms_enabled, lambda: torch.backends.cudnn.benchmark, torch.is_anomaly_enabled,
              lambda: torch.backends.cudnn.deterministic, torch.is_deterministic_algorithms_warn_only_enabled)  # fmt: skip
     before, environment, random = [f() for f in flags], dict(os.environ), torch.get_rng_state()
@@ -199,7 +202,7 @@ def test_building_leaves_no_trace(composed, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_constructor_writes_into_the_stages_folder_goes_elsewhere(composed, tmp_path, monkeypatch):
+def test_files_that_a_constructor_writes_are_not_in_the_stage_folder(composed, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from pathlib import Path\nimport lightning as L\n"
         "class Writes(L.Callback):\n"
@@ -216,7 +219,7 @@ def test_what_a_constructor_writes_into_the_stages_folder_goes_elsewhere(compose
     sys.modules.pop("mine")
 
 
-def test_a_stages_global_flags_do_not_hold_for_the_next():
+def test_global_flags_of_a_stage_do_not_affect_the_next():
     with unchanged_flags():
         torch.backends.cudnn.benchmark = True
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -224,7 +227,7 @@ def test_a_stages_global_flags_do_not_hold_for_the_next():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_of_several_ranks_with_the_same_wrong_value_the_first_reports_it(composed, monkeypatch, capsys):
+def test_only_the_first_rank_reports_a_wrong_value(composed, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as stop:
         preflight(change(composed, {"x4.task.optimizer.eps": -1}))
@@ -244,12 +247,12 @@ def test_of_several_ranks_with_the_same_wrong_value_the_first_reports_it(compose
         {".trainer.profiler": "simple", ".callbacks.a": {"_target_": f"{CALLBACKS}.ModelSummary"}},
     ],
 )
-def test_what_is_fine_is_not_refused(keys, composed):
+def test_valid_values_are_accepted(keys, composed):
     for stage in change(composed, keys).stages:
         assert not problems_of(stage)
 
 
-def test_the_discriminators_curve_is_tried_as_well():
+def test_the_curve_of_the_discriminator_is_checked():
     curve = "x4.task.discriminator_curve={_target_: sr_train.tasks.curves.CosineRestarts, periods: [4]}"
     first, second = plan(
         [*SMALL, "task=gan", "loss=gan", "x2.data.lr_patch=16", "task.discriminator.size=32", curve]
@@ -260,7 +263,7 @@ def test_the_discriminators_curve_is_tried_as_well():
     ]
 
 
-def test_one_problem_keeps_its_kind_and_several_are_one_error(composed):
+def test_one_problem_keeps_its_type_and_several_become_one_error(composed):
     assert type(refused(composed, {".data.batch": 0})) is UsageError
     error = refused(composed, {".data.batch": 0, ".record.every": 0})
     assert isinstance(error, ProblemsError)
@@ -270,7 +273,7 @@ def test_one_problem_keeps_its_kind_and_several_are_one_error(composed):
     assert lacks.code == 1
 
 
-def test_what_a_profiler_and_a_summary_print_is_seen(invoke, caplog):
+def test_the_output_of_a_profiler_and_of_a_model_summary_is_shown(invoke, caplog):
     done = invoke("sr-train", *SMALL, "stage=x2", "sets=[]", "logger=csv", "trainer.profiler=simple",
                   f"callbacks.s={{_target_: {CALLBACKS}.ModelSummary}}")  # fmt: skip
     assert done.returncode == 0, done.stderr

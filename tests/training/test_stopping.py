@@ -56,13 +56,13 @@ def test_early_stopping_finishes_each_stage_at_its_score(invoke, tmp_path, photo
         assert steps_of(tmp_path / RUN / stage) == [3]
 
 
-def test_a_stage_that_early_stopping_finished_is_complete_until_more_is_asked_for(invoke, tmp_path, photographs):
+def test_a_stage_finished_by_early_stopping_stays_finished_until_it_is_extended(invoke, tmp_path, photographs):
     folder, more = tmp_path / RUN / "x2", ("validate.every=2", *TINY)
     assert invoke("sr-train", *ONE, BEYOND_5_DB, *more, "trainer.max_steps=8").returncode == 0
     first = load_file(folder / "weights.safetensors")
     again = invoke("sr-train", *ONE, BEYOND_5_DB, *more, "trainer.max_steps=8", STOPS)
     assert again.returncode == 0, again.stderr
-    assert "complete already" in again.stdout
+    assert "already finished" in again.stdout
     assert "finished by EarlyStopping at step 2" in again.stdout
     (folder / "weights.safetensors").unlink()  # killed before they were written
     again = invoke("sr-train", *ONE, BEYOND_5_DB, *more, "trainer.max_steps=8")
@@ -89,7 +89,7 @@ def test_another_callback_leaves_the_stage_open_and_the_same_command_continues_i
     assert all(torch.equal(v, whole[k]) for k, v in load_file(folder / "weights.safetensors").items())
 
 
-def test_a_time_limit_is_that_of_one_sitting_and_leaves_the_stage_open(invoke, tmp_path, monkeypatch):
+def test_a_time_limit_counts_one_process_and_leaves_the_stage_open(invoke, tmp_path, monkeypatch):
     key = "trainer.max_time=00:00:00:05"
     seconds = iter(range(1000))
     monkeypatch.setattr(Timer, "time_elapsed", lambda self, stage="train": next(seconds) + self._offset)
@@ -105,7 +105,7 @@ def test_a_time_limit_is_that_of_one_sitting_and_leaves_the_stage_open(invoke, t
     assert steps_of(tmp_path / RUN / "x2")[0] == reached + 3
 
 
-def test_in_a_sweep_a_job_that_is_left_open_is_followed_by_the_next(invoke, tmp_path):
+def test_a_sweep_continues_after_a_job_that_is_left_open(invoke, tmp_path):
     swept = invoke("sr-train", "-m", *ONE, "trainer.max_steps=5", f"+{STOPS}", "task.rate=1e-3,2e-3")
     assert swept.returncode == 75, swept.stderr
     assert swept.stderr.count("stopped by Stops at step 3") == 2
@@ -143,39 +143,39 @@ def built(*arguments):
     ("arguments", "message"),
     [
         (["callbacks.e={_target_: %s, monitor: val_loss}"], r"callbacks\.e: monitor=val_loss is not measured; choose from toy"),
-        (["callbacks.e={_target_: %s, monitor: toy/y/psnr, mode: max}", "sets=[]"], r"nothing is validated.*give sets="),
-        (["callbacks.e={_target_: %s, monitor: toy/y/psnr, mode: max, check_on_train_epoch_end: true}"], "one epoch without"),
-        (["callbacks.t={_target_: lightning.pytorch.callbacks.Timer, interval: epoch}"], "one epoch without an end"),
+        (["callbacks.e={_target_: %s, monitor: toy/y/psnr, mode: max}", "sets=[]"], r"there is no validation.*give sets="),
+        (["callbacks.e={_target_: %s, monitor: toy/y/psnr, mode: max, check_on_train_epoch_end: true}"], "one endless epoch"),
+        (["callbacks.t={_target_: lightning.pytorch.callbacks.Timer, interval: epoch}"], "one endless epoch"),
         (["trainer.max_time=soon"], r"trainer\.max_time=soon: expected DD:HH:MM:SS"),
         (["trainer.max_time=00:00:00:00"], r"trainer\.max_time=00:00:00:00: expected DD:HH:MM:SS above zero"),
-        (["trainer.max_time=00:01:00:00", "callbacks.t={_target_: lightning.pytorch.callbacks.Timer}"], "a Timer among the"),
+        (["trainer.max_time=00:01:00:00", "callbacks.t={_target_: lightning.pytorch.callbacks.Timer}"], "a Timer already"),
     ],
 )  # fmt: skip
-def test_what_could_never_stop_the_run_is_refused_at_the_start(arguments, message):
+def test_callbacks_that_could_never_stop_the_run_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         built(*(a.replace("%s", EARLY) for a in arguments))
 
 
-def test_early_stopping_may_look_at_what_another_callback_logs_and_a_wrong_mode_is_told():
+def test_early_stopping_may_monitor_numbers_of_other_callbacks_and_a_wrong_mode_is_reported():
     other = "callbacks.logs={_target_: own_callbacks.Logs}"
     assert len(built(f"callbacks.e={{_target_: {EARLY}, monitor: own/steps}}", other)) == 2
     with pytest.warns(UserWarning, match="mode=min, but higher is better for toy/y/psnr"):
         built(f"callbacks.e={{_target_: {EARLY}, monitor: toy/y/psnr}}")
 
 
-def test_the_preflight_of_a_run_refuses_it_with_code_2(invoke):
+def test_the_preflight_refuses_such_callbacks_with_code_2(invoke):
     refused = invoke("sr-train", *CONFIG, f"callbacks.e={{_target_: {EARLY}, monitor: val_loss}}", "check=true")
     assert refused.returncode == 2
     assert "monitor=val_loss is not measured" in refused.stderr
 
 
-def test_who_has_stopped_a_run_is_called_as_the_user_calls_it():
+def test_the_callback_that_stopped_a_run_is_reported_by_the_name_that_the_user_knows():
     config = plan(list(CONFIG)).stages[0].config
     assert name_of(Timer({"seconds": 1}), config) == "Timer"
     assert name_of(None, config) == "PixelTask"
 
 
-def test_the_patience_that_is_given_now_counts_and_begins_again_in_an_extended_stage():
+def test_a_new_patience_is_used_and_restarts_in_an_extended_stage():
     early = EarlyStopping("toy/y/psnr", mode="max", patience=7)
     stop = Stop(Checkpoints(folder="unused", every=1, keep=2, last=9), own=[early], specs=[{"patience": 7}])
     state = {**early.state_dict(), "patience": 3, "wait_count": 2}
@@ -190,7 +190,7 @@ def test_the_patience_that_is_given_now_counts_and_begins_again_in_an_extended_s
     assert not trainer.should_stop
 
 
-def test_a_finished_stage_counts_while_its_callback_and_its_steps_do():
+def test_a_stage_stays_finished_with_the_same_callback_and_steps():
     finished = {"by": "EarlyStopping", "step": 6, "max_steps": 20, "callback": {"patience": 3}}
     assert still_finished(finished, 20, [{"patience": 3}, {"other": 1}])
     assert still_finished(finished, 10, [{"patience": 3}])

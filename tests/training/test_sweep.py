@@ -38,7 +38,7 @@ def sweep(tmp_path, monkeypatch):
     return run
 
 
-def test_a_job_is_a_run_of_its_own_whose_name_can_be_typed(sweep, tmp_path):
+def test_each_job_is_a_separate_run_with_a_name_that_can_be_typed(sweep, tmp_path):
     code, seen = sweep("-m", *TINY, "name=sw", "task.rate=1e-3,3e-3", "main.data.batch=2")
     assert code == 0
     assert [composed.name for composed, *_ in seen] == ["sw/task.rate-0.001", "sw/task.rate-0.003"]
@@ -108,7 +108,7 @@ def test_a_failed_job_is_reported_and_a_signal_ends_the_sweep(sweep, capsys):
     assert stop.value.code == 130
 
 
-def test_a_sweep_begun_under_the_names_of_sr_train_0_1_0_continues(sweep, tmp_path):
+def test_a_sweep_started_with_the_names_of_sr_train_0_1_0_continues(sweep, tmp_path):
     old = tmp_path / "runs" / "run" / "model.blocks=1,seed=2,trainer.accelerator=cpu"
     old.mkdir(parents=True)
     _, seen = sweep("-m", *TINY, "seed=1,2")
@@ -139,7 +139,7 @@ def test_a_job_returns_the_score_that_the_best_network_was_chosen_by(tmp_path, m
         ("null", "Direction.maximize", None),
     ],
 )
-def test_a_sweeper_that_searches_the_wrong_way_is_refused(best, direction, message):
+def test_a_sweeper_with_the_wrong_direction_is_refused(best, direction, message):
     from sr_train.console import UsageError
 
     composed = plan([*TINY, f"validate.best={best}"])
@@ -148,5 +148,5 @@ def test_a_sweeper_that_searches_the_wrong_way_is_refused(best, direction, messa
     else:
         with pytest.raises(UsageError, match=message):
             check_score(composed, {"direction": direction})
-    with pytest.raises(UsageError, match="sets=\\[\\] validates nothing"):
+    with pytest.raises(UsageError, match="sets=\\[\\] disables validation"):
         check_score(plan([*TINY, "sets=[]"]), {"direction": direction})

@@ -30,7 +30,7 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
     np.testing.assert_array_equal(picture[::2, :96:2], lr[top // 2 : top // 2 + 48, left // 2 : left // 2 + 48])
 
 
-def test_of_a_window_the_picture_shows_the_centre_frame():
+def test_the_picture_of_a_window_shows_the_center_frame():
     image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
     around = torch.stack([255 - image.lr, image.lr, image.lr // 2])
     sr = torch.zeros_like(image.hr).float()
@@ -64,7 +64,7 @@ def test_a_metric_that_is_not_measured_is_refused_before_anything_is_trained(inv
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
 
 
-def test_the_validated_network_is_evaluated_in_fp32_and_scores_what_sr_eval_says(invoke, tmp_path):
+def test_validation_runs_in_fp32_and_equals_sr_eval(invoke, tmp_path):
     import json
 
     done = invoke("sr-train", *SMALL[:-1], "trainer.precision=bf16-mixed", "trainer.max_steps=6", "checkpoint.every=3")
@@ -106,7 +106,7 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
     assert load_weights(folder / "best.safetensors").origin["step"] == min(rows, key=lambda s: rows[s])
 
 
-def test_the_best_by_another_metric_begins_anew_and_says_so(invoke, tmp_path):
+def test_the_best_score_is_reset_for_another_metric_with_a_message(invoke, tmp_path):
     from sr_train.runs.metrics import read_rows
     from sr_train.weights.file import load_weights
 
@@ -116,7 +116,7 @@ def test_the_best_by_another_metric_begins_anew_and_says_so(invoke, tmp_path):
     assert load_weights(folder / "best.safetensors").scores["toy/y/psnr"] > 10
     done = invoke("sr-train", *SMALL, *more, "trainer.max_steps=8", "validate.best=toy/rgb/ssim")
     assert done.returncode == 0, done.stderr
-    assert "best.safetensors: is chosen by toy/rgb/ssim from here on; the best by toy/y/psnr" in done.stderr
+    assert "best.safetensors: is chosen by toy/rgb/ssim from now on; the best by toy/y/psnr" in done.stderr
     rows = {
         step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/rgb/ssim" and step > 4
     }
@@ -125,11 +125,11 @@ def test_the_best_by_another_metric_begins_anew_and_says_so(invoke, tmp_path):
         "sr-train", *SMALL, *more, "trainer.max_steps=10", "validate.best=toy/rgb/ssim", "sets.toy={hr: toy:coffee}"
     )
     assert done.returncode == 0, done.stderr
-    assert "the best by toy/rgb/ssim of other images or another network" in done.stderr
+    assert "the best by toy/rgb/ssim on other images or with another network" in done.stderr
     done = invoke(
         "sr-train", *SMALL, *more, "trainer.max_steps=12", "validate.protocols=[rgb]", "sets.toy={hr: toy:coffee}"
     )
-    assert "is chosen by toy/rgb/psnr from here on; the best by toy/rgb/ssim" in done.stderr
+    assert "is chosen by toy/rgb/psnr from now on; the best by toy/rgb/ssim" in done.stderr
 
 
 def test_the_best_of_a_checkpoint_that_does_not_name_its_metric_is_kept():

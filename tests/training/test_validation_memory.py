@@ -45,7 +45,7 @@ def test_an_image_that_does_not_fit_is_scored_in_tiles_as_if_it_were_whole(small
     assert len(told) == 1
 
 
-def test_an_image_of_which_no_tile_fits_is_an_error_that_gives_its_size(small_memory):
+def test_an_image_without_a_fitting_tile_is_reported_with_its_size(small_memory):
     network = small_memory.SmallMemory(scale=2, hundreds=10)
     with pytest.raises(
         MemoryFullError, match=r"LR of 226x150 pixels does not fit into memory, not even in tiles of \d+ pixels"
@@ -61,7 +61,7 @@ def test_errors_of_another_kind_are_not_taken_for_a_full_memory(small_memory, mo
         )
 
 
-def test_where_the_system_would_end_the_process_the_memory_is_asked_first(small_memory, monkeypatch):
+def test_free_memory_is_checked_where_the_system_would_kill_the_process(small_memory, monkeypatch):
     network = small_memory.SmallMemory(scale=2)
     assert not is_too_large(network, 512, 512)
     monkeypatch.setattr("sr_train.devices.free_memory", lambda _: 1 << 20)
@@ -93,7 +93,7 @@ def test_a_run_and_its_check_name_the_image_try_the_largest_and_go_on_in_tiles(i
     assert "data.batch" not in failed.stderr
 
 
-def test_a_step_that_does_not_fit_is_advised_a_smaller_batch(invoke):
+def test_the_error_of_a_step_that_does_not_fit_advises_a_smaller_batch(invoke):
     failed = invoke("sr-train", *SMALL, "sets=[]", "model.hundreds=0", "check=true")
     assert failed.returncode == 1, failed.stdout
     assert "the device's memory is full; try a smaller data.batch" in failed.stderr

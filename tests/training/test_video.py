@@ -76,7 +76,7 @@ def test_toy_clips_train_and_are_scored(invoke, tmp_path, tiny_video):
 
 
 @pytest.mark.kill
-def test_a_run_killed_with_two_workers_and_resumed_with_none_is_an_undisturbed_one(invoke, folders, tiny_video):
+def test_a_run_killed_with_two_workers_and_resumed_with_none_equals_an_uninterrupted_run(invoke, folders, tiny_video):
     prepared = invoke("sr-prepare", "clips=HR", "store=x.lmdb", "scales=[2]")
     assert prepared.returncode == 0, prepared.stderr
     long = ("checkpoint.every=5", "validate.every=50", "data.intervals=[1]", "data.reverse=true")
@@ -124,7 +124,7 @@ def test_frames_of_one_size_are_deblurred(invoke, folders, write_clips, tiny_vid
     assert scores["held/rgb_full/psnr"] > 5
 
 
-def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
+def test_check_tests_video_and_writes_nothing(invoke, folders, tiny_video):
     arguments = (
         *SMALL,
         *tiny_video,
@@ -135,7 +135,7 @@ def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
     )
     done = invoke("sr-train", *arguments, "+sets.held={hr: HR, lr: LR, clips: ['011']}", "check=true")
     assert done.returncode == 0, done.stderr
-    assert "11 windows to train on" in done.stdout
+    assert "11 windows for training" in done.stdout
     assert "image     held/011/00000000 48x40" in done.stdout
     assert not (folders / "runs").exists()
 
@@ -146,13 +146,17 @@ def test_check_tries_out_video_and_writes_nothing(invoke, folders, tiny_video):
         (
             ["data=toy"],
             2,
-            "takes windows of 5 frames, the data gives images: choose data of clips, e.g. data=toy_clips",
+            "needs windows of 5 frames, but the data contains images: choose video data, e.g. data=toy_clips",
         ),
-        (["data.frames=3"], 2, "takes windows of 5 frames, the data gives windows of 3 frames: give data.frames=5"),
+        (
+            ["data.frames=3"],
+            2,
+            "needs windows of 5 frames, but the data contains windows of 3 frames: give data.frames=5",
+        ),
         (["data.frames=4"], 2, "data.frames=4: expected an odd number"),
-        (["data.intervals=[0]"], 2, "data.intervals=[0]: expected whole numbers from 1 on"),
-        (["data.intervals=2"], 2, "data.intervals=2: expected a list of integers"),
-        (["data.lr_patch=9"], 2, "data.lr_patch=9: TinyVideo takes patches of a multiple of 4"),
+        (["data.intervals=[0]"], 2, "data.intervals=[0]: expected integers from 1 on"),
+        (["data.intervals=2"], 2, "data.intervals=2: expected a list of whole numbers"),
+        (["data.lr_patch=9"], 2, "data.lr_patch=9: TinyVideo needs a multiple of 4"),
         (["data.train=[{hr: HR, clips: [11]}]"], 1, 'a list of names in quotes (["000","011"])'),
         (["data.train=[{hr: HR, clips: ['7']}]"], 1, "7: there is no such clip"),
         (["data.train=[{hr: HR, clips: list.txt}]"], 1, "list.txt: there is no such list of clips"),
@@ -168,10 +172,10 @@ def test_video_that_does_not_fit_is_refused_in_one_paragraph(invoke, folders, ti
     assert not list((folders / "runs").rglob("*.ckpt"))
 
 
-def test_an_image_network_is_told_that_clips_are_not_images(invoke, folders):
+def test_an_image_network_refuses_clips(invoke, folders):
     done = invoke("sr-train", *SMALL, "data=base_clips", "data.train=[{hr: HR, lr: LR}]", "trainer.max_steps=1")
     assert done.returncode == 2
-    assert "EDSR takes images, the data gives windows of 5 frames: choose data of images" in done.stderr
+    assert "EDSR needs images, but the data contains windows of 5 frames: choose image data" in done.stderr
 
 
 def test_a_bad_clip_stops_a_run_before_it_begins(invoke, folders, tiny_video):
@@ -214,7 +218,7 @@ def test_an_image_network_is_scored_on_clips_frame_by_frame(invoke, folders, mov
     assert scores["rgb_full"]["n"] == 23
 
 
-def test_a_video_network_scores_by_sr_eval_what_it_did_in_validation(invoke, folders, tiny_video):
+def test_sr_eval_scores_a_video_network_as_validation_does(invoke, folders, tiny_video):
     sources = ("data.train=[{hr: HR, lr: LR, without: ['011']}]", "+sets.held={hr: HR, lr: LR, clips: ['000', '011']}")
     done = invoke("sr-train", *SMALL, *tiny_video, "data=base_clips", "sets=[]", *sources, "trainer.max_steps=4")
     assert done.returncode == 0, done.stderr
@@ -275,7 +279,7 @@ def test_finished_frames_are_scored_by_clip(folders, monkeypatch):
         evaluate([f"sr={saved}", *asked, "clips=true"])
 
 
-def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders, monkeypatch):
+def test_edvr_scores_clips_like_windows_and_computes_each_frame_once(folders, monkeypatch):
     monkeypatch.chdir(folders)
     torch.manual_seed(0)
     options = {"scale": 4, "channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "tsa": False}
@@ -299,7 +303,7 @@ def test_edvr_scores_what_its_windows_score_and_looks_at_each_frame_once(folders
     assert seen[46:] == [5] * 92  # identity, W, H, both
 
 
-def test_networks_of_several_windows_stand_in_one_table_as_they_score_alone(folders, monkeypatch):
+def test_networks_with_different_windows_score_the_same_in_one_table_and_alone(folders, monkeypatch):
     monkeypatch.chdir(folders)
     torch.manual_seed(0)
     files = [f"f{frames}.safetensors" for frames in (1, 3, 5, 7)]
@@ -331,7 +335,7 @@ def network(tiny_video):
     return TinyVideo(scale=2, frames=3).eval()
 
 
-def test_windows_are_padded_tiled_and_turned_as_images_are(network):
+def test_windows_are_padded_tiled_and_rotated_like_images(network):
     lr = torch.randint(0, 256, (3, 3, 37, 50), dtype=torch.uint8)
     whole = super_resolve(network, lr)
     assert whole.shape == (3, 74, 100)
@@ -365,7 +369,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     assert "x.lmdb: 17 images, LR x2" in made.stdout
     assert len(Store(folders / "x.lmdb").keys(2)) == 17
     again = invoke("sr-prepare", "clips=HR", "list=list.txt", "store=x.lmdb", "scales=[2]", "verify=true")
-    assert "complete already" in again.stdout
+    assert "already finished" in again.stdout
     assert "all checksums agree" in again.stdout
     write_image(folders / "HR" / "011" / "00000004.png", np.zeros((40, 50, 3), np.uint8))
     bad = invoke("sr-prepare", "clips=HR", "store=y.lmdb")
@@ -386,7 +390,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
         (["clips=HR", "skip_bad=true"], "leave out whole clips with list="),
     ],
 )
-def test_what_makes_no_sense_of_clips_is_a_matter_of_the_command_line(invoke, folders, arguments, message):
+def test_invalid_options_for_clips_are_usage_errors(invoke, folders, arguments, message):
     done = invoke("sr-prepare", "store=x.lmdb", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -404,7 +408,7 @@ def test_reds4_is_never_trained_on(name):
     assert data.lr_patch == (256 if name in ("reds_blur", "reds_blur_comp") else 64)
 
 
-def test_the_sets_of_video_are_opened_from_where_they_are_said_to_be(invoke, tmp_path, write_clips):
+def test_video_sets_are_opened_from_their_configured_folders(invoke, tmp_path, write_clips):
     for where, scale in (("REDS/train_sharp", 0), ("REDS/train_sharp_bicubic/X2", 2)):
         write_clips(tmp_path / "datasets" / where, lr=scale, sizes={"000": 5, "001": 2, "011": 5, "015": 5, "020": 5})
     for where, scale in (("Vid4/GT", 0), ("Vid4/BIx2", 2)):

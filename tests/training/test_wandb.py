@@ -30,7 +30,7 @@ def losses(folder):
     return [(row["trainer/global_step"], row["train/loss"]) for _, row in sent(folder)[1] if "train/loss" in row]
 
 
-def test_each_stage_is_a_run_with_pictures_and_hyperparameters_that_the_next_sitting_resumes(
+def test_each_stage_is_a_run_with_pictures_and_hyperparameters_that_the_next_process_resumes(
     invoke, tmp_path, photographs
 ):
     mine = (
@@ -68,7 +68,7 @@ def log(logger, *steps):
         logger.log_metrics({"train/loss": 1 / step}, step)
 
 
-def test_a_row_is_sent_once_though_the_process_is_killed_before_or_after_wandb_has_written_it(tmp_path):
+def test_a_log_entry_is_sent_once_even_if_the_process_is_killed(tmp_path):
     first = WandB(save_dir=str(tmp_path / "a"))
     first.resume(0)
     log(first, 10, 20)
@@ -107,7 +107,7 @@ def test_a_row_is_sent_once_though_the_process_is_killed_before_or_after_wandb_h
     assert losses(late)[-1] == (40, 1 / 40)
 
 
-def test_a_logger_that_is_not_used_begins_nothing(tmp_path):
+def test_a_logger_that_is_not_used_starts_no_run(tmp_path):
     logger = WandB(save_dir=str(tmp_path / "a"))
     logger.finalize("success")
     assert not (tmp_path / "a").exists()

@@ -66,7 +66,7 @@ def test_a_stage_starts_from_the_one_before_and_alone_gives_the_same(invoke, tmp
     assert "stage x4 starts from stage x2:" in whole.stdout
     alone = invoke("sr-train", *SMALL, "name=alone", "stage=x4")
     assert alone.returncode == 1
-    assert "starts from stage x2, which is not complete" in alone.stderr
+    assert "starts from stage x2, which is not finished" in alone.stderr
     assert invoke("sr-train", *SMALL, "name=alone", "stage=x2").returncode == 0
     alone = invoke("sr-train", *SMALL, "name=alone", "stage=x4")
     assert alone.returncode == 0, alone.stderr
@@ -77,7 +77,7 @@ def test_a_stage_starts_from_the_one_before_and_alone_gives_the_same(invoke, tmp
     ]
     assert all(torch.equal(states[0][k], s[k]) for s in states[1:] for k in s)
     again = invoke("sr-train", *SMALL, "name=whole")
-    assert again.stdout.count("complete already") == 2
+    assert again.stdout.count("already finished") == 2
 
 
 def test_a_source_that_changed_makes_another_run_of_the_stage(invoke):

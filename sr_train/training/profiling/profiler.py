@@ -1,9 +1,8 @@
-"""``profile=true``: the first steps of a run by the clock. The run goes on as if nobody had looked.
+"""``profile=true``: timing of the first steps of a run. It changes neither the weights nor the order of the data.
 
-For the steps to be measured the trainer's profiler is replaced by a
-:class:`~sr_train.training.profiling.step_timer.Ledger`; nothing is measured before or after. What is rare - a row, a
-validation, a checkpoint - is timed where it falls into these steps, and tried out after them where it does not, so that the
-table says what it costs in the long run.
+During the measured steps the trainer's profiler is a :class:`~sr_train.training.profiling.step_timer.StepTimer`. Rare parts
+(a log entry, a validation, a checkpoint) are timed if they occur in these steps, and run once for timing after them otherwise.
+The table then contains their average cost per step.
 """
 
 from __future__ import annotations
@@ -41,30 +40,30 @@ from sr_train.training.profiling.report import (
     spread,
     table,
 )
-from sr_train.training.profiling.step_timer import Ledger, Marks
+from sr_train.training.profiling.step_timer import Marks, StepTimer
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.validation import Validate
 
-WARM_UP = 3  #: steps before the measured ones: workers start, caches fill, kernels are chosen
+WARM_UP = 3  #: steps before the measured ones, in which workers start, caches fill and kernels are chosen
 
-TRACED = 3  #: steps after them that the trace shows; tracing slows them, so they are not measured
+TRACED = 3  #: steps in the trace, after the measured ones, because tracing makes steps slower
 
-_AT_LEAST = 0.5  # seconds that the loader alone is watched
+_AT_LEAST = 0.5  # minimum of seconds for timing the loader alone
 
 
 class StepProfiler(StepCallback):
-    """Measures ``steps`` steps after a warm-up, traces a few more, tries out what was not seen, and says what it found.
+    """Callback that measures ``steps`` steps after a warm-up, traces a few more, times the rare parts, and reports.
 
-    It stands after the callbacks that it measures. Weights, rows and the order of the data are those of a run without it.
+    It must come after the callbacks that it measures. Weights, logs and the order of the data are equal to a run without it.
 
     Args:
-        folder: of the stage; ``profile/`` in it is written.
-        steps: to be measured.
-        record: whose intervals are known.
-        validate: likewise.
-        checkpoints: likewise.
-        native_bf16: whether the hardware computes in bf16 itself.
-        compiled: whether the network is.
+        folder: folder of the stage; the results are written to ``profile/`` in it.
+        steps: number of measured steps.
+        record: callback that logs.
+        validate: callback that validates.
+        checkpoints: callback that writes checkpoints.
+        native_bf16: the hardware computes in bf16.
+        compiled: the network is compiled.
     """
 
     def __init__(
@@ -88,35 +87,35 @@ class StepProfiler(StepCallback):
         self.compiled = compiled
         self.rows: list[tuple[int, dict[str, float]]] = []  #: (step, seconds by part)
         self._first = 0
-        self._ledger: Ledger | None = None
+        self._timer: StepTimer | None = None
         self._trace: torch.profiler.profile | None = None
         self._before: Any = None
         self._done = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from where the run continues."""
+        """Count from the step of the checkpoint."""
         super().on_train_start(trainer, pl_module)
         self._first = trainer.global_step
         self._before = cast("Any", trainer).profiler
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Open the ledger, read it after every step, close it, trace, report."""
+        """Start the timer after the warm-up, read it after every step, stop it, trace, report."""
         if self._done:
             return
         done = step - self._first
-        if self._ledger is not None:
-            self.rows.append((step, self._ledger.take()))
+        if self._timer is not None:
+            self.rows.append((step, self._timer.take()))
         if done == WARM_UP + self.steps:
-            self._ledger = None
+            self._timer = None
             self._open_trace(trainer)
         elif done == WARM_UP + self.steps + TRACED:
             self._close(trainer, task)
         elif done == WARM_UP:
-            self._ledger = Ledger(task.device)
-            trainer.profiler = self._ledger  # pyright: ignore[reportAttributeAccessIssue]
+            self._timer = StepTimer(task.device)
+            trainer.profiler = self._timer  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that ends earlier reports what there is; one that was asked to stop is not kept waiting."""
+        """Report if the run ends early; if it was asked to stop, end without a report."""
         if self._done:
             return
         if trainer.should_stop:
@@ -127,33 +126,33 @@ class StepProfiler(StepCallback):
     def _open_trace(self, trainer: L.Trainer) -> None:
         trainer.profiler = self._before  # pyright: ignore[reportAttributeAccessIssue]
         if trainer.is_global_zero:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it reports a missing GPU as an error
+            os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # otherwise it reports a missing GPU as an error
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             self._trace = torch.profiler.profile(activities=activities)
             self._trace.start()
             trainer.profiler = Marks()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _end(self, trainer: L.Trainer) -> torch.profiler.profile | None:
-        """Put the trainer's own profiler back; returns the trace, closed."""
+        """Restore the trainer's profiler; return the stopped trace."""
         trainer.profiler = self._before  # pyright: ignore[reportAttributeAccessIssue]
-        self._ledger, self._done = None, True
+        self._timer, self._done = None, True
         trace, self._trace = self._trace, None
         if trace is not None:
             trace.stop()
         return trace
 
     def _close(self, trainer: L.Trainer, task: SRTask) -> None:
-        """Report, and write what there is."""
+        """Time the rare parts, write the files and print the report."""
         trace = self._end(trainer)
         self.folder.mkdir(parents=True, exist_ok=True)
         if trace is not None:
             trace.export_chrome_trace(str(self.folder / "trace.json"))
         if not self.rows:
             if trainer.is_global_zero:
-                tqdm.write(f"profile: nothing was measured, the run had no step after {WARM_UP} to warm up")
+                tqdm.write(f"profile: no step was measured: the run ended within the {WARM_UP} steps of the warm-up")
             return
         setup = self._setup(trainer, task)
-        with torch.random.fork_rng(devices=[]):  # a loader draws its workers' seed, whether they use it or not
+        with torch.random.fork_rng(devices=[]):  # a loader always draws a seed for its workers
             profile = self._profile(trainer, task)
         if trainer.is_global_zero:
             self._report(profile, setup, traced=trace is not None)
@@ -168,7 +167,7 @@ class StepProfiler(StepCallback):
             pairs=data.batch,
             workers=data.workers,
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            decoded=sum(any(not s.cache for s in of) for of in files),
+            decoded=sum(any(not s.cache for s in sources) for sources in files),
             reduced=sum(pairs.lr is None for pairs in data.sources),
             precision=str(trainer.precision),
             native_bf16=self.native_bf16,
@@ -198,7 +197,7 @@ class StepProfiler(StepCallback):
         return Profile(self.rows[0][0], self.rows[-1][0], parts, rare, loader * trainer.world_size, walls)
 
     def _try_logging(self, trainer: L.Trainer, task: SRTask) -> float:
-        """Rows of the same numbers into files of our own, which are thrown away."""
+        """Return the seconds for logging the same numbers to temporary files."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             scratch = [type(x)(folder=folder) for x in trainer.loggers if isinstance(x, MetricsCsv | TensorBoard)]
             seconds = 0.0
@@ -213,7 +212,7 @@ class StepProfiler(StepCallback):
         return seconds
 
     def _try_checkpoint(self, trainer: L.Trainer) -> float:
-        """A checkpoint written as they are, and removed. On every rank: writing one is done together."""
+        """Return the seconds for a checkpoint, which is removed. All ranks must call this, as they write it together."""
         folder = self.folder / "trial"
         start = time.perf_counter()
         write_checkpoint(folder, trainer.global_step, 2, trainer.save_checkpoint, rank_zero=trainer.is_global_zero)
@@ -223,7 +222,7 @@ class StepProfiler(StepCallback):
         return seconds
 
     def _try_validation(self, trainer: L.Trainer, task: SRTask) -> float:
-        """One image; the others by their size."""
+        """Return the seconds of a validation, estimated from one image and the sizes of all."""
         images = self.validate.images
         assert images is not None
         pixels = [images.pixels(i) for i in range(len(images))]
@@ -242,13 +241,13 @@ class StepProfiler(StepCallback):
 
 
 def loader_alone(data: SRData, steps: int) -> float:
-    """Pairs/s of this device's loader when nothing else is done, by workers of its own, from the trainer's step on.
+    """Return the pairs/s of this device's loader when nothing else runs, measured with separate workers.
 
-    What is drawn is a function of the position, so the run's own loader neither knows nor minds.
+    Random numbers are a function of the position, so the loader of the run is not affected.
     """
     loader = data.train_dataloader()
     batches = iter(loader)
-    for _ in range(2 * data.workers + 1):  # what was loaded while the workers started
+    for _ in range(2 * data.workers + 1):  # skip batches that were loaded while the workers started
         next(batches)
     start, pairs, count = time.perf_counter(), 0, 0
     while count < steps * data.accumulate or time.perf_counter() - start < _AT_LEAST:

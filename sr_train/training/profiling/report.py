@@ -1,4 +1,4 @@
-"""What a profile means: where the time of a step goes, as a table and as advice. Numbers in, words out."""
+"""Report of a profile: a table of the time of a step by part, and advice."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ GUARD, OPTIMIZER, CALLBACKS, OTHER = "gradient check", "optimizer", "callbacks",
 
 LOGGING, VALIDATION, CHECKPOINT = "logging", "validation", "checkpoint"
 
-#: In the order in which a step meets them. ``optimizer`` includes the EMA, ``callbacks`` are the user's own, ``other`` is the
-#: rest of the loop, Lightning's and ours.
+#: Parts in the order of a step. ``optimizer`` includes the EMA, ``callbacks`` are the user's, ``other`` is the remaining loop.
 PARTS: tuple[str, ...] = (
     DATA,
     COPY,
@@ -30,66 +29,66 @@ PARTS: tuple[str, ...] = (
 
 
 class Rare(NamedTuple):
-    """Something that is done every so often."""
+    """Cost of a part that runs every N steps."""
 
-    seconds: float  #: each time, beyond what the part costs in every step
-    every: int  #: steps
-    seen: int  #: times within the measured steps; 0: it was tried out after them
+    seconds: float  #: seconds each time, in addition to the part's cost in every step
+    every: int  #: interval in steps
+    seen: int  #: count in the measured steps; 0 if it was run after them
 
 
 class Setup(NamedTuple):
-    """What advice has to know of a run."""
+    """Properties of a run that the advice depends on."""
 
-    pairs: int  #: a step
+    pairs: int  #: pairs per step
     workers: int
-    cores: int  #: of this machine that the process may use
-    decoded: int = 0  #: training sources whose files are decoded for every sample
-    reduced: int = 0  #: training sources whose LR is made from HR for every sample
+    cores: int  #: number of cores that the process may use
+    decoded: int = 0  #: number of training sources whose files are decoded for every sample
+    reduced: int = 0  #: number of training sources whose LR is computed from HR for every sample
     precision: str = "32-true"
-    native_bf16: bool = False  #: whether the hardware computes in bf16 itself
-    compiled: bool = False
-    fused: bool = False  #: the optimizer
-    memory: tuple[int, int] | None = None  #: of the GPU: (most that was taken, all there is), in bytes
+    native_bf16: bool = False  #: the hardware computes in bf16
+    compiled: bool = False  #: the network is compiled
+    fused: bool = False  #: the optimizer is fused
+    memory: tuple[int, int] | None = None  #: memory of the GPU in bytes: (maximum that was reserved, total)
 
 
 class Profile(NamedTuple):
-    """A measurement."""
+    """Measured times of a run."""
 
-    first: int  #: step that was measured
-    last: int
-    parts: Mapping[str, float]  #: seconds a step; what is rare is spread over its interval
+    first: int  #: first measured step
+    last: int  #: last measured step
+    parts: Mapping[str, float]  #: seconds per step; the cost of rare parts is spread over their interval
     rare: Mapping[str, Rare]
     loader: float  #: pairs/s of the loader alone
-    walls: Sequence[float]  #: seconds of each measured step without what is rare
+    walls: Sequence[float]  #: seconds of each measured step without rare parts
 
     @property
     def step(self) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         return sum(self.parts.values())
 
     def share(self, *parts: str) -> float:
-        """Of a step."""
+        """Return the share of parts in a step."""
         return sum(self.parts.get(p, 0.0) for p in parts) / max(self.step, 1e-12)
 
 
 def spread(seconds: Sequence[float], due: Sequence[bool], every: int, tried: float) -> tuple[float, Rare]:
-    """(seconds a step in the long run, of a part that has more to do every ``every`` steps; what it takes then).
+    """Return (average seconds per step, cost each time) of a part that has more work every ``every`` steps.
 
     Args:
-        seconds: of the part, by step.
-        due: the steps in which there was more to do.
-        every: steps.
-        tried: seconds that it takes each time, for where no step was due.
+        seconds: seconds of the part by step.
+        due: true for the steps with more work.
+        every: interval in steps.
+        tried: seconds each time, used if no step was due.
     """
     usual = [s for s, d in zip(seconds, due, strict=True) if not d]
-    often = [s for s, d in zip(seconds, due, strict=True) if d]
+    extra = [s for s, d in zip(seconds, due, strict=True) if d]
     base = sum(usual) / len(usual) if usual else 0.0
-    each = max(median(often) - base, 0.0) if often else tried  # the first may open files
-    return base + each / every, Rare(each, every, len(often))
+    each = max(median(extra) - base, 0.0) if extra else tried  # the median, because the first may open files
+    return base + each / every, Rare(each, every, len(extra))
 
 
 def table(profile: Profile, setup: Setup) -> list[str]:
-    """Where the time of a step goes."""
+    """Return the table of the time of a step by part."""
     width = max(map(len, PARTS))
     lines = [f"  {'part':<{width}}  {'ms a step':>9}  {'share':>6}"]
     for part in PARTS:
@@ -99,14 +98,14 @@ def table(profile: Profile, setup: Setup) -> list[str]:
         line = f"  {part:<{width}}  {seconds * 1e3:>9.2f}  {profile.share(part):>6.1%}"
         if part in profile.rare:
             each, every, seen = profile.rare[part]
-            how = f"{seen} in these steps" if seen else "none in these steps: tried out after them"
+            how = f"{seen} in these steps" if seen else "none in these steps: timed after them"
             line += f"  {each * 1e3:,.1f} ms every {every:,} steps ({how})"
         lines.append(line)
     lines.append(f"  {'step':<{width}}  {profile.step * 1e3:>9.2f}  {1:>6.1%}")
     walls = [1e3 * s for s in profile.walls]
     lines.append(
-        f"  without what is rare, a step took {min(walls):,.1f} to {max(walls):,.1f} ms, "
-        f"half of them up to {median(walls):,.1f} ms"
+        f"  without the rare parts, a step took {min(walls):,.1f} to {max(walls):,.1f} ms, "
+        f"median {median(walls):,.1f} ms"
     )
     rate = setup.pairs / max(profile.step, 1e-12)
     lines.append(f"  training {rate:,.0f} pairs/s; the loader alone {profile.loader:,.0f} pairs/s")
@@ -114,7 +113,7 @@ def table(profile: Profile, setup: Setup) -> list[str]:
 
 
 def csv(profile: Profile) -> str:
-    """The same for programs."""
+    """Format the same numbers as CSV."""
     rows = ["part,seconds_per_step,share,seconds_each,every,seen"]
     for part in PARTS:
         rare = ",".join(f"{x!r}" for x in profile.rare.get(part, ())) or ",,"
@@ -123,7 +122,7 @@ def csv(profile: Profile) -> str:
 
 
 def advise(profile: Profile, setup: Setup) -> list[str]:
-    """What would make the run faster, the most promising first; where nothing would, that."""
+    """Return advice for a faster run, the most promising first."""
     found = [
         *_about_data(profile, setup),
         *_about_intervals(profile),
@@ -133,45 +132,45 @@ def advise(profile: Profile, setup: Setup) -> list[str]:
     if found:
         return found
     own = profile.share(FORWARD, BACKWARD)
-    return [f"nothing to advise: {own:.0%} of a step is the network's own computation"]
+    return [f"no advice: {own:.0%} of a step is the network's own computation"]
 
 
 def _about_data(profile: Profile, setup: Setup) -> list[str]:
-    """Waiting for data."""
+    """Return advice about waiting for data."""
     wait = profile.share(DATA)
     if wait <= 0.1:
         return []
     without = setup.pairs / max(profile.step - profile.parts[DATA], 1e-12)
     if setup.workers and profile.loader > 1.5 * without:
         return [
-            f"{wait:.0%} of a step is waiting for data, though the loader alone gives {profile.loader:,.0f} pairs/s "
-            f"and the rest of a step takes {without:,.0f}: they share the same cores; "
+            f"{wait:.0%} of a step is waiting for data, but the loader alone gives {profile.loader:,.0f} pairs/s "
+            f"and the rest of a step needs only {without:,.0f} pairs/s: they compete for the same cores; "
             "fewer threads (OMP_NUM_THREADS) may be faster"
         ]
     lines = [f"{wait:.0%} of a step is waiting for data:"]
     if setup.reduced:
         lines.append(
-            "- LR is made from HR for every patch: prepare it (sr-prepare images=DIR store=FILE.lmdb scales=[...])"
+            "- LR is computed from HR for every patch: prepare it (sr-prepare images=DIR store=FILE.lmdb scales=[...])"
         )
     if setup.decoded:
         lines.append(
-            "- files are decoded for every patch: put them into a store (sr-prepare), or data.cache=true if they fit"
+            "- files are decoded for every patch: give data.cache=true if they fit into memory, or make a store (sr-prepare)"
         )
     if not setup.workers:
-        lines.append("- data.workers=1 or more loads while the network computes; now nothing does")
+        lines.append("- no worker loads data while the network computes: give data.workers=1 or more")
     elif setup.workers < setup.cores:
         lines.append(
-            f"- more loader processes: data.workers is {setup.workers}, the process may use {setup.cores} cores"
+            f"- use more loader processes: data.workers is {setup.workers}, the process may use {setup.cores} cores"
         )
     elif len(lines) == 1:
         lines.append(
-            f"- data.workers={setup.workers} is all that {setup.cores} cores carry; a faster disk or more cores"
+            f"- data.workers={setup.workers} already uses all {setup.cores} cores: use a faster disk or more cores"
         )
     return ["\n".join(lines)]
 
 
 def _about_intervals(profile: Profile) -> list[str]:
-    """Things that are done too often."""
+    """Return advice about parts that run too often."""
     found = []
     for part, key, most in ((VALIDATION, "validate", 0.1), (CHECKPOINT, "checkpoint", 0.02), (LOGGING, "record", 0.02)):
         share, rare = profile.share(part), profile.rare.get(part)
@@ -179,46 +178,46 @@ def _about_intervals(profile: Profile) -> list[str]:
             rest = profile.step - rare.seconds / rare.every
             enough = round(rare.seconds / max(rest * most, 1e-12) + 0.5)
             if enough > rare.every:
-                found.append(f"{part} takes {share:.0%}: {key}.every={_rounded(enough)} instead of {rare.every}")
+                found.append(f"{part} takes {share:.0%}: give {key}.every={_rounded(enough)} instead of {rare.every}")
     return found
 
 
 def _rounded(steps: int) -> int:
-    """Up, to one significant digit: 4,321 -> 5,000."""
+    """Round up to one significant digit: 4,321 -> 5,000."""
     unit = 10 ** (len(str(steps)) - 1)
     return -(-steps // unit) * unit
 
 
 def _about_the_machine(profile: Profile) -> list[str]:
-    """Steps that differ though they do the same. The median: any machine has a slow moment."""
+    """Return advice if equal steps take different times; the median ignores single slow steps."""
     if median(profile.walls) <= 1.5 * min(profile.walls):
         return []
     return [
-        "equal steps take unequal time: other programs use this machine too; measure again when it is idle, or with fewer "
-        "threads than it has cores (OMP_NUM_THREADS)"
+        "equal steps take different times, perhaps because other programs use this machine: measure again when it is idle, "
+        "or with fewer threads than cores (OMP_NUM_THREADS)"
     ]
 
 
 def _about_computation(profile: Profile, setup: Setup) -> list[str]:
-    """Optimizer, precision, batch."""
+    """Return advice about optimizer, precision and batch."""
     found = []
     share = profile.share(OPTIMIZER, GUARD)
     if share > 0.15:
         scaled = (
             setup.precision == "16-mixed"
-        )  # fused ones undo the scale inside: neither clipping nor the check could see
+        )  # a fused optimizer undoes the scale inside, after clipping and the check
         fused = "" if setup.fused or scaled else "task.optimizer.fused=true, or "
         found.append(
-            f"the optimizer, its EMA and the check of its gradients take {share:.0%}: {fused}a larger data.batch"
+            f"the optimizer, its EMA and the check of its gradients take {share:.0%}: give {fused}a larger data.batch"
         )
     if profile.share(OTHER, CALLBACKS) > 0.15:
         found.append(
-            f"{profile.share(OTHER, CALLBACKS):.0%} of a step is neither data nor network: a larger data.batch spreads it"
+            f"{profile.share(OTHER, CALLBACKS):.0%} of a step is neither data nor network: give a larger data.batch"
         )
     if setup.native_bf16 and setup.precision == "32-true":
-        found.append("the hardware computes in bf16 itself: trainer.precision=bf16-mixed")
+        found.append("the hardware computes in bf16: give trainer.precision=bf16-mixed")
     if setup.memory is not None and setup.memory[0] < 0.5 * setup.memory[1]:
         free = 1 - setup.memory[0] / setup.memory[1]
         more = "a larger data.batch" if setup.compiled else "a larger data.batch, or task.compile=true"
-        found.append(f"{free:.0%} of the GPU's memory is free: {more}")
+        found.append(f"{free:.0%} of the GPU's memory is free: give {more}")
     return found

@@ -1,7 +1,7 @@
-"""Where the time of Lightning's loop goes, by part.
+"""Timer of the parts of Lightning's loop.
 
-Lightning names everything that its loop does to ``trainer.profiler``, nested as it is called. :class:`Ledger` takes the
-profiler's place and gives each moment to the innermost part that it knows, so the parts sum to the time that has passed.
+Lightning's loop reports all its actions, which are nested, to ``trainer.profiler``. :class:`StepTimer` replaces it. It
+adds each moment to the innermost known part, so the parts sum to the elapsed time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OURS = {
 
 
 def part_of(action: str) -> str | None:
-    """The part that one of Lightning's actions begins; None where it belongs to what it is called in.
+    """Return the part that an action of Lightning starts; None if it belongs to the part that calls it.
 
     ``[Strategy]DDPStrategy.backward`` -> backward, ``[Callback]Validate.on_train_batch_end`` -> validation.
     """
@@ -61,12 +61,12 @@ def part_of(action: str) -> str | None:
     return _OURS.get(name[0] if name else "", CALLBACKS)
 
 
-class Ledger(Profiler):
-    """Seconds by part, each moment given to the innermost part that has begun.
+class StepTimer(Profiler):
+    """Profiler that counts seconds by part; each moment is added to the innermost started part.
 
     Args:
-        device: of the network; a GPU is waited for where one part ends and another begins, or else its work would be booked
-            on whatever waits for it first.
+        device: device of the network. A GPU is synchronized at the border between two parts, because its work would otherwise
+            be added to the part that waits for it first.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -87,41 +87,41 @@ class Ledger(Profiler):
         self._since = now
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Start an action."""
         part = part_of(action_name) or self._stack[-1]
         if part != self._stack[-1]:
             self._charge()
         self._stack.append(part)
 
     def stop(self, action_name: str) -> None:
-        """It ends. One that began before this ledger was opened is none of its."""
+        """End an action; one that started before this timer is ignored."""
         if len(self._stack) > 1:
             if self._stack[-1] != self._stack[-2]:
                 self._charge()
             self._stack.pop()
 
     def take(self) -> dict[str, float]:
-        """Close a step: its seconds by part."""
+        """End a step and return its seconds by part."""
         self._charge()
         taken, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
         return taken
 
 
 class Marks(Profiler):
-    """Writes the parts into a trace of ``torch.profiler``."""
+    """Profiler that adds the parts to a trace of ``torch.profiler``."""
 
     def __init__(self) -> None:
         super().__init__()
         self._stack: list[record_function | None] = []
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Start an action."""
         part = part_of(action_name)
         self._stack.append(None if part is None else record_function(part))
         if (mark := self._stack[-1]) is not None:
             mark.__enter__()
 
     def stop(self, action_name: str) -> None:
-        """It ends."""
+        """End an action."""
         if self._stack and (mark := self._stack.pop()) is not None:
             mark.__exit__(None, None, None)

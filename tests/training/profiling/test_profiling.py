@@ -30,7 +30,7 @@ from sr_train.training.profiling.report import (
     spread,
     table,
 )
-from sr_train.training.profiling.step_timer import Ledger, part_of
+from sr_train.training.profiling.step_timer import StepTimer, part_of
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import build_trainer
@@ -57,29 +57,29 @@ SMALL = (
         ("save_checkpoint", None),
     ],
 )
-def test_every_action_of_lightnings_loop_has_its_part(action, part):
+def test_each_action_of_the_loop_belongs_to_a_part(action, part):
     assert part_of(action) == part
 
 
-def test_each_moment_is_given_to_the_innermost_part_and_none_is_lost():
+def test_each_moment_is_added_to_the_innermost_part():
     start = time.perf_counter()
-    ledger = Ledger(torch.device("cpu"))
-    ledger.stop("[Callback]StepProfiler.on_train_batch_end")  # begun before there was a ledger
-    with ledger.profile("[LightningModule]T.optimizer_step"):
+    timer = StepTimer(torch.device("cpu"))
+    timer.stop("[Callback]StepProfiler.on_train_batch_end")  # begun before there was a timer
+    with timer.profile("[LightningModule]T.optimizer_step"):
         time.sleep(0.01)
-        with ledger.profile("[Strategy]S.training_step"), ledger.profile("unknown"):
+        with timer.profile("[Strategy]S.training_step"), timer.profile("unknown"):
             time.sleep(0.03)
-        with ledger.profile("[Strategy]S.backward"):
+        with timer.profile("[Strategy]S.backward"):
             time.sleep(0.02)
-    taken = ledger.take()
+    taken = timer.take()
     assert sum(taken.values()) == pytest.approx(time.perf_counter() - start, abs=2e-3)
     assert taken[OPTIMIZER] >= 0.01
     assert taken[FORWARD] >= 0.03
     assert taken[BACKWARD] >= 0.02
-    assert set(ledger.take()) == set(PARTS)
+    assert set(timer.take()) == set(PARTS)
 
 
-def test_what_is_rare_is_spread_over_its_interval():
+def test_the_cost_of_a_rare_part_is_spread_over_its_interval():
     assert spread([1.0, 1.0, 5.0], [False, False, True], 4, 99.0) == (2.0, Rare(4.0, 4, 1))
     assert spread([1.0, 1.0], [False, False], 10, 5.0) == (1.5, Rare(5.0, 10, 0))
     assert spread([3.0, 5.0], [True, True], 1, 0.0) == (4.0, Rare(4.0, 1, 2))
@@ -97,22 +97,22 @@ SETUP = Setup(pairs=16, workers=2, cores=8)
 @pytest.mark.parametrize(
     ("profile", "setup", "said"),
     [
-        (_profile(other=0.01), SETUP, "nothing to advise: 90% of a step is the network's own computation"),
+        (_profile(other=0.01), SETUP, "no advice: 90% of a step is the network's own computation"),
         (_profile(data_wait=0.1, loader=80), SETUP._replace(reduced=1), "prepare it (sr-prepare"),
-        (_profile(data_wait=0.1, loader=80), SETUP._replace(decoded=1), "put them into a store"),
+        (_profile(data_wait=0.1, loader=80), SETUP._replace(decoded=1), "make a store (sr-prepare)"),
         (_profile(data_wait=0.1, loader=80), SETUP, "more loader processes: data.workers is 2"),
-        (_profile(data_wait=0.1, loader=80), SETUP._replace(workers=8), "is all that 8 cores carry"),
-        (_profile(data_wait=0.1), SETUP, "share the same cores"),
+        (_profile(data_wait=0.1, loader=80), SETUP._replace(workers=8), "already uses all 8 cores"),
+        (_profile(data_wait=0.1), SETUP, "compete for the same cores"),
         (_profile(data_wait=0.1), SETUP._replace(workers=0), "data.workers=1 or more"),
-        (_profile(optimizer=0.03), SETUP, "25%: task.optimizer.fused=true, or a larger data.batch"),
-        (_profile(optimizer=0.03), SETUP._replace(fused=True), "25%: a larger data.batch"),
-        (_profile(optimizer=0.03), SETUP._replace(precision="16-mixed"), "25%: a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP, "25%: give task.optimizer.fused=true, or a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP._replace(fused=True), "25%: give a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP._replace(precision="16-mixed"), "25%: give a larger data.batch"),
         (_profile(other=0.03), SETUP, "neither data nor network"),
         (_profile(logging=0.01, rare={LOGGING: Rare(0.02, 2, 9)}), SETUP, "record.every=20 instead of 2"),
         (_profile(checkpoint=0.01, rare={CHECKPOINT: Rare(1.0, 100, 0)}), SETUP, "checkpoint.every=600 instead of 100"),
         (_profile(validation=0.06, rare={VALIDATION: Rare(6.0, 100, 0)}), SETUP, "validate.every=700 instead of 100"),
         (_profile(), SETUP._replace(native_bf16=True), "trainer.precision=bf16-mixed"),
-        (_profile(), SETUP._replace(memory=(2, 10)), "80% of the GPU's memory is free: a larger data.batch, or task.comp"),
+        (_profile(), SETUP._replace(memory=(2, 10)), "80% of the GPU's memory is free: give a larger data.batch, or task"),
     ],
 )  # fmt: skip
 def test_advice_follows_from_the_numbers(profile, setup, said):
@@ -121,21 +121,21 @@ def test_advice_follows_from_the_numbers(profile, setup, said):
     assert said in lines[0]
 
 
-def test_equal_steps_of_unequal_time_are_pointed_out():
+def test_equal_steps_with_different_times_are_reported():
     assert "other programs use this machine" in advise(_profile()._replace(walls=[0.05, 0.2, 0.19]), SETUP)[0]
-    assert "nothing" in advise(_profile()._replace(walls=[0.05, 0.05, 0.9]), SETUP)[0]
+    assert "no advice" in advise(_profile()._replace(walls=[0.05, 0.05, 0.9]), SETUP)[0]
 
 
-def test_an_interval_is_advised_at_which_its_share_is_small():
+def test_the_advised_interval_has_a_small_share():
     lines = advise(_profile(validation=0.06, rare={VALIDATION: Rare(6.0, 100, 0)}), SETUP)
     every = int(lines[0].partition("every=")[2].split()[0])
     assert 6.0 / every / (0.09 + 6.0 / every) <= 0.1
 
 
-def test_the_table_and_the_file_for_programs_say_the_same():
+def test_the_table_and_the_csv_file_contain_the_same_numbers():
     profile = _profile(validation=0.01, rare={VALIDATION: Rare(1.0, 100, 0)})
     text = "\n".join(table(profile, SETUP))
-    assert "validation          10.00   10.0%  1,000.0 ms every 100 steps (none in these steps: tried out after" in text
+    assert "validation          10.00   10.0%  1,000.0 ms every 100 steps (none in these steps: timed after" in text
     assert "training 160 pairs/s; the loader alone 10,000 pairs/s" in text
     rows = [line.split(",") for line in csv(profile).splitlines()]
     assert {len(r) for r in rows} == {6}
@@ -190,7 +190,7 @@ def test_the_parts_sum_to_the_time_of_the_steps(tmp_path, accumulate):
     assert "steps (5 in these steps)" in next(x for x in lines if "logging" in x)
 
 
-def test_a_run_that_is_profiled_has_the_weights_rows_and_draws_of_one_that_is_not(invoke, tmp_path):
+def test_a_profiled_run_has_the_same_weights_logs_and_random_numbers(invoke, tmp_path):
     arguments = ("sr-train", *SMALL, "trainer.max_steps=16", "record.every=2", "data.workers=1", "validate.every=16")
     after = []
     for name in ("plain", "measured"):
@@ -205,7 +205,7 @@ def test_a_run_that_is_profiled_has_the_weights_rows_and_draws_of_one_that_is_no
     assert rows[0] == rows[1]
     assert torch.equal(*after)
     assert "profile of steps 4 to 8, 32-true" in done.stdout
-    assert "tried out after them" in done.stdout
+    assert "timed after them" in done.stdout
     assert not (plain / "profile").exists()
     assert {p.name for p in (measured / "profile").iterdir()} == {"profile.txt", "profile.csv", "trace.json"}
     events = json.loads((measured / "profile" / "trace.json").read_text())["traceEvents"]
@@ -217,18 +217,18 @@ def test_a_run_that_is_profiled_has_the_weights_rows_and_draws_of_one_that_is_no
     assert not (plain / "profile" / "trace.json").exists()
 
 
-def test_a_run_too_short_to_be_measured_says_so_and_ends_well(invoke):
+def test_a_run_too_short_for_a_profile_reports_this_and_succeeds(invoke):
     done = invoke("sr-train", *SMALL, "trainer.max_steps=3", "profile=true")
     assert done.returncode == 0, done.stderr
-    assert "nothing was measured, the run had no step after 3" in done.stdout
+    assert "no step was measured: the run ended within the 3" in done.stdout
 
 
-def test_what_a_user_may_get_wrong_is_said(invoke):
+def test_wrong_options_of_the_profile_are_reported(invoke):
     assert "profile_steps=0: expected" in invoke("sr-train", *SMALL, "profile_steps=0").stderr
     assert "profile=20: expected true or false" in invoke("sr-train", *SMALL, "profile=20").stderr
 
 
-def test_the_loader_alone_does_not_move_the_runs_own():
+def test_timing_the_loader_does_not_affect_the_loader_of_the_run():
     composed = plan(list(SMALL))
     data = build(composed.stages[0].config["data"])
     own = iter(data.train_dataloader())
