@@ -41,9 +41,11 @@ def _docstrings(tree):
 
 
 def _prose(source):
-    """Return (line, text) of the comments and strings of a Python file; a name in double backquotes is code."""
+    """Return (line, text) of the comments and strings of a Python file; one word in quotes or a name in backquotes is code."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type in (tokenize.COMMENT, tokenize.STRING) or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
+            if re.fullmatch(r"""(['"])\w+\1""", token.string):  # a key or a value, such as "centre" of score:
+                continue
             yield token.start[0], re.sub(r"``[^`]*``|`[^`]*`", "", token.string)
 
 

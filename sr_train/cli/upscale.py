@@ -49,7 +49,7 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
         list_jobs(config, None)  # report a wrong input before the network is opened, which is slow
     network = open_network(config, str(config["weights"]))
     jobs = list_jobs(config, network.frames)
-    if settings.suffix is None and any(_kind(job) == "video" for job in jobs):
+    if settings.suffix is None and any(job.kind == "video" for job in jobs):
         try:
             check_options(settings.options)
         except ValueError as error:

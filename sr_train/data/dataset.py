@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from sr_train.batch import Batch, Image
 from sr_train.data.draws import Draws, StepScales, below
-from sr_train.data.images import BadFilesError, to_real, to_rgb
+from sr_train.data.images import BadFilesError, count_of, to_real, to_rgb
 from sr_train.data.transforms import TURNS, turn
 
 _PIXEL = {
@@ -24,14 +24,14 @@ _PIXEL = {
 
 
 def _pixels(image: Any) -> Image:
-    """[n, n, 3] as [n, n] elements of three samples."""
+    """View pixels [n, n, 3] as [n, n] elements of three samples."""
     return image.view(_PIXEL[image.dtype])[..., 0]
 
 
 def _place(canvas: Image, patch: Image, k: int) -> None:
-    """Write a patch [n, n, 3], turned, into canvas [n, n, 3] of the same type.
+    """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``turn(patch, k)``.
 
-    A pixel is moved as one element: three to seven times as fast as three samples when the turn is not the identity.
+    Each pixel is copied as one element. That is three to seven times as fast as three samples, except for the identity.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)
@@ -39,11 +39,11 @@ def _place(canvas: Image, patch: Image, k: int) -> None:
 
 
 class TrainSource(Protocol):
-    """Images or windows of video to train on, by number."""
+    """Training images or windows of video, by index."""
 
-    unit: str  #: what is counted, in messages: ``images``, ``windows``
-    sized: str  #: what :meth:`sizes` lists, in messages: ``images``, ``clips``
-    name: str  #: the source in messages
+    unit: str  #: plural noun for the items, for messages: ``images``, ``windows``
+    sized: str  #: plural noun for what :meth:`sizes` lists, for messages: ``images``, ``clips``
+    name: str  #: name of the source, for messages
     scale: int  #: HR pixels per LR pixel
 
     def __len__(self) -> int: ...
@@ -56,27 +56,27 @@ class TrainSource(Protocol):
         """Cut a training patch.
 
         Args:
-            index: number of the image or window.
-            words: uniform 64-bit words that choose the place (0, 1) and, for video, the window (3, 4, 5).
+            index: index of the image or window.
+            words: uniform 64-bit words; 0 and 1 choose the place, 3 to 5 choose the window of a video.
             size: side of the LR patch in pixels.
 
         Returns:
-            LR patch [size, size, 3], or a list of them in time for video; HR patch; key of the image or center frame.
+            LR patch [size, size, 3], or for video a list of them in order of time; HR patch; key of the image or center frame.
         """
         ...
 
 
 class TrainPatches(Dataset[Batch]):
-    """Training pairs: position -> crop and turn, one for all frames of a window, as :class:`.draws.Draws` states.
+    """Training pairs by position: :class:`.draws.Draws` chooses crop and augmentation, the same for all frames of a window.
 
     Args:
         sources: pairs of images, or windows of video, to mix.
-        draws: what each position draws; its sizes are those of the sources.
+        draws: function from a position to its random choices; its sizes are those of the sources.
         lr_patch: side of the LR patch in pixels; the HR patch is ``scale`` times as large.
-        augment: turn each patch by one of the eight turns.
+        augment: apply one of the eight flips and rotations to each patch.
 
-    Indexed with a list of positions it yields a :class:`~sr_train.batch.Batch` in channels-last memory: ``lr`` is
-    [B, 3, h, w], or [B, T, 3, h, w] for video, where ``hr`` and ``key`` are the center frames'.
+    A list of positions gives a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, 3, h, w], or
+    [B, T, 3, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames.
     """
 
     def __init__(self, sources: Sequence[TrainSource], draws: Draws, *, lr_patch: int, augment: bool = True) -> None:
@@ -95,13 +95,13 @@ class TrainPatches(Dataset[Batch]):
         ]
         if small:
             raise BadFilesError(
-                f"{len(small)} {self.sources[0].sized} are smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
-                "leave them out or set a smaller data.lr_patch",
+                f"{count_of(len(small), self.sources[0].sized)} smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
+                "leave out what is listed, or set a smaller data.lr_patch",
                 small,
             )
 
     def sample(self, position: int) -> tuple[Image | list[Image], Image, int, str]:
-        """(LR patch or those of a window, HR patch, turn, key) at a position, not yet turned."""
+        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.turn`, key) before augmentation."""
         source, index, words = self.draws(position)
         lr, hr, key = self.sources[source].cut(index, words, self.lr_patch)
         return lr, hr, below(words[2], TURNS) if self.augment else 0, key
@@ -130,11 +130,11 @@ class TrainPatches(Dataset[Batch]):
 
 
 class MultiScalePatches(Dataset[Batch]):
-    """Training pairs of several scales: all of a global step's are of that step's scale, wherever they are loaded.
+    """Training pairs of several scales; all pairs of a global step have the same scale, on every device and in every worker.
 
     Args:
-        patches: by scale, all with the same draws: which image and which turn a position has does not depend on the scale.
-        scales: which scale each global step has.
+        patches: datasets by scale; all use the same draws, so image and augmentation of a position do not depend on the scale.
+        scales: function from a global step to its scale.
         batch: positions of a global step, over all devices and micro-batches.
     """
 
@@ -154,48 +154,51 @@ class MultiScalePatches(Dataset[Batch]):
 
 
 def _tensor(pixels: Image) -> torch.Tensor:
-    """[..., H, W, C] -> [..., C, H, W] in channels-last memory; uint8 as it is, 16 bit as float32 in [0, 1]."""
+    """Convert [..., H, W, C] to [..., C, H, W] in channels-last memory; uint8 stays, 16 bit becomes float32 in [0, 1]."""
     if pixels.dtype != np.uint8:
         pixels = to_real(pixels)
     return torch.as_tensor(pixels).movedim(-1, -3)
 
 
 def passthrough(batch: Batch) -> Batch:
-    """The collate function of :class:`TrainPatches`, which makes whole batches itself."""
+    """Return the batch unchanged: the collate function of :class:`TrainPatches`, whose items are whole batches."""
     return batch
 
 
 def one_thread(_: int) -> None:
-    """What a loader worker does first: compute on its own core only. Here, so that a spawned one imports no Lightning."""
+    """Limit a loader worker to one thread and make it ignore signals.
+
+    The function stands here so that a spawned worker does not import Lightning.
+    """
     torch.set_num_threads(1)
-    # A signal to the whole process group (timeout, systemd, scancel) is the training process's to answer, with a checkpoint.
+    # timeout, systemd and scancel signal the whole process group; only the training process reacts, with a checkpoint.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
 class EvalImage(NamedTuple):
-    """One image, or the centre frame of a window, to be scored."""
+    """One image, or a window of video whose center frame is scored."""
 
     set: str  #: name of the set
     key: str  #: name of the image
     lr: torch.Tensor  #: [C, h, w], or [T, C, h, w] for video; uint8, or float32 in [0, 1] for 16 bit
-    hr: torch.Tensor  #: [C, H, W] likewise
+    hr: torch.Tensor  #: [C, H, W], same types
     scale: int
-    clip: str = ""  #: the clip whose scores are averaged first; none for an image
+    clip: str = ""  #: name of its clip, whose scores are averaged first; empty for an image
     window: Sequence[
         tuple[str, int]
-    ] = ()  #: what tells the frames of ``lr`` from all others of the sets; none for an image
-    centred: bool = True  #: whether it is an image, or the centre frame of its clip
+    ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
+    centred: bool = True  #: it is an image, or the center frame of its clip
 
     @property
     def centre(self) -> torch.Tensor:
-        """The LR image that is to be restored, [C, h, w]."""
+        """LR image to be restored, [C, h, w]."""
         return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
 
 
 class EvalSet(Protocol):
-    """Pairs of images, or of windows and their centre frames, by number."""
+    """Pairs of images, or of windows and their center frames, by index."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -219,11 +222,11 @@ class EvalSet(Protocol):
 
 
 class ClipFrame(NamedTuple):
-    """Place of a frame that is scored in its clip."""
+    """Position of a scored frame in its clip."""
 
-    clip: str  #: the clip whose scores are averaged first
-    window: Sequence[int]  #: numbers of the frames of its window, by which windows share them
-    centred: bool  #: whether it is the center frame of its clip
+    clip: str  #: name of the clip, whose scores are averaged first
+    window: Sequence[int]  #: numbers of the frames of its window; windows with a number in common share that frame
+    centred: bool  #: it is the center frame of its clip
 
 
 @runtime_checkable
@@ -231,12 +234,12 @@ class EvalClips(EvalSet, Protocol):
     """An :class:`EvalSet` of windows of video."""
 
     def frame(self, index: int) -> ClipFrame:
-        """Return the place of the frame that is scored."""
+        """Return the position of the scored frame."""
         ...
 
 
 class EvalImages(Dataset[EvalImage]):
-    """Whole images of named sets, in RGB. ``sets`` maps a set's name to its pairs or windows."""
+    """Whole RGB images of named sets; ``sets`` maps the name of a set to its pairs or windows."""
 
     def __init__(self, sets: Mapping[str, EvalSet]) -> None:
         self.sets = dict(sets)
@@ -250,15 +253,15 @@ class EvalImages(Dataset[EvalImage]):
         return self._clips[name].frame(index) if name in self._clips else None
 
     def clips(self) -> list[str]:
-        """The clip of every image, in order; empty for those that are of none."""
+        """Name of the clip of every image, in order; empty for an image without a clip."""
         return [frame.clip if frame else "" for frame in (self._frame(*where) for where in self._where)]
 
     def centred(self) -> list[bool]:
-        """Of every image, in order, whether it is an image or the centre frame of its clip."""
+        """Return for every image, in order, True if it is no frame of a clip or the center frame of its clip."""
         return [frame.centred if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
-        """The first ``count`` images of each scale to look at; of a clip only its middle frame, as neighbours look alike."""
+        """Indices of the first ``count`` images of each scale to display; a clip gives only its middle frame."""
         groups: dict[int, dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
             of_scale = groups.setdefault(self.sets[name].scale, {})

@@ -1,4 +1,4 @@
-"""How a low-resolution image is made from a high-resolution one: MATLAB's bicubic reduction, whole or one window."""
+"""Low-resolution images from high-resolution ones: MATLAB's bicubic reduction of a whole image or of one window."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sr_train.resampling import Arithmetic, apply_taps, imresize, reduce_taps, r
 
 
 def modcrop(image: Image, scale: int) -> Image:
-    """Cut [H, W, C] at the bottom and right to a multiple of ``scale`` (top-left is kept, as every tool does)."""
+    """Crop [H, W, C] at the bottom and right to a multiple of ``scale``; the top left stays, as in every tool."""
     height, width = image.shape[:2]
     return image[: height - height % scale, : width - width % scale]
 
 
 def reduce_image(image: Image, scale: int, arithmetic: str = "float") -> Image:
-    """LR of a whole image: [H, W, C] uint8|uint16 -> [H // scale, W // scale, C] of the same type."""
+    """Reduce a whole image: [H, W, C] uint8|uint16 -> [H // scale, W // scale, C] of the same type."""
     return imresize(modcrop(image, scale), 1.0 / scale, arithmetic=cast("Arithmetic", arithmetic))
 
 
@@ -32,12 +32,12 @@ def reduce_window(
     width: int,
     arithmetic: str = "float",
 ) -> Image:
-    """The window [top:top+height, left:left+width] of :func:`reduce_image`, bit for bit, from the pixels it needs alone.
+    """Compute the window [top:top+height, left:left+width] of :func:`reduce_image`, bit for bit, from the needed pixels only.
 
     Args:
-        fetch: (top, left, height, width) -> that window of the HR image, [height, width, C].
-        size: (H, W) of the whole HR image; mirrored at its border only, after :func:`modcrop`.
-        scale: reduction.
+        fetch: function (top, left, height, width) -> that window of the HR image, [height, width, C].
+        size: (H, W) of the whole HR image; it is mirrored only at its own border, after :func:`modcrop`.
+        scale: factor of the reduction.
         top: first LR row.
         left: first LR column.
         height: LR rows.

@@ -1,8 +1,8 @@
 """Everything random about the training data, as a function of (seed, stage, position).
 
-Position k is the k-th sample of a stage, counted over all devices and micro-batches. What is drawn at k - source, image,
-crop, turn, scale - is computed from k by hashing, never from a stream: resuming is starting at another k, and workers,
-devices and restarts cannot change what a step sees.
+Position k is the k-th sample of a stage, counted over all devices and micro-batches. Source, image, crop, augmentation and
+scale at k are computed from k by hashing, never from a stream of random numbers. To resume is to start at another k, and
+workers, devices and restarts cannot change the samples of a step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_BLOCK = 1_000_000
 
 
 class Draw(NamedTuple):
-    """One training sample: which image, and five numbers in [0, 2**64) that choose within it."""
+    """Random choices for one training sample: an image, and numbers in [0, 2**64) for crop, window and augmentation."""
 
     source: int  #: index of the source
     image: int  #: index of the image in the source
@@ -33,21 +33,22 @@ class Draw(NamedTuple):
 
 
 def below(word: int, n: int) -> int:
-    """A uniform 64-bit word to a uniform integer in [0, n)."""
+    """Map a uniform 64-bit word to a uniform integer in [0, n)."""
     return (word * n) >> 64
 
 
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:
-    """A permutation of range(n) as a function of ``key`` (16 bytes).
+    """Permutation of range(n) as a function of ``key`` (16 bytes).
 
-    Sorting raw Philox output instead of ``Generator.permutation``: numpy promises the former never to change.
+    It sorts raw Philox output and does not use ``Generator.permutation``, because numpy guarantees only the former to be
+    stable between versions.
     """
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(n)
     return np.argsort(raw, kind="stable")
 
 
 def counts_of_weights(weights: Sequence[float]) -> list[int]:
-    """Weights as the smallest whole numbers in the same proportion (to 1 in 1,000): [0.5, 0.25] -> [2, 1]."""
+    """Convert weights to the smallest integers in the same proportion (to 1 in 1,000): [0.5, 0.25] -> [2, 1]."""
     if not weights or any(not (w > 0) or w == float("inf") for w in weights):
         raise ValueError(f"weights of sources must be positive numbers, not {list(weights)}")
     smallest = min(weights)
@@ -55,12 +56,12 @@ def counts_of_weights(weights: Sequence[float]) -> list[int]:
     scale = lcm(*(p.denominator for p in parts))
     counts = [int(p * scale) for p in parts]
     if sum(counts) > _MAX_BLOCK:
-        raise ValueError(f"weights {list(weights)} differ too much: write them as small whole numbers")
+        raise ValueError(f"weights {list(weights)} differ too much: write them as small integers")
     return counts
 
 
 class Draws:
-    """What each position of a stage draws.
+    """Random choices for each position of a stage.
 
     Args:
         sizes: number of images of each source.
@@ -69,8 +70,8 @@ class Draws:
         seed: the run's seed.
         stage: the stage's name.
 
-    Each source is walked in a fresh permutation per epoch, so that no image is seen twice before all are seen once. With
-    weights, sources are dealt in blocks that hold each exactly as often as its weight says.
+    Each source is read in a new permutation per epoch, so that no image is seen twice before all are seen once. With
+    weights, sources are drawn in blocks; each block contains every source exactly in proportion to its weight.
     """
 
     def __init__(self, sizes: Sequence[int], *, weights: Sequence[float] | None, seed: int, stage: str) -> None:
@@ -86,7 +87,7 @@ class Draws:
         self._permutation = lru_cache(maxsize=2 * len(self.sizes) + 2)(self._make_permutation)
         self._block = lru_cache(maxsize=2)(self._make_block)
 
-    def __getstate__(self) -> dict[str, Any]:  # the caches do not travel to workers
+    def __getstate__(self) -> dict[str, Any]:  # workers get empty caches
         return {k: v for k, v in self.__dict__.items() if k not in ("_permutation", "_block")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -103,7 +104,7 @@ class Draws:
         return permutation(self._hash(b"image", source, epoch), n)
 
     def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sources dealt in one block, and how many of the same source were dealt before each in it."""
+        """Return the sources of a block, shuffled, and for each slot the number of earlier slots with the same source."""
         assert self._counts is not None
         deck = np.repeat(np.arange(len(self._counts)), self._counts)
         dealt = deck[permutation(self._hash(b"source", block), len(deck))]
@@ -126,7 +127,7 @@ class Draws:
         return source, int(self._permutation(source, epoch)[within])
 
     def __call__(self, position: int) -> Draw:
-        """What the sample at ``position`` (0, 1, 2, ...) draws."""
+        """Return the choices for the sample at ``position`` (0, 1, 2, ...)."""
         if position < 0:
             raise ValueError(f"position {position} is negative")
         words = struct.unpack(f"<{_WORDS}Q", self._hash(b"sample", position, size=8 * _WORDS))
@@ -134,10 +135,10 @@ class Draws:
 
 
 class StepScales:
-    """Which scale each global step of a stage trains: the same for all micro-batches and ranks (EDSR section 4.2).
+    """Scale of each global step of a stage, equal for all micro-batches and ranks (EDSR section 4.2).
 
     Args:
-        scales: to draw from.
+        scales: scales to draw from.
         weights: how often each is drawn, relative to the others; ``None`` draws uniformly, as the paper does.
         seed: the run's seed.
         stage: the stage's name.
@@ -152,12 +153,12 @@ class StepScales:
         self._key = hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=32).digest()
 
     def __call__(self, step: int) -> int:
-        """The scale of global step ``step`` (0, 1, 2, ...)."""
+        """Return the scale of global step ``step`` (0, 1, 2, ...)."""
         digest = hashlib.blake2b(struct.pack("<q", step), key=self._key, person=b"scale", digest_size=8).digest()
         return self.scales[bisect_right(self._ends, below(int.from_bytes(digest, "little"), self._ends[-1]))]
 
     def until_all(self) -> int:
-        """Steps from the first on in which every scale has had its turn."""
+        """Number of steps from step 0 until every scale has been drawn once."""
         seen: set[int] = set()
         step = 0
         while len(seen) < len(self.scales):
@@ -167,15 +168,15 @@ class StepScales:
 
 
 class PositionSampler:
-    """Batches of positions for one device, endless, from any step on: a DataLoader's ``batch_sampler``.
+    """Endless batches of positions for one device from any step on, for a DataLoader's ``batch_sampler``.
 
-    Global step t covers positions [t G, (t + 1) G), G = batch x world x accumulate, however they are shared out: the
-    micro-batches of a step follow each other, and the ranks stand side by side in each.
+    Global step t covers the positions [t G, (t + 1) G) with G = batch x world x accumulate. The micro-batches of a step
+    are consecutive, and each is split between the ranks in order.
 
     Args:
         batch: samples per device and micro-batch.
         first_step: the global step to start from.
-        rank: this device, of ``world``.
+        rank: index of this device, below ``world``.
         world: number of devices.
         accumulate: micro-batches per step.
     """

@@ -1,7 +1,7 @@
-"""Reading and writing image files: the one place that knows file formats, BGR and bit depth.
+"""Reading and writing image files: the only module that deals with file formats, BGR and bit depth.
 
-An image here is an array [H, W, C] of uint8 or uint16 with C = 1 (grey), 3 (RGB) or 4 (RGBA). What is written is what
-is read back, wherever the format can hold it.
+An image here is an array [H, W, C] of uint8 or uint16 with C = 1 (gray), 3 (RGB) or 4 (RGBA). A written
+image is read back unchanged if the format can hold it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sr_train.files import write_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG opens MPO, of some phones, as well
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF")  # JPEG also opens the MPO files of some phones
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
@@ -33,18 +33,18 @@ _ORIENTATION = 0x0112  # EXIF: 1 upright ... 8
 
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
-_MANY = 20  # this many names of a longer list are printed
+_MANY = 20  # number of names printed from a longer list
 
-# Silent: its complaints name no file, ours do. OpenCV 5 has moved the function.
+# OpenCV's own messages name no file; our errors do. OpenCV 5 has moved the function.
 cast("Any", getattr(cv2.utils, "logging", cv2)).setLogLevel(0)
 
 
 class ImageError(ValueError):
-    """An image file that cannot be used, and why."""
+    """Image file that cannot be used; the message gives the reason."""
 
 
 class BadFilesError(ValueError):
-    """Several files that cannot be used, each with its reason, in one message."""
+    """Files that cannot be used, listed in one message with a reason for each."""
 
     def __init__(self, what: str, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -53,8 +53,13 @@ class BadFilesError(ValueError):
         super().__init__(f"{what}:\n{shown}{more}")
 
 
+def count_of(number: int, nouns: str) -> str:
+    """Return "1 image" or "2 images" for ``nouns="images"``."""
+    return f"{number} {nouns.removesuffix('s') if number == 1 else nouns}"
+
+
 class Header(NamedTuple):
-    """What a file says of its image before a pixel is decoded."""
+    """Size, channels and type of an image, read without decoding pixels."""
 
     height: int
     width: int
@@ -67,7 +72,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _open(path: Path, data: bytes) -> PIL.Image.Image:
-    """Parse the header; the size is bounded by Pillow's decompression-bomb limit before anything is allocated."""
+    """Parse the header; Pillow's decompression-bomb limit bounds the size before memory is allocated."""
     if not data:
         raise ImageError(f"{path}: the file is empty")
     try:
@@ -83,7 +88,7 @@ def _open(path: Path, data: bytes) -> PIL.Image.Image:
     except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError, OverflowError) as error:
         raise ImageError(f"{path}: the image header cannot be read: {_reason(error)}") from None
     if min(image.size) < 1:
-        raise ImageError(f"{path}: says that it is {image.size[0]}x{image.size[1]} pixels")
+        raise ImageError(f"{path}: the image header states a size of {image.size[0]}x{image.size[1]} pixels")
     return image
 
 
@@ -93,19 +98,19 @@ def _header(path: Path, image: PIL.Image.Image) -> Header:
     if image.mode in ("P", "RGB") and "transparency" in image.info:
         count = 4
     if image.mode == "F":
-        raise ImageError(f"{path}: holds floating-point pixels; 8 and 16 bit are supported")
+        raise ImageError(f"{path}: contains floating-point pixels; 8 and 16 bit are supported")
     deep = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.format == "TIFF":
         count = 1 if image.mode == "LA" else count  # OpenCV drops this alpha
         tags = cast("Any", image).tag_v2
         deep = deep or max(tags.get(_BITS_PER_SAMPLE, ()), default=8) == 16
-        if deep and count > 1 and tags.get(_PLANAR_CONFIGURATION) == 2:  # OpenCV decodes it wrongly, and says nothing
-            raise ImageError(f"{path}: a 16-bit TIFF of separate colour planes; save it with interleaved channels")
+        if deep and count > 1 and tags.get(_PLANAR_CONFIGURATION) == 2:  # OpenCV decodes it wrongly without an error
+            raise ImageError(f"{path}: a 16-bit TIFF of separate color planes; save it with interleaved channels")
     return Header(image.height, image.width, count, np.dtype(np.uint16 if deep else np.uint8))
 
 
 def _bytes(path: Path, count: int = -1) -> bytes:
-    """The first ``count`` bytes of a file, or all."""
+    """Read the first ``count`` bytes of a file, by default all."""
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -114,16 +119,16 @@ def _bytes(path: Path, count: int = -1) -> bytes:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Size, channels and depth of an image file, without decoding it. Raises ImageError naming the file."""
+    """Read size, channels and depth of an image file without decoding it. Raises ImageError that names the file."""
     path = Path(path)
     try:
         return _header(path, _open(path, _bytes(path, 1 << 16)))
-    except ImageError:  # a TIFF's directory may stand at its end, a JPEG's size behind a large thumbnail
+    except ImageError:  # the directory of a TIFF may be at its end, the size of a JPEG after a large thumbnail
         return _header(path, _open(path, _bytes(path)))
 
 
 def _chunks_fit(data: bytes) -> bool:
-    """Whether a PNG's chunks end within the file. OpenCV 5 believes their lengths and allocates up to 4 GB."""
+    """Return True if the chunks of a PNG end within the file. OpenCV 5 does not check that and allocates up to 4 GB."""
     at, kind = 8, b""
     while kind != b"IEND" and at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -132,7 +137,7 @@ def _chunks_fit(data: bytes) -> bool:
 
 
 def missing_end(path: str | os.PathLike[str]) -> str | None:
-    """What is wrong with a PNG that was cut short, told by its last bytes, or None; other formats are not looked at."""
+    """Return an error message for a PNG without its end, else None. Other formats are not checked."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         return None
@@ -149,14 +154,14 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
 
 
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
-    """Decode an image file's bytes to [H, W, C] uint8 or uint16, RGB order; ``path`` names it in errors.
+    """Decode the bytes of an image file to [H, W, C] uint8 or uint16, RGB order; ``path`` is for error messages.
 
-    EXIF orientation is not applied: pixels stand as the file stores them, as in MATLAB's ``imread``.
+    EXIF orientation is not applied: pixels stay as stored, as in MATLAB's ``imread``.
     """
     path = Path(path)
     image = _open(path, data)
     header = _header(path, image)
-    if image.format in ("JPEG", "MPO"):  # OpenCV 4 fills a truncated JPEG with grey and says nothing; Pillow refuses
+    if image.format in ("JPEG", "MPO"):  # OpenCV 4 fills a truncated JPEG with gray without an error; Pillow raises one
         try:
             pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
@@ -171,11 +176,13 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     if pixels is None:
         raise ImageError(f"{path}: corrupt or truncated image ({image.format}, {header.width}x{header.height})")
     if pixels.dtype not in _DTYPES:
-        raise ImageError(f"{path}: holds {pixels.dtype} pixels; 8 and 16 bit are supported")
+        raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
-        raise ImageError(f"{path}: decoded to {pixels.shape[:2]}, its header says {header.height}x{header.width}")
+        raise ImageError(
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, but its header states {header.width}x{header.height}"
+        )
     pixels = _swap_red_blue(pixels)
-    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of greys decodes to one channel, CMYK to four
+    return to_rgb(pixels) if header.channels == 3 else pixels  # a palette of grays decodes to one channel, CMYK to four
 
 
 def _swap_red_blue(pixels: Image) -> Image:
@@ -187,18 +194,18 @@ def _swap_red_blue(pixels: Image) -> Image:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Read an image file as [H, W, C] uint8 or uint16, C = 1, 3 (RGB) or 4 (RGBA). Raises ImageError naming the file."""
+    """Read an image file as [H, W, C] uint8 or uint16, C = 1, 3 (RGB) or 4 (RGBA). Raises ImageError that names the file."""
     return decode_image(_bytes(Path(path)), path)
 
 
 def read_upright(path: str | os.PathLike[str]) -> Image:
-    """As :func:`read_image`, turned as the file's EXIF orientation says it is to be seen: for people, not for pairs."""
+    """Read an image as :func:`read_image` does and apply its EXIF orientation: for photographs, not for training pairs."""
     path = Path(path)
     data = _bytes(path)
     pixels = decode_image(data, path)
     try:
         turned = int(_open(path, data).getexif().get(_ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError):  # a damaged tag turns nothing
+    except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError):  # a damaged tag is ignored
         return pixels
     pixels = np.swapaxes(pixels, 0, 1) if turned in (5, 6, 7, 8) else pixels
     vertical, horizontal = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
@@ -206,21 +213,21 @@ def read_upright(path: str | os.PathLike[str]) -> Image:
 
 
 def encode_image(image: Image, suffix: str) -> bytes:
-    """Encode [H, W, C] (or [H, W]) for a file name's suffix; png, bmp, webp and tiff without loss, jpg at quality 95."""
+    """Encode [H, W, C] or [H, W] in the format of a suffix; png, bmp, webp and tiff are lossless, jpg has quality 95."""
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in _DTYPES:
         raise ValueError(f"an image is [H, W, 1|3|4] uint8 or uint16, not {image.dtype} {image.shape}")
     suffix = suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"cannot write {suffix or 'a file without suffix'!r}: one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"cannot write {suffix or 'a file without suffix'!r}: choose one of {', '.join(SUFFIXES)}")
     if image.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
         raise ValueError(f"{suffix} holds 8 bits, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (".jpg", ".jpeg", ".bmp"):
         raise ValueError(f"{suffix} holds no alpha: write .png, .webp or .tiff")
     options = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3], ".jpg": _JPEG, ".jpeg": _JPEG}.get(suffix, [])
     try:
-        if suffix == ".webp":  # OpenCV's loses the colours of transparent pixels
+        if suffix == ".webp":  # OpenCV loses the colors of transparent pixels
             out = io.BytesIO()
             PIL.Image.fromarray(to_rgb(image) if image.shape[2] == 1 else image).save(
                 out, "WEBP", lossless=True, exact=True
@@ -235,31 +242,31 @@ def encode_image(image: Image, suffix: str) -> bytes:
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """Write [H, W, C] uint8 or uint16 (RGB order) to a png, jpg, bmp, webp or tiff file, whole or not at all."""
+    """Write [H, W, C] uint8 or uint16 (RGB order) to a png, jpg, bmp, webp or tiff file, atomically."""
     write_bytes(path, encode_image(image, Path(path).suffix))
 
 
 def to_rgb(image: Image) -> Image:
-    """[..., H, W, C] -> [..., H, W, 3]: grey is repeated, alpha is dropped (not blended)."""
+    """Convert [..., H, W, C] to [..., H, W, 3]: gray is repeated, alpha is dropped (not blended)."""
     if image.shape[-1] == 1:
         return np.repeat(image, 3, axis=-1)
     return image[..., :3]
 
 
 def to_uint8(image: Image) -> Image:
-    """Any depth -> 8 bits, rounded half up."""
+    """Convert any depth to 8 bits, rounded half up."""
     return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
 def to_real(image: Image) -> Image:
-    """Any depth -> float32 in [0, 1]."""
+    """Convert any depth to float32 in [0, 1]."""
     return image if image.dtype == np.float32 else image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
-    """Every image file below a folder, sorted; hidden files and folders are passed over. ``suffixes`` says what they are.
+    """List every file below a folder with one of ``suffixes``, sorted; hidden files and folders are skipped.
 
-    Raises FileNotFoundError, NotADirectoryError, or ValueError where there are none.
+    Raises FileNotFoundError, NotADirectoryError, or ValueError if there are none; ``what`` names the files in the message.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -274,7 +281,7 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
 
     for root, folders, files in os.walk(folder, followlinks=True, onerror=failed):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        identity = (status := os.stat(root)).st_dev, status.st_ino  # noqa: PTH116 - a link may lead in a circle
+        identity = (status := os.stat(root)).st_dev, status.st_ino  # noqa: PTH116 - links may form a loop
         if identity in visited:
             folders.clear()
             continue
@@ -292,9 +299,9 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
 
 
 def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Every image below a folder, sorted: key (path below it, with /, without suffix) -> file.
+    """Map the key of every image below a folder (relative path with / and without suffix) to its file, sorted.
 
-    Raises as :func:`image_files` does, and ValueError where two files share a key.
+    Raises as :func:`image_files` does, and ValueError if two files share a key.
     """
     found: dict[str, Path] = {}
     clashes: list[str] = []

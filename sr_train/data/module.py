@@ -1,4 +1,4 @@
-"""The LightningDataModule: opens the sources of a stage and serves it batches from its step on."""
+"""LightningDataModule that opens the sources of a stage and loads its batches from any step on."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class SRData(L.LightningDataModule):
     Args:
         train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
             Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.clip_module.ClipData`).
+        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.video.module.ClipData`).
         scale: HR pixels per LR pixel.
-        scales: instead of it, those that the steps take turns in; every set is then validated at each, as ``NAME_xSCALE``.
+        scales: several scales instead of ``scale``, one drawn per step; sets are validated at each scale as ``NAME_xSCALE``.
         scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
         seed: the run's seed.
-        stage: the stage's name: with the seed it fixes every draw.
-        augment: turn patches by the eight turns.
-        arithmetic: of LR made from HR, see :mod:`sr_train.resampling`.
-        cache: keep decoded files in memory (folders; stores need none).
+        stage: the stage's name; seed and stage determine every draw.
+        augment: apply the eight flips and rotations to patches.
+        arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
+        cache: keep decoded files of folders in memory; stores need no cache.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class SRData(L.LightningDataModule):
         self.stage = stage
         self.augment = augment
         if not train:
-            raise ValueError("data.train names no source: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
+            raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
         opened = [self._open_all(f"data.train[{i}]", source, options, self._open) for i, source in enumerate(train)]
         self.by_scale = {s: [pairs[s] for pairs in opened] for s in self.scales}
-        self.sources = self.by_scale[self.scales[0]]  #: the images, whose LR may be of any scale
+        self.sources = self.by_scale[self.scales[0]]  #: HR images, with LR of the first scale
         given = [source.get("weight") for source in train]
         if any(w is None for w in given) and any(w is not None for w in given):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
@@ -83,7 +83,7 @@ class SRData(L.LightningDataModule):
         self.step_scales: StepScales | None = None
         if scales is None and scale_weights is not None:
             raise ValueError(
-                f"data.scale_weights={list(scale_weights)} is of data.scales, and there is data.scale alone"
+                f"data.scale_weights={list(scale_weights)} needs data.scales, but only data.scale is given"
             )
         if scales is not None:
             self.step_scales = StepScales(self.scales, weights=scale_weights, seed=seed, stage=stage)
@@ -92,7 +92,7 @@ class SRData(L.LightningDataModule):
     def _open_all(
         self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any], open_one: Callable[..., Any]
     ) -> dict[int, Any]:
-        """A source at every scale; HR that does not depend on the scale is opened once."""
+        """Open a source at every scale; HR that does not depend on the scale is opened once."""
         found: dict[int, Any] = {}
         for scale in self.scales:
             shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
@@ -111,7 +111,7 @@ class SRData(L.LightningDataModule):
         return MultiScalePatches(patches, self.step_scales, batch=self.batch)
 
     def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
-        """A validation set; of clips a network that takes images is given each frame by itself."""
+        """Open a validation set; a set of clips gives single frames to networks that take images."""
         return (
             open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
         )
@@ -124,12 +124,12 @@ class SRData(L.LightningDataModule):
         return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage)
 
     def per_device(self, world: int) -> int:
-        """Pairs per device and micro-batch; raises ValueError where the batch cannot be shared evenly."""
+        """Return the pairs per device and micro-batch; raise ValueError if the batch cannot be divided evenly."""
         per_device, rest = divmod(self.batch, world * self.accumulate)
         if rest or per_device < 1:
             raise ValueError(
-                f"data.batch={self.batch} cannot be shared by {world} devices x {self.accumulate} micro-batches; "
-                f"make it a multiple of {world * self.accumulate}"
+                f"data.batch={self.batch} cannot be divided by {world} x {self.accumulate} (devices x micro-batches); "
+                f"set it to a multiple of {world * self.accumulate}"
             )
         return per_device
 
@@ -149,11 +149,11 @@ class SRData(L.LightningDataModule):
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
     ) -> DataLoader[Batch]:
-        """A loader of training batches over ``sampler``; ``context`` is fork or spawn (default: the platform's)."""
+        """Return a loader of training batches over ``sampler``; ``context`` is fork or spawn (default: the platform's)."""
         return DataLoader(
             self.dataset,
-            batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless: no len(), which torch allows
-            collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - batches come whole
+            batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless, so it has no len(); torch allows that
+            collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - items are whole batches
             num_workers=self.workers,
             worker_init_fn=one_thread,
             persistent_workers=self.workers > 0,
@@ -162,7 +162,7 @@ class SRData(L.LightningDataModule):
         )
 
     def val_images(self) -> EvalImages | None:
-        """Whole validation images, or None without sets."""
+        """Return the whole validation images, or None without sets."""
         return EvalImages(self.val) if self.val else None
 
 
@@ -171,15 +171,15 @@ def _scales(scale: int | None, scales: Sequence[int] | None) -> tuple[int, ...]:
         raise ValueError(f"data.scale={scale}, data.scales={scales}: give one of them")
     found = (scale,) if scale is not None else tuple(scales or ())
     if len(set(found)) < len(found):
-        raise ValueError(f"data.scales={list(found)}: names one of them twice")
+        raise ValueError(f"data.scales={list(found)}: contains a scale twice")
     return found
 
 
 def set_name(name: str, scale: int, scales: Sequence[int]) -> str:
-    """What a validation set is called at a scale: by its name alone where there is one scale, ``scales`` being empty."""
+    """Return the name of a validation set at a scale; it has no suffix if ``scales`` is empty (one scale)."""
     return f"{name}_x{scale}" if scales else name
 
 
 def means_of(names: Sequence[str], scales: Sequence[int]) -> dict[str, list[str]]:
-    """What a set's mean over the scales is called -> its names at each; empty where there is one scale."""
+    """Map the name of each set's mean over the scales to its names at each scale; empty if ``scales`` is empty (one scale)."""
     return {f"{name}_mean": [set_name(name, s, scales) for s in scales] for name in names} if scales else {}

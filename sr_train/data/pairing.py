@@ -1,8 +1,12 @@
-"""Pairs of images by their names: one folder's against another's, whose names some program has extended.
+"""Pairs of images by their names, where a program has added an ending to the names of one folder.
 
-A name is paired with a stem in one of three ways: it is a usual one (``baby``, ``babyx2``); it is the only one that begins with
-the stem, and all of these continue alike (``baby_x2_SR``, ``bird_x2_SR``); it is that of a pattern (``{stem}_x{scale}_SR``).
-Nothing is guessed: where several names fit, the problem lists them.
+A name is paired with a stem in one of three ways:
+
+- It is a usual name of the stem (``baby``, ``babyx2``).
+- It is the only name that begins with the stem, and all such names have the same ending (``baby_x2_SR``, ``bird_x2_SR``).
+- It matches a given pattern (``{stem}_x{scale}_SR``).
+
+Nothing is guessed: if several names fit, the error message lists them.
 """
 
 from __future__ import annotations
@@ -19,15 +23,15 @@ _HR_ENDING = re.compile(r"(?:[_-]x\d+)?[_-](?:HR|GT)(?:[_-]?x\d+)?$", re.IGNOREC
 
 
 class Paired(NamedTuple):
-    """Names by stem, and what keeps the other stems from being paired."""
+    """Names by stem, and error messages for the stems that cannot be paired."""
 
     names: dict[str, str]
     problems: list[str]
-    ending: str  #: "_x2_SR", in which all names end that only begin with a stem; "" where there are none
+    ending: str  #: common ending of the names that begin with a stem, e.g. "_x2_SR"; "" if there are none
 
 
 def split_template(where: str) -> tuple[str, str | None]:
-    """Split ``DIR/{stem}_SR.png`` into the source ``DIR`` and the pattern ``{stem}_SR``; None for a source as it is."""
+    """Split ``DIR/{stem}_SR.png`` into the source ``DIR`` and the pattern ``{stem}_SR``, which is None for a plain source."""
     if "{stem}" not in where or Path(where).exists():
         return where, None
     parts = PurePosixPath(where).parts
@@ -39,7 +43,7 @@ def split_template(where: str) -> tuple[str, str | None]:
 
 
 def roots_of(stems: Collection[str]) -> dict[str, list[str]]:
-    """Beginnings of each stem's names: the stem and, without ``_HR``, ``_GT``, ``_HR_x2``, what no other stem has too."""
+    """Return for each stem how its names may begin: the stem, and the stem without ``_HR`` or ``_GT`` if that is unique."""
     bases = {stem: _HR_ENDING.sub("", stem) for stem in stems}
     taken = Counter([*stems, *(base for stem, base in bases.items() if base != stem)])
     return {s: [s, base] if base not in ("", s) and taken[base] == 1 else [s] for s, base in bases.items()}
@@ -53,14 +57,14 @@ def pair_names(
     usual: Callable[[str], Sequence[str]],
     pattern: str | None = None,
 ) -> Paired:
-    """Find each stem's name.
+    """Find the name that belongs to each stem.
 
     Args:
-        stems: names of the images that are paired, e.g. of HR.
-        names: those that they are paired with.
+        stems: names of the images on one side, e.g. HR.
+        names: names of the images on the other side.
         scale: value of ``{scale}`` in the pattern, and of the ``x2`` that may follow a stem.
-        usual: stem -> names in use, the first that is there is taken.
-        pattern: with ``{stem}``: the only name that is looked for.
+        usual: function from a stem to its usual names; the first that exists is used.
+        pattern: name with ``{stem}`` in it; if it is given, no other name is searched.
     """
     roots, names = roots_of(stems), set(names)
     if pattern is not None:
@@ -77,7 +81,7 @@ def pair_names(
 
 
 def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Paired:
-    """Pairs by a pattern, which both the stem and its beginning may fill: not two names, and no name for two stems."""
+    """Pair by a pattern, filled with the stem or its beginning; two names for a stem or two stems for a name are problems."""
     found: dict[str, str] = {}
     problems: list[str] = []
     for stem, candidates in looked.items():
@@ -87,12 +91,12 @@ def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Pair
         elif there:
             problems.append(f"{stem}: {' and '.join(there)} both fit the pattern")
         else:
-            problems.append(f"{stem}: there is no {' or '.join(candidates)}")
+            problems.append(f"{stem}: no image is named {' or '.join(candidates)}")
     return Paired(found, problems + _shared(found), "")
 
 
 def _shared(found: Mapping[str, str]) -> list[str]:
-    """Names that two stems would be paired with."""
+    """Return a message for every name that several stems would be paired with."""
     stems: dict[str, list[str]] = {}
     for stem, name in found.items():
         stems.setdefault(name, []).append(stem)
@@ -100,9 +104,9 @@ def _shared(found: Mapping[str, str]) -> list[str]:
 
 
 def _begun(roots: Mapping[str, Sequence[str]], names: Collection[str], scale: int) -> dict[str, dict[str, str]]:
-    """Return stem -> {name: its ending}. A name is that of the longest beginning: ``img_1_SR`` is of img_1, not of img."""
+    """Return stem -> {name: its ending}. The longest beginning decides: ``img_1_SR`` belongs to img_1, not to img."""
     owner = {root: stem for stem, own in roots.items() for root in own}
-    # A separator and a letter at least: img_10 is a number of its own, not img's continuation.
+    # At least a separator and a letter: img_10 is another image, not img with an ending.
     ending = re.compile(rf"(?:x{scale})?[^0-9A-Za-z/][^/]*[A-Za-z][^/]*")
     begun: dict[str, dict[str, str]] = {}
     for name in names:
@@ -119,13 +123,15 @@ def _by_beginning(
     roots: Mapping[str, Sequence[str]],
     begun: Mapping[str, Mapping[str, str]],
 ) -> Paired:
-    """Pairs by the only name that begins with a stem, if all of these end alike."""
+    """Pair each stem with the only name that begins with it, if all these names have the same ending."""
     names, problems = dict(found), _shared(found)
     endings: dict[str, str] = {}
     for stem, looked in rest.items():
         options = begun.get(stem, {})
         if not options:
-            problems.append(f"{stem}: there is no {', '.join(looked)}, nor a name that begins with {roots[stem][-1]}_")
+            problems.append(
+                f"{stem}: no image is named {' or '.join(looked)}, and no name begins with {roots[stem][-1]}_"
+            )
         elif len(options) > 1:
             problems.append(f"{stem}: more than one name begins with it: {', '.join(sorted(options)[:5])}")
         else:
@@ -133,5 +139,5 @@ def _by_beginning(
             endings.setdefault(ending, names[stem])
     if len(endings) > 1:
         shown = ", ".join(list(endings.values())[:5])
-        problems.append(f"names do not continue alike: {shown}")
+        problems.append(f"names have different endings: {shown}")
     return Paired(names, problems, next(iter(endings)) if len(endings) == 1 else "")

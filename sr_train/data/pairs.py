@@ -1,7 +1,7 @@
-"""Sources of images and pairs of them: folders, stores and the toy photographs behind one interface.
+"""Pairs of HR and LR images from folders, stores or the toy photographs.
 
-A source is written as one string: a folder, a ``NAME.lmdb`` store, ``toy:NAME,NAME`` (photographs of scikit-image) or
-``toy_clips:NAME,NAME`` (clips made of them).
+A source is given as one string: a folder, a ``NAME.lmdb`` store, ``toy:NAME,NAME`` (photographs of scikit-image) or
+``toy_clips:NAME,NAME`` (clips made from them).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SELFEXSR = re.compile(r"^(?P<stem>.*)_SRF_(?P<scale>\d+)_(?P<kind>HR|LR)$")
 
 
 def hr_names(keys: Sequence[str]) -> dict[str, int]:
-    """Name of an image -> its number, the LR files of a SelfExSR folder (``img_001_SRF_2_LR``) passed over."""
+    """Map the name of each HR image to its index; LR files of a SelfExSR folder (``img_001_SRF_2_LR``) are skipped."""
     names: dict[str, int] = {}
     for index, key in enumerate(keys):
         match = _SELFEXSR.match(key)
@@ -35,10 +35,10 @@ def hr_names(keys: Sequence[str]) -> dict[str, int]:
 
 
 def lr_names(keys: Sequence[str], scale: int) -> dict[str, int]:
-    """Name of the HR image -> number of its LR image, by the three conventions in use.
+    """Map the name of each HR image to the index of its LR image, by the three conventions in use.
 
-    ``0001``, ``0001x2`` (DIV2K) and ``img_001_SRF_2_LR`` (SelfExSR) all belong to their stem. A file that has its HR's
-    very name goes before one with a suffix.
+    ``0001``, ``0001x2`` (DIV2K) and ``img_001_SRF_2_LR`` (SelfExSR) all belong to their stem. A file with the same name
+    as its HR file takes precedence over one with a suffix.
     """
     names: dict[str, int] = {}
     for index, key in enumerate(keys):
@@ -55,19 +55,19 @@ def lr_names(keys: Sequence[str], scale: int) -> dict[str, int]:
 
 
 class Pairs:
-    """HR images and their LR, which is read from its own source or made from HR by bicubic reduction.
+    """HR images with their LR images, which are read from a source or made from HR by bicubic reduction.
 
     Args:
         hr: source of HR images; ``{scale}`` in it is filled in.
         scale: HR pixels per LR pixel.
         lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
-        arithmetic: of that reduction.
+        arithmetic: arithmetic of that reduction.
         cache: keep decoded files in memory.
-        choose: (HR source, names of its images, LR source) -> the names to use, in order; default: all.
-        opened: the source of ``hr``, where it is open already: several scales share one, and what it keeps.
+        choose: function (HR source, names of its images, LR source) -> the names to use, in order; default: all.
+        opened: the source of ``hr`` if it is open already; several scales share it and its cache.
 
     Raises:
-        BadFilesError: with every image at once whose LR is missing or of the wrong size.
+        BadFilesError: lists all images whose LR is missing or has the wrong size.
     """
 
     unit = sized = "images"  #: see :class:`.dataset.TrainSource`
@@ -84,7 +84,7 @@ class Pairs:
         opened: Source | None = None,
     ) -> None:
         if scale < 1:
-            raise ValueError(f"scale={scale} must be a whole number from 1 on")
+            raise ValueError(f"scale={scale}: expected an integer from 1 on")
         check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic
@@ -92,7 +92,7 @@ class Pairs:
         self.name = self.hr.name
         names = hr_names(self.hr.keys)
         if not names:
-            raise ValueError(f"{self.hr.name}: holds LR files (*_SRF_{scale}_LR) but no HR files")
+            raise ValueError(f"{self.hr.name}: contains LR files (*_SRF_{scale}_LR) but no HR files")
         self.lr = None if lr is None else self._open_lr(lr, cache=cache)
         if choose is not None:
             names = {name: names[name] for name in choose(self.hr, list(names), self.lr)}
@@ -109,7 +109,7 @@ class Pairs:
                 raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
             lr = {int(scale): where for scale, where in lr.items()}
             if self.scale not in lr:
-                raise ValueError(f"lr= names sources for scales {sorted(lr)}, not for {self.scale}")
+                raise ValueError(f"lr= contains sources for scales {sorted(lr)}, not for {self.scale}")
             lr = lr[self.scale]
         return open_lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
 
@@ -120,7 +120,8 @@ class Pairs:
         ]
         if missing:
             raise BadFilesError(
-                f"{len(missing)} of the {len(self.keys)} images of {self.hr.name} have no LR in {self.lr.name}", missing
+                f"{self.lr.name}: LR is missing for {len(missing)} of the {len(self.keys)} images of {self.hr.name}",
+                missing,
             )
         self._lr_index = [names[key] for key in self.keys]
 
@@ -142,7 +143,7 @@ class Pairs:
             if min(surplus) < 0 or max(surplus) >= self.scale:
                 hint = "are HR and LR swapped?" if low[0] > height else f"is scale={self.scale} right?"
                 if low == (height, width):
-                    hint = "these are HR images; leave lr out to have LR made of them"
+                    hint = "LR is as large as HR; leave lr out to make LR from HR"
                 problems.append(
                     f"{key}: HR {width}x{height} does not fit LR {low[1]}x{low[0]} at scale {self.scale}; {hint}"
                 )
@@ -153,7 +154,7 @@ class Pairs:
         return len(self.keys)
 
     def lr_size(self, index: int) -> tuple[int, int]:
-        """(h, w) of an LR image."""
+        """Return (h, w) of an LR image."""
         if self.lr is not None:
             height, width, _ = self.lr.shape(self._lr_index[index])
             return height, width
@@ -161,31 +162,31 @@ class Pairs:
         return height // self.scale, width // self.scale
 
     def hr_size(self, index: int) -> tuple[int, int]:
-        """(H, W) of an HR image, as it is in its source."""
+        """Return (H, W) of an HR image as it is in its source, not cropped to a multiple of the scale."""
         height, width, _ = self.hr.shape(self._hr_index[index])
         return height, width
 
     def sizes(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """(name, LR (h, w)) of every image."""
+        """Yield (name, LR (h, w)) of every image."""
         return ((key, self.lr_size(i)) for i, key in enumerate(self.keys))
 
     def used(self) -> Iterator[tuple[Source, list[int]]]:
-        """The sources, and which of their images are used."""
+        """Yield each source with the indices of its images that are used."""
         yield self.hr, self._hr_index
         if self.lr is not None:
             yield self.lr, self._lr_index
 
     def place(self, index: int, words: Sequence[int], size: int) -> tuple[int, int]:
-        """(top, left) in LR pixels of a patch of ``size``, chosen by the first two of the uniform 64-bit ``words``."""
+        """Return (top, left) in LR pixels of a patch of ``size``; the first two of the uniform 64-bit ``words`` choose it."""
         height, width = self.lr_size(index)
         return below(words[0], height - size + 1), below(words[1], width - size + 1)
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image, Image, str]:
-        """(LR patch, HR patch, key) at the place that ``words`` choose, see :class:`.dataset.TrainSource`."""
+        """Return (LR patch, HR patch, key) at the place that ``words`` choose; see :class:`.dataset.TrainSource`."""
         return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
-        """(LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; ``top``, ``left`` and ``size`` in LR pixels."""
+        """Return (LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; all arguments are in LR pixels."""
         scale = self.scale
         if self.lr is not None:
             lr = self.lr.crop(self._lr_index[index], top, left, size, size)
@@ -193,7 +194,7 @@ class Pairs:
             return to_rgb(lr), to_rgb(hr)
         number = self._hr_index[index]
         height, width, _ = self.hr.shape(number)
-        # One fetch serves both: the patch and the margin its LR is made from.
+        # The HR patch is part of the window that its LR is made from, so it is fetched only once.
         held: dict[str, Any] = {}
 
         def fetch(y: int, x: int, h: int, w: int) -> Image:
@@ -205,22 +206,22 @@ class Pairs:
         return lr, held["window"][y : y + size * scale, x : x + size * scale]
 
     def lr_crop(self, index: int, top: int, left: int, size: int) -> Image:
-        """The LR window of :meth:`patch` alone: where LR is given, nothing of HR is fetched."""
+        """Return only the LR window of :meth:`patch`; if LR is given, HR is not read."""
         if self.lr is not None:
             return to_rgb(self.lr.crop(self._lr_index[index], top, left, size, size))
         return self.patch(index, top, left, size)[0]
 
     def lr_whole(self, index: int) -> Image:
-        """The LR image of :meth:`whole` alone."""
+        """Return only the LR image of :meth:`whole`."""
         return self.whole(index)[0] if self.lr is None else self.lr.read(self._lr_index[index])
 
     def hr_whole(self, index: int) -> Image:
-        """The HR image of :meth:`whole` alone."""
+        """Return only the HR image of :meth:`whole`."""
         height, width = self.lr_size(index)
         return self.hr.read(self._hr_index[index])[: height * self.scale, : width * self.scale]
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """(LR, HR) whole images [h, w, C], [scale h, scale w, C]; HR is cut to fit LR, channels are the files' own."""
+        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] with all channels of the files; HR is cropped."""
         hr = self.hr_whole(index)
         height, width = self.lr_size(index)
         if self.lr is not None:
@@ -232,12 +233,12 @@ class Pairs:
 
 
 def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:
-    """Raise ValueError unless the pairs of several scales are of the same images, in the same order."""
+    """Raise ValueError unless the pairs of all scales have the same images in the same order."""
     (first, one), *others = pairs.items()
     for scale, other in others:
         if other.keys != one.keys:
             different = sorted(set(one.keys) ^ set(other.keys))[:5]
             raise ValueError(
-                f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} hold different images "
+                f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} contain different images "
                 f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same ones"
             )

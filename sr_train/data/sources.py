@@ -1,4 +1,4 @@
-"""Where training images come from: files or a store."""
+"""Sources of training images: files or a store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sr_train.data.video.toy_clips import ToyClips
 
 
 class Source(Protocol):
-    """Images by number."""
+    """Images by index."""
 
     @property
     def name(self) -> str:
-        """The source in messages."""
+        """Name of the source, for messages."""
         ...
 
     @property
@@ -29,20 +29,20 @@ class Source(Protocol):
         ...
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        """(height, width, channels) without decoding."""
+        """Return (height, width, channels) without decoding."""
         ...
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:
-        """A window [height, width, C] of an image, uint8 or uint16."""
+        """Return a window [height, width, C] of an image, uint8 or uint16."""
         ...
 
     def read(self, index: int) -> Image:
-        """A whole image [H, W, C], uint8 or uint16."""
+        """Return a whole image [H, W, C], uint8 or uint16."""
         ...
 
 
 class FileSource:
-    """Images in files. With ``cache`` each is decoded once and kept: for sets that fit in memory."""
+    """Images in files. With ``cache`` each image is decoded once and kept, for sets that fit in memory."""
 
     def __init__(self, files: Mapping[str, Path], *, name: str, cache: bool = False) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class FileSource:
         return {**self.__dict__, "_images": {}}
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """Return the file of an image."""
         return self._paths[index]
 
     def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102 - see Source
@@ -79,7 +79,7 @@ class FileSource:
 
 
 class StoreSource:
-    """Images of one scale in a store: 1 for the images as given, else their bicubic LR."""
+    """Images of one scale in a store: scale 1 contains the original images, other scales their bicubic LR."""
 
     def __init__(self, store: Store, scale: int = 1) -> None:
         self.store = store
@@ -111,13 +111,13 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
 
 
 def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
-    """An LR source; of a store that holds LR beside HR, the LR of this scale."""
+    """Open an LR source; if it is a store with HR and LR images, select the LR of this scale."""
     if is_store(where):
         store = Store(where)
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
             raise StoreError(
-                f"{where}: holds LR of scales {held}, none of {scale}; make another with sr-prepare scales={[*held, scale]}, "
+                f"{where}: contains LR of scales {held}, not of {scale}; make another with sr-prepare scales={[*held, scale]}, "
                 "or leave lr out to have LR made from HR"
             )
         return StoreSource(store, scale if scale in store.scales else 1)
@@ -137,21 +137,21 @@ def check_source(
     what: str = "a source",
     places: str = "folders, stores or toy:NAMES",
 ) -> dict[str, Any]:
-    """Return a source as YAML states it, ``{hr: ..., lr: ..., weight: ...}``, or raise ValueError.
+    """Check a source as given in YAML, ``{hr: ..., lr: ..., weight: ...}``, and return it; raise ValueError if it is wrong.
 
     Args:
-        where: its place in the config.
-        spec: what stands there.
-        keys: its keys.
-        what: what it is, in messages.
-        places: what ``hr`` and ``lr`` may be, in messages.
+        where: its key in the config, for messages.
+        spec: the value of that key.
+        keys: allowed keys of the value.
+        what: name of such a value in messages.
+        places: allowed values of ``hr`` and ``lr`` in messages.
     """
     given = dict(cast("Mapping[str, Any]", spec)) if isinstance(spec, Mapping) else {}
     if set(given) - keys or "hr" not in given:
         shown = ", ".join(f"{key}: ..." for key in ("hr", "lr", *sorted(keys - {"hr", "lr"})))
-        raise ValueError(f"{where}: {what} is {{{shown}}}; got {given or spec!r}")
+        raise ValueError(f"{where}: expected {what}, {{{shown}}}; got {given or spec!r}")
     if not isinstance(given["hr"], str) or not isinstance(given.get("lr"), str | Mapping | None):
-        raise ValueError(f"{where}: hr and lr are {places} (lr: null makes LR from HR); got {given}")
+        raise ValueError(f"{where}: hr and lr must be {places} (lr: null makes LR from HR); got {given}")
     weight = given.get("weight")
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
         raise ValueError(f"{where}: weight={weight!r}: expected a positive number")

@@ -1,4 +1,4 @@
-"""The eight turns of the square (dihedral group D4), one code for numpy and torch, patches, images and clips."""
+"""The eight flips and rotations of the square (dihedral group D4), for numpy and torch, patches, images and clips."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
-    """The k-th of eight turns of the last two axes: [..., H, W] -> [..., H, W], or [..., W, H] where k & 4.
+    """Apply the k-th of the eight flips and rotations to the last two axes, [..., H, W]; for k & 4 they become [..., W, H].
 
-    Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes: the flips and the transposition that EDSR's
-    and BasicSR's augmentation draws independently with p = 0.5 (a uniform k is the same distribution). Arrays come
-    back as views.
+    Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes. EDSR's and BasicSR's augmentation draws these three
+    independently with p = 0.5; a uniform k has the same distribution. Arrays are returned as views.
     """
     if not 0 <= k < TURNS:
-        raise ValueError(f"turn {k} is not in 0..{TURNS - 1}")
+        raise ValueError(f"k={k} is not in 0..{TURNS - 1}")
     if k & 1:
         x = _flip(x, -1)
     if k & 2:
@@ -40,9 +39,9 @@ def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
 
 
 def unturn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
-    """Undo :func:`turn`: ``unturn(turn(x, k), k)`` equals x."""
+    """Undo :func:`turn`: ``unturn(turn(x, k), k)`` equals ``x``."""
     if not 0 <= k < TURNS:
-        raise ValueError(f"turn {k} is not in 0..{TURNS - 1}")
+        raise ValueError(f"k={k} is not in 0..{TURNS - 1}")
     if k & 4:
         x = _transpose(x)
     if k & 2:

@@ -1,4 +1,4 @@
-"""Frames of a video or of a folder of numbered images, and what a writer needs to know about them."""
+"""Frames of a video or of a folder of numbered images, with the properties that a writer needs."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from sr_train.data.images import read_upright, to_rgb
 from sr_train.data.video.film_reader import FilmReader
 from sr_train.upscaling.inputs import Job
 
-Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; of videos its time and duration
+Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
-_LOST = {1: "are grey: they become RGB", 2: "have transparency: it is dropped", 4: "have transparency: it is dropped"}
+_LOST = {1: "are gray: they become RGB", 2: "have transparency: it is dropped", 4: "have transparency: it is dropped"}
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """A clip that is open."""
+    """Open clip."""
 
-    #: every frame, once; its argument is given the packets of a video's other streams as they come by
+    #: yields every frame once; calls its argument with each packet of a video's other streams
     frames: Callable[[Callable[[Any], object]], Iterator[Timed]]
     height: int
     width: int
-    depth: int  #: bits of a sample, 8 or 16
-    count: int | None  #: of frames, where it is known
-    file_name: Callable[[int], str]  #: of a frame that is written as an image
+    depth: int  #: bits per sample, 8 or 16
+    count: int | None  #: number of frames, if known
+    file_name: Callable[[int], str]  #: name of the file for a frame that is written as an image
     warnings: Sequence[str] = ()
     film: FilmReader | None = None  #: None for a folder
 
     @property
     def rate(self) -> str:
-        """Frames per second, to be appended to a line for the user; empty for a folder."""
+        """Frames per second as the end of a line for the user; empty for a folder."""
         return "" if self.film is None else f", {float(self.film.look.rate):.4g} fps"
 
 
 @contextmanager
 def open_clip(job: Job, suffix: str | None) -> Iterator[ClipReader]:
-    """Open the video or the folder of a job; ``suffix`` is that of single frames that are written."""
-    if job.kind != "film":
+    """Open the video or the folder of a job; ``suffix`` is the suffix of frames written as images."""
+    if job.kind != "video":
         yield _open_folder(job, suffix)
         return
     with FilmReader(job.source) as film:
@@ -70,8 +70,8 @@ def _open_folder(job: Job, suffix: str | None) -> ClipReader:
         for path in job.frames:
             image = read_upright(path)
             if image.shape[:2] != (height, width):
-                was = f"{width}x{height}"
-                raise ValueError(f"{path}: is {image.shape[1]}x{image.shape[0]}, the clip's first frame {was}")
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise ValueError(f"{path}: is {size}, but the first frame of the clip is {width}x{height}")
             yield torch.from_numpy(np.array(to_rgb(image), order="C")).permute(2, 0, 1), ()
 
     def file_name(number: int) -> str:

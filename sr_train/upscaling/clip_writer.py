@@ -1,4 +1,4 @@
-"""Frames to a video or to a folder of images, with a comparison beside it and the frames that are still missing."""
+"""Writing of frames to a video or to a folder of images, with a comparison, or only of missing frames."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from sr_train.upscaling.inputs import Job, Settings
 
 
 class FrameFolder:
-    """A folder that frames are written to."""
+    """Folder to which frames are written as images."""
 
     def __init__(self, folder: Path, file_name: Callable[[int], str], depth: int) -> None:
         self.folder, self.file_name = folder, file_name
         self.depth = depth if file_name(0).lower().endswith((".png", ".tif", ".tiff")) else 8
 
     def write(self, number: int, rgb: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Write a frame [3, H, W] in [0, 1] under its number's name."""
+        """Write a frame [3, H, W] in [0, 1] to the file of its number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_image(self.folder / self.file_name(number), to_pixels(rgb, self.depth))
 
     def has(self, number: int) -> bool:
-        """Return whether a frame is there already."""
+        """Return True if the file of a frame exists."""
         return (self.folder / self.file_name(number)).exists()
 
 
 class Wanted:
-    """Which frames are read into the network and which of its results are written: all of them."""
+    """Selection of the frames that the network takes and of the results that are written: all frames."""
 
     def __init__(self) -> None:
         self.seen, self.any = 0, False
 
     def fed(self, number: int) -> bool:
-        """Return whether the network is given a frame; called once for each, in order."""
+        """Return True if the network takes a frame; called once for each frame, in order."""
         self.seen += 1
         self.any = self.any or self.made(number)
         return True
 
     def made(self, number: int) -> bool:
-        """Return whether a frame's result is written."""
+        """Return True if the result of a frame is written."""
         return True
 
 
 class Missing(Wanted):
-    """Those whose files are not there, and what a video network must see to make them.
+    """Selection of the frames without a file, and of the frames that a video network needs to make them.
 
-    Clips are made from the first missing frame on. A window's number of frames before it make every later window that of
-    the whole clip, also where its end is padded.
+    A video network (``window`` frames) makes all frames from the first missing one on. It also takes ``window`` - 1 frames
+    before that one, so that every later window equals that of the whole clip, including the padding at the end.
     """
 
     def __init__(self, folder: FrameFolder, window: int | None) -> None:
@@ -64,7 +64,7 @@ class Missing(Wanted):
         try:
             while folder.has(self.first):
                 self.first += 1
-        except IndexError:  # a clip's frames are all there
+        except IndexError:  # every frame of the clip has a file
             pass
 
     def fed(self, number: int) -> bool:  # noqa: D102 - see Wanted
@@ -77,26 +77,26 @@ class Missing(Wanted):
 
 @dataclass
 class ClipWriter:
-    """A clip that is being written."""
+    """Clip that is open for writing."""
 
-    reader: ClipReader  #: of what it is made from
+    reader: ClipReader  #: reader of the input
     warnings: Sequence[str]
-    folder: FrameFolder | None = None  #: one of the two
+    folder: FrameFolder | None = None  #: either ``folder`` or ``film`` is set
     film: FilmWriter | None = None
     comparison: Comparison | None = None
-    compared: str = ""  #: the comparison's line for the user, once it is finished
+    compared: str = ""  #: line for the user about the comparison, after ``finish``
 
     def take(self, packet: Any) -> None:
-        """Copy a packet of another stream to a video."""
+        """Copy a packet of another stream to the video, if one is written."""
         if self.film is not None:
             self.film.copy(packet)
 
     def wanted(self, window: int | None, *, skip: bool) -> Wanted:
-        """Return which frames are to be made; with ``skip`` those that are missing. ``window`` is a network's ``frames``."""
+        """Return the selection of frames, with ``skip`` only missing ones; ``window`` is ``frames`` of the network."""
         return Missing(self.folder, window) if skip and self.folder is not None else Wanted()
 
     def write(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Write a frame [3, H, W] in [0, 1], made from [3, h, w]."""
+        """Write a frame ``sr`` [3, H, W] in [0, 1] made from ``lr`` [3, h, w]."""
         if self.film is not None:
             self.film.write(sr, *when)
         elif self.folder is not None:
@@ -105,30 +105,30 @@ class ClipWriter:
             self.comparison.add(number, lr, sr, when)
 
     def finish(self) -> None:
-        """Write what the comparison has found."""
+        """Write the result of the comparison."""
         self.compared = self.comparison.finish() if self.comparison is not None else ""
 
     @property
     def moved(self) -> str:
-        """A warning where a fixed rate moved frames by more than 0.6 of a frame's duration; empty otherwise."""
+        """Warning that a fixed frame rate moved frames by more than 0.6 of a frame's duration, else empty."""
         if self.film is None or self.reader.film is None or self.film.moved <= 0.6 / float(self.reader.film.look.rate):
             return ""
         moved = f"frames were moved by up to {self.film.moved:.2f} s"
-        return f"{self.film.fixed} has a fixed rate: {moved}; H.264 in .mkv keeps their times"
+        return f"{self.film.fixed} has a fixed frame rate: {moved}; H.264 in .mkv keeps their times"
 
 
 @contextmanager
 def clip_writer(job: Job, reader: ClipReader, scale: int, settings: Settings) -> Iterator[ClipWriter]:
-    """Write what a job makes of a clip. Nothing that looks finished is left where the ``with`` ends with an error."""
+    """Open the output of a job for writing. An error inside the ``with`` leaves no unfinished video under its final name."""
     height, width = reader.height * scale, reader.width * scale
     film = reader.film if settings.suffix is None else None
     if settings.compare and settings.skip and film is None:
-        raise ValueError(f"{job.source}: compare=true needs all frames; leave skip_existing out")
-    with ExitStack() as stack:  # the video itself is left, and so finished, after what is written beside it
+        raise ValueError(f"{job.source}: compare=true needs all frames; remove skip_existing=true")
+    with ExitStack() as stack:  # the video is closed last, after the files of its comparison
         writer = ClipWriter(reader, list(reader.warnings))
         if film is not None and settings.compare:
-            beside = job.products(compare=True)[1:]
-            stack.push(lambda kind, *_: _remove(beside) if kind and writer.compared else None)
+            extra = job.products(compare=True)[1:]
+            stack.push(lambda kind, *_: _remove(extra) if kind and writer.compared else None)
         if film is not None:
             made = film_writer(job.target, film, (height, width), settings.options, audio=settings.audio)
             writer.film = stack.enter_context(made)
@@ -147,6 +147,6 @@ def clip_writer(job: Job, reader: ClipReader, scale: int, settings: Settings) ->
 
 
 def _remove(paths: Sequence[Path]) -> None:
-    """What was written beside a video that could not be finished."""
+    """Remove the comparison of a video that could not be finished."""
     for path in paths:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Upscaling of videos, and of folders of frames as clips: read, upscaled and written frame by frame."""
+"""Upscaling of videos, and of folders of frames as clips, frame by frame."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from sr_train.batch import to_float
+from sr_train.data.images import count_of
 from sr_train.devices import memory_is_full
 from sr_train.inference.clips import FewFramesError
 from sr_train.inference.network import Network, take_less
@@ -22,9 +23,9 @@ _BAR = "{desc} {percentage:3.0f}% {bar} {n}/{total} frames [{elapsed}<{remaining
 
 
 def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str:
-    """Make a video or a clip; where the memory is full, again in smaller tiles. Returns a line for the user.
+    """Upscale a video or a clip; if memory is full, start again with smaller tiles. Returns a line for the user.
 
-    Raises ValueError, OSError and RuntimeError with what is wrong with this one. ``tell`` is called with warnings.
+    Raises ValueError, OSError and RuntimeError for errors of this job only. ``tell`` is called with warnings.
     """
     while (line := _attempt(job, network, settings, tell)) is None:
         pass
@@ -32,7 +33,7 @@ def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[
 
 
 def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str | None:
-    """None where the memory was full: the network's tiles are smaller then."""
+    """Return the line for the user, or None if memory was full; the network then has smaller tiles."""
     start = time.monotonic()
     with open_clip(job, settings.suffix) as reader:
         try:
@@ -50,12 +51,12 @@ def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str
             return None
     height, width = reader.height * network.scale, reader.width * network.scale
     size = f"{reader.width}x{reader.height} -> {width}x{height}"
-    line = f"{job.target}: {made} frames {size}{reader.rate}, {time.monotonic() - start:.1f} s"
+    line = f"{job.target}: {count_of(made, 'frames')} {size}{reader.rate}, {time.monotonic() - start:.1f} s"
     return f"{line}\n{job.side}: {writer.compared}" if writer.compared else line
 
 
 def _run(name: str, network: Network, settings: Settings, reader: ClipReader, writer: ClipWriter) -> int:
-    """Read, upscale and write the frames that are wanted. Returns how many were made."""
+    """Read, upscale and write the selected frames. Returns the number of written frames."""
     waiting: deque[tuple[int, torch.Tensor, tuple[int, ...]]] = deque()
     wanted = writer.wanted(network.frames, skip=settings.skip)
 
@@ -81,10 +82,10 @@ def _run(name: str, network: Network, settings: Settings, reader: ClipReader, wr
                     continue
                 sr = sr.float().cpu()
                 if not bool(sr.isfinite().all()):
-                    raise ValueError(f"frame {number}: the network's output holds NaN or infinity")
+                    raise ValueError(f"frame {number}: the network's output contains NaN or infinity")
                 writer.write(number, lr, sr, when)
                 made += 1
         except FewFramesError:
             if not wanted.seen or wanted.any or wanted.seen < (network.frames or 1):
-                raise  # else: fewer frames than a window were left to make: none
+                raise  # else: all missing frames exist; the rest is shorter than a window
     return made

@@ -1,4 +1,4 @@
-"""``compare=true``: bicubic enlargement on the left, the network's on the right, with a line between."""
+"""Images for ``compare=true``: bicubic upscaling on the left, the network's on the right, with a line between them."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from sr_train.data.images import SUFFIXES, write_image
 from sr_train.resampling import imresize, imresize_torch
 from sr_train.upscaling.encoder import CONTAINERS
 
-LINE = 2  # pixels, white
+LINE = 2  # width of the white line in pixels
 
 
 def names_file(target: Path) -> bool:
-    """Whether it is an image's or a film's name; what follows a dot is part of a folder's."""
+    """Return True if a path has the suffix of an image or a video; a dot in other names is part of a folder's name."""
     return target.suffix.lower() in (*SUFFIXES, *CONTAINERS)
 
 
 def compare_name(target: Path, what: str, suffix: str) -> Path:
-    """``large/walk.mp4`` -> ``large/walk_compare.mp4``; of a folder of frames ``a.b`` -> ``a.b_compare``."""
+    """Return ``large/walk_compare.mp4`` for ``large/walk.mp4``, and ``a.b_compare`` for a folder of frames ``a.b``."""
     target = target if target.name not in ("", "..") else target.resolve()
     return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 
 
 def beside_bicubic(image: Image, large: Image, scale: int) -> Image:
-    """[h, w, C] and its enlargement [H, W, C] of the same type -> [H, 2 W + a line, C]."""
+    """Join the bicubic upscaling of [h, w, C] and ``large`` [H, W, C] of the same type to [H, 2 W + a line, C]."""
     line = np.full((large.shape[0], LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
     return np.concatenate([imresize(image, scale), line, large], axis=1)
 
 
 class Comparison:
-    """Frames beside bicubic ones, and the two that agree least and best with what they were made from.
+    """Pairs of a bicubic and an upscaled frame, and the pairs of the worst and the best frame.
 
-    There is no HR to compare with: a result that is reduced again, by bicubic, should be the frame that was given.
+    Without HR a frame is scored against its input: after bicubic reduction it should equal the input frame.
 
     Args:
-        target: of the film or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written beside it.
-        scale: of the network.
-        depth: bits of the stills, 8 or 16.
-        show: is given the number of a frame, its pair [3, H, 2 W + a line] in [0, 1], and its time and duration.
+        target: video or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
+        scale: scale of the network.
+        depth: bits per sample of these two images, 8 or 16.
+        show: is called with the number of a frame, its pair [3, H, 2 W + a line] in [0, 1], and (time, duration).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Comparison:
         self._kept: dict[str, tuple[float, int, Image]] = {}
 
     def add(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
-        """One frame, [3, h, w] and [3, H, W] in [0, 1]."""
+        """Compare one frame: ``lr`` [3, h, w] and ``sr`` [3, H, W] in [0, 1]."""
         bicubic = imresize_torch(lr, self.scale).clamp_(0, 1)
         pair = torch.cat([bicubic, torch.ones(3, sr.shape[1], LINE), sr], dim=2)
         self.show(number, pair, when)
@@ -64,17 +64,17 @@ class Comparison:
                 self._kept[name] = psnr, number, to_pixels(pair, self.depth)
 
     def finish(self) -> str:
-        """Write the stills; says which they are."""
-        told = []
+        """Write the images of the worst and the best frame. Returns a line for the user."""
+        found = []
         for name, (psnr, number, pixels) in self._kept.items():
             path = compare_name(self.target, name, ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, pixels)
-            told.append(f"{name} frame {number} ({psnr:.2f} dB)")
-        return f"reduced again, against the input: {', '.join(told)}"
+            found.append(f"{name} frame {number} ({psnr:.2f} dB)")
+        return f"reduced again and compared with the input: {', '.join(found)}"
 
 
 def to_pixels(image: torch.Tensor, depth: int) -> Image:
-    """[3, H, W] in [0, 1] -> [H, W, 3] uint8 or uint16, rounded half up."""
+    """Convert [3, H, W] in [0, 1] to [H, W, 3] uint8 or uint16, rounded half up."""
     top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
     return torch.floor(image.permute(1, 2, 0).double() * top + 0.5).numpy().astype(kind)

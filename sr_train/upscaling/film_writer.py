@@ -1,4 +1,4 @@
-"""Writing films: frames encoded, the other streams copied, one file that is complete or not there at all."""
+"""Writing videos: frames are encoded, other streams are copied, and the file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from sr_train.data.video.film_color import Colour, PixelFormat, default_matrix, from_rgb
+from sr_train.data.images import count_of
+from sr_train.data.video.film_color import Color, PixelFormat, default_matrix, from_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
 from sr_train.files import unfinished
 from sr_train.upscaling.encoder import CONTAINERS, FIXED_RATE, Options
 
-_CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that hold them
+_CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that can store chapters
 
 
 def choose_pixel_format(
     source: PixelFormat, height: int, width: int, formats: Sequence[str]
 ) -> tuple[PixelFormat, str]:
-    """(what the planes are, the encoder's pixel format) nearest to a source's.
+    """Return the format of the planes and the encoder's pixel format that are nearest to those of the source.
 
-    Sizes that 4:2:0 cannot hold (an odd side) keep their size: chroma is stored in more places, not pixels added or cut.
+    4:2:0 cannot store an odd width or height. Such a video gets a format with more chroma samples, so its size stays.
     """
     packed = {8: ("rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba"), 16: ("rgb48le", "rgba64le")}
     depths = sorted((8, 9, 10, 12, 14, 16), key=lambda d: (d < source.depth, abs(d - source.depth)))
@@ -35,33 +36,35 @@ def choose_pixel_format(
     order = {"yuv": [own, *fits] if own_fits else fits, "rgb": [(1, 1), *fits], "gray": fits}[source.kind]
     kinds = {"rgb": ["rgb", "yuv"], "gray": ["gray", "yuv"], "yuv": ["yuv"]}[source.kind]
     tried = [PixelFormat(k, d, *c) for k in kinds for c in (order if k == "yuv" else [(1, 1)]) for d in depths]
-    tried.sort(key=lambda pix_fmt: (pix_fmt.depth < source.depth, pix_fmt.kind != source.kind))  # depth counts most
+    tried.sort(key=lambda pix_fmt: (pix_fmt.depth < source.depth, pix_fmt.kind != source.kind))  # depth has priority
     for pix_fmt in tried:
         names = (pix_fmt.name, *(packed.get(pix_fmt.depth, ()) if pix_fmt.kind == "rgb" else ()))
         if name := next((n for n in names if n in formats), None):
             return pix_fmt, name
-    raise FilmError(f"the codec takes none of the pixel formats that can be made: it takes {', '.join(formats)}")
+    raise FilmError(f"no pixel format of this codec can be written; it takes {', '.join(formats)}")
 
 
 class FilmWriter:
-    """A film that is being written; made by :func:`film_writer`.
+    """Video that is open for writing, from :func:`film_writer`.
 
-    ``write`` takes frames in [0, 1], ``copy`` the packets of the source's other streams.
+    ``write`` takes frames in [0, 1], ``copy`` takes the packets of the source's other streams.
     """
 
     def __init__(self, path: Path, file: Any, source: FilmReader, height: int, width: int, options: Options) -> None:
         self.path, self._av, look = path, import_av(), source.look
         self.codec = options.codec_for(path)
         self.warnings: list[str] = []
-        if self.codec == "libx265" and max(height, width) < 64:  # it writes beyond its memory
-            raise FilmError(f"{path}: libx265 takes no films of {width}x{height}: choose another codec=, e.g. libx264")
+        if self.codec == "libx265" and max(height, width) < 64:  # it would write beyond its memory
+            raise FilmError(
+                f"{path}: libx265 takes no videos of {width}x{height}; choose another codec=, e.g. codec=libx264"
+            )
         formats = [f.name for f in self._av.codec.Codec(self.codec, "w").video_formats or ()] or ["yuv420p"]
         self.pix_fmt, self._format = choose_pixel_format(look.pix_fmt, height, width, formats)
         if self.pix_fmt.depth < look.pix_fmt.depth:
-            self.warnings.append(f"{self.codec} holds {self.pix_fmt.depth} of its {look.pix_fmt.depth} bits")
+            self.warnings.append(f"{self.codec} stores {self.pix_fmt.depth} of its {look.pix_fmt.depth} bits")
         elif look.pix_fmt.kind == self.pix_fmt.kind == "yuv" and look.pix_fmt[2:] != self.pix_fmt[2:]:
-            self.warnings.append(f"is written as {self._format} to hold {width}x{height} with {self.codec}")
-        self.colour = self._colour(look.colour, height)
+            self.warnings.append(f"is written as {self._format}, because {self.codec} needs that for {width}x{height}")
+        self.color = self._color(look.color, height)
         self._left = self.codec != "mjpeg"
         more = {".ts": {"mpegts_copyts": "1"}}.get(path.suffix.lower(), {})
         self.container = self._av.open(file, "w", format=CONTAINERS[path.suffix.lower()], options=more)
@@ -70,20 +73,22 @@ class FilmWriter:
         if self._chapters and path.suffix.lower() in _CHAPTERS:
             self.container.set_chapters(self._chapters)
         elif self._chapters:
-            self.warnings.append(f"{path.suffix} holds no chapters: its {len(self._chapters)} are dropped")
-        #: what has a fixed rate, if anything: the container, or the codec
+            self.warnings.append(
+                f"{path.suffix} cannot store chapters; {count_of(len(self._chapters), 'chapters')} dropped"
+            )
+        #: container or codec with a fixed frame rate; empty if neither has one
         self.fixed = path.suffix if path.suffix.lower() in FIXED_RATE else self.codec if self.codec == "mpeg4" else ""
-        rate = 1 / max((1 / look.rate).limit_denominator(65535), Fraction(1, 65535))  # what MPEG-4 can say
+        rate = 1 / max((1 / look.rate).limit_denominator(65535), Fraction(1, 65535))  # the limit of MPEG-4
         self._base, self._from = (1 / rate if self.fixed else look.time_base), look.time_base
         self._last: int | None = None
         self._durations: dict[int, int] = {}
-        self.moved = 0.0  #: seconds that a frame's time was moved by at most, by a fixed rate
+        self.moved = 0.0  #: largest shift of a frame's time by a fixed frame rate, in seconds
         self._streams: dict[int, Any] = {}
         self._size = height, width
         self._stream = self._add_video(rate, look.aspect, options)
 
-    def _colour(self, source: Colour, height: int) -> Colour:
-        """The source's, and named though it may not have said: an untagged film that has grown is read otherwise."""
+    def _color(self, source: Color, height: int) -> Color:
+        """Return the source's color with its matrix stated: players would guess another matrix for an untagged larger video."""
         if self.pix_fmt.kind == "rgb":
             return source._replace(matrix=0, full=True)
         if source.matrix == 0:
@@ -95,22 +100,22 @@ class FilmWriter:
             stream = self.container.add_stream(self.codec, rate=rate)
         except ValueError:
             what = f"{self.path.suffix} cannot hold {self.codec}"
-            raise FilmError(f"{self.path}: {what}: name an .mkv, or choose another codec=") from None
+            raise FilmError(f"{self.path}: {what}; give a name with .mkv, or choose another codec=") from None
         context, (height, width) = stream.codec_context, self._size
         context.width, context.height, context.pix_fmt = width, height, self._format
         context.time_base = stream.time_base = self._base
         context.sample_aspect_ratio = aspect
-        context.colorspace, context.color_range = self.colour.matrix, 2 if self.colour.full else 1
-        context.color_primaries, context.color_trc = self.colour.primaries, self.colour.transfer
+        context.colorspace, context.color_range = self.color.matrix, 2 if self.color.full else 1
+        context.color_primaries, context.color_trc = self.color.primaries, self.color.transfer
         if self.codec in ("libx264", "libx264rgb"):
             context.thread_count = min(4, torch.get_num_threads())
         context.options = options.settings_for(self.path, height, width)
         return stream
 
     def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:
-        """Prepare to copy streams. Raises FilmError for sound that the container cannot hold."""
+        """Add streams to be copied. Raises FilmError for sound that the container cannot hold."""
         dropped = []
-        able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # it does not know
+        able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # not listed
         for stream in others:
             context = stream.codec_context
             name = context.name if context is not None else "unknown"
@@ -119,11 +124,11 @@ class FilmWriter:
                 continue
             holds = not able or {name, canonical} & able
             if canonical.startswith("pcm_") and self.container.format.name == "mp4":
-                holds = False  # it says that it does, and fails at the end where the speakers' arrangement is not known
+                holds = False  # MP4 lists PCM, but fails at the end if the channel layout is unknown
             if stream.type == "audio" and not holds:
-                hint = "name an .mkv, or leave the sound out with audio=false"
-                raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}): {hint}")
-            if stream.type == "data" and self._chapters:  # the titles, which MP4 keeps in a stream of their own as well
+                hint = "give a name with .mkv, or drop the sound with audio=false"
+                raise FilmError(f"{self.path}: {self.path.suffix} cannot hold the sound ({canonical}); {hint}")
+            if stream.type == "data" and self._chapters:  # titles of chapters, which MP4 also stores in a stream
                 continue
             if stream.type not in ("audio", "subtitle") or not holds or (not able and stream.type == "subtitle"):
                 dropped.append(f"{stream.type} {stream.index} ({canonical})")
@@ -136,13 +141,11 @@ class FilmWriter:
             self.warnings.append(f"not copied to {self.path.suffix}: {', '.join(dropped)}")
 
     def start(self) -> None:
-        """Write the container's head: what it cannot hold is told here, before the work."""
+        """Write the header of the container. Raises FilmError before the work if it cannot hold a stream."""
         try:
             self.container.start_encoding()
         except self._av.FFmpegError as error:
-            raise self._failed(
-                error, f"{self.path.suffix} cannot hold {self.codec}, or the streams beside it"
-            ) from None
+            raise self._failed(error, f"{self.path.suffix} cannot hold {self.codec} or another stream") from None
         except (ValueError, OSError) as error:
             raise self._failed(error, "cannot be written") from None
 
@@ -154,7 +157,7 @@ class FilmWriter:
         return FilmError(f"{self.path}: {what} ({reason(error)}); choose another codec= or container")
 
     def copy(self, packet: Any) -> None:
-        """Pass on a packet of another stream, as it is."""
+        """Write a packet of another stream unchanged."""
         stream = self._streams.get(packet.stream_index)
         if stream is None or packet.dts is None or not packet.size:
             return
@@ -162,7 +165,7 @@ class FilmWriter:
         self._do(lambda: self.container.mux(packet))
 
     def write(self, rgb: torch.Tensor, time: int, duration: int = 0) -> None:
-        """Encode [3, H, W] in [0, 1] for a time in the source's units."""
+        """Encode a frame [3, H, W] in [0, 1]; ``time`` and ``duration`` are in the source's units."""
         frame = self._frame(rgb)
         if self._base == self._from:
             frame.pts = time
@@ -177,8 +180,8 @@ class FilmWriter:
 
     def _frame(self, rgb: torch.Tensor) -> Any:
         if rgb.shape[1:] != self._size:
-            raise ValueError(f"frames of {self._size} were announced, this is {tuple(rgb.shape[1:])}")
-        planes = from_rgb(rgb, self.pix_fmt, self.colour, left=self._left)
+            raise ValueError(f"expected a frame of (height, width) = {self._size}, got {tuple(rgb.shape[1:])}")
+        planes = from_rgb(rgb, self.pix_fmt, self.color, left=self._left)
         if self.pix_fmt.kind == "rgb":
             planes = [planes[1], planes[2], planes[0]]
         frame = self._av.VideoFrame(self._size[1], self._size[0], self.pix_fmt.name)
@@ -188,7 +191,7 @@ class FilmWriter:
             rows[:, : plane.width] = samples.numpy()
         if self._format != self.pix_fmt.name:
             frame = frame.reformat(format=self._format)
-        frame.colorspace, frame.color_range = self.colour.matrix, 2 if self.colour.full else 1
+        frame.colorspace, frame.color_range = self.color.matrix, 2 if self.color.full else 1
         return frame
 
     def _encode(self, frame: Any) -> None:
@@ -196,10 +199,10 @@ class FilmWriter:
             packets = self._stream.encode(frame)
             final = self._durations.get(self._last or 0, 0)
             for packet in packets:
-                if duration := self._durations.pop(packet.pts, 0):  # encoders guess: the last frame's would be lost
+                if duration := self._durations.pop(packet.pts, 0):  # encoders guess it and lose that of the last frame
                     packet.duration = duration
             if frame is None and packets and final and self.container.format.name in ("mp4", "mov"):
-                packets[-1].duration = final  # these count by order of decoding: what lasts is the last packet
+                packets[-1].duration = final  # MP4 and MOV take the duration of the last packet in order of decoding
             for packet in packets:
                 self.container.mux(packet)
 
@@ -212,7 +215,7 @@ class FilmWriter:
             raise self._failed(error, "cannot be encoded") from None
 
     def finish(self) -> None:
-        """What the encoder still holds, and the container's end."""
+        """Write the remaining frames of the encoder and the end of the container."""
         self._encode(None)
         self._do(self.container.close)
 
@@ -227,18 +230,18 @@ def film_writer(
     audio: bool = True,
     copy: bool = True,
 ) -> Iterator[FilmWriter]:
-    """A film like another in all but its size: rate, time stamps, colours, aspect, sound, subtitles.
+    """Open a video for writing, with rate, time stamps, colors, aspect, sound and subtitles of ``source``.
 
     Args:
-        path: of the film; its suffix chooses the container. It appears when the ``with`` ends without an error.
-        source: the film whose look and streams it has.
-        size: (height, width) of its frames.
-        options: of the encoder.
+        path: path of the video; its suffix chooses the container. The file appears when the ``with`` ends without an error.
+        source: video whose properties and other streams are copied.
+        size: (height, width) of the frames.
+        options: options of the encoder.
         audio: copy the sound.
-        copy: copy any stream at all.
+        copy: copy other streams; False copies none.
 
     Raises:
-        FilmError: before the work, where codec, container and streams do not go together.
+        FilmError: codec, container and streams do not fit each other; raised before the work.
         OSError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +259,6 @@ def film_writer(
 
 
 def abandon(writer: FilmWriter) -> None:
-    """Close a container whose file will be thrown away."""
-    with suppress(Exception):  # what went wrong first is what counts
+    """Close a container whose file will be deleted."""
+    with suppress(Exception):  # the first error is the one to report
         writer.container.close()

@@ -1,4 +1,4 @@
-"""Upscaling of image files, in bands of rows, so that memory does not limit their size."""
+"""Upscaling of image files in bands of rows, so that memory does not limit their size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sr_train.upscaling.inputs import Job, Settings
 
 
 def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
-    """[h, w, C] uint8 or uint16, C = 1, 3 or 4 -> [scale h, scale w, C] of the same type.
+    """Upscale [h, w, C] uint8 or uint16, C = 1, 3 or 4, to [scale h, scale w, C] of the same type.
 
-    Gray goes through as RGB and comes back as its mean; alpha is upscaled by bicubic interpolation.
+    Gray is upscaled as RGB, and the result is the mean of the channels. Alpha is upscaled by bicubic interpolation.
     """
     height, width, channels = image.shape
     top = float(np.iinfo(image.dtype).max)
@@ -32,7 +32,7 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
     for first, band in network.bands(lr, done):
         rows = torch.floor(band.cpu().permute(1, 2, 0).double() * top + 0.5).numpy()
         if not np.isfinite(rows).all():
-            raise ValueError("the network's output holds NaN or infinity")
+            raise ValueError("the network's output contains NaN or infinity")
         if channels == 1:
             rows = np.floor(rows.mean(axis=2, keepdims=True) + 0.5)
         out[first : first + len(rows), :, : min(channels, 3)] = rows
@@ -45,7 +45,7 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
 def upscale_with_room(
     image: Image, network: Network, *, shrink: bool, bar: Any, tell: Callable[[str], object]
 ) -> Image:
-    """Upscale as :func:`upscale_image` does, in smaller tiles where the memory is full and ``shrink`` allows it.
+    """Upscale as :func:`upscale_image` does, with smaller tiles if memory is full and ``shrink`` allows it.
 
     ``bar`` counts megapixels; ``tell`` is called with a sentence for the user.
     """
@@ -61,7 +61,7 @@ def upscale_with_room(
 
 
 def megapixels(jobs: Iterable[Job]) -> float:
-    """Return the sum over all images whose headers can be read; the others are reported when their turn comes."""
+    """Return the sum over all images with readable headers; the others are reported later, one by one."""
     total = 0.0
     for job in (j for j in jobs if j.kind == "image"):
         try:
@@ -76,7 +76,7 @@ def upscale_file(job: Job, network: Network, settings: Settings, bar: Any, tell:
     """Read, upscale and write one image. Returns a line for the user; ``bar`` and ``tell`` as for :func:`upscale_with_room`."""
     start = time.monotonic()
     image = read_upright(job.source)
-    encode_image(image[:1, :1], job.target.suffix)  # a format that cannot hold it is refused before the work
+    encode_image(image[:1, :1], job.target.suffix)  # raises before the work if the format cannot store the image
     large = upscale_with_room(image, network, shrink=settings.shrink, bar=bar, tell=tell)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if settings.compare:

@@ -1,4 +1,4 @@
-"""What ``sr-upscale`` reads and where it goes: images, films, and folders of frames that are clips."""
+"""Inputs and outputs of ``sr-upscale``: images, videos, and folders of frames as clips."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from sr_train.upscaling.encoder import CONTAINERS, Options
 
 
 class Settings(NamedTuple):
-    """How images, films and clips are made."""
+    """Options for upscaling images, videos and clips."""
 
     options: Options
     audio: bool
     padding: str
-    suffix: str | None  #: of single frames; None: films stay films
-    skip: bool  #: what is in the output already
+    suffix: str | None  #: suffix of frames written as images; None writes videos as videos
+    skip: bool  #: skip existing outputs
     compare: bool
-    shrink: bool  #: tiles may be made smaller
+    shrink: bool  #: tiles may shrink if memory is full
 
 
 class Job(NamedTuple):
-    """One image, film or clip to be made."""
+    """One image, video or clip to upscale."""
 
     source: Path
     target: Path
-    kind: str = "image"  #: or "film"; or "clip", a folder of frames
-    frames: tuple[Path, ...] = ()  #: of a clip, in order
+    kind: str = "image"  #: "image", "video", or "clip" for a folder of frames
+    frames: tuple[Path, ...] = ()  #: frames of a clip, in order
 
     def products(self, *, compare: bool) -> list[Path]:
-        """All that will be written."""
+        """Return the paths of all outputs."""
         if not compare:
             return [self.target]
         if self.kind == "image":
@@ -45,19 +45,19 @@ class Job(NamedTuple):
 
     @property
     def side(self) -> Path:
-        """The film or the folder of frames that ``compare=true`` adds."""
+        """Path of the video or folder of frames that ``compare=true`` adds."""
         return compare_name(self.target, "compare", self.target.suffix if names_file(self.target) else "")
 
     def is_finished(self, suffix: str | None) -> bool:
-        """Return whether the target is there; folders of frames are looked at frame by frame, and never finished.
+        """Return True if the target exists. A folder of frames is never finished: its frames are checked one by one.
 
-        ``suffix`` is that of a film's single frames, if they are wanted.
+        ``suffix`` is the suffix for frames of a video, or None if a video is written.
         """
-        return self.target.exists() and not (self.kind == "clip" or (self.kind == "film" and suffix is not None))
+        return self.target.exists() and not (self.kind == "clip" or (self.kind == "video" and suffix is not None))
 
 
 def image_suffix(config: Mapping[str, Any]) -> str | None:
-    """``format=`` as a suffix. Raises UsageError."""
+    """Return ``format=`` as a suffix. Raises UsageError."""
     if config["format"] is None:
         return None
     suffix = f".{str(config['format']).lower().removeprefix('.')}"
@@ -66,35 +66,39 @@ def image_suffix(config: Mapping[str, Any]) -> str | None:
     return suffix
 
 
-def is_film(path: Path) -> bool:
-    """By its name."""
+def is_video(path: Path) -> bool:
+    """Return True if a path has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
-    """What is read and where it goes: the same names below ``output=``.
+    """List inputs with their outputs, which have the same names below ``output=``.
 
     Args:
-        config: of the command.
-        window: frames that the network takes; ``None`` for images, whose folders of frames are images to it.
+        config: config of the command.
+        window: frames that the network takes; ``None`` if it takes images, then frames in a folder are single images.
     """
     given, wanted = Path(str(config["input"])), Path(str(config["output"]))
     suffix = image_suffix(config)
     if given.is_dir():
         if wanted.resolve() == given.resolve():
-            raise ValueError(f"output={wanted}: is the input's folder, whose images would be overwritten; name another")
+            raise ValueError(
+                f"output={wanted}: is the input folder, whose files would be overwritten; give another folder"
+            )
         if wanted.exists() and not wanted.is_dir():
-            raise NotADirectoryError(f"{wanted}: is a file; output= of a folder is a folder")
-        if is_film(wanted) and not wanted.is_dir():
-            raise ValueError(f"output={wanted}: a folder's frames become frames and its films films: name a folder")
+            raise NotADirectoryError(f"{wanted}: is a file; for a folder as input= give a folder as output=")
+        if is_video(wanted) and not wanted.is_dir():
+            raise ValueError(
+                f"output={wanted}: is the name of a video; for a folder as input= give a folder as output="
+            )
         jobs = _of_folder(given, wanted, suffix, window)
     elif given.exists():
-        jobs = [_film_job(given, wanted, suffix) if is_film(given) else _image_job(given, wanted, suffix)]
+        jobs = [_video_job(given, wanted, suffix) if is_video(given) else _image_job(given, wanted, suffix)]
         if jobs[0].target.resolve() == given.resolve():
-            raise ValueError(f"output={wanted}: would overwrite the input {given}; name another folder")
+            raise ValueError(f"output={wanted}: would overwrite the input {given}; give another folder")
     else:
         raise FileNotFoundError(f"{given}: there is no such file or folder")
-    _check_clashes(jobs, compare=bool(config["compare"]), hint="" if suffix is None else "leave format= out, ")
+    _check_clashes(jobs, compare=bool(config["compare"]), hint="" if suffix is None else "remove format=, ")
     return jobs
 
 
@@ -105,32 +109,34 @@ def _image_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     return Job(given, target if suffix is None else target.with_suffix(suffix))
 
 
-def _film_job(given: Path, wanted: Path, suffix: str | None) -> Job:
+def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     if not wanted.is_dir() and wanted.suffix.lower() in SUFFIXES:
         kind = wanted.suffix[1:]
-        raise ValueError(f"output={wanted}: a film becomes many frames: name a folder, with format={kind}")
+        raise ValueError(f"output={wanted}: a video becomes many images; give a folder, with format={kind}")
     if not wanted.is_dir() and wanted.suffix.lower() in CONTAINERS:
         if suffix is not None:
-            raise UsageError(f"format={suffix[1:]} makes frames, output={wanted} names a film: give one of them")
-        return Job(given, wanted, "film")
-    if not wanted.is_dir() and is_film(wanted):
-        raise ValueError(f"output={wanted}: films are written as {', '.join(s[1:] for s in CONTAINERS)}")
-    return Job(given, _film_target(wanted / given.name, suffix), "film")
+            raise UsageError(
+                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; give one of them"
+            )
+        return Job(given, wanted, "video")
+    if not wanted.is_dir() and is_video(wanted):
+        raise ValueError(f"output={wanted}: videos are written as {', '.join(s[1:] for s in CONTAINERS)}")
+    return Job(given, _video_target(wanted / given.name, suffix), "video")
 
 
-def _film_target(path: Path, suffix: str | None) -> Path:
-    """The same name; .mkv, which holds everything, for kinds that are not written."""
+def _video_target(path: Path, suffix: str | None) -> Path:
+    """Return the target of a video: a folder for frames; .mkv, which holds all streams, for suffixes that cannot be written."""
     if suffix is not None:
         return path.with_suffix("")
     return path if path.suffix.lower() in CONTAINERS else path.with_suffix(".mkv")
 
 
 def _of_folder(given: Path, wanted: Path, suffix: str | None, window: int | None) -> list[Job]:
-    files = image_files(given, (*SUFFIXES, *VIDEO_SUFFIXES), "images or films")
+    files = image_files(given, (*SUFFIXES, *VIDEO_SUFFIXES), "images or videos")
     inside = [p for p in files if wanted.resolve() not in p.resolve().parents]
-    films = [p for p in inside if is_film(p)]
-    jobs = [Job(p, _film_target(wanted / p.relative_to(given), suffix), "film") for p in films]
-    images = [p for p in inside if not is_film(p)]
+    videos = [p for p in inside if is_video(p)]
+    jobs = [Job(p, _video_target(wanted / p.relative_to(given), suffix), "video") for p in videos]
+    images = [p for p in inside if not is_video(p)]
     if window is not None:
         return [*jobs, *_clips(given, wanted, images)]
     made = [Job(p, wanted / p.relative_to(given)) for p in images]
@@ -139,7 +145,7 @@ def _of_folder(given: Path, wanted: Path, suffix: str | None, window: int | None
 
 
 def _clips(given: Path, wanted: Path, images: Sequence[Path]) -> list[Job]:
-    """Folders of numbered frames. Raises BadFilesError where numbers are missing."""
+    """List folders of numbered frames as clips. Raises BadFilesError if numbers are missing."""
     if not images:
         return []
     by_key = {p.relative_to(given).with_suffix("").as_posix(): p for p in images}
@@ -158,8 +164,10 @@ def _check_clashes(jobs: Sequence[Job], *, compare: bool, hint: str) -> None:
             targets.setdefault(target, job.source)
     if clashes:
         kinds = " and ".join(sorted({f"{job.kind}s" for job in jobs}))
-        raise BadFilesError(f"several {kinds} would get one name; {hint}rename them, or make them one by one", clashes)
+        raise BadFilesError(
+            f"several {kinds} would get the same output; {hint}rename them or upscale them one by one", clashes
+        )
     given = {job.source.resolve(): job.source for job in jobs}
     lost = [f"{given[t.resolve()]} would be overwritten" for t in targets if t.resolve() in given]
     if lost:
-        raise BadFilesError("what is read would be overwritten; name another output=", lost)
+        raise BadFilesError("inputs would be overwritten; give another output=", lost)

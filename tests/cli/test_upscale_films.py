@@ -80,13 +80,13 @@ def test_a_lossless_video_equals_the_upscaled_frames(invoke, tmp_path, codec, pi
 @pytest.mark.parametrize("matrix", [1, 6])
 @pytest.mark.parametrize("full", [False, True])
 def test_colors_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
-    colour = (matrix, 2 if full else 1, matrix, matrix)
-    write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], colour=colour, options={"qp": "0"})
+    color = (matrix, 2 if full else 1, matrix, matrix)
+    write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], color=color, options={"qp": "0"})
     made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out", "quality=5"))
     before, after = decoded(tmp_path / "in.mp4")[2], decoded(tmp_path / "out" / "in.mp4")[2]
     for tag in ("matrix", "range", "primaries", "transfer", "format", "rate"):
         assert before[tag] == after[tag]
-    assert (after["matrix"], after["range"], after["size"]) == (matrix, colour[1], (64, 96))
+    assert (after["matrix"], after["range"], after["size"]) == (matrix, color[1], (64, 96))
     for a, b in zip(frames_of(tmp_path / "in.mp4"), frames_of(tmp_path / "out" / "in.mp4"), strict=True):
         assert (a[:, 9, 9].int() - b[:, 19, 19].int()).abs().max() <= 2
 

@@ -59,8 +59,8 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width, height, depth=8, colour=2, extra=b"", pixels=b""):
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+def png(width, height, depth=8, color=2, extra=b"", pixels=b""):
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", head)
@@ -181,19 +181,19 @@ REFUSED_BY_PILLOW = {
 }
 
 
-def test_a_palette_decodes_to_its_colours_and_its_transparency_to_alpha(tmp_path):
+def test_a_palette_decodes_to_its_colors_and_its_transparency_to_alpha(tmp_path):
     image = PIL.Image.fromarray(RGB).quantize(8)
     image.save(tmp_path / "plain.png")
     image.save(tmp_path / "clear.png", transparency=3)
-    colours = np.array(image.getpalette()[:24], np.uint8).reshape(8, 3)
+    colors = np.array(image.getpalette()[:24], np.uint8).reshape(8, 3)
     index = np.asarray(image)
-    assert np.array_equal(check_header(tmp_path / "plain.png"), colours[index])
+    assert np.array_equal(check_header(tmp_path / "plain.png"), colors[index])
     clear = check_header(tmp_path / "clear.png")
-    assert np.array_equal(clear[..., :3], colours[index])
+    assert np.array_equal(clear[..., :3], colors[index])
     assert np.array_equal(clear[..., 3], np.where(index == 3, 0, 255))
 
 
-def test_a_palette_of_greys_and_a_transparent_colour_agree_with_their_headers(tmp_path):
+def test_a_palette_of_greys_and_a_transparent_color_agree_with_their_headers(tmp_path):
     grey = PIL.Image.fromarray(RGB[..., 1])
     grey.putpalette([255 - i for i in range(256) for _ in range(3)])
     for suffix in (".png", ".bmp", ".tif"):
@@ -368,7 +368,7 @@ def test_tiffs_of_separate_planes_are_read_in_8_bits_and_refused_in_16(tmp_path)
     assert np.array_equal(check_header(tmp_path / "x.tif"), RGB)
     (tmp_path / "deep.tif").write_bytes(tiff_of_planes(noise(3, np.uint16).transpose(2, 0, 1)))
     for read in (read_image, read_header):
-        with pytest.raises(ImageError, match=r"deep\.tif: a 16-bit TIFF of separate colour planes"):
+        with pytest.raises(ImageError, match=r"deep\.tif: a 16-bit TIFF of separate color planes"):
             read(tmp_path / "deep.tif")
 
 

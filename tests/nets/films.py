@@ -18,17 +18,17 @@ def photograph_frames(frames=12, width=48, height=32, seed=0):
 
 def write_film(
     path, frames, *, codec="libx264", pixels="yuv420p", rate=24, times=None, base=None, sound=(), options=None,
-    colour=None, rotation=None, aspect=None, planes=None, start=0,
+    color=None, rotation=None, aspect=None, planes=None, start=0,
 ):  # fmt: skip
-    """A film of [T, h, w, 3]; or of flat ``planes`` values, one per plane, for exact colours."""
+    """A film of [T, h, w, 3]; or of flat ``planes`` values, one per plane, for exact colors."""
     with av.open(str(path), "w") as film:
         stream = film.add_stream(codec, rate=rate)
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pixels
         context.options = options or {}
         context.time_base = stream.time_base = base or Fraction(1, rate)
-        if colour is not None:
-            context.colorspace, context.color_range, context.color_primaries, context.color_trc = colour
+        if color is not None:
+            context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
         if rotation is not None:
             stream.set_display_rotation(rotation)
         if aspect is not None:
@@ -40,8 +40,8 @@ def write_film(
             else:
                 frame = flat(frames.shape[2], frames.shape[1], pixels, planes[t % len(planes)])
             frame.pts, frame.time_base = start + (t if times is None else times[t]), context.time_base
-            if colour is not None:
-                frame.colorspace, frame.color_range = colour[:2]
+            if color is not None:
+                frame.colorspace, frame.color_range = color[:2]
             film.mux(stream.encode(frame))
         film.mux(stream.encode(None))
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Building a store from a folder of images: parallel, resumable after a kill, renamed into place when complete."""
+"""Building a store from a folder of images: in parallel, resumable after a kill, renamed to its final name at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from sr_train.data.images import Header
+from sr_train.data.images import Header, count_of
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
@@ -34,7 +34,7 @@ from sr_train.resampling import Arithmetic, check_arithmetic
 
 _PLAN = b"plan"
 
-_COMMIT_BYTES = 128 << 20  # or _COMMIT_SECONDS: what a kill can cost
+_COMMIT_BYTES = 128 << 20  # a kill loses at most this much, or the work of _COMMIT_SECONDS
 
 _COMMIT_SECONDS = 1.0
 
@@ -42,26 +42,26 @@ _MAP_START = 64 << 20
 
 
 class Report(NamedTuple):
-    """What building did."""
+    """Result of building a store."""
 
-    written: int  #: images written now
-    kept: int  #: images that were there already
-    size: int  #: bytes of data.mdb
-    skipped: list[str]  #: bad files passed over, with reasons
+    written: int  #: images written by this build
+    kept: int  #: images written by an earlier build
+    size: int  #: size of data.mdb in bytes
+    skipped: list[str]  #: bad files that were left out, with reasons
 
 
 class StoreBuilder:
-    """Builds ``store`` from the images below ``images``.
+    """Builder of ``store`` from the images below ``images``.
 
     Args:
-        images: folder, nested as may be.
+        images: folder; subfolders are included.
         store: the ``NAME.lmdb`` folder to make.
-        scales: LR versions to keep beside each image, by bicubic reduction of the image cut to a multiple of the scale.
-        arithmetic: of the reduction, see :mod:`sr_train.resampling`.
+        scales: scales of the LR images to store next to each image, by bicubic reduction after cropping to a multiple.
+        arithmetic: arithmetic of the reduction, see :mod:`sr_train.resampling`.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
-        files: key -> file of what to keep; default: every image below the folder.
-        check: told every good file's header before work starts; returns what is wrong with them together.
+        files: key -> file of the images to store; default: every image below the folder.
+        check: function from the headers of all good files to a list of problems, called before the work starts.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class StoreBuilder:
     ) -> None:
         check_arithmetic(arithmetic)
         if any(s < 2 for s in scales) or len(set(scales)) != len(scales):
-            raise ValueError(f"scales={list(scales)}: give whole numbers from 2 on, each once, e.g. scales=[2,3,4]")
+            raise ValueError(f"scales={list(scales)}: give integers from 2 on, each once, e.g. scales=[2,3,4]")
         self.store = Path(store)
         if self.store.suffix != ".lmdb":
             raise ValueError(
@@ -89,13 +89,13 @@ class StoreBuilder:
         self.inputs = Inputs(Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, check=check)
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
-        """Check the inputs and the free disk space before anything is written, see :meth:`.scan.Inputs.estimate`."""
+        """Check the inputs and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
         return self.inputs.estimate(self.store, self.partial, progress)
 
     def complete(self) -> bool:
-        """Whether the store stands already, made of these very files by this very plan.
+        """Return True if the store exists and was made from the same files with the same plan.
 
-        Raises FileExistsError where a store stands that holds something else.
+        Raises FileExistsError if the existing store has other contents.
         """
         if not self.store.exists():
             return False
@@ -105,7 +105,7 @@ class StoreBuilder:
         if made != self.plan:
             raise FileExistsError(
                 f"{self.store}: was made with scales={list(made.scales)} arithmetic={made.arithmetic}, "
-                f"asked for are scales={list(self.plan.scales)} arithmetic={self.plan.arithmetic}; {remedy}"
+                f"but scales={list(self.plan.scales)} arithmetic={self.plan.arithmetic} are requested; {remedy}"
             )
         records, files = store.records[1], self.inputs.files
         left_out = set(store.summary.get("skipped", []))
@@ -114,16 +114,16 @@ class StoreBuilder:
         if changed:
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             raise FileExistsError(
-                f"{self.store}: exists, and {len(changed)} images of {self.inputs.images} were added, removed or changed "
-                f"since ({names}); {remedy}"
+                f"{self.store}: exists, but {self.inputs.images} has changed since: "
+                f"{count_of(len(changed), 'images')} added, removed or changed ({names}); {remedy}"
             )
         return True
 
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
-        """Write every image that is not there yet, then put the store in place.
+        """Write every missing image, then give the store its final name.
 
-        A killed build continues. Raises BadFilesError when some images could not be decoded (all others are kept), and
-        OSError when the disk is full (what was committed is kept).
+        A killed build is continued. Raises BadFilesError if some images cannot be decoded; all others are kept. Raises
+        OSError if the disk is full; committed images are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with _writer_lock(self.partial):
@@ -132,8 +132,8 @@ class StoreBuilder:
                 return self._build(progress)
             except lmdb.DiskError as error:
                 raise OSError(
-                    f"{self.partial}: the disk is full or failing ({error}); make room and run the same command again, "
-                    "what is written is kept"
+                    f"{self.partial}: the disk is full or failing ({error}); free some space and run the same command again; "
+                    "images already written are kept"
                 ) from None
             except lmdb.CorruptedError as error:
                 raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
@@ -159,7 +159,7 @@ class StoreBuilder:
             self._finish(environment)
         finally:
             environment.close()
-        for name in ("lock.mdb", OFFSETS):  # offsets: of a build that an earlier sr-train began
+        for name in ("lock.mdb", OFFSETS):  # an earlier version of sr-train wrote offsets
             (self.partial / name).unlink(missing_ok=True)
         sync_folder(self.partial)
         os.replace(self.partial, self.store)  # noqa: PTH105
@@ -178,7 +178,7 @@ class StoreBuilder:
             ) from None
 
     def _reconcile(self, environment: lmdb.Environment) -> set[str]:
-        """Check the partial store against the plan and the folder; drop what is stale; return the keys that are done."""
+        """Delete outdated images from the partial store; return the keys of the rest. Another plan raises FileExistsError."""
         _, records = self._committed()
         with environment.begin() as transaction:
             plan = transaction.get(_PLAN)
@@ -186,7 +186,7 @@ class StoreBuilder:
         if plan is not None and bytes(plan) != mine:
             scales, arithmetic = json.loads(bytes(plan))
             raise FileExistsError(
-                f"{self.partial}: was begun with scales={scales} arithmetic={arithmetic}; run that command again, "
+                f"{self.partial}: was started with scales={scales} arithmetic={arithmetic}; run that command again, "
                 "give another store=, or delete this folder"
             )
         seen: dict[str, set[int]] = {}
@@ -236,10 +236,10 @@ class StoreBuilder:
         _transact(environment, write)
         environment.sync(True)
         write_bytes(self.partial / INDEX, self._committed()[0].pack())
-        Store(self.partial)  # raises if what was written cannot be read back
+        Store(self.partial)  # raises if the store cannot be read back
 
     def _committed(self) -> tuple[Index, list[tuple[int, str, Record]]]:
-        """The index of what is committed, and (scale, key, record) of its images."""
+        """Return the index of the committed images, and (scale, key, record) of each."""
         try:
             with (
                 (self.partial / "data.mdb").open("rb") as file,
@@ -252,7 +252,7 @@ class StoreBuilder:
 
 
 def _same_file(record: Record, path: Path) -> bool:
-    """Return whether a record was made from a file; the content decides where only the time differs (a copied folder)."""
+    """Return True if a record was made from this file; if only the time differs (copied folder), the contents are compared."""
     try:
         status = path.stat()
         if status.st_size != record.file_size:
@@ -264,21 +264,21 @@ def _same_file(record: Record, path: Path) -> bool:
 
 @contextmanager
 def _writer_lock(folder: Path) -> Generator[None]:
-    """Allow one writer a store, until its process ends, however it does."""
-    if os.name == "nt":  # no such locks there: two sr-prepare at once are then the user's to avoid
+    """Lock a store for one writer; the lock ends with its process, also after a kill."""
+    if os.name == "nt":  # no such locks: the user must not run two at once
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         if not lock_file(handle):
-            raise FileExistsError(f"{folder}: another sr-prepare is writing it at this moment")
+            raise FileExistsError(f"{folder}: another sr-prepare is writing it now")
         yield
     finally:
         os.close(handle)
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
-    """Run ``write`` in one transaction; a full map is grown and the transaction repeated."""
+    """Run ``write`` in one transaction; if the map is full, double its size and repeat."""
     while True:
         try:
             with environment.begin(write=True) as transaction:

@@ -1,4 +1,4 @@
-"""Format of the LMDB store: keys, records and versions."""
+"""Format of the LMDB store: keys, records and version."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _DTYPES = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16), 4: np.dtype(np.float32
 
 
 class StoreError(ValueError):
-    """A store that is missing, unfinished, damaged or of another version."""
+    """Store that is missing, unfinished, damaged or of another version."""
 
 
 class MissingStoreError(StoreError):
-    """There is no store at this path.
+    """No store exists at this path.
 
     Args:
-        path: of the store.
-        made_of: ``images`` or ``clips``: the key of ``sr-prepare`` that makes one.
+        path: path of the store.
+        made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
     """
 
     def __init__(self, path: Path, made_of: str = "images") -> None:
@@ -35,43 +35,43 @@ class MissingStoreError(StoreError):
 
 
 class Record(NamedTuple):
-    """A store's entry for one image: its shape, sample size and checksums, and those of its source file."""
+    """Entry of a store for one image: shape, sample size and checksum of the pixels; size, time and checksum of the file."""
 
     height: int
     width: int
     channels: int
     depth: int  #: bytes per sample
     crc: int  #: CRC-32 of the pixels
-    file_size: int  #: of the source file, bytes
-    file_mtime: int  #: of the source file, nanoseconds
+    file_size: int  #: size of the source file in bytes
+    file_mtime: int  #: modification time of the source file in nanoseconds
     file_crc: int  #: CRC-32 of the source file
 
     def pack(self) -> bytes:
-        """The record as stored."""
+        """Return the record as stored bytes."""
         return _RECORD.pack(*self)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Iterator[Record]:
-        """Records one after another, the inverse of :meth:`pack`. Raises ValueError."""
+        """Read consecutive records, the inverse of :meth:`pack`. Raises ValueError."""
         if len(raw) % _RECORD.size:
             raise ValueError(f"records of {len(raw)} bytes, not a multiple of {_RECORD.size}")
         return map(cls._make, _RECORD.iter_unpack(raw))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
+        """Shape (height, width, channels)."""
         return self.height, self.width, self.channels
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """uint8 or uint16; float32 in [0, 1] in stores that other tools fill."""
+        """Type of a sample: uint8 or uint16, or float32 in [0, 1] in stores that other tools write."""
         if self.depth not in _DTYPES:
-            raise StoreError(f"a record says {self.depth} bytes per sample")
+            raise StoreError(f"a record contains {self.depth} bytes per sample; expected 1, 2 or 4")
         return _DTYPES[self.depth]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pixels."""
+        """Size of the pixels in bytes."""
         return self.height * self.width * self.channels * self.dtype.itemsize
 
 
@@ -81,22 +81,22 @@ VERSION = 2
 
 INDEX = "index"
 
-OFFSETS = "offsets"  # of version 1
+OFFSETS = "offsets"  # file of version 1
 
-MAX_KEY = 480  # bytes; LMDB's keys end at 511
+MAX_KEY = 480  # bytes; LMDB allows 511
 
 
 def pixel_name(scale: int, key: str) -> bytes:
-    """LMDB key of an image's pixels."""
+    """Return the LMDB key of an image's pixels."""
     return f"p/{scale}/{key}".encode()
 
 
 def record_name(scale: int, key: str) -> bytes:
-    """LMDB key of an image's record."""
+    """Return the LMDB key of an image's record."""
     return f"m/{scale}/{key}".encode()
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is, or by its name is meant to be, a store."""
+    """Return True if a path is a store, or has the suffix of one."""
     path = Path(path)
     return path.suffix == ".lmdb" or (path / "data.mdb").is_file()

@@ -1,20 +1,20 @@
-"""The store: raw pixels of many images in one LMDB, so that a training patch is a view into the memory map.
+"""Reading a store: raw pixels of many images in one LMDB, so that a training patch is a view into the memory map.
 
-Records of ``NAME.lmdb/data.mdb``:
+Keys of ``NAME.lmdb/data.mdb``:
 
-- ``p/S/KEY``  pixels, [H, W, C] in C order, in the image's own dtype; S is 1 for the images as given, else the scale of
-  their bicubic LR; padded to a page, so that LMDB gives them pages of their own
-- ``m/S/KEY``  where they came from and how to check them (``Record``)
-- ``store``    JSON, written last: what the store holds, how it was made, and a checksum of the records
+- ``p/S/KEY``  pixels, [H, W, C] in C order, in the image's own dtype; S is 1 for the original images, else the scale of
+  their bicubic LR; padded to a page, so that LMDB stores them in separate pages
+- ``m/S/KEY``  shape, source file and checksums (``Record``)
+- ``store``    JSON, written last: contents of the store, how it was made, and a checksum of the records
 
 ``NAME.lmdb/index`` contains the records and the positions of the pixels in ``data.mdb``
 (:mod:`sr_train.data.store.index_file`).
-Stores of version 1 have a file ``offsets`` instead, with positions and a checksum alone.
+Stores of version 1 have a file ``offsets`` instead, with only positions and a checksum.
 
-A store under construction is ``NAME.lmdb.partial``; it is renamed when complete, so a ``NAME.lmdb`` is always whole.
+An unfinished store is ``NAME.lmdb.partial``; it is renamed at the end, so a ``NAME.lmdb`` is always finished.
 
-A reader does not open the LMDB. It reads pixels from a memory map of the file at the positions in the index, a crop as one
-row band. LMDB reads a whole value ahead whenever it is asked for one, which costs 8 MB of disk for a crop of a 2K image.
+A reader does not use the LMDB library. It reads pixels from a memory map of the file at the positions in the index, a crop
+as one band of rows. The library reads the whole value into memory for each access: 8 MB of disk for a crop of a 2K image.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from sr_train.data.store.index_file import Index
 
 
 class Store:
-    """A complete store, for reading. Picklable; every process opens its own map on first use.
+    """Finished store, opened for reading. It is picklable; every process opens its own map on first use.
 
     Args:
         path: the ``NAME.lmdb`` folder.
 
     Raises:
-        StoreError: naming the store and what to do, where it cannot be used.
+        StoreError: the store cannot be used; the message names the store and the remedy.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -57,9 +57,9 @@ class Store:
         if not (self.path / "data.mdb").is_file():
             partial = self.path.with_name(self.path.name + ".partial")
             if partial.exists():
-                raise StoreError(f"{self.path}: is not finished; run the same sr-prepare command again to complete it")
+                raise StoreError(f"{self.path}: is not finished; run the same sr-prepare command again to finish it")
             if self.path.exists():
-                raise StoreError(f"{self.path}: holds no data.mdb; it is not a store that sr-prepare made")
+                raise StoreError(f"{self.path}: contains no data.mdb, so it is not a store of sr-prepare")
             raise MissingStoreError(self.path)
         self._map: mmap.mmap | None = None
         self._offsets: dict[tuple[int, str], int] = {}
@@ -69,37 +69,37 @@ class Store:
         self._unpack(index)
 
     def _read_index(self) -> Index:
-        """The index: of its file, which must fit ``data.mdb``, or where there is none of LMDB's pages."""
+        """Read the index from its file, which must fit ``data.mdb``, or without that file from LMDB's pages."""
         try:
             data = self._mapped()
             if not (self.path / INDEX).exists():
                 return Index.of(data)
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{self.path}: cannot be opened as LMDB ({error}): truncated, damaged or unreadable; if it is damaged, "
-                "copy it again, or delete it and run sr-prepare again"
+                f"{self.path}: cannot be opened as LMDB ({error}); if it is truncated or damaged, copy it again, "
+                "or delete it and run sr-prepare again"
             ) from None
         try:
             index = Index.unpack((self.path / INDEX).read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{self.path}: its file {INDEX!r} cannot be read ({error}); copy it again, or delete this one file: "
+                f"{self.path}: its file {INDEX!r} cannot be read ({error}); copy it again, or delete only this file: "
                 "the store then opens without it, more slowly"
             ) from None
         if len(data) < index.size:
             raise StoreError(
-                f"{self.path}: truncated: data.mdb has {len(data)} bytes of {index.size}; "
+                f"{self.path}: truncated: data.mdb has {len(data)} of {index.size} bytes; "
                 "copy it again, or delete it and run sr-prepare again"
             )
         if not index.fits(data):
             raise StoreError(
-                f"{self.path}: its files {INDEX!r} and 'data.mdb' belong to two stores, or data.mdb was changed; copy the "
-                f"whole folder again, or delete {INDEX!r} if data.mdb is the right one"
+                f"{self.path}: its files {INDEX!r} and 'data.mdb' belong to different stores, or data.mdb was changed; copy "
+                f"the whole folder again, or delete {INDEX!r} if data.mdb is the right one"
             )
         return index
 
     def _unpack(self, index: Index) -> None:
-        """Records and positions of the index, checked against the summary."""
+        """Store records and positions of the index; check them against the summary."""
         try:
             for scale, key, record, at in index.images():
                 self.records.setdefault(scale, {})[key] = record
@@ -113,25 +113,25 @@ class Store:
             )
         if self.summary["version"] == 1 and not self._fits_offsets(index):
             raise StoreError(
-                f"{self.path}: its file {OFFSETS!r} is missing, or does not fit data.mdb, which then is damaged or was "
+                f"{self.path}: its file {OFFSETS!r} is missing or does not fit data.mdb; data.mdb is damaged or was "
                 "rewritten by another LMDB tool; copy the whole folder, or delete it and run sr-prepare again"
             )
 
     def _fits_offsets(self, index: Index) -> bool:
-        """Compare with a file of version 1: positions of a mark and of all images, checksum of these and the records."""
+        """Compare with the file of version 1: positions of a mark and of all images, checksum of positions and records."""
         file = (self.path / OFFSETS).read_bytes() if (self.path / OFFSETS).exists() else b""
         body = file[:8] + index.offsets
         crc = zlib.crc32(body)
         for scale, key, record, _ in index.images():
             crc = zlib.crc32(record_name(scale, key) + record.pack(), crc)
-        return file in (body, body + crc.to_bytes(8, "little"))  # the first of them had no checksum
+        return file in (body, body + crc.to_bytes(8, "little"))  # the oldest files have no checksum
 
     def _mapped(self) -> mmap.mmap:
-        """The process's map of the file; one inherited over a fork serves as well."""
+        """Return this process's memory map of the file; a map inherited by a fork is used too."""
         if self._map is None:
             with (self.path / "data.mdb").open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if hasattr(mmap, "MADV_RANDOM"):  # we say ourselves what to read ahead
+            if hasattr(mmap, "MADV_RANDOM"):  # _read_ahead chooses what is read ahead
                 self._map.madvise(mmap.MADV_RANDOM)
         return self._map
 
@@ -143,13 +143,13 @@ class Store:
         summary = cast("dict[str, Any]", summary) if isinstance(summary, dict) else {}
         if summary.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path}: an LMDB, but not a store of sr-train (BasicSR's hold PNG files, ours pixels); "
-                "make one from the images with sr-prepare"
+                f"{self.path}: an LMDB, but not a store of sr-train (stores of BasicSR contain PNG files, not pixels); "
+                "make a store from the images with sr-prepare"
             )
         if summary.get("version") not in (1, VERSION):
             raise StoreError(
-                f"{self.path}: is of version {summary.get('version')}, this sr-train reads versions 1 and {VERSION}; "
-                "make it anew with sr-prepare"
+                f"{self.path}: has version {summary.get('version')}, this sr-train reads versions 1 and {VERSION}; "
+                "make it again with sr-prepare"
             )
         if not (isinstance(summary.get("counts"), dict) and isinstance(summary.get("scales"), list)):
             raise StoreError(f"{self.path}: damaged summary (no counts); delete it and run sr-prepare again")
@@ -160,29 +160,29 @@ class Store:
 
     @property
     def scales(self) -> list[int]:
-        """Scales held: 1 for the images as given, then those of their LR."""
+        """Scales in the store: 1 for the original images, then the scales of their LR."""
         return sorted(self.records)
 
     def keys(self, scale: int = 1) -> list[str]:
-        """Names of the images, sorted."""
+        """Return the names of the images, sorted."""
         if scale not in self.records:
-            raise StoreError(f"{self.path}: holds no images of scale {scale}, only of {self.scales}")
+            raise StoreError(f"{self.path}: contains no images of scale {scale}, only of {self.scales}")
         return sorted(self.records[scale])
 
     def view(self, scale: int, key: str) -> Image:
-        """The whole image [H, W, C], a read-only view into the memory map."""
+        """Return the whole image [H, W, C] as a read-only view into the memory map."""
         record = self.records[scale][key]
         return np.ndarray(record.shape, record.dtype, self._mapped(), self._offsets[scale, key])
 
     def _read_ahead(self, scale: int, key: str, first: int, last: int) -> None:
-        """Ask for bytes [first, last) of an image at once, instead of page by page as they are touched."""
+        """Request bytes [first, last) of an image at once instead of page by page on access."""
         if hasattr(mmap, "MADV_WILLNEED"):
             start = self._offsets[scale, key] + first
             aligned = start - start % mmap.PAGESIZE
             self._mapped().madvise(mmap.MADV_WILLNEED, aligned, start - aligned + last - first)
 
     def read(self, scale: int, key: str) -> Image:
-        """The whole image [H, W, C], fetched as one run of the disk, its checksum compared. Raises StoreError."""
+        """Read the whole image [H, W, C] in one disk access and compare its checksum. Raises StoreError."""
         self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
         image = self.view(scale, key)
         if zlib.crc32(image.data) != self.records[scale][key].crc:
@@ -190,14 +190,14 @@ class Store:
         return image
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
-        """A window [height, width, C], a read-only view; its row band is fetched as one run of the disk."""
+        """Return a window [height, width, C] as a read-only view; its band of rows is read in one disk access."""
         record = self.records[scale][key]
         row = record.width * record.channels * record.depth
         self._read_ahead(scale, key, top * row, (top + height) * row)
         return self.view(scale, key)[top : top + height, left : left + width]
 
     def verify(self, scale: int, key: str) -> str | None:
-        """Read an image and compare its checksum: what is wrong with it, or None."""
+        """Read an image and compare its checksum; return an error message or None."""
         try:
             self.read(scale, key)
         except StoreError as error:

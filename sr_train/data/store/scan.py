@@ -1,4 +1,4 @@
-"""Inputs of a store: image files are checked before anything is written, then decoded and reduced in parallel."""
+"""Inputs of a store: checks of the image files before anything is written, then decoding and reduction in parallel."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import NamedTuple, TypeVar
 
 from sr_train.batch import Image
 from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
+from sr_train.data.images import BadFilesError, Header, ImageError, count_of, decode_image, list_images, read_header
 from sr_train.data.store.format import MAX_KEY
 
 T = TypeVar("T")
 
 R = TypeVar("R")
 
-_OVERHEAD = 1.02  # of LMDB's pages over the pixels
+_OVERHEAD = 1.02  # size of LMDB's pages / size of the pixels
 
 
 class Reduction(NamedTuple):
-    """Scales and arithmetic of a store; a partial store continues only under an equal plan."""
+    """Scales and arithmetic of a store; a partial store is continued only with the same plan."""
 
     scales: tuple[int, ...]
     arithmetic: str
@@ -38,15 +38,15 @@ class Item(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Images and disk space that building will take, by the files' headers."""
+    """Number of images and disk space of a build, computed from the headers of the files."""
 
     images: int
-    pixels: int  #: bytes of pixels in all scales
-    free: int  #: bytes free where the store will stand
+    pixels: int  #: size of the pixels of all scales in bytes
+    free: int  #: free bytes on the disk of the store
 
 
 def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
-    """Futures of ``function`` over ``items``, in order, a bounded number ahead (threads: decoders release the GIL)."""
+    """Yield futures of ``function`` over ``items`` in order, a bounded number ahead, in threads (decoders release the GIL)."""
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
@@ -62,18 +62,18 @@ def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> It
 
 
 class Inputs:
-    """Image files that a store is made from.
+    """Image files from which a store is made.
 
     Args:
-        images: folder, nested as may be.
-        plan: of the store.
+        images: folder; subfolders are included.
+        plan: scales and arithmetic of the store.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
-        files: key -> file of what to keep; default: every image below the folder.
-        check: gets every good file's header before work starts; returns what is wrong with them together.
+        files: key -> file of the images to store; default: every image below the folder.
+        check: function from the headers of all good files to a list of problems, called before the work starts.
 
     Raises:
-        BadFilesError: with every file at once whose name is too long.
+        BadFilesError: lists all files with names that are too long.
     """
 
     def __init__(
@@ -93,14 +93,16 @@ class Inputs:
         self._skip_bad = skip_bad
         self._check = check
         self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
-        self.files = list_images(images) if files is None else dict(files)  #: key -> file; without those found bad
+        self.files = list_images(images) if files is None else dict(files)  #: key -> file, without bad files
         self.listed = frozenset(self.files)
-        long = [f"{p}: its path is over {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY]
+        long = [
+            f"{p}: its path is longer than {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY
+        ]
         if long:
             raise BadFilesError(f"{images}: names too long for a store", long)
 
     def _results(self, function: Callable[[str], R], keys: Iterable[str]) -> Iterator[tuple[str, R | None]]:
-        """(key, result) in order; None for a bad file, whose reason is added to ``bad``."""
+        """Yield (key, result) in order; the result of a bad file is None, and its reason is added to ``bad``."""
         keys = list(keys)
         for key, future in zip(keys, parallel(function, keys, self._workers), strict=True):
             try:
@@ -132,9 +134,9 @@ class Inputs:
         return Item(key, images, (len(data), status.st_mtime_ns, zlib.crc32(data)))
 
     def estimate(self, store: Path, partial: Path, progress: Callable[[int], object]) -> Estimate:
-        """Read all headers: bad files are found, and the disk that the store will take, before work starts.
+        """Read all headers to find bad files and the size of the store before the work starts.
 
-        Raises BadFilesError with every bad file at once (unless ``skip_bad``), OSError where the disk is too small.
+        Raises BadFilesError that lists all bad files (unless ``skip_bad``), OSError if the disk is too small.
         """
         good: dict[str, Header] = {}
         for key, header in self._results(self._header, self.files):
@@ -143,7 +145,7 @@ class Inputs:
             progress(1)
         self.bad += self._check(good)
         if self.bad and not self._skip_bad:
-            # it fails anyhow: decode the others too, so that all bad files are in one list
+            # The build fails anyway; decode the other files too, so that one list contains all bad files.
             for _ in self._results(self._item, good):
                 progress(1)
         self.raise_bad()
@@ -157,27 +159,27 @@ class Inputs:
         available = free + sum(file.stat().st_size for file in partial.glob("*"))
         if total * _OVERHEAD > available:
             raise OSError(
-                f"{parent}: the store needs about {total * _OVERHEAD / 1e9:.2f} GB, only {available / 1e9:.2f} GB are free"
+                f"{parent}: the store needs about {total * _OVERHEAD / 1e9:.2f} GB, but only {available / 1e9:.2f} GB are free"
             )
         return Estimate(len(good), total, free)
 
     def load(self, keys: Iterable[str]) -> Iterator[Item | None]:
-        """Decode and reduce images, in order; None for a bad file, which leaves ``files``."""
+        """Decode and reduce images in order; yield None for a bad file and remove it from ``files``."""
         for key, item in self._results(self._item, keys):
             if item is None:
                 del self.files[key]
             yield item
 
     def raise_bad(self) -> None:
-        """Raise BadFilesError with all bad files, unless they are left out."""
+        """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
         if self.bad and not self._skip_bad:
             raise BadFilesError(
-                f"{self.images}: {len(self.bad)} bad files; mend or remove them and run the same command again "
-                f"(what is done is kept), or leave {self._remedy}",
+                f"{self.images}: {count_of(len(self.bad), 'bad files')}; repair or remove what is listed and run the same "
+                f"command again (images already written are kept), or leave {self._remedy}",
                 self.bad,
             )
 
     def raise_none(self) -> None:
-        """Raise BadFilesError where no file is left."""
+        """Raise BadFilesError if no file is left."""
         if not self.files:
             raise BadFilesError(f"{self.images}: none of the images can be used", self.bad)

@@ -1,4 +1,4 @@
-"""Clips: folders (or a store) of numbered frames, grouped, selected and checked before anything is trained."""
+"""Clips: folders or a store of numbered frames, grouped, selected and checked before training."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sr_train.data.images import SUFFIXES, BadFilesError, Header, list_images, missing_end
+from sr_train.data.images import SUFFIXES, BadFilesError, Header, count_of, list_images, missing_end
 from sr_train.data.pairs import Pairs
 from sr_train.data.sources import FileSource, Source
 from sr_train.data.store.format import is_store
 
 _NUMBER = re.compile(r"\d+$")
 
-_META = re.compile(r"\s+\d+\s*\(.*$")  # what BasicSR's lists say after a clip's name: frames and size
+_META = re.compile(r"\s+\d+\s*\(.*$")  # frames and size, which follow a clip's name in lists of BasicSR
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """``000/00000012`` -> (``000``, ``00000012``): clip and frame."""
+    """Split ``000/00000012`` into clip ``000`` and frame ``00000012``."""
     clip, _, frame = key.rpartition("/")
     return clip, frame
 
 
 def shown_clip(clip: str, where: str) -> str:
-    """A clip's name; where the folder itself is the clip, the folder's."""
+    """Return the name of a clip for messages; if the folder itself is the clip, the name of the folder."""
     return clip or Path(where).name
 
 
 def read_list(path: str | os.PathLike[str]) -> list[str]:
-    """Names of clips, one a line, as in Vimeo-90K's ``sep_trainlist.txt`` and BasicSR's lists (``000 100 (720,1280,3)``)."""
+    """Read names of clips, one per line, as in Vimeo-90K's ``sep_trainlist.txt`` and BasicSR's ``000 100 (720,1280,3)``."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such list of clips") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: is no text file of clips' names, one a line") from None
+        raise ValueError(f"{path}: not a text file; expected names of clips, one per line") from None
     names = [_META.sub("", line.strip()).strip("/") for line in text.splitlines()]
     names = list(dict.fromkeys(n for n in names if n))
     if not names:
-        raise ValueError(f"{path}: names no clips; expected one a line, e.g. 00001/0001")
+        raise ValueError(f"{path}: contains no names of clips; expected one per line, e.g. 00001/0001")
     return names
 
 
 def empty_folders(folder: str | os.PathLike[str]) -> list[str]:
-    """Folders without frames where clips are expected: those that hold neither images nor folders."""
+    """Return the folders below ``folder`` that contain neither images nor folders."""
     found: list[str] = []
     for root, folders, files in os.walk(folder, followlinks=False):
         folders[:] = [f for f in folders if not f.startswith(".")]
@@ -56,16 +56,16 @@ def empty_folders(folder: str | os.PathLike[str]) -> list[str]:
 def select(
     names: Iterable[str], where: str, clips: Sequence[str] | None = None, without: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """Clip -> names of its frames in order of their numbers, of the clips that are asked for.
+    """Map each selected clip to the names of its frames, in order of their numbers.
 
     Args:
-        names: ``CLIP/FRAME``.
-        where: where they are, for messages; a folder is searched for empty ones.
-        clips: which to keep; ``None`` for all.
-        without: which to leave out of these.
+        names: names of all frames, ``CLIP/FRAME``.
+        where: source of the frames, for messages; a folder is also searched for empty clips.
+        clips: names of the clips to keep; ``None`` keeps all.
+        without: names of clips to leave out of these.
 
     Raises:
-        BadFilesError: with every clip at once that is missing or empty, or has frames without numbers or gaps between them.
+        BadFilesError: lists all clips that are missing or empty, or that have frames without numbers or gaps in the numbers.
     """
     found: dict[str, list[str]] = {}
     for name in names:
@@ -73,17 +73,17 @@ def select(
     empty = empty_folders(where) if Path(where).is_dir() and not is_store(where) else []
     problems = [f"{c}: there is no such clip" for c in (*(clips or ()), *without) if c not in found and c not in empty]
     wanted = set(clips if clips is not None else (*found, *empty)) - set(without)
-    problems += [f"{shown_clip(c, where)}: the folder holds no frames" for c in empty if c in wanted]
+    problems += [f"{shown_clip(c, where)}: the folder contains no frames" for c in empty if c in wanted]
     kept = {c: _in_order(shown_clip(c, where), found[c], problems) for c in sorted(wanted & found.keys())}
     if not problems and not kept:
-        problems = ["no clip is left: clips= and without= leave none"]
+        problems = ["clips= and without= select no clip"]
     if problems:
-        raise BadFilesError(f"{where}: {len(problems)} clips cannot be used", problems)
+        raise BadFilesError(f"{where}: {count_of(len(problems), 'clips')} cannot be used", problems)
     return kept
 
 
 def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]:
-    """A clip's frames by their numbers; what is wrong with these goes to ``problems``."""
+    """Sort the frames of a clip by number; add bad, duplicate or missing numbers to ``problems``."""
     frames: dict[int, str] = {}
     for name in names:
         frame = split_key(name)[1]
@@ -108,38 +108,38 @@ def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]
 def clip_files(
     folder: str | os.PathLike[str], clips: Sequence[str] | None = None, without: Sequence[str] = ()
 ) -> dict[str, Path]:
-    """Key -> file of every frame of the clips asked for, in order. Raises as :func:`select` and ``list_images`` do."""
+    """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does."""
     files = list_images(folder)
     frames = select(files, os.fspath(folder), clips, without)
     return {name: files[name] for clip in frames.values() for name in clip}
 
 
 def unequal_sizes(headers: Mapping[str, Header | tuple[int, int, int]]) -> list[str]:
-    """Frames, by ``CLIP/FRAME``, whose size differs from that of the clip's first frame."""
+    """Return a message for every frame ``CLIP/FRAME`` whose size differs from the first frame of its clip."""
     first: dict[str, tuple[int, int]] = {}
     problems: list[str] = []
     for key, header in headers.items():
         height, width = first.setdefault(split_key(key)[0], header[:2])
         if header[:2] != (height, width):
-            problems.append(f"{key}: is {header[1]}x{header[0]}, the clip's first frame {width}x{height}")
+            problems.append(f"{key}: is {header[1]}x{header[0]}, but the first frame of the clip is {width}x{height}")
     return problems
 
 
 class Clips:
-    """Frames of clips with their LR, which is given or made by bicubic reduction: pairs by number, and clips of numbers.
+    """Frames of clips with their LR frames, which are given or made by bicubic reduction.
 
     Args:
-        hr: a folder with one folder of numbered frames a clip, a store of one, or ``toy_clips:NAMES``.
-        scale: HR pixels per LR pixel; 1 for frames to be deblurred.
-        lr: the same for LR; ``None`` makes LR from HR.
-        clips: names of the clips to use; ``None`` for all.
-        without: names of those to leave out.
-        least: frames that a clip must have.
-        arithmetic: of LR made from HR.
+        hr: a folder that contains one folder of numbered frames per clip, a store made from it, or ``toy_clips:NAMES``.
+        scale: HR pixels per LR pixel; 1 for deblurring.
+        lr: source of the LR frames; ``None`` makes LR from HR.
+        clips: names of the clips to use; ``None`` uses all.
+        without: names of clips to leave out.
+        least: smallest number of frames that a clip must have.
+        arithmetic: arithmetic of LR made from HR.
         cache: keep decoded files in memory.
 
     Raises:
-        BadFilesError: with every clip or frame at once that cannot be used.
+        BadFilesError: lists all clips or frames that cannot be used.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Clips:
         cache: bool = False,
     ) -> None:
         if scale == 1 and lr is None:
-            raise ValueError(f"{hr}: scale=1 needs the input frames as lr=: made from HR they would be HR itself")
+            raise ValueError(f"{hr}: scale=1 needs the input frames as lr=; LR made from HR would equal HR")
         self.frames: dict[str, list[str]] = {}
 
         def choose(hr_source: Source, names: Sequence[str], lr_source: Source | None) -> list[str]:
@@ -169,19 +169,20 @@ class Clips:
         where = self.pairs.hr.name
         self.names = [shown_clip(clip, where) for clip in self.frames]
         short = [
-            f"{name}: {len(frames)} frames are fewer than the {least} that a window takes"
+            f"{name}: has {len(frames)} of the {least} frames that a window needs"
             for name, frames in zip(self.names, self.frames.values(), strict=True)
             if len(frames) < least
         ]
         if short:
-            raise BadFilesError(f"{where}: {len(short)} clips are too short; leave them out or set fewer frames", short)
-        #: first pair of each clip and the number of its frames: pairs stand in the order of clips and frames
+            what = f"{where}: {count_of(len(short), 'clips')} too short; leave out what is listed or set a smaller data.frames"
+            raise BadFilesError(what, short)
+        #: (index of the first pair, number of frames) of each clip; pairs are in the order of clips and frames
         self.spans: list[tuple[int, int]] = []
         for frames in self.frames.values():
             self.spans.append((sum(self.spans[-1]) if self.spans else 0, len(frames)))
 
     def _compare(self, where: str, lr_source: Source, scale: int) -> None:
-        """Every HR frame has an LR frame, and the other way round."""
+        """Raise BadFilesError unless every HR frame has an LR frame and every LR frame has an HR frame."""
         low: dict[str, set[str]] = {}
         for key in lr_source.keys:
             clip, frame = split_key(key)
@@ -191,15 +192,17 @@ class Clips:
             high = {split_key(name)[1] for name in names}
             given = {f if f in high else f.removesuffix(f"x{scale}") for f in low.get(clip, ())}
             if given != high:
-                counts = f"HR has {len(high)} frames, LR has {len(low.get(clip, ())) or 'none'}"
-                lone = [f"no LR of {min(high - given)}"] if given and high - given else []
-                lone += [f"no HR of {min(given - high)}"] if given - high else []
+                counts = f"HR has {count_of(len(high), 'frames')}, LR has {len(low.get(clip, ())) or 'none'}"
+                lone = [f"no LR for {min(high - given)}"] if given and high - given else []
+                lone += [f"no HR for {min(given - high)}"] if given - high else []
                 problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
-            raise BadFilesError(f"{where} and {lr_source.name}: {len(problems)} clips do not fit each other", problems)
+            raise BadFilesError(
+                f"{where} and {lr_source.name}: HR and LR differ in {count_of(len(problems), 'clips')}", problems
+            )
 
     def _check_files(self) -> None:
-        """Frames of a clip are of one size; files are not cut short."""
+        """Raise BadFilesError unless all frames of a clip have the same size and all files are complete."""
         pairs = self.pairs
         sizes = {key: (*pairs.hr_size(i), 3) for i, key in enumerate(pairs.keys)}
         problems = unequal_sizes(sizes) or unequal_sizes(
@@ -209,4 +212,4 @@ class Clips:
             if isinstance(source, FileSource):
                 problems += [p for p in (missing_end(source.path(n)) for n in numbers) if p]
         if problems:
-            raise BadFilesError(f"{pairs.hr.name}: {len(problems)} frames cannot be used", problems)
+            raise BadFilesError(f"{pairs.hr.name}: {count_of(len(problems), 'frames')} cannot be used", problems)

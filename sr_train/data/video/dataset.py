@@ -1,4 +1,4 @@
-"""Datasets of clips: training windows by position, the windows that a validation scores."""
+"""Datasets of clips: training windows by position, and windows to score in validation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sr_train.data.video.windows import check_frames, check_padding, padded_wind
 
 
 class TrainWindows:
-    """Windows of frames that lie inside their clips, numbered by their centre frames.
+    """Windows of frames inside their clips, one per possible center frame.
 
     Args:
-        clips: to take them from; ``least`` of these covers the longest window.
-        frames: of a window, odd.
-        intervals: between its frames; of several each is drawn equally often.
-        reverse: whether half of the windows run backwards.
+        clips: clips to take windows from; their ``least`` covers the longest window.
+        frames: odd number of frames of a window.
+        intervals: intervals between the frames of a window; each is drawn equally often.
+        reverse: play half of the windows backwards.
     """
 
     unit, sized = "windows", "clips"
@@ -35,7 +35,7 @@ class TrainWindows:
         self.reverse = reverse
         margin = frames // 2 * min(self.intervals)
         self._names, self._spans = clips.names, clips.spans
-        self._centres = [
+        self._centers = [
             (clip, t) for clip, (_, length) in enumerate(clips.spans) for t in range(margin, length - margin)
         ]
         self.keys, self.scale, self.hr, self.lr = self.pairs.keys, self.pairs.scale, self.pairs.hr, self.pairs.lr
@@ -43,51 +43,51 @@ class TrainWindows:
         self.hr_size, self.lr_size = self.pairs.hr_size, self.pairs.lr_size
 
     def __len__(self) -> int:
-        return len(self._centres)
+        return len(self._centers)
 
     def draw(self, index: int, words: Sequence[int]) -> list[int]:
-        """The pairs of a window around the ``index``-th centre, by three uniform 64-bit words.
+        """Return the pairs of a window around the ``index``-th center, chosen by three uniform 64-bit words.
 
-        Where the clip has no such window of the interval drawn, another centre of the same clip is.
+        If the clip has no such window with the drawn interval, another center of the same clip is drawn.
         """
-        clip, centre = self._centres[index]
+        clip, center = self._centers[index]
         first, length = self._spans[clip]
         interval = self.intervals[below(words[0], len(self.intervals))]
         half = self.frames // 2 * interval
-        if not half <= centre < length - half:
-            centre = half + below(words[2], length - 2 * half)
-        window = [first + t for t in range(centre - half, centre + half + 1, interval)]
+        if not half <= center < length - half:
+            center = half + below(words[2], length - 2 * half)
+        window = [first + t for t in range(center - half, center + half + 1, interval)]
         return window[::-1] if self.reverse and below(words[1], 2) else window
 
     def sizes(self) -> list[tuple[str, tuple[int, int]]]:
-        """(name, LR (h, w)) of every clip."""
+        """Return (name, LR (h, w)) of every clip."""
         return [(name, self.lr_size(first)) for name, (first, _) in zip(self._names, self._spans, strict=True)]
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
-        """(LR patches in time, HR patch of the center frame, its key) at one place, see :class:`.dataset.TrainSource`."""
+        """Return (LR patches in order of time, HR patch of the center frame, its key); see :class:`.dataset.TrainSource`."""
         window = self.draw(index, words[3:6])
-        centre = window[len(window) // 2]
-        top, left = self.pairs.place(centre, words, size)
-        lr, hr = self.pairs.patch(centre, top, left, size)
-        frames = [lr if i == centre else self.pairs.lr_crop(i, top, left, size) for i in window]
-        return frames, hr, self.keys[centre]
+        center = window[len(window) // 2]
+        top, left = self.pairs.place(center, words, size)
+        lr, hr = self.pairs.patch(center, top, left, size)
+        frames = [lr if i == center else self.pairs.lr_crop(i, top, left, size) for i in window]
+        return frames, hr, self.keys[center]
 
 
 def check_intervals(intervals: Sequence[int]) -> list[int]:
-    """Frame intervals as they are, or ValueError."""
+    """Return the frame intervals as a list. Raises ValueError if one is wrong."""
     if not intervals or any(i < 1 for i in intervals):
-        raise ValueError(f"intervals={list(intervals)}: expected whole numbers from 1 on, e.g. [1] or [1,2]")
+        raise ValueError(f"intervals={list(intervals)}: expected integers from 1 on, e.g. [1] or [1,2]")
     return list(intervals)
 
 
 class EvalWindows:
-    """Whole windows to be scored, one a frame: for :class:`~sr_train.data.dataset.EvalImages`, as pairs of images are.
+    """Whole windows to be scored, one per frame, for :class:`~sr_train.data.dataset.EvalImages`.
 
     Args:
-        clips: to take them from.
-        frames: of a window; 1 for networks that take images.
-        padding: what stands for frames beyond a clip's ends, see :mod:`sr_train.data.video.windows`.
-        score: ``all`` frames, or the ``centre`` frame of each clip alone (Vimeo-90K).
+        clips: clips to take windows from.
+        frames: number of frames of a window; 1 for networks that take images.
+        padding: choice of frames beyond the ends of a clip, see :mod:`sr_train.data.video.windows`.
+        score: ``all`` frames, or only the ``centre`` frame of each clip (Vimeo-90K).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class EvalWindows:
         check_frames(frames)
         check_padding(padding)
         if score not in ("all", "centre"):
-            raise ValueError(f"score={score!r}: choose from all (frames), centre (the middle one of each clip)")
+            raise ValueError(f"score={score!r}: choose from all, `centre` (only the middle frame of each clip)")
         self.pairs, self.hr, self.scale = clips.pairs, clips.pairs.hr, clips.pairs.scale
         self.frames, self.padding = frames, padding
         self._names, self._spans = clips.names, clips.spans
@@ -125,18 +125,18 @@ class EvalWindows:
         return self._spans[clip][0] + frame
 
     def frame(self, index: int) -> ClipFrame:
-        """Return the place of the frame to be scored: its clip, the pairs of its window, whether it is the middle one."""
-        clip, centre = self._where[index]
+        """Return the position of the frame to be scored: clip, pairs of its window, True if it is the middle one."""
+        clip, center = self._where[index]
         first, length = self._spans[clip]
-        numbers = padded_window(centre, frames=self.frames, length=length, padding=self.padding)
-        return ClipFrame(self._names[clip], [first + t for t in numbers], centre == length // 2)
+        numbers = padded_window(center, frames=self.frames, length=length, padding=self.padding)
+        return ClipFrame(self._names[clip], [first + t for t in numbers], center == length // 2)
 
     def hr_size(self, index: int) -> tuple[int, int]:
-        """(H, W) of the frame to be scored."""
+        """Return (H, W) of the frame to be scored."""
         return self.pairs.hr_size(self._number(*self._where[index]))
 
     def _lr(self, number: int) -> Image:
-        """An LR frame [h, w, 3]; neighbouring windows share most of theirs."""
+        """Return an LR frame [h, w, 3] through a cache, because neighboring windows share most frames."""
         if number not in self._recent:
             self._recent[number] = to_rgb(self.pairs.lr_whole(number))
             if len(self._recent) > 2 * self.frames:
@@ -144,9 +144,9 @@ class EvalWindows:
         return self._recent[number]
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """(LR window [T, h, w, 3], HR centre frame [H, W, C])."""
-        clip, centre = self._where[index]
+        """Return (LR window [T, h, w, 3], HR center frame [H, W, C])."""
+        clip, center = self._where[index]
         frames = [self._lr(number) for number in self.frame(index).window]
         if len({f.dtype for f in frames}) > 1:
             frames = [to_real(f) for f in frames]
-        return np.stack(frames), self.pairs.hr_whole(self._number(clip, centre))
+        return np.stack(frames), self.pairs.hr_whole(self._number(clip, center))

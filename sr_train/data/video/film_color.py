@@ -1,6 +1,6 @@
-"""Y'CbCr and RGB: the matrices and ranges of ITU-R BT.601, BT.709 and BT.2020, and where chroma samples lie.
+"""Conversion between Y'CbCr and RGB by the matrices, ranges and chroma positions of ITU-R BT.601, BT.709 and BT.2020.
 
-Done here and not by swscale, whose defaults (BT.601 for every size, chroma in the middle) shift the colours of most films.
+FFmpeg's swscale is not used: its defaults (BT.601 for every size, chroma in the middle) shift the colors of most videos.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-UNKNOWN = 2  # of ITU-T H.273, for the matrix, primaries and transfer alike
+UNKNOWN = 2  # unspecified matrix, primaries or transfer in ITU-T H.273
 
 _RGB = 0
 
-#: matrix of H.273 -> the shares of red and blue in luma
+#: matrix number of H.273 -> shares of red and blue in luma
 SHARES = {
     1: (0.2126, 0.0722),
     4: (0.30, 0.11),
@@ -26,11 +26,11 @@ SHARES = {
 }
 
 
-class Colour(NamedTuple):
-    """How a film codes colours; numbers of ITU-T H.273."""
+class Color(NamedTuple):
+    """Color coding of a video, as numbers of ITU-T H.273."""
 
     matrix: int  #: 0 for RGB
-    full: bool  #: 0 ... 255 rather than 16 ... 235
+    full: bool  #: range 0 ... 255 instead of 16 ... 235
     primaries: int = UNKNOWN
     transfer: int = UNKNOWN
 
@@ -39,13 +39,13 @@ class PixelFormat(NamedTuple):
     """Planes of a pixel format."""
 
     kind: str  #: "yuv", "gray" or "rgb"
-    depth: int  #: bits of a sample
-    across: int = 1  #: luma samples per chroma sample, in x
-    down: int = 1  #: and in y
+    depth: int  #: bits per sample
+    across: int = 1  #: luma samples per chroma sample in x
+    down: int = 1  #: luma samples per chroma sample in y
 
     @property
     def name(self) -> str:
-        """The pixel format's name in FFmpeg, of the planar one; all of one byte, or little-endian."""
+        """FFmpeg's name of the planar pixel format; samples of more than 8 bits are little-endian."""
         deep = "" if self.depth == 8 else f"{self.depth}le"
         if self.kind == "rgb":
             return f"gbrp{deep}"
@@ -56,7 +56,7 @@ class PixelFormat(NamedTuple):
 
 
 def planar_format(pixel: Any) -> PixelFormat:
-    """The planar format that holds all of a pixel format (PyAV's ``VideoFormat``) but its alpha."""
+    """Return the planar format that can store a pixel format (PyAV's ``VideoFormat``) without its alpha."""
     parts = [c for c in pixel.components if not c.is_alpha]
     depth = max((c.bits for c in parts), default=8)
     depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
@@ -69,26 +69,26 @@ def planar_format(pixel: Any) -> PixelFormat:
 
 
 def plane_samples(plane: Any, depth: int) -> torch.Tensor:
-    """Samples [h, w] as floats of a plane (PyAV's ``VideoPlane``), whose rows may be padded."""
+    """Return the samples of a plane (PyAV's ``VideoPlane``) as floats [h, w], without padding of the rows."""
     kind = np.dtype(np.uint8 if depth == 8 else "<u2")
     rows = np.reshape(np.frombuffer(plane, kind), (plane.height, -1))[:, : plane.width]
     return torch.as_tensor(rows.astype(np.float32))
 
 
 def default_matrix(height: int) -> int:
-    """Of a film that does not say: BT.709 from 720 lines on, else BT.601, as players assume."""
+    """Return the matrix of a video that specifies none: BT.709 from 720 lines on, else BT.601, as players assume."""
     return 1 if height >= 720 else 6
 
 
 def _ends(depth: int, full: bool, chroma: bool) -> tuple[float, float]:
-    """The sample that stands for 0, and the samples from 0 to 1."""
+    """Return the sample value of 0 and the difference between the sample values of 1 and 0."""
     if chroma:
         return float(1 << (depth - 1)), float((1 << depth) - 1 if full else 224 << (depth - 8))
     return (0.0, float((1 << depth) - 1)) if full else (float(16 << (depth - 8)), float(219 << (depth - 8)))
 
 
 def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool) -> torch.Tensor:
-    """Linear interpolation of a chroma axis to ``length`` luma samples."""
+    """Interpolate a chroma axis linearly to ``length`` luma samples."""
     if factor == 1:
         return x
     at = torch.arange(length, dtype=torch.float32)
@@ -101,7 +101,7 @@ def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool)
 
 
 def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
-    """[h, w] -> [h, ceil(w / factor)]: a triangle around samples that lie on the left of a pair, else the pair's mean."""
+    """Reduce [h, w] to [h, ceil(w / factor)], by a triangle filter if chroma is at the left luma sample, else by the mean."""
     if factor == 1:
         return x
     if left:
@@ -112,48 +112,48 @@ def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
     return F.avg_pool1d(wide, factor)[:, 0]
 
 
-def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, colour: Colour, *, left: bool = True) -> torch.Tensor:
-    """Planes of samples as floats, [h, w] and chroma smaller -> [3, h, w] in [0, 1].
+def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, color: Color, *, left: bool = True) -> torch.Tensor:
+    """Convert planes of samples as floats, [h, w] with smaller chroma, to RGB [3, h, w] in [0, 1].
 
     Args:
-        planes: Y, Cb, Cr; Y; or R, G, B.
-        pix_fmt: what they are.
-        colour: how they are coded; of RGB only the range matters.
-        left: chroma lies on every second luma sample of a line, as in MPEG-2, H.264 and later; else between two of them, as
-            in JPEG and MPEG-1. Between the lines in both.
+        planes: Y, Cb, Cr; or Y; or R, G, B.
+        pix_fmt: format of the planes.
+        color: color coding of the planes; for RGB only the range matters.
+        left: chroma is at every second luma sample of a line, as in MPEG-2, H.264 and later; else between two of them, as
+            in JPEG and MPEG-1. Vertically it is between the lines in both cases.
     """
-    zero, one = _ends(pix_fmt.depth, colour.full, chroma=False)
+    zero, one = _ends(pix_fmt.depth, color.full, chroma=False)
     luma = (planes[0] - zero) / one
     if pix_fmt.kind == "gray":
         return luma.clamp(0, 1).expand(3, -1, -1)
     if pix_fmt.kind == "rgb":
         return torch.stack([luma, *((p - zero) / one for p in planes[1:])]).clamp(0, 1)
-    middle, span = _ends(pix_fmt.depth, colour.full, chroma=True)
+    middle, span = _ends(pix_fmt.depth, color.full, chroma=True)
     height, width = luma.shape
     chroma = [
         (_stretched(_stretched(p, 1, width, pix_fmt.across, left), 0, height, pix_fmt.down, False) - middle) / span
         for p in planes[1:]
     ]
-    kr, kb = SHARES[colour.matrix]
+    kr, kb = SHARES[color.matrix]
     red = luma + 2 * (1 - kr) * chroma[1]
     blue = luma + 2 * (1 - kb) * chroma[0]
     green = (luma - kr * red - kb * blue) / (1 - kr - kb)
     return torch.stack([red, green, blue]).clamp_(0, 1)
 
 
-def from_rgb(rgb: torch.Tensor, pix_fmt: PixelFormat, colour: Colour, *, left: bool = True) -> list[torch.Tensor]:
-    """[3, h, w] in [0, 1] -> planes of whole numbers as floats; the inverse of :func:`to_rgb`."""
-    zero, one = _ends(pix_fmt.depth, colour.full, chroma=False)
+def from_rgb(rgb: torch.Tensor, pix_fmt: PixelFormat, color: Color, *, left: bool = True) -> list[torch.Tensor]:
+    """Convert RGB [3, h, w] in [0, 1] to planes of integers as floats, the inverse of :func:`to_rgb`."""
+    zero, one = _ends(pix_fmt.depth, color.full, chroma=False)
     top = (1 << pix_fmt.depth) - 1
     if pix_fmt.kind == "rgb":
-        return [torch.floor(p.double() * one + zero + 0.5).clamp_(0, top) for p in rgb]  # as images are rounded
-    kr, kb = SHARES[colour.matrix]
+        return [torch.floor(p.double() * one + zero + 0.5).clamp_(0, top) for p in rgb]  # same rounding as for images
+    kr, kb = SHARES[color.matrix]
     red, green, blue = rgb
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     planes = [torch.floor(luma * one + zero + 0.5).clamp_(0, top)]
     if pix_fmt.kind == "gray":
         return planes
-    middle, span = _ends(pix_fmt.depth, colour.full, chroma=True)
+    middle, span = _ends(pix_fmt.depth, color.full, chroma=True)
     for part, share in ((blue, kb), (red, kr)):
         chroma = _reduced((part - luma) / (2 * (1 - share)), pix_fmt.across, left)
         chroma = _reduced(chroma.t(), pix_fmt.down, False).t()

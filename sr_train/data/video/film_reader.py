@@ -1,4 +1,4 @@
-"""Reading films: upright RGB frames one by one, their time stamps, and the packets of sound beside them."""
+"""Reading videos: upright RGB frames one by one, their time stamps, and the packets of the other streams."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
+from sr_train.data.images import count_of
 from sr_train.data.video.film_color import (
     SHARES,
     UNKNOWN,
-    Colour,
+    Color,
     PixelFormat,
     default_matrix,
     planar_format,
@@ -28,63 +29,63 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 
-#: names of files that are looked at as films
+#: suffixes of files that are read as videos
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".y4m", ".gif", ".wmv", ".flv",
     ".3gp", ".ogv",
 )  # fmt: skip
 
-_THREADS = 2  # of the decoder: each holds frames
+_THREADS = 2  # of the decoder; each needs memory for frames
 
-_CENTRED = ("mjpeg", "mpeg1video")  # codecs whose chroma lies between two pixels
+_CENTERED = ("mjpeg", "mpeg1video")  # codecs with chroma between two pixels
 
 
 class FilmError(ValueError):
-    """A film that cannot be used, and why."""
+    """Video that cannot be used; the message gives the reason."""
 
 
 class Frame(NamedTuple):
-    """One frame as it is seen."""
+    """One upright frame."""
 
-    pixels: torch.Tensor  #: [3, h, w] uint8; uint16 of films of more than 8 bits
-    time: int  #: in units of the film's ``time_base``
-    duration: int  #: 0 where the film does not say
+    pixels: torch.Tensor  #: [3, h, w] uint8, or uint16 for videos of more than 8 bits
+    time: int  #: in units of the video's ``time_base``
+    duration: int  #: in the same units; 0 if unknown
 
 
 class Look(NamedTuple):
-    """What all frames of a film share."""
+    """Properties that all frames of a video share."""
 
-    height: int  #: as it is seen: after the rotation
+    height: int  #: height of the upright frame
     width: int
     pix_fmt: PixelFormat
-    colour: Colour
-    said: bool  #: whether the film says which matrix it uses
-    aspect: Fraction  #: of a pixel; 1 where it does not say
-    rate: Fraction  #: frames per second, on average
+    color: Color
+    tagged: bool  #: the video specifies its matrix
+    aspect: Fraction  #: aspect ratio of a pixel; 1 if unknown
+    rate: Fraction  #: average frames per second
     time_base: Fraction  #: seconds per unit of time stamps
-    left: bool  #: where chroma lies; see ``to_rgb``
+    left: bool  #: position of chroma, see ``to_rgb``
 
 
 def import_av() -> Any:
-    """PyAV, quiet. Raises ImportError that says how to install it."""
+    """Import PyAV and silence its log. Raises ImportError that contains the command to install it."""
     try:
         import av
     except ImportError:
-        raise ImportError('films need PyAV: pip install ".[video]" in the checkout of sr-train') from None
+        raise ImportError('videos need PyAV: pip install ".[video]" in the checkout of sr-train') from None
     import av.logging
 
-    av.logging.set_level(None)  # its complaints name no file, ours do
+    av.logging.set_level(None)  # its messages name no file; our errors do
     logging.getLogger("libav").setLevel(logging.CRITICAL)
     return av
 
 
 def reason(error: BaseException) -> str:
-    """The short form of one of PyAV's errors."""
+    """Return a short message for an error of PyAV."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__).split("\n")[0]
 
 
 def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, flip vertically, flip horizontally), in this order, that make a frame upright."""
+    """Return (transpose, flip vertically, flip horizontally), which make a frame upright in this order."""
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
             matrix = np.reshape(np.frombuffer(bytes(data), np.int32), (3, 3))
@@ -97,13 +98,13 @@ def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
 
 class FilmReader:
-    """A film that is being read: open until ``close``, or the end of its ``with``.
+    """Open video; ``close`` or the end of ``with`` closes it.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        FilmError: naming the file, where it is no film, has no video, or its first frame cannot be decoded.
+        FilmError: the file is no video, has no video stream, or its first frame cannot be decoded.
         ImportError: PyAV is missing.
     """
 
@@ -113,8 +114,8 @@ class FilmReader:
         if path.stat().st_size == 0:
             raise FilmError(f"{path}: the file is empty")
         if lacking := missing_bytes(path):
-            raise FilmError(f"{path}: cut short: at least {lacking} bytes are missing at its end")
-        self._file = path.open("rb")  # through Python: a film that names other files or addresses opens none
+            raise FilmError(f"{path}: cut short: at least {count_of(lacking, 'bytes')} missing at its end")
+        self._file = path.open("rb")  # opened by Python, so that FFmpeg opens no other file or address named in it
         try:
             self._open()
         except BaseException:
@@ -125,19 +126,19 @@ class FilmReader:
         try:
             self.container = self._av.open(self._file, "r", metadata_errors="replace", io_open=self._refuse)
         except (self._av.FFmpegError, ValueError, OSError) as error:
-            raise FilmError(f"{self.path}: not a readable film ({reason(error)})") from None
+            raise FilmError(f"{self.path}: not a readable video ({reason(error)})") from None
         if self.container.format.name.endswith("_pipe") or "image2" in self.container.format.name:
-            raise FilmError(f"{self.path}: is an image ({self.container.format.name.partition('_')[0]}), not a film")
+            raise FilmError(f"{self.path}: is an image ({self.container.format.name.partition('_')[0]}), not a video")
         pictures = [
             s for s in self.container.streams.video if not int(getattr(s.disposition, "value", s.disposition)) & 0x400
-        ]  # no attached pictures
+        ]  # without attached pictures such as covers
         if not pictures:
             kinds = ", ".join(sorted({s.type for s in self.container.streams})) or "nothing"
-            raise FilmError(f"{self.path}: has no video stream; it holds {kinds}")
+            raise FilmError(f"{self.path}: has no video stream; it contains {kinds}")
         self.stream = pictures[0]
         context = self.stream.codec_context
         if context is None:
-            raise FilmError(f"{self.path}: its video is of a codec that this PyAV cannot decode")
+            raise FilmError(f"{self.path}: this PyAV cannot decode the codec of its video")
         context.thread_count, context.thread_type = _THREADS, "AUTO"
         context.options = {"err_detect": "explode"}
         self.others = [s for s in self.container.streams if s.index != self.stream.index]
@@ -148,26 +149,27 @@ class FilmReader:
         self._decoded = self._decode()
         self._first: VideoFrame | None = next(self._decoded, None)
         if self._first is None:
-            raise FilmError(f"{self.path}: holds no frames")
+            raise FilmError(f"{self.path}: contains no frames")
         self.look = self._look(self._first)
         self._stored = self._first.width, self._first.height
 
     def _refuse(self, url: str, flags: int, options: Any) -> Any:
-        raise FilmError(f"{self.path}: asks for another file, {url!r}: only films in one file are read")
+        raise FilmError(f"{self.path}: refers to another file, {url!r}; only videos in a single file can be read")
 
     @property
     def count(self) -> int | None:
-        """Frames that the film says it has, or that follow from its length; None where neither is known."""
-        if said := self._said():
-            return said
+        """Number of frames by the header of the video or from its length; None if neither is known."""
+        if stated := self._stated_count():
+            return stated
         length = self.container.duration
         return None if not length else max(1, round(length / 1_000_000 * self.look.rate))
 
-    def _said(self) -> int:
-        """Frames that the film says it has; of MP4 those that are shown, which an edit list may have made fewer. 0: unknown."""
-        said = int(self.stream.frames)
+    def _stated_count(self) -> int:
+        """Return the number of frames by the header, 0 if unknown. Frames that an MP4's edit list removes are not counted."""
+        stated = int(self.stream.frames)
         index = getattr(self.stream, "index_entries", None)  # PyAV 17 and later
-        return min(said, len(index)) if said and index is not None and "mp4" in self.container.format.name else said
+        mp4 = "mp4" in self.container.format.name
+        return min(stated, len(index)) if stated and index is not None and mp4 else stated
 
     def _look(self, frame: VideoFrame) -> Look:
         context, pixel = self.stream.codec_context, frame.format
@@ -177,28 +179,26 @@ class FilmReader:
         pix_fmt = self._pixel_format(pixel)
         matrix = int(frame.colorspace)
         rgb = pix_fmt.kind == "rgb"
-        said = rgb or matrix not in (UNKNOWN, 0)
-        if said and not rgb and matrix not in SHARES:
+        tagged = rgb or matrix not in (UNKNOWN, 0)
+        if tagged and not rgb and matrix not in SHARES:
             known = "BT.601, BT.709, BT.2020"
-            raise FilmError(
-                f"{self.path}: codes colours by matrix {matrix} of ITU-T H.273; films of {known} can be read"
-            )
-        matrix = 0 if rgb else matrix if said else default_matrix(frame.height)
+            raise FilmError(f"{self.path}: its color matrix is {matrix} of ITU-T H.273; only {known} can be read")
+        matrix = 0 if rgb else matrix if tagged else default_matrix(frame.height)
         full = int(frame.color_range) == 2 or pixel.name.startswith("yuvj")
         full = full or (int(frame.color_range) == 0 and pix_fmt.kind != "yuv")
         if pixel.name.startswith("pal") or any(c.is_alpha for c in pixel.components):
             self.warnings.append("its transparency is dropped")
         if frame.interlaced_frame:
-            self.warnings.append("it is interlaced; networks are made for whole frames: deinterlace it first")
-        colour = Colour(matrix, full, int(context.color_primaries), int(context.color_trc))
+            self.warnings.append("it is interlaced; networks expect whole frames: deinterlace it first")
+        color = Color(matrix, full, int(context.color_primaries), int(context.color_trc))
         rate = self.stream.average_rate or self.stream.guessed_rate or self.stream.base_rate or Fraction(25)
         base = self.stream.time_base or 1 / rate
-        left = context.name not in _CENTRED
+        left = context.name not in _CENTERED
         aspect = 1 / Fraction(aspect) if turned else Fraction(aspect)
-        return Look(height, width, pix_fmt, colour, said, aspect, Fraction(rate), Fraction(base), left)
+        return Look(height, width, pix_fmt, color, tagged, aspect, Fraction(rate), Fraction(base), left)
 
     def _pixel_format(self, pixel: Any) -> PixelFormat:
-        """The planar format that holds all of a pixel format but its alpha."""
+        """Return the planar format that can store a pixel format without its alpha. Raises FilmError."""
         try:
             pix_fmt = planar_format(pixel)
             self._av.VideoFormat(pix_fmt.name)
@@ -208,12 +208,14 @@ class FilmReader:
 
     def _decode(self) -> Iterator[VideoFrame]:
         packets, frames, ends, last = 0, 0, 0.0, 0
-        slots: deque[int | None] = deque()  # of AVI, which has no time stamps: frames are shown at those of its packets
+        slots: deque[int | None] = deque()  # AVI has no time stamps of frames; those of its packets are used
         try:
             for packet in self.container.demux():
                 if packet.pts is not None and packet.time_base:
                     ends = max(ends, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream.index != self.stream.index:  # stream_index is 0 of every stream's last, empty packet
+                if (
+                    packet.stream.index != self.stream.index
+                ):  # stream_index is 0 for the last, empty packet of every stream
                     self._take(packet)
                     continue
                 packets += packet.size > 0
@@ -230,26 +232,26 @@ class FilmReader:
                     yield frame
                     frames += 1
         except self._av.FFmpegError as error:
-            raise FilmError(f"{self.path}: frame {frames} cannot be decoded ({reason(error)}): damaged?") from None
+            raise FilmError(f"{self.path}: frame {frames} cannot be decoded ({reason(error)}); damaged?") from None
         self._check_end(packets, frames, ends)
         if self.container.format.name == "yuv4mpegpipe" and last < self.path.stat().st_size:
             raise FilmError(f"{self.path}: cut short in frame {frames}")
 
     def _check_end(self, packets: int, frames: int, ends: float) -> None:
-        """A film that was cut short between two packets ends without an error: what it says of its length tells."""
-        names, said = self.container.format.name, self._said()
-        if "mp4" in names and said > packets and hasattr(self.stream, "index_entries"):
-            raise FilmError(f"{self.path}: cut short: it ends after {packets} of {said} frames")
+        """Raise FilmError if the video is shorter than its header states: a cut between two packets causes no other error."""
+        names, stated = self.container.format.name, self._stated_count()
+        if "mp4" in names and stated > packets and hasattr(self.stream, "index_entries"):
+            raise FilmError(f"{self.path}: cut short: it ends after {packets} of {stated} frames")
         if ("matroska" in names or names == "flv") and self.container.duration and frames:
             last = self.container.duration / 1e6  # counted from 0, not from the first frame
             if ends < last - 0.1 - 2 / float(self.look.rate):
                 raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")
 
     def frames(self, take: Callable[[Any], object] = lambda packet: None) -> Iterator[Frame]:
-        """All frames, once; ``take`` is given the packets of the other streams as they come by.
+        """Yield all frames, once; ``take`` is called with each packet of the other streams.
 
         Raises:
-            FilmError: at the frame that is damaged, or that has another size.
+            FilmError: a frame is damaged or has another size.
         """
         self._take = take
         for packet in self._early:
@@ -261,20 +263,20 @@ class FilmReader:
             if (frame.width, frame.height) != self._stored:
                 was = f"{self._stored[0]}x{self._stored[1]}"
                 raise FilmError(
-                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, those before are {was}: cut the film there"
+                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, earlier frames are {was}; split it there"
                 )
             yield Frame(self._pixels(frame), self._time(frame), int(frame.duration or 0))
             number += 1
             frame = next(self._decoded, None)
 
     def _time(self, frame: VideoFrame) -> int:
-        """Its time stamp; of films that have none, one frame's duration after the last."""
+        """Return the time stamp of a frame; if it has none, that of the last frame plus one frame's duration."""
         stamp = frame.pts if frame.pts is not None else frame.dts
         step = max(1, round(1 / (self.look.rate * self.look.time_base)))
         if stamp is None:
             stamp = self._stamp + step if self._stamp >= 0 else 0
         elif self._stamp >= 0 and stamp <= self._stamp:
-            raise FilmError(f"{self.path}: the time stamps do not rise ({stamp} after {self._stamp}): damaged?")
+            raise FilmError(f"{self.path}: time stamps do not increase ({stamp} after {self._stamp}); damaged?")
         self._stamp = stamp
         return stamp
 
@@ -282,11 +284,11 @@ class FilmReader:
         pix_fmt = self._pixel_format(frame.format)
         transpose, vertical, horizontal = _turned(frame)
         if frame.format.name not in (pix_fmt.name, pix_fmt.name.replace("yuv", "yuvj")):
-            frame = frame.reformat(format=pix_fmt.name)  # unpacks; nothing is converted
+            frame = frame.reformat(format=pix_fmt.name)  # only unpacks, without conversion
         planes = [plane_samples(plane, pix_fmt.depth) for plane in frame.planes]
         if pix_fmt.kind == "rgb":
             planes = [planes[2], planes[0], planes[1]]  # FFmpeg's order is G, B, R
-        rgb = to_rgb(planes, pix_fmt, self.look.colour, left=self.look.left)
+        rgb = to_rgb(planes, pix_fmt, self.look.color, left=self.look.left)
         if transpose:
             rgb = rgb.transpose(1, 2)
         if turned := [axis for axis, flip in ((1, vertical), (2, horizontal)) if flip]:
@@ -295,7 +297,7 @@ class FilmReader:
         return torch.floor(rgb * top + 0.5).to(kind)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if hasattr(self, "container"):
             self.container.close()
         self._file.close()

@@ -1,7 +1,7 @@
-"""Whether a film's file ends where its head says that it does: what a download or a full disk cut short is told of at once.
+"""Detection of videos whose end is missing, e.g. after an aborted download, before frames are read.
 
-Looked at are AVI's RIFF size, Matroska's segment, the boxes of MP4 and GIF's trailer. What of others can be told is
-told when they have been read; MPEG programs and transport streams do not say how long they are.
+The file size is compared with AVI's RIFF size, Matroska's segment or the boxes of MP4; GIF must end with its trailer. Other
+formats are checked while they are read. MPEG program and transport streams do not contain their length.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 _HEAD = 1 << 12
 
-_SEGMENT = b"\x18\x53\x80\x67"  # Matroska's element that holds all frames
+_SEGMENT = b"\x18\x53\x80\x67"  # Matroska's element that contains all frames
 
-_TRAILER = b";"  # of GIF; some programs write a few bytes behind it
+_TRAILER = b";"  # end of a GIF; some programs write a few bytes after it
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes the file lacks, at least; 0 where it is whole or does not say."""
+    """Return a lower bound for the number of missing bytes; 0 if the file is complete or its length is unknown."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -35,22 +35,22 @@ def missing_bytes(path: Path) -> int:
 
 
 def _matroska(head: bytes) -> int:
-    """Where the segment ends; 0 for one of unknown size, as live streams are."""
+    """Return the end position of the segment; 0 if its size is unknown, as in live streams."""
     at = head.find(_SEGMENT) + len(_SEGMENT)
     if at < len(_SEGMENT) or at >= len(head) or not head[at]:
         return 0
-    length = 9 - head[at].bit_length()  # of the number, which its first bit set says
+    length = 9 - head[at].bit_length()  # bytes of the number, given by its first bit that is set
     value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
     return 0 if value == (1 << 7 * length) - 1 else at + length + value
 
 
 def _boxes(file: BinaryIO, size: int) -> int:
-    """Of MP4 and MOV: what the last box of the outermost ones lacks."""
+    """Return the number of bytes that the last outermost box of an MP4 or MOV lacks."""
     at = 0
     while at + 8 <= size:
         file.seek(at)
         length, kind, more = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-        if not kind.isascii() or length == 0:  # no box; or one that goes to the end
+        if not kind.isascii() or length == 0:  # no box, or a box up to the end of the file
             return 0
         length = more if length == 1 else length
         if length < 8:

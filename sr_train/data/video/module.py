@@ -1,4 +1,4 @@
-"""The data module of video networks."""
+"""Data module of video networks."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class ClipData(SRData):
 
     Args:
         train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, clips: C, without: C,
-            weight: w}``, where C is ``all``, a list of names or a text file of them. Without weights every window is
-            drawn equally often.
+            weight: w}``, where C is ``all``, a list of names or a text file of names. Without weights every window
+            is drawn equally often.
         val: validation sets by name; each ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         lr_patch: side of a training patch, in LR pixels.
-        frames: of a window, odd; the network restores the centre one.
-        intervals: between the frames of a training window; of several each is drawn equally often.
-        reverse: let half of the training windows run backwards.
+        frames: odd number of frames of a window; the network restores the center one.
+        intervals: intervals between the frames of a training window; each is drawn equally often.
+        reverse: play half of the training windows backwards.
         batch: training windows per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
         seed: the run's seed.
-        stage: the stage's name: with the seed it fixes every draw.
-        augment: turn windows by the eight turns.
-        arithmetic: of LR made from HR, see :mod:`sr_train.resampling`.
-        cache: keep decoded files in memory (folders; stores need none).
+        stage: the stage's name; seed and stage determine every draw.
+        augment: apply the eight flips and rotations to windows.
+        arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
+        cache: keep decoded files of folders in memory; stores need no cache.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ClipData(SRData):
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
     ) -> DataLoader[Batch]:
-        """As for images; clips that are rendered are so before workers are forked, which then share them."""
+        """Return a loader as for images; toy clips are rendered first, so that forked workers share them."""
         for source in self.sources:
             if self.workers and isinstance(source.hr, ToyClips):
                 source.hr.render_all()

@@ -1,4 +1,4 @@
-"""Clips as YAML names them: ``{hr: ..., lr: ..., clips: ..., without: ..., padding: ..., score: ..., weight: ...}``."""
+"""Clips as given in YAML: ``{hr: ..., lr: ..., clips: ..., without: ..., padding: ..., score: ..., weight: ...}``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLIP_KEYS = ("clips", "without", "padding", "score")
 
 
 def is_clip_set(spec: object) -> bool:
-    """Whether a validation set says of itself that it holds clips, e.g. by ``clips: all``."""
+    """Return True if a validation set has a key that only sets of clips have, e.g. ``clips: all``."""
     return isinstance(spec, Mapping) and any(key in spec for key in CLIP_KEYS)
 
 
@@ -28,7 +28,7 @@ def _check_spec(where: str, spec: object, keys: set[str]) -> dict[str, Any]:
 
 
 def clip_names(where: str, value: object) -> list[str] | None:
-    """``all`` (or true), a list of clips or a text file of them; None for all."""
+    """Convert ``all`` (or true), a list of clips or a text file of clips to a list of names, or to None for all."""
     if value is None or value is True or value == "all":
         return None
     if isinstance(value, str):
@@ -36,7 +36,9 @@ def clip_names(where: str, value: object) -> list[str] | None:
     names = list(cast("Sequence[object]", value)) if isinstance(value, Sequence) else [value]
     if all(isinstance(v, str) for v in names):
         return cast("list[str]", names)
-    raise ValueError(f'{where}={value!r}: expected all, a list of names in quotes (["000","011"]) or a text file')
+    raise ValueError(
+        f'{where}={value!r}: expected all, a list of names in quotes (["000","011"]) or the path of a text file'
+    )
 
 
 def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str, Any]) -> Clips:
@@ -58,13 +60,13 @@ def open_training(
     reverse: bool,
     options: Mapping[str, Any],
 ) -> TrainWindows:
-    """A source of windows to train on; ``where`` it stands in the config, ``options`` say scale, arithmetic and cache."""
+    """Open a source of training windows; ``where`` is its key in the config, ``options`` are scale, arithmetic and cache."""
     clips = _open(where, _check_spec(where, spec, _TRAIN), (frames - 1) * max(intervals) + 1, options)
     return TrainWindows(clips, frames=frames, intervals=intervals, reverse=reverse)
 
 
 def open_set(where: str, spec: object, *, frames: int, options: Mapping[str, Any]) -> EvalWindows:
-    """A set of clips to be scored, in windows of ``frames``; 1 for networks that take images."""
+    """Open a set of clips to be scored in windows of ``frames``; 1 for networks that take images."""
     spec = _check_spec(where, spec, _SET)
     padding, score = str(spec.get("padding", "reflection_circle")), spec.get("score", "all")
     try:

@@ -1,8 +1,8 @@
-"""Clips that need no download: a virtual camera pans, zooms and turns over the photographs of scikit-image.
+"""Clips without a download: a virtual camera pans, zooms and rotates over the photographs of scikit-image.
 
-Every frame is a view of the photograph itself at real-valued positions, so motion is sub-pixel and frames carry the
-photograph's own detail. A frame is sampled twice as finely as it is shown (bicubic) and reduced by an antialiased
-bicubic filter; the camera never enlarges the photograph nor looks beyond its edge.
+Every frame is a view of the photograph at real-valued positions, so motion is sub-pixel and frames have the detail of the
+photograph. A frame is sampled at twice its resolution (bicubic) and reduced by an antialiased bicubic filter. The camera
+never magnifies the photograph and never sees beyond its edge.
 """
 
 from __future__ import annotations
@@ -26,54 +26,54 @@ FRAMES = 12
 
 PER_PHOTOGRAPH = 24
 
-_FINER = 2  # samples per pixel and axis
+_FINER = 2  # samples per pixel along each axis
 
-_EDGE = 3.0  # photograph pixels that the bicubic kernel may need beyond a view
+_EDGE = 3.0  # margin around a view for the bicubic kernel, in photograph pixels
 
 _ZOOM = (1.0, 1.35)  # photograph pixels per frame pixel
 
-_PAN = 4.0  # frame pixels between two frames, at most
+_PAN = 4.0  # largest motion between two frames, in frame pixels
 
-_TURN = math.radians(1.0)  # between two frames, at most
+_TURN = math.radians(1.0)  # largest rotation between two frames
 
-_TILT = math.radians(8.0)  # of the first frame, at most
+_TILT = math.radians(8.0)  # largest angle of the first frame
 
 _TRIES = 1000
 
-_rendered: dict[tuple[str, int, int], Image] = {}  #: (photograph, seed, clip) -> frames; of this process
+_rendered: dict[tuple[str, int, int], Image] = {}  #: (photograph, seed, clip) -> frames, in this process
 
 
 class View(NamedTuple):
-    """Where the camera looks in one frame."""
+    """Position, angle and zoom of the camera in one frame."""
 
-    x: float  #: centre, in photograph pixels
+    x: float  #: center, in photograph pixels
     y: float
-    angle: float  #: of the frame's x axis, in radians
+    angle: float  #: angle of the frame's x axis, in radians
     zoom: float  #: photograph pixels per frame pixel
 
     def reach(self) -> tuple[float, float]:
-        """How far the frame's corners are from its centre, in photograph pixels: (across, down)."""
+        """Return the distance (across, down) from the center of the frame to its corners, in photograph pixels."""
         c, s = abs(math.cos(self.angle)) * self.zoom / 2, abs(math.sin(self.angle)) * self.zoom / 2
         return WIDTH * c + HEIGHT * s, WIDTH * s + HEIGHT * c
 
 
 def _numbers(photograph: str, seed: int, clip: int, attempt: int) -> list[float]:
-    """Eight numbers in [0, 1)."""
+    """Return eight uniform numbers in [0, 1) as a function of the arguments."""
     text = f"toy_clips/{photograph}/{seed}/{clip}/{attempt}"
     digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
     return [word / 2**64 for word in struct.unpack("<8Q", digest)]
 
 
 def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int = 0) -> list[View]:
-    """The path of one clip: uniform pan, turn and zoom plus a gentle curve, a function of (photograph, seed, clip).
+    """Return the path of one clip as a function of (photograph, seed, clip): uniform pan, rotation and zoom, slightly curved.
 
-    ``size`` is the photograph's (height, width). Paths that leave it are drawn anew.
+    ``size`` is (height, width) of the photograph. A path that leaves the photograph is drawn again.
     """
     height, width = size
     for attempt in range(_TRIES):
         x, y, direction, speed, tilt, turn, zoom, bend = _numbers(photograph, seed, clip, attempt)
         start = _ZOOM[0] + zoom * (_ZOOM[1] - _ZOOM[0])
-        grow = (bend - 0.5) * 0.02  # of the zoom, between two frames
+        grow = (bend - 0.5) * 0.02  # change of the zoom between two frames
         heading, pace = 2 * math.pi * direction, _PAN * (0.25 + 0.75 * speed)
         path: list[View] = []
         at = (x * width, y * height)
@@ -94,7 +94,7 @@ def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int =
 
 
 def render(photograph: Image, views: list[View]) -> Image:
-    """Frames [T, HEIGHT, WIDTH, 3] uint8 of a photograph [H, W, 3] uint8, seen by ``views``."""
+    """Render frames [T, HEIGHT, WIDTH, 3] uint8 of a photograph [H, W, 3] uint8, one per view."""
     height, width = photograph.shape[:2]
     source = torch.as_tensor(photograph.astype(np.float32)).permute(2, 0, 1)[None]
     down = (torch.arange(HEIGHT * _FINER, dtype=torch.float64) + 0.5) / _FINER - HEIGHT / 2
@@ -112,13 +112,13 @@ def render(photograph: Image, views: list[View]) -> Image:
 
 
 class ToyClips:
-    """Clips over photographs, ``PER_PHOTOGRAPH`` of each, behind the interface of a source: ``coffee-3/00000011``.
+    """Source of clips over photographs, ``PER_PHOTOGRAPH`` per photograph, with keys such as ``coffee-3/00000011``.
 
-    A clip is rendered when first asked for (a tenth of a second) and kept for the life of the process.
+    A clip is rendered on first access (a tenth of a second) and kept until the process ends.
 
     Args:
-        names: photographs of scikit-image with commas between; default: those that recipes train on.
-        seed: another one moves the camera elsewhere.
+        names: photographs of scikit-image, separated by commas; default: those that recipes train on.
+        seed: seed of the camera paths.
     """
 
     def __init__(self, names: str = "", *, seed: int = 0) -> None:
@@ -127,7 +127,7 @@ class ToyClips:
         self._files = toy_files(names or ",".join(TRAIN))
         self._clips = [(name, clip) for name in self._files for clip in range(PER_PHOTOGRAPH)]
         self.keys = [f"{name}-{clip}/{t:08d}" for name, clip in self._clips for t in range(FRAMES)]
-        for name, path in self._files.items():  # a photograph that is too small is found now
+        for name, path in self._files.items():  # raises now if a photograph is too small
             header = read_header(path)
             camera(name, (header.height, header.width), seed=seed)
 
@@ -145,7 +145,7 @@ class ToyClips:
         return _rendered[key]
 
     def render_all(self) -> None:
-        """Render every clip now."""
+        """Render all clips."""
         for clip in range(len(self._clips)):
             self._frames(clip)
 

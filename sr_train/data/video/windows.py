@@ -1,38 +1,36 @@
-"""Which frames a video network sees around the frame that it restores."""
+"""Windows: the frames that a video network takes to restore the center one."""
 
 from __future__ import annotations
 
-#: How frames beyond a clip's ends are made up; EDVR tests SR with the third, deblurring with the first.
+#: replacements for frames beyond the ends of a clip; EDVR tests SR with the third, deblurring with the first
 PADDINGS = ("replicate", "reflection", "reflection_circle", "circle")
 
 
 def check_frames(frames: int) -> None:
-    """Raise ValueError for a window that has no centre."""
+    """Raise ValueError unless a window of ``frames`` frames has a center."""
     if frames < 1 or frames % 2 == 0:
-        raise ValueError(
-            f"frames={frames}: expected an odd number from 1 on: the centre frame and as many on each side"
-        )
+        raise ValueError(f"frames={frames}: expected an odd number from 1 on (center frame and as many on each side)")
 
 
 def check_padding(padding: str) -> None:
-    """Raise ValueError for a padding there is not."""
+    """Raise ValueError for an unknown padding."""
     if padding not in PADDINGS:
         raise ValueError(f"padding={padding!r}: choose from {', '.join(PADDINGS)}")
 
 
-def padded_window(centre: int, *, frames: int, length: int, padding: str = "reflection_circle") -> list[int]:
-    """The ``frames`` consecutive frames around ``centre`` of a clip of ``length``, made up where the clip has none.
+def padded_window(center: int, *, frames: int, length: int, padding: str = "reflection_circle") -> list[int]:
+    """Return the numbers of ``frames`` consecutive frames around ``center``; numbers outside the clip are replaced by padding.
 
     ``replicate`` repeats the first or last frame, ``reflection`` mirrors at it (2 1 0 1 2). The other two take the frames
-    that follow the window at its other end, so that no frame is seen twice: ``reflection_circle`` the farthest first
-    (4 3 0 1 2, EDVR's), ``circle`` in their order (3 4 0 1 2).
+    that follow the window at its other end, so that no frame occurs twice: ``reflection_circle`` in reverse order
+    (4 3 0 1 2, as EDVR), ``circle`` in order (3 4 0 1 2).
     """
     check_padding(padding)
     check_frames(frames)
-    if not 0 <= centre < length or frames > length:
-        raise ValueError(f"no window of {frames} frames around frame {centre} of a clip of {length}")
+    if not 0 <= center < length or frames > length:
+        raise ValueError(f"a clip with length {length} has no window of length {frames} around frame {center}")
     half = frames // 2
-    first, last = centre - half, centre + half
+    first, last = center - half, center + half
 
     def within(i: int) -> int:
         if 0 <= i < length:

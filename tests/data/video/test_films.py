@@ -1,4 +1,4 @@
-"""Films are read and written as they are: colours against the textbook, bits, time stamps, sound."""
+"""Films are read and written as they are: colors against the textbook, bits, time stamps, sound."""
 
 import struct
 from fractions import Fraction
@@ -10,7 +10,7 @@ import torch
 from nets.films import decoded, packets, photograph_frames, write_film
 
 from sr_train.data.images import write_image
-from sr_train.data.video.film_color import Colour, PixelFormat, from_rgb, to_rgb
+from sr_train.data.video.film_color import Color, PixelFormat, from_rgb, to_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader
 from sr_train.upscaling.encoder import Options, check_options
 from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
@@ -41,13 +41,13 @@ def read(path):
 @pytest.mark.parametrize("matrix", [1, 6, 9])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("pixels", "depth"), [("yuv420p", 8), ("yuv444p10le", 10)])
-def test_flat_colours_are_what_the_textbook_says(tmp_path, matrix, full, pixels, depth):
+def test_flat_colors_are_what_the_textbook_says(tmp_path, matrix, full, pixels, depth):
     values = [(150, 90, 170), (60, 140, 120), (200, 128, 128)]
     scaled = [tuple(v << (depth - 8) for v in one) for one in values]
-    colour = (matrix, 2 if full else 1, matrix, matrix)
-    path = write_film(tmp_path / "f.mkv", GREY, codec="ffv1", pixels=pixels, planes=scaled, colour=colour)
+    color = (matrix, 2 if full else 1, matrix, matrix)
+    path = write_film(tmp_path / "f.mkv", GREY, codec="ffv1", pixels=pixels, planes=scaled, color=color)
     frames, look = read(path)
-    assert look.colour == Colour(matrix, full, matrix, matrix)
+    assert look.color == Color(matrix, full, matrix, matrix)
     assert frames[0].pixels.dtype == (torch.uint8 if depth == 8 else torch.uint16)
     for t, frame in enumerate(frames):
         expected = textbook(scaled[t % 3], matrix, full, depth)
@@ -60,14 +60,14 @@ def test_a_film_that_does_not_say_is_read_by_its_height(tmp_path, height, matrix
     flat = np.zeros((1, height, 48, 3), np.uint8)
     path = write_film(tmp_path / "f.mp4", flat, planes=[(150, 90, 170)], options={"qp": "0"})
     frames, look = read(path)
-    assert (look.colour.matrix, look.said) == (matrix, False)
+    assert (look.color.matrix, look.tagged) == (matrix, False)
     assert np.abs(frames[0].pixels.numpy()[:, 5, 5] - np.array(textbook((150, 90, 170), matrix, False))).max() <= 1
 
 
 def test_mjpeg_is_of_full_range(tmp_path):
     path = write_film(tmp_path / "f.avi", GREY, codec="mjpeg", pixels="yuvj420p", planes=[(150, 100, 160)])
     frames, look = read(path)
-    assert look.colour.full
+    assert look.color.full
     assert np.abs(frames[0].pixels.numpy()[:, 9, 9] - np.array(textbook((150, 100, 160), 6, True))).max() <= 2
 
 
@@ -86,11 +86,11 @@ def test_chroma_that_changes_evenly_keeps_its_place(pix_fmt, left):
     """A linear ramp goes through subsampling unchanged where chroma is taken and put back at the same place."""
     x = torch.linspace(0.3, 0.6, 48).expand(32, -1) + torch.linspace(0, 0.1, 32)[:, None]
     rgb = torch.stack([x, 0.8 - x, x * 0 + 0.5])
-    colour = Colour(0 if pix_fmt.kind == "rgb" else 1, pix_fmt.kind == "rgb")
-    planes = from_rgb(rgb, pix_fmt, colour, left=left)
+    color = Color(0 if pix_fmt.kind == "rgb" else 1, pix_fmt.kind == "rgb")
+    planes = from_rgb(rgb, pix_fmt, color, left=left)
     if pix_fmt.kind == "yuv":
         assert planes[1].shape == (-(-32 // pix_fmt.down), -(-48 // pix_fmt.across))
-    again = to_rgb(planes, pix_fmt, colour, left=left)
+    again = to_rgb(planes, pix_fmt, color, left=left)
     assert (again - rgb)[:, 4:-4, 4:-4].abs().max() < 0.012
 
 
@@ -367,7 +367,7 @@ def test_films_of_phones_are_upright(tmp_path, degrees):
 
 
 def test_tags_of_hdr_are_passed_on(tmp_path):
-    source = write_film(tmp_path / "in.mp4", GREY, pixels="yuv420p10le", planes=[(500, 500, 500)], colour=(9, 1, 9, 16))
+    source = write_film(tmp_path / "in.mp4", GREY, pixels="yuv420p10le", planes=[(500, 500, 500)], color=(9, 1, 9, 16))
     facts = decoded(copy(source, tmp_path / "out.mp4"))[2]
     assert [facts[k] for k in ("matrix", "range", "primaries", "transfer", "format")] == [9, 1, 9, 16, "yuv420p10le"]
 
