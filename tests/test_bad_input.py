@@ -564,7 +564,7 @@ CASES = [
         (*TRAIN, "init.weights=w.safetensors", "name=n"),
         other_network,
         1,
-        "tensors do not fit; name what shall start afresh, e.g. init.skip=",
+        "match; list the tensors to re-initialize, e.g. init.skip=",
     ),
     Case(
         "start from nowhere",
@@ -578,14 +578,14 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(state=lambda s: {k: v * float("nan") for k, v in s.items()}),
         1,
-        "tensors hold NaN or infinity",
+        "NaN or infinity",
     ),
     Case(
         "tensors missing",
         (*EVAL, "weights=w.safetensors"),
         weights(state=lambda s: dict(list(s.items())[1:])),
         1,
-        "w.safetensors: 1 tensors do not fit",
+        "w.safetensors: 1 tensor does not match",
     ),
     Case(
         "huge arguments",
@@ -606,7 +606,7 @@ CASES = [
         (*UPSCALE[:2], "weights=w.safetensors", "input=hr", "output=o"),
         weights(scale=10**6),
         1,
-        "is not a whole number from 1 to 16",
+        "is not an integer from 1 to 16",
     ),
     Case(
         "header of another version",
@@ -634,7 +634,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(_target_="os.mkdir", path="executed"),
         1,
-        "asks for 'os.mkdir'; only networks of sr_train.models",
+        "names the network 'os.mkdir'; only networks of sr_train.models",
     ),
     Case(
         "target within an argument",
@@ -648,7 +648,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         evil_module,
         1,
-        "asks for 'evil.Net'; only networks of sr_train.models",
+        "names the network 'evil.Net'; only networks of sr_train.models",
     ),
     Case(
         "target beside the networks",

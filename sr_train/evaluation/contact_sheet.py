@@ -1,4 +1,4 @@
-"""Pictures to compare by eye: a labelled contact sheet, and a small chart. Drawn by OpenCV, so that nothing else is needed."""
+"""A contact sheet with labels and a small chart, for comparison by eye. OpenCV draws them, so no plotting library is needed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 _GAP, _LINE = 4, 20
 
-_COLOURS = ((31, 119, 180), (214, 39, 40))
+_COLORS = ((31, 119, 180), (214, 39, 40))
 
 
-def _text(image: Image, text: str, x: int, y: int, colour: tuple[int, int, int] = (0, 0, 0)) -> None:
-    cv2.putText(image, text, (x, y), _FONT, _SIZE, colour, 1, cv2.LINE_AA)
+def _text(image: Image, text: str, x: int, y: int, color: tuple[int, int, int] = (0, 0, 0)) -> None:
+    cv2.putText(image, text, (x, y), _FONT, _SIZE, color, 1, cv2.LINE_AA)
 
 
 def _width(text: str) -> int:
@@ -25,7 +25,7 @@ def _width(text: str) -> int:
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -> Image:
-    """Crops of equal size [s, s, 3] uint8 in a grid: the columns' labels above, each row's name below it."""
+    """Return crops [s, s, 3] uint8 of equal size in a grid, with labels above the columns and a name below each row."""
     side = len(next(iter(rows.values()))[0])
     cell = max(side, *(_width(c) + 2 for c in columns))
     sheet = np.full((_LINE + len(rows) * (side + _LINE), len(columns) * (cell + _GAP) - _GAP, 3), 255, np.uint8)
@@ -41,7 +41,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -
 
 
 def chart(x: Sequence[float], curves: Mapping[str, Sequence[float]], *, xlabel: str) -> Image:
-    """One or two curves over ``x``, the first on the left axis and the second on the right: [360, 560, 3] uint8."""
+    """Return a chart of one or two curves over ``x``, [360, 560, 3] uint8. The second curve has its axis on the right."""
     height, width, edge = 360, 560, 60
     image = np.full((height, width, 3), 255, np.uint8)
     cv2.rectangle(image, (edge, 30), (width - edge, height - 40), (120, 120, 120), 1)
@@ -50,16 +50,16 @@ def chart(x: Sequence[float], curves: Mapping[str, Sequence[float]], *, xlabel: 
     for column, v in zip(across, x, strict=True):
         _text(image, f"{v:g}", column - 8, height - 22)
     _text(image, xlabel, (width - _width(xlabel)) // 2, height - 6)
-    for n, ((name, values), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+    for n, ((name, values), color) in enumerate(zip(curves.items(), _COLORS, strict=False)):
         low, high = min(values), max(values)
         high = high if high > low else low + 1e-3
         down = [round(height - 50 - (v - low) / (high - low) * (height - 90)) for v in values]
         points = np.array([*zip(across, down, strict=True)], np.int32)
-        cv2.polylines(image, [points], False, colour, 2, cv2.LINE_AA)
+        cv2.polylines(image, [points], False, color, 2, cv2.LINE_AA)
         for at in points.tolist():
-            cv2.circle(image, at, 3, colour, -1, cv2.LINE_AA)
+            cv2.circle(image, at, 3, color, -1, cv2.LINE_AA)
         left = 4 if n == 0 else width - edge + 4
         for value, y in ((low, height - 46), (high, 44)):
-            _text(image, f"{value:.4g}", left, y, colour)
-        _text(image, name, 4 if n == 0 else width - 4 - _width(name), 18, colour)
+            _text(image, f"{value:.4g}", left, y, color)
+        _text(image, name, 4 if n == 0 else width - 4 - _width(name), 18, color)
     return image

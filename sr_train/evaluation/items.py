@@ -1,4 +1,4 @@
-"""Images that are scored: the outputs of networks, or finished images, each with its HR."""
+"""Images to score: outputs of networks, or finished images, each with its HR image."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Item(NamedTuple):
 
     set: str
     key: str
-    compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: the results, one a column, and HR
+    compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: returns one result for each column, and HR
     clip: str = ""  #: the clip whose scores are averaged first
-    centred: bool = True  #: whether protocols take it that score the centre frames of clips alone
+    centered: bool = True  #: an image, or the center frame of its clip; some protocols score only these
 
 
 class Outputs(NamedTuple):
     """Images to be scored, one result for each column."""
 
-    columns: list[str]  #: short names, all different
-    titles: list[str]  #: what each stands for
+    columns: list[str]  #: short names, each once
+    titles: list[str]  #: full name of each column
     scale: int
     items: list[Item]
 
 
 def _set_name(folder: str) -> str:
-    """A set is called after its folder, or after the folder above where that is only ``HR`` or ``GTmod12``."""
+    """Return the name of a set: that of its folder, or of the parent of a folder such as ``HR`` or ``GTmod12``."""
     path = Path(folder).absolute()
     if path.name.lower().startswith(("hr", "gt")) and path.parent.name:
         path = path.parent
@@ -51,7 +51,7 @@ def _set_name(folder: str) -> str:
 
 
 def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str, EvalSet]:
-    """The sets to score: ``hr=``, or those named in ``sets=``; of clips in windows of ``frames`` for a video network."""
+    """Open the sets in ``hr=`` and ``sets=``. For a video network their clips give windows of ``frames``."""
     named = dict(config.get("sets") or {})
     if config["hr"] is not None:
         name = _set_name(str(config["hr"]))
@@ -60,7 +60,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
         clips = {k: config[k] for k in ("clips", "padding") if config["clips"] is not None or frames is not None}
         named = {name: {"hr": str(config["hr"]), "lr": config["lr"], **clips}, **named}
     elif config["lr"] is not None:
-        raise UsageError("lr= alone cannot be scored: give hr= as well")
+        raise UsageError("lr= was given without hr=; give hr= as well")
     if not named:
         raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
     options = {"scale": scale, "arithmetic": str(config["arithmetic"])}
@@ -73,7 +73,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
 
 
 def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
-    """The finished image of each HR image, by name. Raises BadFilesError with what was looked for and what is there."""
+    """Pair each HR image with its finished image by name. Raises BadFilesError with the names that were tried and found."""
 
     def usual(stem: str) -> list[str]:
         own = [hr.keys[wanted[stem]]] if stem in wanted else []
@@ -84,15 +84,15 @@ def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted:
     if paired.problems:
         held = f"{', '.join(sr.keys[:3])}{', ...' if len(sr.keys) > 3 else ''}"
         raise BadFilesError(
-            f"{where} holds {held}: these cannot be paired with the images of {hr.name}; if all names are made alike, say how, "
-            f"e.g. sr='{where}/{{stem}}_x{{scale}}_SR'",
+            f"{where} contains {held}; these cannot be paired with the images of {hr.name}. If all names follow one pattern, "
+            f"give it, e.g. sr='{where}/{{stem}}_x{{scale}}_SR'",
             paired.problems,
         )
     return paired
 
 
 def _finished(config: Mapping[str, Any]) -> Outputs:
-    """Finished images and their HR, paired by name: ``sr=DIR hr=DIR``; with ``clips=`` frames of clips."""
+    """Open finished images and pair them with their HR by name: ``sr=DIR hr=DIR``; with ``clips=`` they are frames of clips."""
     scale = scale_of(config, (), "sr")
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
@@ -113,11 +113,12 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
         if not (0 <= h - a < scale and 0 <= w - b < scale):
             problems.append(f"{stem}: the result is {b}x{a}, the HR image {w}x{h} (scale {scale})")
             continue
-        clip, centred = of_clip.get(stem, ("", True))
+        clip, centered = of_clip.get(stem, ("", True))
         key = f"{clip}/{split_key(stem)[1]}" if clip else stem
-        items.append(Item(name, key, lambda n=found, i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centred))
+        items.append(Item(name, key, lambda n=found, i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centered))
     if problems:
-        raise BadFilesError(f"{config['sr']}: {len(problems)} images cannot be scored against {config['hr']}", problems)
+        count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
+        raise BadFilesError(f"{config['sr']}: {count} cannot be scored against {config['hr']}", problems)
     ending = f" (names continue with {paired.ending})" if paired.ending else ""
     return Outputs([str(config["sr"])], [f"{config['sr']}{ending}"], scale, items)
 
@@ -127,7 +128,7 @@ def _tensor(source: Source, index: int) -> torch.Tensor:
 
 
 def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
-    """One network for each of ``weights=``, all of one scale."""
+    """Open the network of each item of ``weights=``. All must have one scale."""
     given = config["weights"]
     sources = given if isinstance(given, list) else [given]
     if not sources or not all(isinstance(s, str) for s in sources):
@@ -135,24 +136,25 @@ def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
             f"weights={given}: expected a file, a run's stage or bicubic, or a list of them: weights=[A,B]"
         )
     if len(set(sources)) < len(sources):
-        raise UsageError(f"weights={given}: names one of them twice")
+        raise UsageError(f"weights={given}: one of them is given twice")
     known = [s for s in sources if s != "bicubic"]
     networks = {s: open_network(config, s) for s in known}
     scales = {n.scale for n in networks.values()}
     if len(scales) > 1:
         listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
-        raise ValueError(f"weights: networks of one scale can be compared, these are {listed}")
+        raise ValueError(f"weights: only networks with the same scale can be compared; these are {listed}")
     own = {**config, "scale": next(iter(scales), config["scale"])}
     return {s: networks[s] if s in networks else open_network(own, s) for s in sources}
 
 
 def _computed(config: Mapping[str, Any]) -> Outputs:
-    """The outputs of ``weights=`` for the images of ``hr=`` and ``sets=``."""
+    """Prepare the outputs of ``weights=`` for the images of ``hr=`` and ``sets=``."""
     opened = _networks(config)
     networks = list(opened.values())
     scale = networks[0].scale
-    # Windows of one length for each video network; an image network takes the centre frame of any. Widest first: where a
-    # clip is too short for it, the error says so. Padding at a clip's ends depends on the length, so that none is cut out.
+    # Each video network needs windows of its own length; an image network takes the center frame of any window. The widest
+    # comes first, so the error for a clip that is too short is about it. A window is not cut out of a wider one, because
+    # the padding at a clip's ends depends on the length.
     lengths = sorted({n.frames for n in networks if n.frames is not None}, reverse=True) or [None]
     seen = {length: EvalImages(_sets(config, scale, length)) for length in lengths}
     widest = seen[lengths[0]]
@@ -163,18 +165,21 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
         return [network.image(i.lr, i.window) for network, i in own], given[lengths[0]].hr
 
     named = zip(widest.names(), widest.clips(), widest.centred(), strict=True)
-    items = [Item(*name, partial(compute, i), clip, centred) for i, (name, clip, centred) in enumerate(named)]
+    items = [Item(*name, partial(compute, i), clip, centered) for i, (name, clip, centered) in enumerate(named)]
     return Outputs(short_names(list(opened)), [n.name for n in networks], scale, items)
 
 
 def open_outputs(config: Mapping[str, Any], *, centres: bool) -> Outputs:
-    """Open what ``sr=`` or ``weights=`` names; with ``centres`` only the centre frames of clips. Nothing is computed yet."""
+    """Open the images of ``sr=``, or the networks of ``weights=`` and their images. Nothing is computed yet.
+
+    With ``centres`` only the center frames of clips are scored.
+    """
     outputs = _finished(config) if config["sr"] is not None else _computed(config)
-    return outputs._replace(items=[item for item in outputs.items if item.centred or not centres])
+    return outputs._replace(items=[item for item in outputs.items if item.centered or not centres])
 
 
 def score_all(outputs: Outputs, scores: Scores) -> None:
-    """Compute and score every image; what was scored before an error or Ctrl-C is written as well."""
+    """Compute and score every image. After an error or Ctrl-C the scores so far are written."""
     shown = tqdm(
         outputs.items,
         desc="score",
@@ -187,6 +192,6 @@ def score_all(outputs: Outputs, scores: Scores) -> None:
             results, hr = item.compute()
             for column, sr in zip(outputs.columns, results, strict=True):
                 cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
-                scores.add(column, item.set, item.key, *cut, clip=item.clip, centred=item.centred)
+                scores.add(column, item.set, item.key, *cut, clip=item.clip, centered=item.centered)
     finally:
         scores.write()

@@ -1,4 +1,4 @@
-"""Metrics besides PSNR and SSIM, by name: LPIPS against HR; lower is better."""
+"""Metrics besides PSNR and SSIM: LPIPS against HR, for which lower is better."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ _SQUEEZE = [64, 128, 256, 384, 384, 512, 512]
 
 _FILES = "alex.pth or vgg.pth of the lpips package's weights/v0.1"
 
-PROTOCOL = (
-    "perceptual"  #: what their rows are called where PSNR and SSIM have a protocol; as in sr_train.training.validation
-)
+PROTOCOL = "perceptual"  #: protocol's name in rows of these metrics; also used by sr_train.training.validation
 
 METRICS = ("psnr", "ssim", "lpips")
 
@@ -39,10 +37,10 @@ _NOT_COMPUTED = ("niqe", "pi")
 
 @dataclass(frozen=True)
 class PerceptualMetric:
-    """A metric that no protocol computes."""
+    """A metric that is not computed under a protocol."""
 
     compute: Callable[[torch.Tensor, torch.Tensor], float]
-    definition: str  #: for the line below a table
+    definition: str  #: text for the line below a table
 
     def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> float:
         """Score a result against HR, [3, H, W] each, on one device."""
@@ -50,7 +48,7 @@ class PerceptualMetric:
 
 
 def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexnet", "vgg16"]:
-    """Return the network whose features the lin layers of a file weigh. Raises ValueError with what the file holds."""
+    """Return the network that the lin layers of a file are for. Raises ValueError with the contents of another file."""
     lin = {name: t.numel() for name, t in state.items() if name.startswith("lin") and name.endswith(".model.1.weight")}
     sizes = [lin[name] for name in sorted(lin)]
     if sizes == _LIN["alexnet"]:
@@ -58,17 +56,20 @@ def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexne
     if sizes == _LIN["vgg16"]:
         return "vgg16"
     if sizes == _SQUEEZE:
-        raise ValueError(f"{file}: holds the lin layers of SqueezeNet, which is not supported")
+        raise ValueError(f"{file}: contains the lin layers of SqueezeNet, which is not supported")
     if sizes:
-        raise ValueError(f"{file}: holds lin layers of {sizes} weights; expected {_LIN['alexnet']} or {_LIN['vgg16']}")
+        raise ValueError(
+            f"{file}: contains lin layers of {sizes} weights; expected {_LIN['alexnet']} or {_LIN['vgg16']}"
+        )
     kind = "the weights of an ImageNet network" if any(n.startswith("features.") for n in state) else "other tensors"
-    raise ValueError(f"{file}: holds no lin layers (lin0.model.1.weight, ...) but {kind}")
+    raise ValueError(f"{file}: contains no lin layers (lin0.model.1.weight, ...), but {kind}")
 
 
 def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
-    """LPIPS with the lin layers of ``file``; the network's own weights from the same file or, without them, torch's.
+    """Open LPIPS with the lin layers of ``file``.
 
-    ``key`` is what a user types before ``=FILE``.
+    The network's weights come from the same file or, if it has none, from torchvision. ``key`` is the option's name in
+    messages.
     """
     try:  # before a network is downloaded
         state = read_tensors(file)
@@ -81,29 +82,30 @@ def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
         extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
         lpips = LPIPS(extractor=extractor, weights=file)
     except FeatureError as error:
-        needs = f"{key}={file} holds LPIPS's lin layers alone; it needs {FILES[network]} of torchvision as well. "
+        needs = f"{key}={file} contains only LPIPS's lin layers; torchvision's {FILES[network]} is needed as well. "
         raise ValueError(f"{'' if whole else needs}{error}") from None
     except ValueError as error:
         raise ValueError(f"{key}={error}; give {_FILES}") from None
     which = "LPIPS v0.1"
     if version is None:
         which += f" with the lin layers of {Path(file).name}"
-        warn(f"{key}={file}: its lin layers are of no released version of LPIPS; they are used as v0.1's are")
+        warn(f"{key}={file}: its lin layers are not from a released version of LPIPS; they are used like those of v0.1")
     return PerceptualMetric(
         lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device)), f"{which} (lower is better)"
     )
 
 
 def open_perceptual(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, PerceptualMetric]:
-    """Those of ``metrics`` that no protocol computes. Raises UsageError for what is not known or not given.
+    """Open those of ``metrics`` that are not computed under a protocol.
 
-    ``keys`` stands before ``metrics=`` and ``lpips=`` where a user types them.
+    Raises UsageError for an unknown metric and for a missing file. ``keys`` is the prefix of the options ``metrics=`` and
+    ``lpips=`` in messages.
     """
     asked = [m for m in metrics if m in _NOT_COMPUTED]
     if asked:
         raise UsageError(
-            f"{keys}metrics=[{','.join(asked)}]: NIQE and PI are not computed: pyiqa, which has them, is licensed for "
-            f"noncommercial use only and brings a second OpenCV; choose from {', '.join(METRICS)}"
+            f"{keys}metrics=[{','.join(asked)}]: NIQE and PI are not available: pyiqa, which computes them, is licensed for "
+            f"noncommercial use only and installs a second OpenCV; choose from {', '.join(METRICS)}"
         )
     unknown = [m for m in metrics if m not in METRICS]
     if unknown or not metrics:
@@ -111,5 +113,5 @@ def open_perceptual(metrics: Sequence[str], lpips: str | None, *, keys: str = ""
     if "lpips" not in metrics:
         return {}
     if lpips is None:
-        raise UsageError(f"{keys}metrics=[lpips] needs its weights: give {keys}lpips=FILE, {_FILES}")
+        raise UsageError(f"{keys}metrics=[lpips] needs a file of weights; give {keys}lpips=FILE, {_FILES}")
     return {"lpips": open_lpips(lpips, key=f"{keys}lpips")}

@@ -1,4 +1,4 @@
-"""Networks between networks, by mixing their weights (ESRGAN section 3.4, eq. 4), and pictures of what lies between."""
+"""Mixtures of networks' weights (ESRGAN section 3.4, eq. 4), and pictures and scores of these mixtures."""
 
 from __future__ import annotations
 
@@ -35,34 +35,35 @@ from sr_train.weights.open import WEIGHTS, full_arguments, load
 
 
 def newest_run(runs: Path, stages: Sequence[str]) -> Path:
-    """Return the run whose two stages are both finished, the later of them most recently."""
+    """Return the run with both stages finished. Of several, the one whose second stage was finished last."""
     files = [f for f in runs.rglob(f"{stages[1]}/{WEIGHTS}") if (f.parent.parent / stages[0] / f.name).exists()]
     if not files:
         raise FileNotFoundError(
-            f"{runs}: no run below it has stages {stages[0]} and {stages[1]} complete; give run=DIR, stages=[A,B], or "
-            "weights=[FILE,FILE]"
+            f"{runs}: no run in this folder has finished stages {stages[0]} and {stages[1]}; give run=DIR, stages=[A,B], "
+            "or weights=[FILE,FILE]"
         )
     return max(files, key=lambda f: f.stat().st_mtime).parent.parent
 
 
 def open_sources(names: Sequence[str], *, allow: Sequence[str], scale: int | None) -> dict[str, Weights]:
-    """Read the weights to be mixed: file -> weights, with every argument of the network in their config."""
+    """Read the weights to mix: {file: weights}. Their configs have all arguments of the network."""
     sources: dict[str, Weights] = {}
     for name in names:
         weights, file = load(name, allow=allow, scale=scale)
         sources[str(file)] = Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores)
     if len(sources) < len(names):
-        raise ValueError(f"weights={names}: names one of them twice")
+        raise ValueError(f"weights={names}: one of them is given twice")
     return sources
 
 
 def warn_strangers(sources: Mapping[str, Weights]) -> None:
-    """Warn of networks that were trained apart: mixing them gives noise, as their units mean different things."""
+    """Warn of networks without a common ancestor. Mixing them gives noise, as their features are unrelated."""
     families = {name: family(weights) for name, weights in sources.items()}
     for a, b in combinations(sources, 2):
         if not families[a] & families[b]:
             warn(
-                f"nothing says that {b} was trained from {a}, or both from a third; networks that were trained apart do not mix"
+                f"{a} and {b} have no common ancestor in their origins; a mixture of networks that were trained independently "
+                "is usually useless"
             )
 
 
@@ -83,7 +84,7 @@ def _origin(sources: Mapping[str, Weights], mix: Sequence[float]) -> dict[str, A
 
 
 def write_mixtures(sources: Mapping[str, Weights], mixes: Mapping[str, Sequence[float]], out: Path) -> None:
-    """Write ``NAME.safetensors`` for each mixture, NAME -> a factor for each source, and print a line about it."""
+    """Write ``NAME.safetensors`` for each mixture {NAME: a factor for each source}, and print a line for each file."""
     out.mkdir(parents=True, exist_ok=True)
     states, model = [w.state for w in sources.values()], next(iter(sources.values())).model
     for name, mix in mixes.items():
@@ -100,10 +101,10 @@ class MixtureSheet:
         sources: the two networks.
         scale: HR pixels per LR pixel.
         images: source of the HR images.
-        device: as typed.
-        protocol: name of the one that PSNR is measured by.
-        lpips: file of LPIPS, which is charted as well; None leaves it out.
-        rows: images on the sheet.
+        device: value of ``device=``.
+        protocol: name of the protocol for PSNR.
+        lpips: file with the weights of LPIPS; None for a chart without it.
+        rows: number of images on the sheet.
         crop: side of their crops, in HR pixels.
         allow: packages that the networks may be built from.
     """
@@ -160,7 +161,7 @@ class MixtureSheet:
         say(f"written: {out / 'interp.png'}, {out / 'interp_curve.png'}, {out / 'interp_curve.csv'}")
 
     def _scores(self, network: Network, corners: Sequence[tuple[int, int]]) -> tuple[list[Image], list[float]]:
-        """Crops of the images on the sheet, and means over all images."""
+        """Return crops of the images on the sheet, and mean scores of all images."""
         crops, values = [], []
         for i in range(len(self.images)):
             image = self.images[i]
@@ -177,7 +178,7 @@ class MixtureSheet:
         return Bicubic(scale=image.scale)(to_float(image.lr)[None])[0]
 
     def _corner(self, image: EvalImage) -> tuple[int, int]:
-        """Top and left of the crop in which bicubic is farthest from HR: where there is something to see."""
+        """Return top and left of the crop in which bicubic differs most from HR, as results differ there too."""
         error = (quantize(self._bicubic(image)) - quantize(image.hr)).abs().mean(0)
         side = min(self.crop, *error.shape)
         step = max(1, side // 4)
@@ -186,7 +187,7 @@ class MixtureSheet:
         return at // means.shape[1] * step, at % means.shape[1] * step
 
     def _cut(self, image: torch.Tensor, at: tuple[int, int]) -> Image:
-        """A crop, white beyond the image where that is smaller: [crop, crop, 3] uint8."""
+        """Return a crop [crop, crop, 3] uint8, filled with white beyond the image's edges."""
         part = quantize(image)[:, at[0] : at[0] + self.crop, at[1] : at[1] + self.crop]
         part = F.pad(part, (0, self.crop - part.shape[2], 0, self.crop - part.shape[1]), value=255.0)
         return part.to(torch.uint8).permute(1, 2, 0).numpy()

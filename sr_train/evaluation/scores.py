@@ -1,4 +1,4 @@
-"""Scores as they come: the table, ``metrics.json``, ``metrics.csv`` and the images."""
+"""Scores and how they are written: the table, ``metrics.json``, ``metrics.csv`` and the images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sr_train.metrics.protocol import Protocol, score
 
 _DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}
 
-_CLIPS_SHOWN = 30  # in the table; metrics.json holds all
+_CLIPS_SHOWN = 30  # most clips in the table; metrics.json has all
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
-    """A column's title for each source: as few of its last parts (``quickstart_edsr/x2``) as tell them apart."""
+    """Return a column's title for each source: the fewest last parts (``quickstart_edsr/x2``) that are unique."""
     parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
     parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
     parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]
@@ -38,22 +38,22 @@ def short_names(sources: Sequence[str]) -> list[str]:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, Any]:
-    """JSON has no infinity."""
+    """Return values for JSON, which has no infinity: it becomes None."""
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
 class Scores:
-    """What was measured, by column (one for each of ``weights=``), set, image and protocol.
+    """Scores by column (one for each network in ``weights=``), set, image and protocol.
 
     Args:
-        columns: short names, all different.
-        titles: what each stands for.
-        protocols: that every image is scored by.
-        scale: HR pixels per LR pixel, which borders depend on.
-        out: folder of the files, or None for the table alone.
-        save: also write the images.
-        metrics: what is shown, in this order.
-        perceptual: those of them that no protocol computes, by name.
+        columns: short names, each once.
+        titles: full name of each column.
+        protocols: protocols for PSNR and SSIM.
+        scale: HR pixels per LR pixel; some borders depend on it.
+        out: folder of the files; None for the table only.
+        save: write the images too.
+        metrics: metrics to show, in this order.
+        perceptual: metrics that are not computed under a protocol, by name.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Scores:
         hr: torch.Tensor,
         *,
         clip: str = "",
-        centred: bool = True,
+        centered: bool = True,
     ) -> None:
-        """Score one image, or one frame of ``clip``, [C, H, W] each; ``centred``: it is the clip's middle one."""
+        """Score one image or one frame of ``clip``, [C, H, W] each. ``centered`` is true for a clip's center frame."""
         try:
             for protocol in self.protocols:
-                if protocol.centre and not centred:
+                if protocol.centre and not centered:
                     continue
                 values = score(sr, hr, protocol, self.scale)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
@@ -111,9 +111,9 @@ class Scores:
         write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
 
     def summary(self) -> dict[str, Any]:
-        """Means: {set: {protocol: {n, psnr, ssim}}}, of several networks below their names.
+        """Return means: {set: {protocol: {n, psnr, ssim}}}; for several networks {column: {set: ...}}.
 
-        Of clips with each one's: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        Sets of clips also have each clip's means: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
         """
         plain = {}
         for column, meter in self.meters.items():
@@ -129,7 +129,7 @@ class Scores:
         return plain[self.columns[0]] if len(self.columns) == 1 else plain
 
     def write(self) -> None:
-        """Whatever has been scored so far."""
+        """Write all scores so far."""
         rows = [(column, row) for column, meter in self.meters.items() for row in meter.rows]
         if self.out is None or not rows:
             return
@@ -144,7 +144,7 @@ class Scores:
         write_bytes(self.out / "metrics.csv", text.getvalue().encode())
 
     def table(self) -> str:
-        """The means, with every protocol's definition beneath."""
+        """Return the table of means, followed by the definition of every protocol."""
         lines = self._one() if len(self.columns) == 1 else self._side_by_side()
         if len(self.perceptual) < len(self.metrics):
             lines += [f"{p.name}: {p.definition}" for p in self.protocols]
@@ -156,14 +156,14 @@ class Scores:
             for clips, frames in dict.fromkeys(counts.values()):
                 of = [p for p, found in counts.items() if found == (clips, frames)]
                 of = f" {', '.join(of)}:" if len(of) < len(counts) else ""
-                means = "the mean over each clip's frames, then over clips"
+                means = "mean over each clip's frames, then over clips"
                 lines.append(f"{set_name}:{of} {clips} clips of {frames} frames, {means}")
         if self.out is not None:
             lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:
-        """(label, protocol, values by column) of every set, and of its clips if they are not too many to be read."""
+        """Return (label, protocol, values by column) of every set, and of its clips unless there are too many."""
         summaries = [self.meters[c].summary() for c in self.columns]
         clips = [self.meters[c].by_clip() for c in self.columns]
         rows = []

@@ -1,4 +1,4 @@
-"""Running a network on clips of any length: windows as frames come, features of a frame computed once."""
+"""Inference on clips of any length: windows are made while frames arrive, and features of a frame are computed once."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from sr_train.models import contract
 
 
 class FewFramesError(ValueError):
-    """A clip has fewer frames than a window takes."""
+    """Error of a clip that has fewer frames than a window."""
 
 
 def windows(
     frames: Iterable[torch.Tensor], count: int, *, padding: str = "reflection_circle"
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """The window around every frame of a clip, as soon as its frames are there: (numbers of its frames, [T, C, h, w]).
+    """Yield the window around every frame of a clip as soon as its frames have arrived: (their numbers, [T, C, h, w]).
 
-    At most ``count`` frames are held. ``padding`` stands for frames beyond the ends, see :mod:`sr_train.data.video.windows`.
+    At most ``count`` frames are held. ``padding`` is how frames beyond the ends are replaced, see
+    :mod:`sr_train.data.video.windows`.
 
     Raises:
-        FewFramesError: for fewer frames than ``count``.
-        ValueError: for one of another size than the first.
+        FewFramesError: the clip has fewer frames than ``count``.
+        ValueError: a frame differs in size from the first one.
     """
     check_padding(padding)
     held: dict[int, torch.Tensor] = {}
-    read = centre = 0
+    read = center = 0
 
     def window() -> tuple[list[int], torch.Tensor]:
-        numbers = padded_window(centre, frames=count, length=read, padding=padding)
+        numbers = padded_window(center, frames=count, length=read, padding=padding)
         return numbers, torch.stack([held[n] for n in numbers])
 
     for frame in frames:
         if held and frame.shape != held[read - 1].shape:
             (h, w), (a, b) = frame.shape[-2:], held[read - 1].shape[-2:]
-            raise ValueError(f"frame {read} is {w}x{h}, those before it {b}x{a}")
+            raise ValueError(f"frame {read} is {w}x{h}, but the frames before it are {b}x{a}")
         held[read] = frame
         read += 1
         held.pop(read - 1 - count, None)
-        while read >= count and centre + count // 2 < read:
+        while read >= count and center + count // 2 < read:
             yield window()
-            centre += 1
+            center += 1
     if read < count:
         raise FewFramesError(f"{read} frames are fewer than the {count} that a window takes")
-    while centre < read:
+    while center < read:
         yield window()
-        centre += 1
+        center += 1
 
 
 @torch.inference_mode()
@@ -66,19 +67,19 @@ def super_resolve_clip(
     precision: str = "32",
     done: Callable[[int], object] = lambda pixels: None,
 ) -> Iterator[torch.Tensor]:
-    """Every frame of a clip through a network: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1] each.
+    """Yield every frame of a clip upscaled: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1].
 
-    Frames are taken as they are needed, so that a clip may be of any length. A network that takes images is given them one
-    by one; of one that takes windows see :func:`windows`, and :class:`FrameFeatures` for what is computed once.
+    Frames are read only when they are needed, so a clip may have any length. A network for images gets one frame at a time. A
+    network for windows gets those of :func:`windows`, and :class:`FrameFeatures` reuses the features of a frame.
 
     Args:
-        model: states ``scale`` and ``multiple_of``, and ``frames`` if it takes windows; in eval mode.
-        frames: in order.
-        padding: what stands for frames beyond the ends.
+        model: network in eval mode; it states ``scale`` and ``multiple_of``, and ``frames`` if it takes windows.
+        frames: frames in order.
+        padding: how frames beyond the ends are replaced.
         tiling, ensemble, precision, done: as for :func:`sr_train.inference.images.super_resolve_bands`.
 
     Raises:
-        ValueError: as :func:`windows` does.
+        ValueError: as in :func:`windows`.
     """
     options: dict[str, Any] = {"tiling": tiling, "ensemble": ensemble, "precision": precision, "done": done}
     count = contract.frames(model)

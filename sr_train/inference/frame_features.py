@@ -1,4 +1,4 @@
-"""Features of the frames of a clip, computed once and used by every window that holds the frame."""
+"""Features of a clip's frames, computed once and used in every window that contains the frame."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from sr_train.models import contract
 
 
 class FrameFeatures:
-    """What a network has found in single frames, for the next windows that hold them.
+    """Cache of a network's features of single frames.
 
-    For networks that are :class:`sr_train.models.contract.PerFrame`.
-    The frames of the newest window are kept, for every tile and flip of it, as long as they take a quarter of the memory
-    that was free: beyond, they are computed anew for each window.
+    It is for networks that are :class:`sr_train.models.contract.PerFrame`. Features of the newest window's frames are kept for
+    every tile and flip, up to ``limit``. Features beyond the limit are computed again for each window.
 
     Args:
         model: the network.
-        limit: bytes; ``None`` for a quarter of what is free where the network is.
+        limit: bytes; ``None`` for a quarter of the free memory of the network's device.
     """
 
     def __init__(self, model: nn.Module, *, limit: int | None = None) -> None:
         found = contract.per_frame(model)
-        assert found is not None, "the network gives no features of single frames"
+        assert found is not None, "the network does not compute features of single frames"
         self.model = found
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.limit = free_memory(device) // 4 if limit is None else limit
-        self.computed = 0  #: how often features of a frame, or of a tile of it, were computed
+        self.computed = 0  #: number of times that features of a frame, or of a tile of it, were computed
         self._window: Sequence[Hashable] = ()
         self._kept: dict[Hashable, dict[Hashable, contract.Levels]] = {}
         self._bytes = 0
 
     @staticmethod
     def serve(model: nn.Module) -> bool:
-        """Whether a network can be asked for the features of a frame."""
+        """Return true if a network computes features of single frames."""
         return contract.per_frame(model) is not None
 
     def begin(self, window: Sequence[Hashable]) -> None:
-        """The next window holds these frames, whose features those of equal names are; the others are forgotten."""
+        """Start the next window and drop the features of frames outside it. Equal names mean the same frame."""
         self._window = window
         for name in [n for n in self._kept if n not in window]:
             self._bytes -= sum(_bytes(levels) for levels in self._kept.pop(name).values())
 
     def __call__(self, x: torch.Tensor, place: Hashable) -> torch.Tensor:
-        """The network's answer to the window in hand, [1, T, 3, h, w]; ``place`` tells its tiles and flips apart."""
+        """Return the network's output for the current window, [1, T, 3, h, w]. ``place`` identifies its tile and flip."""
         found = [self._of_frame(x[:, t], name, place) for t, name in enumerate(self._window)]
         levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
         return self.model.fuse(levels, x[:, self.model.centre])

@@ -1,4 +1,4 @@
-"""Running a network on whole images: padding to what it can take, tiles of bounded memory, self-ensemble."""
+"""Inference on whole images: padding to a size that the network takes, tiles with bounded memory, self-ensemble."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from sr_train.models import contract
 
 
 def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
-    """What a network takes of an image or a window: one that takes images is given the centre frame. Raises ValueError."""
+    """Return the network's input: the image or window, or a window's center frame if the network takes images.
+
+    Raises ValueError if the network takes other windows.
+    """
     frames = contract.frames(model)
     if frames is None:
         return lr if lr.ndim == 3 else lr[len(lr) // 2]
     if lr.ndim == 3 or len(lr) != frames:
         given = "one image" if lr.ndim == 3 else f"{len(lr)} frames"
-        raise ValueError(f"{type(model).__name__} takes clips in windows of {frames} frames; it was given {given}")
+        raise ValueError(f"{type(model).__name__} takes windows of {frames} frames, but was given {given}")
     return lr
 
 
 def _run(
     model: nn.Module, x: torch.Tensor, precision: str, features: FrameFeatures | None = None, place: Hashable = None
 ) -> torch.Tensor:
-    """[1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1]; padded by mirroring, and cut
-    back.
+    """Upscale [1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1].
+
+    The input is padded by mirroring, and the padding is cut off the output.
     """
     scale, multiple = contract.scale(model), contract.multiple_of(model)
     height, width = x.shape[-2:]
@@ -47,17 +51,17 @@ def _run(
 def _ensemble(
     model: nn.Module, x: torch.Tensor, precision: str, features: FrameFeatures | None = None, place: Hashable = None
 ) -> torch.Tensor:
-    """The mean over the eight flips and transposes of the input, turned back (EDSR section 3.3, "self-ensemble").
+    """Return the mean of the outputs for eight flips and transposes of the input (EDSR section 3.3, "self-ensemble").
 
-    Of a clip over its four flips alone, as EDVR's authors do.
+    Every output is flipped back first. Clips use the four flips only, as EDVR's authors do.
     """
     total = None
     count = 8 if x.dim() == 4 else 4
-    for turned in range(count):
-        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if turned & bit]
-        y = x.transpose(-1, -2) if turned & 4 else x
-        y = _run(model, packed(y.flip(axes)), precision, features, (turned, place)).flip(axes)
-        y = y.transpose(-1, -2) if turned & 4 else y
+    for variant in range(count):
+        axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if variant & bit]
+        y = x.transpose(-1, -2) if variant & 4 else x
+        y = _run(model, packed(y.flip(axes)), precision, features, (variant, place)).flip(axes)
+        y = y.transpose(-1, -2) if variant & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
     return total.div_(count)
@@ -74,11 +78,11 @@ def super_resolve(
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
 ) -> torch.Tensor:
-    """One image through a network: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
+    """Upscale one image: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
 
-    A window [T, C, h, w] likewise, for networks that state ``frames``; of others the centre frame is taken.
-    Sizes that the network cannot take (``model.multiple_of``) are padded by mirroring at the right and bottom, and the
-    result is cut back. The image is where the network is; so is the result.
+    Networks that state ``frames`` take a window [T, C, h, w]; other networks get its center frame. Sides that are not
+    multiples of ``model.multiple_of`` are padded by mirroring at the right and bottom, and the padding is cut off the
+    result. Arguments are those of :func:`super_resolve_bands`.
     """
     found = super_resolve_bands(
         model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
@@ -98,17 +102,19 @@ def super_resolve_bands(
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """The same from the top down: (first row, [C, rows, scale w] in [0, 1]), so that no whole float image is ever held.
+    """Upscale one image and yield it in bands from top to bottom: (first row, [C, rows, scale w] in [0, 1]).
+
+    The float image is never held as a whole.
 
     Args:
-        model: states ``scale`` and ``multiple_of``; in eval mode.
-        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may lie in another memory than the network: tiles are
+        model: network in eval mode; it states ``scale`` and ``multiple_of``.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network: tiles are
             moved.
-        tiling: how to cut; ``None`` for the whole image at once.
-        ensemble: the mean of the network's eight answers to the turned image, or four to the flipped clip.
+        tiling: sides of the tiles; ``None`` for the whole image at once.
+        ensemble: average the outputs for eight flips and transposes of an image, or four flips of a clip.
         precision: "32", or "bf16" for autocast.
-        features: of frames that earlier windows have held, which has been told the frames of this one.
-        done: told the LR pixels of every tile that is finished.
+        features: cache of features, after ``begin`` with the frames of this window.
+        done: called with the number of LR pixels of every finished tile.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), lr.device)
     run = _ensemble if ensemble else _run
@@ -143,23 +149,25 @@ def super_resolve_bands(
 
 
 class TilesIfNeeded:
-    """Runs networks on whole images, and in tiles on those that do not fit into memory.
+    """Upscales whole images, and in tiles those that do not fit into memory.
 
-    An image that is as large as one that did not fit is cut at once.
+    Images that are at least as large as one that did not fit are cut into tiles without another try.
 
     Args:
-        tell: called with a sentence when smaller tiles are used from here on.
+        tell: called with a message when tiles become smaller.
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         self.tell = tell
-        self._cut: dict[int, tuple[int, Tiling]] = {}  # by scale: (LR pixels that did not fit whole, tiles that did)
+        self._cut: dict[
+            int, tuple[int, Tiling]
+        ] = {}  # {scale: (LR pixels of the smallest image that is too large, tiles)}
 
     def __call__(self, model: nn.Module, lr: torch.Tensor, name: str) -> torch.Tensor:
-        """[C, h, w] or [T, C, h, w] -> [C, scale h, scale w] float in [0, 1]; ``name`` is that of the image.
+        """Upscale [C, h, w] or [T, C, h, w] -> [C, scale h, scale w] float in [0, 1]. Messages contain ``name``.
 
         Raises:
-            MemoryFullError: where not even the smallest tiles fit.
+            MemoryFullError: even the smallest tiles do not fit.
         """
         scale = contract.scale(model)
         height, width = lr.shape[-2:]
@@ -173,17 +181,22 @@ class TilesIfNeeded:
         if tiling != before:
             self._cut[scale] = (int(min(least, height * width)), tiling)
             same = (
-                "as without tiles" if tiling.exact else f"blended over {2 * tiling.blend}: not exactly as without tiles"
+                "same result as without tiles"
+                if tiling.exact
+                else f"blended over {2 * tiling.blend} pixels; the result differs slightly from one without tiles"
             )
             self.tell(
-                f"{name}: its LR of {width}x{height} pixels does not fit into memory; this and larger images are upscaled in "
-                f"tiles of {tiling.tile} pixels ({same})"
+                f"{name}: the LR image of {width}x{height} pixels does not fit into memory; this and larger images are "
+                f"upscaled in tiles of {tiling.tile} pixels ({same})"
             )
         return sr
 
     @staticmethod
     def _try(model: nn.Module, lr: torch.Tensor, tiling: Tiling) -> torch.Tensor | None:
-        """The image, or None where the memory is full. The error, which holds what was computed, is gone then."""
+        """Return the upscaled image; None if the memory is full.
+
+        On return the error has been deleted, and with it the tensors that it referred to.
+        """
         try:
             return super_resolve(model, lr, tiling=tiling)
         except (MemoryError, RuntimeError) as error:
@@ -199,7 +212,10 @@ def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:
 
 
 def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
-    """Evenly long parts of an axis that begin on the network's grid: a tile's side or less, but never less than a seam."""
+    """Return (start, stop) of nearly equal parts of an axis. Starts are multiples of ``multiple``.
+
+    A part is at most a tile's side long, and at least as long as a seam.
+    """
     assert tiling.tile is not None
     parts = min(math.ceil(size / tiling.tile), max(1, size // (2 * tiling.blend + multiple)))
     starts = [i * size // parts // multiple * multiple for i in range(parts)]
@@ -207,13 +223,13 @@ def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
 
 
 def _spans(start: int, stop: int, size: int, tiling: Tiling, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What a tile sees (from the network's grid on) and where it contributes, in LR pixels."""
+    """Return the span that a tile reads, which starts at a multiple, and the span that it writes, in LR pixels."""
     seen = max(0, (start - tiling.overlap) // multiple * multiple), min(size, stop + tiling.overlap)
     return seen, (max(0, start - tiling.blend), min(size, stop + tiling.blend))
 
 
 def _ramp(span: tuple[int, int], core: tuple[int, int], size: int, blend: int, scale: int) -> torch.Tensor:
-    """Weights along one axis: from 0 to 1 and back over the seams, whose two tiles' weights add up to 1."""
+    """Return a tile's weights along one axis: 1, with ramps at the seams. In a seam the weights of two tiles add up to 1."""
     weights = torch.ones((span[1] - span[0]) * scale)
     seam = 2 * blend * scale
     if seam:

@@ -1,4 +1,4 @@
-"""A network that upscales images and clips, with the options that a command gives it."""
+"""A network that upscales images and clips, with the options of a command."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from sr_train.weights.open import load
 
 
 def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
-    """The scale of a network, which ``scale=`` must agree with; of those that know none, ``scale=`` itself.
+    """Return the scale to use: the network's, or ``scale=``, which must be one of the network's.
 
-    ``known`` are the scales that it has: none of bicubic, several of an MDSR, of which ``scale=`` chooses one.
+    ``known`` has the scales of the network: none for bicubic, several for an MDSR.
     """
     scale = config["scale"]
     if scale is None and not known:
-        raise UsageError("give scale=2 (or 3, 4, ...): neither bicubic nor finished images know theirs")
+        raise UsageError("scale= is missing; bicubic and finished images need it: give scale=2 (or 3, 4, ...)")
     if scale is None and len(known) > 1:
         choices = " or ".join(f"scale={s}" for s in known)
         raise ValueError(f"{source} is a network for {listed(known)}: give {choices}")
     if scale is None:
         return known[0]
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise UsageError(f"scale={scale!r}: expected a whole number from 1 on")
+        raise UsageError(f"scale={scale!r}: expected an integer from 1 on")
     if known and scale not in known:
         raise ValueError(f"scale={scale}, but {source} is a network for {listed(known)}")
     return scale
@@ -54,11 +54,11 @@ def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> in
 
 @dataclass
 class Network:
-    """A network that is ready to upscale, and the options it runs with."""
+    """A network that is ready to upscale, with its options."""
 
     model: nn.Module
     scale: int
-    name: str  #: for the table
+    name: str  #: title in tables
     tiling: Tiling = WHOLE
     ensemble: bool = False
     precision: str = "32"
@@ -71,13 +71,13 @@ class Network:
 
     @property
     def description(self) -> str:
-        """Name and options, in a line for the user."""
+        """Name and options in one line."""
         how = "whole images"
         if self.tiling.tile is not None:
             same = (
-                "as without tiles"
+                "same result as without tiles"
                 if self.tiling.exact
-                else f"blended over {2 * self.tiling.blend}: not exactly as without tiles"
+                else f"blended over {2 * self.tiling.blend} pixels; the result differs slightly from one without tiles"
             )
             how = f"tiles of {self.tiling.tile} LR pixels that overlap by {self.tiling.overlap} ({same})"
         ensemble = f", ensemble of {8 if self.frames is None else 4}" if self.ensemble else ""
@@ -89,9 +89,9 @@ class Network:
         return {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
 
     def image(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
-        """[C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU.
+        """Upscale [C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU.
 
-        ``window`` names the frames. Features of a frame are kept for the next window that holds it.
+        ``window`` has a name for each frame. Features of a frame are kept for the next window that contains it.
         """
         features = None
         if window and self.frames is not None and FrameFeatures.serve(self.model):
@@ -102,18 +102,18 @@ class Network:
     def bands(
         self, lr: torch.Tensor, done: Callable[[int], object] = lambda pixels: None
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """[C, h, w] as for :meth:`image` -> (first row, [C, rows, scale w] in [0, 1]) from the top down.
+        """Upscale [C, h, w] as :meth:`image` does; yield (first row, [C, rows, scale w] in [0, 1]) from top to bottom.
 
-        ``done`` is called with the LR pixels of every finished tile.
+        ``done`` is called with the number of LR pixels of every finished tile.
         """
         return super_resolve_bands(self.model, lr, done=done, **self._options(*lr.shape[-2:]))
 
     def clip(
         self, frames: Iterable[torch.Tensor], *, height: int, width: int, padding: str = "reflection_circle"
     ) -> Iterator[torch.Tensor]:
-        """Frames [C, height, width] as for :meth:`image` -> [C, scale height, scale width] in [0, 1] each.
+        """Upscale frames [C, height, width] as :meth:`image` does; yield [C, scale height, scale width] in [0, 1].
 
-        A clip may have any length. ``padding`` stands for frames beyond its ends.
+        A clip may have any length. ``padding`` is how frames beyond its ends are replaced.
         """
         return super_resolve_clip(self.model, frames, padding=padding, **self._options(height, width))
 
@@ -122,11 +122,11 @@ def take_less(network: Network, height: int, width: int, *, shrink: bool, tell: 
     """Halve the side of a network's tiles after an image of height x width LR pixels did not fit into memory.
 
     Args:
-        network: is changed.
-        height: of the image.
-        width: of the image.
+        network: its tiling is changed.
+        height: height of the image.
+        width: width of the image.
         shrink: the side was chosen automatically and may be changed.
-        tell: called with a sentence that names the new side.
+        tell: called with a message about the new side.
 
     Raises:
         MemoryFullError: the user chose the side, or it cannot be smaller.
@@ -134,14 +134,14 @@ def take_less(network: Network, height: int, width: int, *, shrink: bool, tell: 
     tiling = smaller(network.tiling, height, width) if shrink else None
     if tiling is None:
         raise MemoryFullError("the memory is full; give a smaller tile=") from None
-    tell(f"memory is full with tile={network.tiling.tile}: going on with tile={tiling.tile}")
+    tell(f"the memory is full with tile={network.tiling.tile}; continuing with tile={tiling.tile}")
     network.tiling = tiling
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def recognized_as(weights: Weights) -> str:
-    """Return the key format that another program's file was recognized by, to be appended to its name; empty for ours."""
+    """Return a suffix for the name of another program's file: its key format and assumptions; empty for our files."""
     return "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
 
 
@@ -162,7 +162,7 @@ def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, in
 
 
 def open_network(config: Mapping[str, Any], source: str) -> Network:
-    """Build the network of a file, of a run's stage, or bicubic. Raises ValueError with what does not fit."""
+    """Open the network in a file or in a run's stage, or bicubic. Raises ValueError for wrong options and weights."""
     try:
         check_sides(config["tile"], config["overlap"])  # before a network is read
         device = device_of(str(config["device"]))

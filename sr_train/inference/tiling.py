@@ -1,4 +1,4 @@
-"""How an image is cut into tiles of bounded memory: what a network sees, what it takes, what is free."""
+"""Sizes of tiles, from the receptive field of a network, the memory that it needs and the free memory."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sr_train.devices import free_memory, memory_is_full
 from sr_train.models import contract
 
-_EXACT_UP_TO = 96  # LR pixels: a wider receptive field is cut, and the tiles are blended
+_EXACT_UP_TO = 96  # largest automatic overlap in LR pixels; for wider receptive fields tiles are blended
 
-_WIDEST = 4096  # of the strips that receptive_radius tries
+_WIDEST = 4096  # widest strip that receptive_radius tries
 
 _SMALLEST_TILE, _LARGEST_TILE = 32, 1024
 
-_MOST_BYTES = 1 << 16  # that a network takes for an LR pixel: EDSR of 256 channels at x4 takes 50,000
+_MOST_BYTES = 1 << 16  # most bytes that a network needs for an LR pixel; EDSR x4 with 256 channels needs 50,000
 
 
 class TileError(ValueError):
-    """A tile or an overlap that cannot be used."""
+    """Error of a tile or an overlap that cannot be used."""
 
 
 class MemoryFullError(ValueError):
-    """An image, or a tile, for which the memory is too small."""
+    """Error of an image or a tile that does not fit into memory."""
 
 
 class Tiling(NamedTuple):
-    """How an image is cut: sides in LR pixels."""
+    """Sizes of tiles in LR pixels."""
 
-    tile: int | None  #: side of the part that a tile contributes; None: the whole image at once
-    overlap: int  #: what a tile sees beyond it, on each side
-    blend: int  #: half the width of the seam over which two tiles are mixed; 0 where they agree anyway
-    exact: bool  #: whether the result is that of the whole image, to float rounding
+    tile: int | None  #: side of the part that a tile writes; None for the whole image at once
+    overlap: int  #: pixels that a tile reads beyond this part, on each side
+    blend: int  #: half the width of the seam over which two tiles are blended; 0 if they agree without it
+    exact: bool  #: the result equals that for the whole image, up to float rounding
 
 
 WHOLE = Tiling(None, 0, 0, True)
 
 
 def packed(x: torch.Tensor) -> torch.Tensor:
-    """[1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    """Return [1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
     return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
 
 
 @torch.inference_mode()
 def receptive_radius(model: nn.Module) -> int | None:
-    """How many LR pixels to each side an output pixel depends on; None where it is the whole image.
+    """Return the number of LR pixels to each side that an output pixel depends on; None if it is the whole image.
 
-    Measured: one pixel of a strip is NaN, which every layer hands on to all that depends on it, whatever the weights.
-    A network that says ``reaches_anywhere`` is believed: with deformable convolutions it depends on the image.
+    It is measured with a strip that has one column of NaN: every layer passes NaN on to all dependent pixels, whatever the
+    weights. Networks with ``reaches_anywhere`` are not measured, as deformable convolutions depend on the image.
     """
     if contract.reaches_anywhere(model):
         return None
@@ -69,7 +69,7 @@ def receptive_radius(model: nn.Module) -> int | None:
         with torch.autocast(strip.device.type, enabled=False):
             touched = model(strip)[0].isnan().any(0).any(0).nonzero().flatten().tolist()
         if touched and touched[0] > 0 and touched[-1] < wide * scale - 1:
-            left = middle - touched[0] // scale  # from the first output that sees the pixel
+            left = middle - touched[0] // scale  # from the first output that depends on the pixel
             right = touched[-1] // scale - middle
             return math.ceil((max(left, right) + (multiple - 1)) / multiple) * multiple
         width *= 2
@@ -77,7 +77,7 @@ def receptive_radius(model: nn.Module) -> int | None:
 
 
 class _Peak(TorchDispatchMode):
-    """Counts the bytes of tensors alive at the same time, on any device."""
+    """Counts the bytes of all tensors that exist at the same time, on any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Peak(TorchDispatchMode):
 
 @torch.inference_mode()
 def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
-    """Memory that the network's own tensors take at their peak, in bytes per LR pixel."""
+    """Return the peak memory of the network's tensors, in bytes per LR pixel."""
     multiple = contract.multiple_of(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
@@ -116,39 +116,39 @@ def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
     return peak.peak / side**2
 
 
-def _is_whole(value: object, least: int) -> bool:
+def _is_integer(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_sides(tile: object, overlap: object) -> None:
-    """Raise TileError for a ``tile`` or an ``overlap`` that is wrong whatever the network is."""
-    if overlap != "auto" and not _is_whole(overlap, 0):
-        raise TileError(f"overlap={_typed(overlap)}: expected auto or a whole number of LR pixels from 0 on")
-    if tile not in (None, "auto") and not _is_whole(tile, 1):
+    """Raise TileError for a ``tile`` or an ``overlap`` that is wrong for all networks."""
+    if overlap != "auto" and not _is_integer(overlap, 0):
+        raise TileError(f"overlap={_typed(overlap)}: expected auto or an integer from 0 on, in LR pixels")
+    if tile not in (None, "auto") and not _is_integer(tile, 1):
         raise TileError(
-            f"tile={_typed(tile)}: expected auto, null for the whole image, or a side in whole LR pixels from 1 on"
+            f"tile={_typed(tile)}: expected auto, null for the whole image, or an integer from 1 on, in LR pixels"
         )
 
 
 def _typed(value: object) -> str:
-    """A value as it is typed in YAML."""
+    """Return a value as the user types it in YAML."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def plan_tiles(
     model: nn.Module, *, tile: int | str | None = "auto", overlap: int | str = "auto", memory: int | None = None
 ) -> Tiling:
-    """Decide how images are cut.
+    """Choose the tiling for a network.
 
     Args:
-        model: the network, where it will run.
-        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for what a quarter of the free memory holds.
-        overlap: LR pixels that a tile sees beyond its side; ``auto`` for all that its pixels depend on, up to 96 - then
-            the result is that of the whole image. With less, neighbours are blended over the seam.
-        memory: bytes that ``auto`` may take.
+        model: the network, on the device where it will run.
+        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for what fits into a quarter of the free memory.
+        overlap: LR pixels that a tile reads beyond its side; ``auto`` for the receptive field, up to 96. If it covers the
+            receptive field, the result equals that for the whole image; else adjacent tiles are blended.
+        memory: bytes that ``auto`` may use.
 
     Raises:
-        TileError: with what was given and what can be used.
+        TileError: tile or overlap cannot be used.
     """
     multiple = contract.multiple_of(model)
     check_sides(tile, overlap)
@@ -162,26 +162,28 @@ def plan_tiles(
     blend = 0 if exact else overlap // 2
     if tile == "auto":
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        # Half as much again as its tensors take: convolutions keep reordered copies.
+        # Convolutions keep reordered copies, so half as much is added to the memory of the tensors.
         pixels = (free_memory(device) // 4 if memory is None else memory) / (1.5 * bytes_per_pixel(model))
         tile = min(int(math.sqrt(pixels)), _LARGEST_TILE) - 2 * overlap
         tile = max(tile // 16 * 16, _SMALLEST_TILE, 2 * blend)
     assert isinstance(tile, int)
     if tile < 2 * blend or tile < multiple:
         least = max(2 * blend, multiple)
-        raise TileError(f"tile={tile}: too small for an overlap of {overlap}; make it {least} or more, or overlap less")
+        raise TileError(
+            f"tile={tile} is too small for an overlap of {overlap}; give tile={least} or more, or less overlap"
+        )
     return Tiling(tile, overlap, blend, exact)
 
 
 def whole_if_small(tiling: Tiling, height: int, width: int) -> Tiling:
-    """No tiles for an image that is not larger than what a tile sees."""
+    """Return a tiling without tiles for an image that is not larger than what one tile reads; else the given one."""
     if tiling.tile is not None and height * width <= (tiling.tile + 2 * tiling.overlap) ** 2:
         return WHOLE
     return tiling
 
 
 def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
-    """Tiles of half the side, for an image that did not fit into memory; None where they are as small as can be."""
+    """Return tiles with half the side, for an image that did not fit into memory; None if they cannot be smaller."""
     side = tiling.tile if tiling.tile is not None else max(height, width)
     half = min(side, max(height, width)) // 2
     return (
@@ -192,7 +194,10 @@ def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
 
 
 def is_too_large(model: nn.Module, height: int, width: int) -> bool:
-    """Return whether an image cannot fit into the free memory, on a CPU: there the system ends the process without an error."""
+    """Return true if an image cannot fit into the free memory of a CPU, where the system kills the process without an error.
+
+    Return false for other devices.
+    """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if device.type != "cpu":
         return False
@@ -201,12 +206,12 @@ def is_too_large(model: nn.Module, height: int, width: int) -> bool:
 
 
 def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
-    """Tiles smaller than an image; None where there is not even room to measure the network."""
+    """Return tiles that are smaller than an image; None if the memory is too small even for measuring the network."""
     half = max(height, width) // 2
     for tile in ("auto", half):
         try:
             planned = plan_tiles(model, tile=tile)
-        except TileError:  # the overlap is wider
+        except TileError:  # the overlap is too wide for this tile
             continue
         except (MemoryError, RuntimeError) as error:
             if not memory_is_full(error):
@@ -218,13 +223,13 @@ def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
 
 
 def tiles_instead(model: nn.Module, tiling: Tiling, height: int, width: int) -> Tiling:
-    """Tiles for an image that did not fit into memory by ``tiling``.
+    """Return smaller tiles for an image that did not fit into memory with ``tiling``.
 
     Raises:
-        MemoryFullError: where they are as small as can be.
+        MemoryFullError: the tiles cannot be smaller.
     """
     found = smaller(tiling, height, width) if tiling.tile is not None else _planned(model, height, width)
     if found is None:
-        tried = "" if tiling.tile is None else f", not even in tiles of {tiling.tile} pixels"
-        raise MemoryFullError(f"its LR of {width}x{height} pixels does not fit into memory{tried}")
+        tried = "" if tiling.tile is None else f", even in tiles of {tiling.tile} pixels"
+        raise MemoryFullError(f"the LR image of {width}x{height} pixels does not fit into memory{tried}")
     return found

@@ -1,9 +1,9 @@
-"""Adversarial losses on the discriminator's logits, [B, 1], positive for real: of SRGAN and of ESRGAN.
+"""Adversarial losses of SRGAN and ESRGAN, on the discriminator's logits, [B, 1], positive for real.
 
-Each has ``generator(real_logits, fake_logits)`` and ``discriminator(real_logits, fake_logits)``, both -> scalar, a mean
-over this process' batch, and ``accuracy(real_logits, fake_logits)``, the share of this batch that D is right about.
-Averaging gradients over processes, as ddp does, gives the gradient of the global batch, as long as all processes have
-equally many samples.
+Each has ``generator(real_logits, fake_logits)`` and ``discriminator(real_logits, fake_logits)``, both -> scalar, the mean
+over this process's batch, and ``accuracy(real_logits, fake_logits)``, the share of this batch that D classifies correctly.
+The average of the gradients over processes, as in ddp, is the gradient of the global batch if all processes have equally
+many samples.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import nn
 
 
 def _real(logits: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(logits), the mean: small where they say real."""
+    """Return the mean of -log sigmoid(logits), which is small for logits that mean real."""
     return F.softplus(-logits.float()).mean()
 
 
 def _fake(logits: torch.Tensor) -> torch.Tensor:
-    """-log (1 - sigmoid(logits)), the mean: small where they say fake."""
+    """Return the mean of -log (1 - sigmoid(logits)), which is small for logits that mean fake."""
     return F.softplus(logits.float()).mean()
 
 
 def _share(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Of true ones, of both halves."""
+    """Return the share of true values, with equal weight for real and fake images."""
     return (real.float().mean() + fake.float().mean()) / 2
 
 
 class _MeanOverProcesses(torch.autograd.Function):
-    """The mean of one number per process. Backward averages too: the mean stands in the loss of every process."""
+    """Mean of one number per process. Backward averages too, as the mean is in the loss of every process."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
@@ -50,9 +50,9 @@ def _averaged(value: torch.Tensor) -> torch.Tensor:
 
 
 def global_mean(logits: torch.Tensor) -> torch.Tensor:
-    """The mean over the batches of all processes, in float32: [B, ...] -> scalar, with its gradient.
+    """Return the mean over the batches of all processes, in float32, with its gradient: [B, ...] -> scalar.
 
-    A collective: every process must call it (and its backward) equally often, with equally many samples.
+    It is a collective: all processes must call it and its backward equally often, with equally many samples.
     """
     mean = logits.float().mean()
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -65,50 +65,52 @@ def global_mean(logits: torch.Tensor) -> torch.Tensor:
 class StandardGAN(nn.Module):
     """Binary cross-entropy (Goodfellow et al. 2014), as SRGAN uses it.
 
-    ``needs_real`` says whether the generator's term looks at the real images' logits: this one's does not, and may be
-    given ``None`` for them.
+    Its generator term does not depend on the real images' logits (``needs_real``), so ``None`` may be given for them.
     """
 
     needs_real = False
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """-log D(G(LR)) (SRGAN eq. 6, averaged where the paper sums)."""
+        """Return -log D(G(LR)) (SRGAN eq. 6), averaged although the paper sums."""
         return _real(fake_logits)
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """-log D(HR) - log(1 - D(G(LR))) (SRGAN eq. 2)."""
+        """Return -log D(HR) - log(1 - D(G(LR))) (SRGAN eq. 2)."""
         return _real(real_logits) + _fake(fake_logits)
 
     @torch.no_grad()
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Real where the logit is positive."""
+        """Return the share of correct logits: positive for real images, negative for fake ones."""
         return _share(real_logits > 0, fake_logits < 0)
 
 
 class RelativisticAverage(nn.Module):
-    """Relativistic average GAN (ESRGAN section 3.2): is real more real than the average fake, and fake less than real?
+    """Relativistic average GAN (ESRGAN section 3.2): each logit is compared with the average logit of the other kind.
 
-    The averages are over the global batch, and gradients flow through them in both steps, as in the authors' code of 2018
-    and 2019 (BasicSR detaches them in D's step). Both losses are the mean of their two terms, as in all code; the paper
-    writes the sum, so its weight of 5e-3 means half as much here as it says there.
+    The averages are over the global batch. Gradients flow through them in both steps, as in the authors' code of 2018 and
+    2019; BasicSR detaches them in D's step. Both losses are the mean of their two terms, as in all public code. The paper
+    has the sum, so its weight of 5e-3 has half the effect here.
     """
 
     needs_real = True
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """(-log(1 - D_Ra(real, fake)) - log D_Ra(fake, real)) / 2 (ESRGAN eqs. 1, 3); no gradient to the real logits."""
+        """Return (-log(1 - D_Ra(real, fake)) - log D_Ra(fake, real)) / 2 (ESRGAN eqs. 1, 3).
+
+        The real logits get no gradient.
+        """
         if real_logits is None:
             raise ValueError("RelativisticAverage's generator term needs the logits of the real images")
         real = real_logits.detach()
         return (_fake(real - global_mean(fake_logits)) + _real(fake_logits - global_mean(real))) / 2
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """(-log D_Ra(real, fake) - log(1 - D_Ra(fake, real))) / 2 (ESRGAN eqs. 1, 2)."""
+        """Return (-log D_Ra(real, fake) - log(1 - D_Ra(fake, real))) / 2 (ESRGAN eqs. 1, 2)."""
         real = real_logits - global_mean(fake_logits)
         fake = fake_logits - global_mean(real_logits)
         return (_real(real) + _fake(fake)) / 2
 
     @torch.no_grad()
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Real above the average fake, fake below the average real: the logits' level means nothing here."""
+        """Return the share of correct logits: real above the average fake, fake below the average real."""
         return _share(real_logits > fake_logits.mean(), fake_logits < real_logits.mean())

@@ -1,4 +1,4 @@
-"""Loss of a GAN's generator and discriminator."""
+"""Losses of a GAN's generator (G) and discriminator (D)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from sr_train.losses.weighted import Parts, check_weights, weighted_sum
 
 
 class Adversarial(Protocol):
-    """Adversarial terms on logits [B, 1], e.g. one of :mod:`sr_train.losses.adversarial`. Each method returns a scalar."""
+    """Adversarial terms on logits [B, 1], e.g. from :mod:`sr_train.losses.adversarial`. Each method returns a scalar."""
 
-    needs_real: bool  #: whether G's term needs the logits of HR; without it they may be ``None``
+    needs_real: bool  #: True if G's term needs the logits of HR; if not, they may be ``None``
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """G's term."""
+        """Return G's term."""
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """D's loss."""
+        """Return D's loss."""
         ...
 
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Share of the images that D is right about."""
+        """Return the share of images that D classifies correctly."""
         ...
 
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """A loss for two networks, as ``task=gan`` needs it, e.g. :class:`GANLoss`. Parts are for the logs, detached."""
+    """Loss for two networks, as ``task=gan`` needs it, e.g. :class:`GANLoss`. Parts are detached and for the logs."""
 
     @property
     def needs_real(self) -> bool:
@@ -41,31 +41,31 @@ class AdversarialLoss(Protocol):
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """[B, 3, H, W] twice and logits [B, 1] -> G's loss, a scalar, and its parts."""
+        """Return G's loss, a scalar, and its parts for [B, 3, H, W] twice and logits [B, 1]."""
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Logits [B, 1] of HR and of detached SR -> D's loss, a scalar, and its parts, ``accuracy`` among them."""
+        """Return D's loss, a scalar, and its parts, among them ``accuracy``, for logits [B, 1] of HR and of detached SR."""
         ...
 
 
 class GANLoss(nn.Module):
-    """What a GAN task minimizes: for G a weighted sum of content and adversarial terms, for D its adversarial loss.
+    """Loss of a GAN task: for G a weighted sum of content and adversarial terms, for D its adversarial loss.
 
-    The networks stay with the task; this sees images and logits. A step, D frozen while G's loss is computed::
+    The task holds the networks; the loss gets images and logits. In a step, D is frozen while G's loss is computed::
 
         sr = model(lr)
-        real = discriminator(hr) if loss.needs_real else None  # under no_grad: it gets no gradient anyway
+        real = discriminator(hr) if loss.needs_real else None  # under no_grad
         g_loss, g_parts = loss.generator(sr, hr, real_logits=real, fake_logits=discriminator(sr))
         d_loss, d_parts = loss.discriminator(discriminator(hr), discriminator(sr.detach()))
 
     Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G; ``discriminator``,
-    ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. The total of G is the sum of weight times part.
+    ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. G's loss is the sum of weight times part.
 
     Args:
-        adversarial: of :mod:`sr_train.losses.adversarial`.
-        weights: factor of each: ``adversarial``, and ``pixel`` and ``perceptual`` unless they are ``None``, when a weight
-            is ignored.
+        adversarial: adversarial terms, e.g. from :mod:`sr_train.losses.adversarial`.
+        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is ``None`` is
+            optional and ignored.
         perceptual: (sr, hr) -> scalar; ``None`` for none.
         pixel: (sr, hr) -> scalar; ``None`` for none.
     """
@@ -89,19 +89,19 @@ class GANLoss(nn.Module):
 
     @property
     def needs_real(self) -> bool:
-        """Whether G's loss needs the logits of HR."""
+        """Return true if G's loss needs the logits of HR."""
         return self.adversarial.needs_real
 
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """G's loss and its parts.
+        """Return G's loss and its parts.
 
         Args:
-            sr: [B, 3, H, W], with the generator's graph.
+            sr: [B, 3, H, W], attached to the generator's graph.
             hr: [B, 3, H, W] in [0, 1].
-            real_logits: D(hr), [B, 1]; may be ``None`` where not ``needs_real``.
-            fake_logits: D(sr), [B, 1], with the graph through ``sr``.
+            real_logits: D(hr), [B, 1]; may be ``None`` if ``needs_real`` is false.
+            fake_logits: D(sr), [B, 1], attached to the graph through ``sr``.
         """
         parts: Parts = {}
         if self.pixel is not None:
@@ -112,7 +112,7 @@ class GANLoss(nn.Module):
         return weighted_sum(parts, self.weights), {name: part.detach() for name, part in parts.items()}
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """D's loss and its parts.
+        """Return D's loss and its parts.
 
         Args:
             real_logits: D(hr), [B, 1].

@@ -1,4 +1,4 @@
-"""The perceptual loss: a distance between features of a fixed network (SRGAN section 2.2.1, ESRGAN section 3.3)."""
+"""Perceptual loss: a distance between features of a fixed network (SRGAN section 2.2.1, ESRGAN section 3.3)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sr_train.batch import Extractor
 class PerceptualLoss(nn.Module):
     """Weighted sum over layers of the mean distance of features: [B, 3, H, W] in [0, 1] twice -> scalar.
 
-    HR's features are computed without a graph. Distances are taken in float32, whatever the features come in.
+    HR's features are computed without a graph. Distances are computed in float32.
 
     Args:
-        extractor: a module that gives the features.
-        layers: {layer: weight}; the extractor must give each of them. A weight of ``None`` leaves the layer out.
+        extractor: module that computes the features.
+        layers: {layer: weight}; the extractor must have each of them. Layers with the weight ``None`` are left out.
         criterion: ``l1``, the mean absolute difference (ESRGAN's code), or ``l2``, the mean of squares (SRGAN).
     """
 
@@ -28,19 +28,19 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         if criterion not in ("l1", "l2"):
-            raise ValueError(f"criterion={criterion!r} is neither l1 nor l2")
+            raise ValueError(f"criterion={criterion!r}: expected l1 or l2")
         weights = {name: weight for name, weight in layers.items() if weight is not None}
         missing = [name for name in weights if name not in extractor.channels]
         if missing or not weights:
             raise ValueError(
-                f"layers={list(weights)}: the extractor gives {', '.join(extractor.channels)}; name layers among these"
+                f"layers={list(weights)}: the extractor has {', '.join(extractor.channels)}; choose from these"
             )
         self.extractor = extractor
         self.layers = weights
         self.criterion = criterion
 
     def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """The loss; see the class."""
+        """Return the loss; see the class."""
         with torch.no_grad():
             targets = self.extractor(hr)
         features = self.extractor(sr)

@@ -1,4 +1,4 @@
-"""Pixel losses that torch does not have; L1 and MSE are ``torch.nn.L1Loss`` and ``torch.nn.MSELoss``."""
+"""Pixel losses that torch lacks. For L1 and MSE use ``torch.nn.L1Loss`` and ``torch.nn.MSELoss``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class CharbonnierLoss(nn.Module):
     """sqrt(d^2 + eps^2), a smooth L1 (Lai et al. 2017; EDVR): [B, C, H, W] twice -> scalar.
 
     Args:
-        eps: 1e-3 as in EDVR's paper (BasicSR's 1e-12 under the root is practically L1).
-        reduction: ``mean`` over everything, or ``sum`` over C, H, W and mean over the batch: EDVR sums, and the mean over
-            the batch keeps the gradient the same on one device and on eight.
+        eps: 1e-3 as in EDVR's paper. BasicSR adds 1e-12 under the root, which is practically L1.
+        reduction: ``mean`` over everything, or ``sum`` over C, H, W and mean over the batch. EDVR sums; the mean over the
+            batch makes the gradient independent of the number of devices.
     """
 
     def __init__(self, *, eps: float = 1e-3, reduction: Literal["mean", "sum"] = "mean") -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction={reduction!r} is neither mean nor sum")
+            raise ValueError(f"reduction={reduction!r}: expected mean or sum")
         self.eps = eps
         self.reduction = reduction
 
     def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """The loss; see the class."""
+        """Return the loss; see the class."""
         distance = torch.sqrt((sr - hr) ** 2 + self.eps**2)
         return distance.mean() if self.reduction == "mean" else distance.sum() / len(sr)

@@ -1,4 +1,4 @@
-"""Weighted sums of losses whose parts are known by name: for logs, and for weights that are typed."""
+"""Weighted sums of losses. Their parts have names, for the logs and for weights in the config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_weights(weights: Mapping[str, float], names: list[str]) -> None:
     unknown = [n for n in weights if n not in names]
     missing = [n for n in names if n not in weights]
     if unknown or missing:
-        raise ValueError(f"weights for {', '.join(weights)}; expected one for each of {', '.join(names)}")
+        raise ValueError(f"weights are given for {', '.join(weights)}; expected one for each of {', '.join(names)}")
 
 
 def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:
@@ -27,7 +27,7 @@ class Weighted(nn.Module):
     """Sum of named losses times their weights: [B, C, H, W] in [0, 1] twice -> scalar. For tasks with one network.
 
     Args:
-        terms: {name: (sr, hr) -> scalar}; ``None`` leaves a term out.
+        terms: {name: (sr, hr) -> scalar}; terms that are ``None`` are left out.
         weights: {name: factor}, one for each name.
     """
 
@@ -36,20 +36,20 @@ class Weighted(nn.Module):
         check_weights(weights, list(terms))
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
         if not self.terms:
-            raise ValueError("terms: nothing is left of the loss")
+            raise ValueError("terms: all are null; the loss needs at least one")
         self.weights = dict(weights)
 
     def parts(self, sr: torch.Tensor, hr: torch.Tensor) -> Parts:
-        """Each term by name, not yet weighted."""
+        """Return the unweighted terms by name."""
         return {name: term(sr, hr) for name, term in self.terms.items()}
 
     def forward(self, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        """The loss; see the class."""
+        """Return the loss; see the class."""
         return weighted_sum(self.parts(sr, hr), self.weights)
 
 
 def loss_and_parts(loss: nn.Module, sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-    """A loss, and of a :class:`Weighted` one its terms, not yet weighted, for the logs."""
+    """Return a loss and, for a :class:`Weighted` one, its unweighted terms for the logs."""
     if not isinstance(loss, Weighted):
         return loss(sr, hr), {}
     parts = loss.parts(sr, hr)

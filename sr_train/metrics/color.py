@@ -1,4 +1,4 @@
-"""Luma as MATLAB's ``rgb2ycbcr`` computes it (ITU-R BT.601, studio range 16..235); not OpenCV's full-range JPEG luma."""
+"""Luma as in MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, studio range 16..235). OpenCV's luma has the full range of JPEG."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _LUMA = (65.481, 128.553, 24.966)
 
 
 def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
-    """Y of RGB pixels: [..., 3, H, W] with values in [0, 255] -> [..., 1, H, W] float64 in [16, 235].
+    """Return Y of RGB pixels: [..., 3, H, W] with values in [0, 255] -> [..., 1, H, W] float64 in [16, 235].
 
-    ``rounded`` rounds half up to whole numbers, as MATLAB does for uint8 images.
+    ``rounded`` rounds halves up to integers, as MATLAB does for uint8 images.
     """
     if image.shape[-3] != 3:
-        raise ValueError(f"luma needs RGB, [..., 3, H, W], not {tuple(image.shape)}")
+        raise ValueError(f"luma needs RGB, [..., 3, H, W], but got {tuple(image.shape)}")
     red, green, blue = torch.split(image.double(), 1, dim=-3)
     y = 16 + (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue) / 255
     return torch.floor(y + 0.5) if rounded else y

@@ -1,4 +1,4 @@
-"""PSNR and SSIM on 8-bit values in float64: the plain formulas, no colour and no border (see ``protocol.py``)."""
+"""PSNR and SSIM on 8-bit values in float64: the formulas only. Colors and borders are in ``protocol.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIGMA = 1.5
 
 
 def quantize(image: torch.Tensor) -> torch.Tensor:
-    """Pixels as a saved 8-bit file would hold them: float in [0, 1] (clamped) or uint8 -> float64 whole numbers 0..255."""
+    """Return pixels as in a saved 8-bit file: float in [0, 1] (clamped) or uint8 -> float64 integers 0..255."""
     if image.dtype == torch.uint8:
         return image.double()
     return torch.floor(image.double().clamp(0, 1) * 255 + 0.5)
@@ -18,11 +18,11 @@ def quantize(image: torch.Tensor) -> torch.Tensor:
 
 def _check(a: torch.Tensor, b: torch.Tensor) -> None:
     if a.shape != b.shape:
-        raise ValueError(f"images of different shapes cannot be compared: {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"images have different shapes: {tuple(a.shape)} and {tuple(b.shape)}")
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB: 10 log10(255^2 / mse), mse over all pixels and channels jointly.
+    """Return the peak signal-to-noise ratio in dB: 10 log10(255^2 / mse), with mse over all pixels and channels.
 
     Args:
         a: [C, H, W], values in [0, 255].
@@ -37,7 +37,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
-    """One axis of the Gaussian window, valid region only."""
+    """Apply the Gaussian window along one axis, valid region only."""
     length = x.shape[axis] - len(kernel) + 1
     out = x.narrow(axis, 0, length) * kernel[0]
     for k in range(1, len(kernel)):
@@ -46,7 +46,7 @@ def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Structural similarity (Wang et al. 2004): 11x11 Gaussian of sigma 1.5, valid region, mean over pixels and channels.
+    """Return the structural similarity (Wang et al. 2004): 11x11 Gaussian, sigma 1.5, valid region, mean over pixels, channels.
 
     Args:
         a: [C, H, W], values in [0, 255], at least 11x11.

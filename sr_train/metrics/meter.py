@@ -1,7 +1,7 @@
-"""Collects scores image by image; a set's value is the mean over its images, as in every paper's table.
+"""Collection of scores of single images. The score of a set is the mean over its images, as in papers' tables.
 
-Of clips it is the mean over clips of the mean over each one's frames, as in EDVR's: a long clip counts no more than a
-short one.
+For clips it is the mean over clips of the mean over each clip's frames, as in EDVR's tables. Long and short clips have the
+same weight.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One image under one protocol."""
+    """Scores of one image under one protocol."""
 
     set: str
     key: str
     protocol: str
     values: dict[str, float]
-    clip: str = ""  #: whose frame it is; none for an image
+    clip: str = ""  #: clip that the frame belongs to; empty for an image
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -31,15 +31,15 @@ class Meter:
         self.rows: list[Row] = []
 
     def add(self, set_name: str, key: str, protocol: str, values: dict[str, float], clip: str = "") -> None:
-        """Keep the values of one image, or of one frame of a clip, under one protocol."""
+        """Add the values of one image, or of one frame of a clip, under one protocol."""
         self.rows.append(Row(set_name, key, protocol, values, clip))
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all scores."""
         self.rows.clear()
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Means by set and protocol, and ``n``, the number of images."""
+        """Return means by set and protocol, and ``n``, the number of images."""
         groups: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = {}
         for row in self.rows:
             clips = groups.setdefault((row.set, row.protocol), {})
@@ -51,7 +51,7 @@ class Meter:
         return result
 
     def by_clip(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-        """Means over each clip's frames, of sets of clips: {set: {protocol: {clip: {..., n: frames}}}}."""
+        """Return means over each clip's frames for sets of clips: {set: {protocol: {clip: {..., n: frames}}}}."""
         groups: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = {}
         for row in self.rows:
             if row.clip:
@@ -63,7 +63,7 @@ class Meter:
         }
 
     def flat(self) -> Iterator[tuple[str, float]]:
-        """``set/protocol/metric`` and its mean, for logs and for choosing the best."""
+        """Yield (``set/protocol/metric``, mean), for logs and for choosing the best checkpoint."""
         for set_name, protocols in self.summary().items():
             for protocol, values in protocols.items():
                 for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Named protocols: what a paper's PSNR and SSIM were measured on. A number without its protocol means nothing."""
+"""Named protocols: channels, border and rounding for PSNR and SSIM. Numbers under different protocols cannot be compared."""
 
 from __future__ import annotations
 
@@ -14,40 +14,37 @@ from sr_train.metrics.functional import psnr, quantize, ssim
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which values are compared.
+    """Choice of the values that are compared.
 
     Args:
-        name: as typed in ``protocols=[...]``.
-        colour: ``rgb``, or luma as real numbers (``y``) or rounded to 8 bits (``y_matlab``).
-        border: pixels ignored at each edge, beside ``scale``.
-        cut_scale: whether ``scale`` pixels are ignored as well.
-        used_by: whose tables it reproduces.
-        centre: whether only the centre frame of a clip counts.
+        name: name in ``protocols=[...]``.
+        color: ``rgb``, or luma as real numbers (``y``) or rounded to 8 bits (``y_matlab``).
+        border: pixels ignored at each edge, in addition to ``cut_scale``.
+        cut_scale: ignore ``scale`` pixels at each edge as well.
+        used_by: authors and programs whose tables use it.
     """
 
     name: str
-    colour: Literal["rgb", "y", "y_matlab"]
+    color: Literal["rgb", "y", "y_matlab"]
     border: int
     cut_scale: bool
     used_by: str
-    centre: bool = False
+    centre: bool = False  #: only the center frame of a clip is scored
 
     @property
     def definition(self) -> str:
-        """One line that says what the number means."""
-        colour = {"rgb": "RGB", "y": "Y of BT.601, not rounded", "y_matlab": "Y of BT.601 rounded to 8 bits"}[
-            self.colour
-        ]
+        """Description of the protocol in one line."""
+        color = {"rgb": "RGB", "y": "Y of BT.601, not rounded", "y_matlab": "Y of BT.601 rounded to 8 bits"}[self.color]
         edge = "scale" if self.cut_scale else ""
         edge = f"{edge}+{self.border}" if edge and self.border else edge or str(self.border)
-        over = "centre frame of each clip, mean over clips" if self.centre else "mean over images"
-        return f"{colour}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
+        over = "center frame of each clip, mean over clips" if self.centre else "mean over images"
+        return f"{color}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
 
     def values(self, image: torch.Tensor, scale: int) -> torch.Tensor:
-        """[3, H, W] uint8, or float in [0, 1] -> the values compared, [1|3, H', W'] float64 in [0, 255]."""
+        """Return the values to compare: [3, H, W] uint8, or float in [0, 1] -> [1|3, H', W'] float64 in [0, 255]."""
         pixels = quantize(image)
-        if self.colour != "rgb":
-            pixels = luma(pixels, rounded=self.colour == "y_matlab")
+        if self.color != "rgb":
+            pixels = luma(pixels, rounded=self.color == "y_matlab")
         cut = self.border + (scale if self.cut_scale else 0)
         height, width = pixels.shape[-2:]
         if min(height, width) <= 2 * cut:
@@ -72,7 +69,7 @@ PROTOCOLS = {
 
 
 def get_protocols(names: Sequence[str]) -> list[Protocol]:
-    """Protocols by name; raises ValueError for one there is not."""
+    """Return protocols by name. Raises ValueError for an unknown name."""
     unknown = [n for n in names if n not in PROTOCOLS]
     if unknown or not names:
         raise ValueError(f"protocols={list(names)}: choose from {', '.join(PROTOCOLS)}")
@@ -80,15 +77,15 @@ def get_protocols(names: Sequence[str]) -> list[Protocol]:
 
 
 def score(sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int) -> dict[str, float]:
-    """PSNR (dB) and SSIM of one image.
+    """Return PSNR (dB) and SSIM of one image.
 
     Args:
-        sr: [3, H, W] uint8, or float in [0, 1]; quantized to 8 bits as a saved file would be.
+        sr: [3, H, W] uint8, or float in [0, 1]; it is quantized to 8 bits, as in a saved file.
         hr: the same shape.
-        protocol: what is compared.
-        scale: of the super-resolution, for the border.
+        protocol: choice of the values to compare.
+        scale: HR pixels per LR pixel, for the border.
     """
     if sr.shape != hr.shape:
-        raise ValueError(f"the result is {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")
+        raise ValueError(f"the result has the shape {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")
     a, b = protocol.values(sr, scale), protocol.values(hr, scale)
     return {"psnr": psnr(a, b), "ssim": ssim(a, b)}

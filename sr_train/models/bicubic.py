@@ -1,4 +1,4 @@
-"""Bicubic enlargement as a network without weights: the baseline of every table."""
+"""Bicubic upscaling as a network without weights, the baseline in tables."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Bicubic(nn.Module):
     """MATLAB's bicubic ``imresize``: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w] in [0, 1].
 
     Args:
-        scale: enlargement.
-        arithmetic: see :mod:`sr_train.resampling`; the two of uint8 give what MATLAB gives for uint8 images.
+        scale: HR pixels per LR pixel along a side.
+        arithmetic: see :mod:`sr_train.resampling`; the two for uint8 reproduce MATLAB's results for uint8 images.
     """
 
     multiple_of = 1
@@ -25,7 +25,7 @@ class Bicubic(nn.Module):
         self.arithmetic: Arithmetic = arithmetic
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """Enlarge; see the class for shapes."""
+        """Upscale; see the class for shapes."""
         if self.arithmetic == "float":
             return imresize_torch(lr.double(), self.scale).clamp(0, 1)
         pixels = torch.floor(lr.double() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,17 +1,17 @@
-"""Contract of a network: what it has to state, what it may offer, and the only code that asks for it.
+"""Contract of a network: its required and optional members, and the only functions that read them.
 
-A network is an ``nn.Module`` that meets :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional: a network
-meets one by having its members, on the instance or on the class. Each function below reads one member and holds its default.
+A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional.
+Members may be on the instance or on the class. Each function below reads one member and defines its default.
 
-Shapes have the letters of :mod:`sr_train.batch`. Pixels are RGB in [0, 1]. Outputs are float32 or in the type of autocast.
+The letters of shapes are those of :mod:`sr_train.batch`. Pixels are RGB in [0, 1]. Outputs are float32 or autocast's type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
-if TYPE_CHECKING:  # commands import this file for their help, which needs no torch
+if TYPE_CHECKING:  # commands import this file for --help, which must not load torch
     import torch
     from torch import nn
 
@@ -26,25 +26,25 @@ class Upscaler(Protocol):
     """A network for one scale."""
 
     scale: int  #: HR pixels per LR pixel along a side, 1 to 16
-    multiple_of: int  #: h and w of every input are multiples of it; the caller pads before and cuts after
+    multiple_of: int  #: h and w of every input are multiples of it; the caller pads the input and cuts the output
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, C, h, w], or windows [B, T, C, h, w] for :class:`Windowed`, -> [B, C, H, W], not clamped."""
+        """Upscale [B, C, h, w], or windows [B, T, C, h, w] for :class:`Windowed`, -> [B, C, H, W], not clamped."""
         ...
 
 
 class MultiScale(Protocol):
-    """A network with a branch for each of several scales, for ``task=multiscale``. With one branch it states ``scale`` too."""
+    """A network with one branch for each scale, for ``task=multiscale``. With a single branch it also has ``scale``."""
 
     multiple_of: int  #: as for :class:`Upscaler`, for all branches
 
     @property
     def scales(self) -> Sequence[int]:
-        """The scales of the branches, each of 1 to 16 once."""
+        """Scales of the branches, from 1 to 16, each once."""
         ...
 
     def forward(self, lr: torch.Tensor, scale: int) -> torch.Tensor:
-        """[B, C, h, w] -> [B, C, scale h, scale w], not clamped, by one branch; the others get no gradient."""
+        """Upscale with one branch: [B, C, h, w] -> [B, C, scale h, scale w], not clamped. The others get no gradient."""
         ...
 
     def at(self, scale: int) -> nn.Module:
@@ -53,13 +53,14 @@ class MultiScale(Protocol):
 
 
 class Windowed(Upscaler, Protocol):
-    """A video network: it takes windows [B, T, C, h, w] and restores the center frame."""
+    """A video network, which takes windows [B, T, C, h, w] and restores the center frame."""
 
     frames: int  #: T, odd
 
 
+@runtime_checkable
 class PerFrame(Windowed, Protocol):
-    """A video network whose features of a frame are computed once for all windows that hold the frame.
+    """A video network whose features of a frame are computed once for all windows that contain the frame.
 
     ``forward(lr)`` equals ``fuse(features of each frame, stacked, lr[:, centre])``.
     """
@@ -67,11 +68,11 @@ class PerFrame(Windowed, Protocol):
     centre: int  #: index of the restored frame in its window: frames // 2
 
     def features(self, frames: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Single frames [N, C, h, w] -> maps by name, [N, c, h', w'] each. No frame may influence another's maps."""
+        """Return maps by name, [N, c, h', w'] each, of single frames [N, C, h, w]. Each map depends on one frame only."""
         ...
 
     def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
-        """Maps of windows, [B, T, c, h', w'] each, and the center frames [B, C, h, w] -> [B, C, H, W]."""
+        """Upscale from maps of windows, [B, T, c, h', w'] each, and the center frames [B, C, h, w] -> [B, C, H, W]."""
         ...
 
 
@@ -80,14 +81,14 @@ class JoinsFrames(Windowed, Protocol):
 
     @property
     def joins_frames(self) -> Sequence[str]:
-        """Names of the convolutions whose input channels are the features of all frames, frame after frame."""
+        """Names of the convolutions whose input channels are the features of all frames, in the order of frames."""
         ...
 
 
 class Unbounded(Protocol):
-    """A network with outputs that may depend on any input pixel, e.g. by deformable convolutions. Its tiles are blended."""
+    """A network whose outputs may depend on any input pixel, e.g. by deformable convolutions. Its tiles are blended."""
 
-    reaches_anywhere: bool  #: True; without it the receptive field is measured
+    reaches_anywhere: bool  #: True; if it is missing, the receptive field is measured
 
 
 @runtime_checkable
@@ -95,71 +96,74 @@ class Watched(Protocol):
     """A network that reports numbers and problems in training."""
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """Scalars of the newest training step by name, for the logs; on the device."""
+        """Return scalars of the newest training step by name, for the logs. They stay on the device."""
         ...
 
     def alarm(self) -> str | None:
-        """Return a warning with its remedies, or ``None``. Called now and then, may wait for the device; given once a run."""
+        """Return a warning with remedies, or ``None``.
+
+        It is called from time to time and may wait for the device. The warning is printed once a run.
+        """
         ...
 
 
 class Recomputable(Protocol):
-    """A block, stated on its class: ``task.recompute=true`` keeps its input only and computes the rest again."""
+    """A block, marked on its class. ``task.recompute=true`` keeps only its input and recomputes the rest for gradients."""
 
     checkpoint_unit: bool  #: True
 
 
 class Growable(Protocol):
-    """A residual block, stated on its class: ``init.grow`` can add such blocks to an ``nn.Sequential`` of them."""
+    """A residual block, marked on its class. ``init.grow`` can add such blocks to an ``nn.Sequential`` of them."""
 
-    residual_end: (
-        str  #: name of the layer in the block that makes the block an identity where its weight and bias are zero
-    )
+    residual_end: str  #: name of the block's layer that makes the block an identity if its weight and bias are zero
 
 
 def _integer(network: nn.Module, name: str, where: str) -> int:
     found = getattr(network, name, None)
     if not isinstance(found, int):
-        raise ValueError(f"{where} has no integer as its attribute {name}: docs/extending.md tells what a network has")
+        raise ValueError(f"{where} needs an attribute {name} that is an integer; see docs/extending.md")
     return found
 
 
 def check(network: nn.Module, where: str) -> None:
-    """Raise ValueError unless a network states what every network has to; ``where`` names it in the message."""
+    """Raise ValueError unless a network has all required members. Messages start with ``where``."""
     for name in ("multiple_of",) if branches(network) else ("scale", "multiple_of"):
         _integer(network, name, where)
     if branches(network) and not callable(getattr(network, "at", None)):
-        raise ValueError(f"{where} has scales, and no at(scale) that gives one branch: see sr_train/models/mdsr.py")
+        raise ValueError(
+            f"{where} has scales and needs a method at(scale) that returns one branch; see sr_train/models/mdsr.py"
+        )
 
 
 def scale(network: nn.Module) -> int:
-    """Return the scale of a network that has one. Raises ValueError for others."""
+    """Return the scale of a network with one scale. Raises ValueError for others."""
     return _integer(network, "scale", type(network).__name__)
 
 
 def branches(network: nn.Module) -> tuple[int, ...]:
-    """Return the scales of a :class:`MultiScale` network, none for others."""
+    """Return the scales of a :class:`MultiScale` network; empty for others."""
     return tuple(getattr(network, "scales", ()))
 
 
 def scales(network: nn.Module) -> tuple[int, ...]:
-    """Return all scales of a network. Raises ValueError where it states none."""
+    """Return all scales of a network. Raises ValueError if it has none."""
     return branches(network) or (scale(network),)
 
 
 def branch(network: nn.Module, scale: int) -> nn.Module:
-    """Return the branch for ``scale``; a network of one scale is its own."""
+    """Return the branch for ``scale``; networks without branches are returned unchanged."""
     return cast("MultiScale", network).at(scale) if branches(network) else network
 
 
 def multiple_of(network: nn.Module) -> int:
-    """Return the divisor of its inputs' sides; 1 where none is stated, which :func:`check` refuses before training."""
+    """Return the number that sides of inputs are multiples of; 1 if it is missing, which :func:`check` refuses."""
     found = getattr(network, "multiple_of", 1)
     return found if isinstance(found, int) else 1
 
 
 def frames(network: nn.Module) -> int | None:
-    """Return the frames of the windows that a video network takes; ``None`` for networks that take images."""
+    """Return the number of frames in a video network's window; ``None`` for networks that take images."""
     return getattr(network, "frames", None)
 
 
@@ -170,21 +174,17 @@ def input_shape(network: nn.Module, height: int, width: int) -> tuple[int, ...]:
 
 
 def per_frame(network: nn.Module) -> PerFrame | None:
-    """Return the network if features of single frames can be kept, else ``None``."""
-    found: Any = network
-    offered = all(callable(getattr(network, name, None)) for name in ("features", "fuse")) and hasattr(
-        network, "centre"
-    )
-    return found if offered else None
+    """Return the network if it is :class:`PerFrame`, else ``None``."""
+    return network if isinstance(network, PerFrame) else None
 
 
 def joins_frames(network: nn.Module) -> Sequence[str]:
-    """Return the names of the convolutions that join the frames' features; none for networks that cannot grow so."""
+    """Return the names of the convolutions that join the frames' features; empty unless :class:`JoinsFrames`."""
     return getattr(network, "joins_frames", ())
 
 
 def reaches_anywhere(network: nn.Module) -> bool:
-    """Return true for a network that says it is :class:`Unbounded`."""
+    """Return true for an :class:`Unbounded` network."""
     return bool(getattr(network, "reaches_anywhere", False))
 
 
@@ -194,7 +194,7 @@ def checkpoint_units(network: nn.Module) -> list[nn.Module]:
 
 
 def residual_end(block: nn.Module) -> str | None:
-    """Return the name of the layer that ends a :class:`Growable` block, ``None`` for other modules."""
+    """Return the name of the last layer of a :class:`Growable` block; ``None`` for other modules."""
     return getattr(block, "residual_end", None)
 
 
@@ -204,5 +204,5 @@ if TYPE_CHECKING:  # pyright compares the project's networks with the Protocols
     )  # fmt: skip
     several: type[MultiScale] = mdsr.MDSR
     windowed: tuple[type[PerFrame], type[JoinsFrames]] = (edvr.EDVR, edvr.EDVR)
-    told: tuple[type[Unbounded], type[Watched]] = (edvr.EDVR, edvr.EDVR)
+    reporting: tuple[type[Unbounded], type[Watched]] = (edvr.EDVR, edvr.EDVR)
     blocks: tuple[type[Growable], ...] = (layers.ResidualBlock, edsr.ResidualBlock, srresnet.ResidualBlock)

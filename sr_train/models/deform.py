@@ -1,13 +1,13 @@
 """Modulated deformable convolution (DCNv2, Zhu et al. 2019) as EDVR uses it: 3x3, stride 1, offsets from other features.
 
-Two ways to compute it agree to float rounding, forward and in all gradients:
+Two ways to compute it have the same outputs and gradients up to float rounding:
 
 - ``torchvision``: its compiled operator, fast on CUDA;
-- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product. On a CPU several times as fast,
-  and the product may be in bf16; whatever can run or export ``grid_sample`` can run it.
+- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product. It is several times as fast on a
+  CPU, the product may be in bf16, and it can be exported like ``grid_sample``.
 
-Where a tap falls on a whole pixel an offset's gradient jumps (all of them do before training, with offsets of 0): there both
-take the same side, because maps are padded to 2^k + 1, which makes torch's coordinates in [-1, 1] exact.
+The gradient of an offset jumps where a tap hits the center of a pixel, as all taps do before training, with offsets of 0.
+Both ways use the same side there. For this, maps are padded to 2^k + 1, which makes torch's coordinates in [-1, 1] exact.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Way = Literal["auto", "torchvision", "sampling"]
 
 _TAPS = 9
 
-_PIECE = 1024  # positions that a CPU samples at once: their nine taps of 64 channels, 2.4 MB, stay in its cache
+_PIECE = 1024  # positions that a CPU samples at once; their nine taps with 64 channels, 2.4 MB, stay in its cache
 
 
 def _side(size: int) -> int:
-    """The least power of two from ``size - 1`` on."""
-    return 1 << max(int(size) - 2, 0).bit_length()  # traced, a size is a tensor
+    """Return the smallest power of two that is at least ``size - 1``."""
+    return 1 << max(int(size) - 2, 0).bit_length()  # while tracing, a size is a tensor
 
 
 def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """[B, C, h, w] -> [B groups, C / groups, 2^i + 1, 2^j + 1], zeros at the bottom and at the right."""
+    """Pad with zeros at the bottom and right: [B, C, h, w] -> [B groups, C / groups, 2^i + 1, 2^j + 1]."""
     batch, channels, height, width = x.shape
     tall, wide = _side(height) + 1, _side(width) + 1
     x = F.pad(x.contiguous(), (0, wide - width, 0, tall - height))
@@ -44,7 +44,10 @@ def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
-    """Where ``rows`` are sampled: [B, groups 9 2, h, w], (y, x) in pixels -> [B groups, 9 rows, w, 2], (x, y) in [-1, 1]."""
+    """Return sampling positions for ``rows``.
+
+    [B, groups 9 2, h, w], offsets (y, x) in pixels -> [B groups, 9 rows, w, 2], positions (x, y) in [-1, 1].
+    """
     batch, _, height, width = offset.shape
     tall, wide = 2 / _side(height), 2 / _side(width)
     own = offset.reshape(batch * groups, _TAPS, 2, height, width)[:, :, :, rows]
@@ -57,7 +60,7 @@ def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
 
 
 def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """[N, c, H, W] at [N, 9 rows, w, 2] -> [N, c, 9, rows w]; zero outside."""
+    """Sample [N, c, H, W] at [N, 9 rows, w, 2] -> [N, c, 9, rows w], with zeros outside."""
     found = F.grid_sample(padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return found.reshape(*found.shape[:2], _TAPS, -1)
 
@@ -65,7 +68,7 @@ def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 def _by_sampling(
     x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """The convolution in operations that differentiate themselves; the product is in ``weight``'s type."""
+    """Compute the convolution with operations that autograd can differentiate. The product is in ``weight``'s dtype."""
     batch, channels, height, width = x.shape
     groups = mask.shape[1] // _TAPS
     found = _sample(_padded(x, groups), _grid(offset, groups, slice(0, height)))
@@ -76,9 +79,10 @@ def _by_sampling(
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Images to be sampled together, and blocks of rows in them.
+    """Yield the images to sample together, and the blocks of rows in them.
 
-    Enough images to keep the threads busy (one works on one group), and of small maps more: every piece costs 40 calls.
+    There are enough images to keep all threads busy, with one thread for one group. Small maps are taken in larger numbers,
+    because every piece costs 40 calls.
     """
     batch, _, height, width = mask.shape
     together = max(math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1]), 2 * _PIECE // (height * width))
@@ -89,7 +93,7 @@ def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
 
 
 class _Pieces(torch.autograd.Function):
-    """:func:`_by_sampling` for a CPU, to [B, h, w, C']: in pieces that stay in its cache, sampled again on the way back."""
+    """:func:`_by_sampling` for a CPU -> [B, h, w, C'], in pieces that fit into its cache. Backward samples again."""
 
     @staticmethod
     def forward(
@@ -107,7 +111,7 @@ class _Pieces(torch.autograd.Function):
                 columns = columns.view(-1, channels * _TAPS, columns.shape[-1]).to(weight.dtype)
                 for image, taps in zip(out[some], columns, strict=True):
                     torch.addmm(bias, taps.t(), kernel, out=image[rows].flatten(0, 1))
-        return out  # channels last: permuted here, it would be a view, which nothing may change in place
+        return out  # channels last; a permuted view of a custom Function's result could not be changed in place
 
     @staticmethod
     @once_differentiable
@@ -148,7 +152,7 @@ class _Pieces(torch.autograd.Function):
 
 
 def _sum_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Over the channels, without a product as large as they are: [N, c, 9, n] twice -> [N, 9, n]."""
+    """Return the sum of products over channels: [N, c, 9, n] twice -> [N, 9, n]. The full product is never in memory."""
     total = a[:, 0] * b[:, 0]
     for c in range(1, a.shape[1]):
         total.addcmul_(a[:, c], b[:, c])
@@ -165,21 +169,19 @@ def deformable_conv(
     way: Way = "auto",
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Modulated deformable 3x3 convolution, zero outside: [B, C, h, w] -> [B, C', h, w].
+    """Apply a modulated deformable 3x3 convolution, with zeros outside: [B, C, h, w] -> [B, C', h, w].
 
     Args:
-        x: of any floating type; sampled in that of ``offset``.
-        offset: [B, groups 9 2, h, w] in pixels: of each group, of each tap row by row, (y, x).
-        mask: [B, groups 9, h, w]: what each tap is multiplied by.
+        x: input of any floating dtype; it is sampled in that of ``offset``.
+        offset: [B, groups 9 2, h, w] in pixels: (y, x) for each tap, row by row, for each group.
+        mask: [B, groups 9, h, w], the factor of each tap.
         weight: [C', C, 3, 3].
         bias: [C'].
         way: see the module; ``auto`` is torchvision's on CUDA, sampling elsewhere.
-        dtype: of the matrix product where it is ours, and of the result; ``None`` for that of ``offset``.
+        dtype: dtype of the result and, for sampling, of the matrix product; ``None`` for that of ``offset``.
     """
     dtype = offset.dtype if dtype is None else dtype
     if way == "torchvision" or (way == "auto" and x.is_cuda):
-        # pyright: ignore[reportMissingTypeStubs]
-
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)
@@ -192,13 +194,13 @@ def deformable_conv(
 class DeformableConv(nn.Module):
     """Deformable 3x3 convolution whose offsets and masks come from other features. State-dict keys are BasicSR's DCNv2Pack.
 
-    ([B, channels, h, w], features of the same size) -> [B, channels, h, w]. It starts as half of a plain convolution:
-    offsets 0, masks 0.5. Under autocast the offsets, their convolution and the sampling stay in float32: in bf16 a
-    coordinate is off by up to 0.06 px at 64 px.
+    ([B, channels, h, w], features of the same size) -> [B, channels, h, w]. Its first outputs are half of those of a plain
+    convolution: offsets are 0, masks 0.5. Under autocast the offsets, their convolution and the sampling stay in float32: in
+    bf16 the error of a coordinate is up to 0.06 px at 64 px.
 
     Args:
-        channels: in and out.
-        groups: deformable groups: channels that move together are ``channels / groups``.
+        channels: input and output channels.
+        groups: deformable groups; ``channels / groups`` channels share their offsets.
         way: see :func:`deformable_conv`.
     """
 
@@ -209,7 +211,7 @@ class DeformableConv(nn.Module):
         if channels % groups:
             raise ValueError(f"channels={channels} must be a multiple of the {groups} deformable groups")
         if way not in ("auto", "torchvision", "sampling"):
-            raise ValueError(f"deform={way!r} is none of auto, torchvision, sampling")
+            raise ValueError(f"deform={way!r}: expected auto, torchvision or sampling")
         self.groups = groups
         self.way: Way = way
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
@@ -221,12 +223,12 @@ class DeformableConv(nn.Module):
         assert self.conv_offset.bias is not None
         nn.init.zeros_(self.conv_offset.bias)
         self.mean_offset: torch.Tensor | None = None  #: mean |offset| in pixels of the newest training step
-        self.side = 0  #: of the shorter sides of the maps it was taken from
+        self.side = 0  #: shorter side of the maps of this step
 
     def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """``x`` sampled where ``features`` say, and convolved."""
+        """Return the convolution of ``x`` with offsets and masks from ``features``."""
         kind = x.device.type
-        casts = torch.amp.is_autocast_available(kind)  # on meta there is none
+        casts = torch.amp.is_autocast_available(kind)  # the meta device has no autocast
         dtype = torch.get_autocast_dtype(kind) if casts and torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False) if casts else nullcontext():
             found = self.conv_offset(features.to(self.weight.dtype))

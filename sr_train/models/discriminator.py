@@ -1,4 +1,4 @@
-"""Discriminators of SRGAN and ESRGAN: an image patch of one fixed size -> one logit, positive for real."""
+"""Discriminators of SRGAN and ESRGAN. Image patches of a fixed size -> one logit each, positive for real."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import nn
 def _check_input(image: torch.Tensor, size: int, name: str) -> None:
     if image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
         raise ValueError(
-            f"{name} was built for patches [B, 3, {size}, {size}], got {list(image.shape)}; "
-            "its size is that of the HR patch: scale x data.lr_patch"
+            f"{name} was built for patches [B, 3, {size}, {size}], but got {list(image.shape)}; "
+            "its size must be that of the HR patch: scale x data.lr_patch"
         )
 
 
 class SRGANDiscriminator(nn.Module):
     """SRGAN's discriminator (Ledig et al. 2017, section 2.1 and Fig. 4): [B, 3, size, size] in [0, 1] -> logits [B, 1].
 
-    Eight 3x3 convolutions, every second one halves the side and every second doubles the channels; BN on all but the
-    first; LeakyReLU 0.2; dense layers of 1024 and 1. The paper's last sigmoid is part of the loss. Convolutions before BN
-    keep their bias (the paper does not say): 23,565,505 parameters at 96 px.
+    It has eight 3x3 convolutions, alternately with stride 2 and with twice the channels, BN on all but the first, LeakyReLU
+    0.2, and dense layers of 1024 and 1. The paper's final sigmoid is part of the loss. Convolutions before BN have a bias,
+    which the paper does not specify: 23,565,505 parameters at 96 px.
 
     Args:
         size: side of the HR patch in pixels, a multiple of 16; the paper's 96.
-        channels: of the first convolution; 64 in the paper.
+        channels: outputs of the first convolution; 64 in the paper.
     """
 
     def __init__(self, *, size: int = 96, channels: int = 64) -> None:
         super().__init__()
         if size < 16 or size % 16:
-            raise ValueError(f"discriminator size={size} is not built; SRGAN's is for multiples of 16 (four halvings)")
+            raise ValueError(f"discriminator size={size} is not supported; SRGAN's needs a multiple of 16")
         if channels < 1:
             raise ValueError(f"discriminator channels={channels} must be at least 1")
         self.size = size
@@ -45,7 +45,7 @@ class SRGANDiscriminator(nn.Module):
         self.lrelu = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Judge; see the class for shapes and ranges."""
+        """Return logits; see the class for shapes and ranges."""
         _check_input(image, self.size, "SRGANDiscriminator")
         x = self.features(image).flatten(1)
         return self.linear2(self.lrelu(self.linear1(x))).float()
@@ -54,13 +54,14 @@ class SRGANDiscriminator(nn.Module):
 class VGGStyleDiscriminator(nn.Module):
     """ESRGAN's discriminator: [B, 3, size, size] in [0, 1] -> logits [B, 1]. State-dict keys are BasicSR's.
 
-    Stages of a 3x3 convolution and a 4x4 one of stride 2, until 4x4 pixels are left; BN on all but the very first, which
-    alone has a bias; LeakyReLU 0.2; dense layers of 100 and 1. At 128 px 14,499,401 parameters, at 256 px 21,055,049.
+    A stage is a 3x3 convolution and a 4x4 one with stride 2. There are enough stages to leave 4x4 pixels. The first
+    convolution has a bias, all others have BN. LeakyReLU 0.2 and dense layers of 100 and 1 follow. The network has 14,499,401
+    parameters at 128 px and 21,055,049 at 256 px.
 
     Args:
         size: side of the HR patch in pixels: 128 or, with a sixth stage, 256 as in BasicSR. 64 and 32, with one and two
-            stages fewer, are for small trials.
-        channels: of the first stage; 64 in BasicSR.
+            stages fewer, are for small experiments.
+        channels: outputs of the first stage; 64 in BasicSR.
     """
 
     def __init__(self, *, size: int = 128, channels: int = 64) -> None:
@@ -68,7 +69,7 @@ class VGGStyleDiscriminator(nn.Module):
         stages = {32: 3, 64: 4, 128: 5, 256: 6}
         if size not in stages:
             built = ", ".join(map(str, stages))
-            raise ValueError(f"discriminator size={size} is not built; VGGStyleDiscriminator is for {built}")
+            raise ValueError(f"discriminator size={size} is not supported; VGGStyleDiscriminator is for {built}")
         if channels < 1:
             raise ValueError(f"discriminator channels={channels} must be at least 1")
         self.size = size
@@ -87,7 +88,7 @@ class VGGStyleDiscriminator(nn.Module):
         self.lrelu = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Judge; see the class for shapes and ranges."""
+        """Return logits; see the class for shapes and ranges."""
         _check_input(image, self.size, "VGGStyleDiscriminator")
         x = image
         for i in range(self.stages):

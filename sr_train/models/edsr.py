@@ -11,11 +11,11 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
 class ResidualBlock(nn.Module):
     """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same.
 
-    Its convolutions are ``kernel`` wide: 3, or 5 in MDSR's pre-processing (section 3.3).
+    ``kernel`` is 3, or 5 in MDSR's pre-processing (section 3.3).
     """
 
-    checkpoint_unit = True  # what activation checkpointing recomputes
-    residual_end = "conv2"  # zeroed, the block hands its input on
+    checkpoint_unit = True  # recomputed by activation checkpointing
+    residual_end = "conv2"  # if it is zero, the block is an identity
 
     def __init__(self, channels: int, res_scale: float, *, kernel: int = 3) -> None:
         super().__init__()
@@ -25,18 +25,18 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + res_scale * conv2(relu(conv1(x)))."""
+        """Return x + res_scale * conv2(relu(conv1(x)))."""
         return torch.add(x, self.conv2(self.relu(self.conv1(x))), alpha=self.res_scale)
 
 
 def upsampler(channels: int, scale: int) -> nn.Sequential:
-    """Sub-pixel convolution by 2, 3 or 4 (twice by 2), without activations (EDSR section 3.2).
+    """Return a sub-pixel upsampler by 2, 3 or 4 (twice by 2), without activations (EDSR section 3.2).
 
     [B, channels, h, w] -> [B, channels, scale h, scale w].
     """
     steps = {2: (2,), 3: (3,), 4: (2, 2)}
     if scale not in steps:
-        raise ValueError(f"scale={scale} is not built; EDSR's upsampler is for {', '.join(map(str, steps))}")
+        raise ValueError(f"scale={scale} is not supported; EDSR's upsampler is for {', '.join(map(str, steps))}")
     layers: list[nn.Module] = []
     for step in steps[scale]:
         layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step)]
@@ -46,7 +46,7 @@ def upsampler(channels: int, scale: int) -> nn.Sequential:
 class EDSR(nn.Module):
     """EDSR: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
-    Inside, the network works on [0, 255] minus the mean of DIV2K, as the authors' does: their weights expect it.
+    Internally the range is [0, 255] minus the mean of DIV2K, as in the authors' network, so their weights can be used.
 
     Args:
         scale: 2, 3 or 4.

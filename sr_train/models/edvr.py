@@ -1,4 +1,4 @@
-"""EDVR (Wang et al., CVPRW 2019): a frame restored from itself and its neighbours, aligned by deformable convolutions."""
+"""EDVR (Wang et al., CVPRW 2019): restores a frame from a window of frames, aligned by deformable convolutions."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch import nn
 
 from sr_train.models.contract import Levels
 from sr_train.models.deform import Way
-from sr_train.models.layers import ResidualBlock, enlarged, frames_joined, leaky, scaled_kaiming_
+from sr_train.models.layers import ResidualBlock, frames_joined, leaky, scaled_kaiming_, upscaled
 from sr_train.models.pcd import PCDAlignment
 from sr_train.models.tsa import TSAFusion
 
-_LOST = 0.5  # of the maps' shorter side: see EDVR.alarm
+_LOST = 0.5  # largest normal mean offset, as a share of the maps' shorter side; see EDVR.alarm
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:
-    """Residual blocks that start near identity, as in the authors' code."""
+    """Return residual blocks that start near identity, as in the authors' code."""
     body = nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
     scaled_kaiming_(body, 0.1)
     return body
 
 
 class Predeblur(nn.Module):
-    """Features of blurred frames, cleaned on three scales (section 3.1): [N, 3, h, w] -> [N, channels, h, w].
+    """Deblurred features of frames, computed on three scales (section 3.1): [N, 3, h, w] -> [N, channels, h, w].
 
     Args:
         channels: features.
-        hr_in: frames are large; features have a quarter of their side.
+        hr_in: frames have the size of the output; features have a quarter of their side.
     """
 
     def __init__(self, channels: int, *, hr_in: bool) -> None:
@@ -47,37 +47,37 @@ class Predeblur(nn.Module):
             scaled_kaiming_(blocks, 0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Compute the features; see the class for shapes."""
         l1 = leaky(self.conv_first(x))
         if self.hr_in:
             l1 = leaky(self.stride_conv_hr2(leaky(self.stride_conv_hr1(l1))))
         l2 = leaky(self.stride_conv_l2(l1))
         l3 = self.resblock_l3(leaky(self.stride_conv_l3(l2)))
-        l2 = self.resblock_l2_2(self.resblock_l2_1(l2) + enlarged(l3))
-        l1 = self.resblock_l1[:2](l1) + enlarged(l2)
+        l2 = self.resblock_l2_2(self.resblock_l2_1(l2) + upscaled(l3))
+        l1 = self.resblock_l1[:2](l1) + upscaled(l2)
         return self.resblock_l1[2:](l1)
 
 
 class EDVR(nn.Module):
-    """EDVR: [B, T, 3, h, w] in [0, 1] -> the centre frame, [B, 3, scale h, scale w], not clamped.
+    """EDVR: [B, T, 3, h, w] in [0, 1] -> the center frame, [B, 3, scale h, scale w], not clamped.
 
-    State-dict keys are BasicSR's. ``fuse(features(frames), centre frame)`` is the network: features of a frame can be
-    kept for the next window that holds it.
+    State-dict keys are BasicSR's. The network is ``fuse(features(frames), centre)``, so the features of a frame can be kept
+    for the next window that contains it.
 
     Args:
         scale: 4; 1 with ``hr_in``.
-        channels: features; 64 (M) or 128 (L).
+        channels: features; 64 for EDVR-M, 128 for EDVR-L.
         frames: T, odd: 5, or 7 for Vimeo-90K.
         groups: deformable groups.
         front_blocks: residual blocks before the alignment.
-        back_blocks: and after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
+        back_blocks: residual blocks after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
         tsa: temporal and spatial attention (section 3.3); ``False``: one 1x1 convolution.
-        predeblur: for blurred frames (section 3.1).
-        hr_in: frames come in the size they shall have: deblurring, and the second stage. Features are at a quarter of it.
-        deform: how deformable convolutions are computed: ``auto``, ``torchvision``, ``sampling``; see ``deform.py``.
+        predeblur: deblur the features first, for blurred frames (section 3.1).
+        hr_in: frames have the size of the output, as in deblurring and the second stage. Features have a quarter of it.
+        deform: computation of deformable convolutions: ``auto``, ``torchvision``, ``sampling``; see ``deform.py``.
     """
 
-    reaches_anywhere = True  # offsets decide how far an output pixel sees
+    reaches_anywhere = True  # the receptive field depends on the offsets
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class EDVR(nn.Module):
     ) -> None:
         super().__init__()
         if scale != (1 if hr_in else 4):
-            raise ValueError(f"scale={scale} is not built; EDVR is for 4, or for 1 with model.hr_in=true")
+            raise ValueError(f"scale={scale} is not supported; EDVR is for 4, or for 1 with model.hr_in=true")
         if frames < 1 or frames % 2 == 0:
-            raise ValueError(f"frames={frames} must be odd: 5, or 7; the centre frame is the one restored")
+            raise ValueError(f"frames={frames} must be odd, e.g. 5 or 7, as the center frame is restored")
         if channels < 1 or front_blocks < 0 or back_blocks < 0:
             raise ValueError(
-                f"channels={channels} must be at least 1, blocks {front_blocks} and {back_blocks} at least 0"
+                f"channels={channels} must be at least 1, front_blocks={front_blocks} and back_blocks={back_blocks} at least 0"
             )
         self.scale, self.frames, self.centre = scale, frames, frames // 2
         self.multiple_of = 16 if hr_in else 4
@@ -108,7 +108,7 @@ class EDVR(nn.Module):
         if predeblur:
             self.predeblur = Predeblur(channels, hr_in=hr_in)
             self.conv_1x1 = nn.Conv2d(channels, channels, 1)
-        elif hr_in:  # the second stage; its names are the authors', BasicSR does not have it
+        elif hr_in:  # the second stage, with the authors' names; BasicSR does not have it
             self.conv_first_1 = nn.Conv2d(3, channels, 3, padding=1)
             self.conv_first_2 = nn.Conv2d(channels, channels, 3, 2, 1)
             self.conv_first_3 = nn.Conv2d(channels, channels, 3, 2, 1)
@@ -122,34 +122,34 @@ class EDVR(nn.Module):
         self.pcd_align = PCDAlignment(channels, groups=groups, way=deform)
         self.fusion: nn.Module = nn.Conv2d(frames * channels, channels, 1)
         if tsa:
-            self.fusion = TSAFusion(channels, frames=frames, centre=self.centre)
+            self.fusion = TSAFusion(channels, frames=frames, center=self.centre)
         self.reconstruction = _blocks(channels, back_blocks)
         self.upconv1 = nn.Conv2d(channels, channels * 4, 3, padding=1)
-        self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, also of L
+        self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, for L too
         self.conv_hr = nn.Conv2d(64, 64, 3, padding=1)
         self.conv_last = nn.Conv2d(64, 3, 3, padding=1)
 
     @property
     def joins_frames(self) -> tuple[str, ...]:
-        """The convolutions whose input is the features of all frames, one frame's after the other's."""
+        """Names of the convolutions whose input is the features of all frames, in the order of frames."""
         tsa = isinstance(self.fusion, TSAFusion)
         return ("fusion.feat_fusion", "fusion.spatial_attn1") if tsa else ("fusion",)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """Restore the centre frame; see the class for shapes and ranges."""
+        """Restore the center frame; see the class for shapes and ranges."""
         if lr.dim() != 5 or lr.shape[1] != self.frames:
-            raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], not {list(lr.shape)}")
+            raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], but got {list(lr.shape)}")
         levels = self.features(lr.flatten(0, 1))
         return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.centre])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of single frames, [N, 3, h, w], on three scales: l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
+        """Return features of single frames on three scales: [N, 3, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
 
-        With ``hr_in`` l1 has a quarter of the frames' side.
+        With ``hr_in``, l1 has a quarter of the frames' side.
         """
         height, width = frames.shape[-2:]
         if height % self.multiple_of or width % self.multiple_of:
-            raise ValueError(f"EDVR takes multiples of {self.multiple_of}, not {width}x{height}")
+            raise ValueError(f"EDVR takes sides that are multiples of {self.multiple_of}, but got {width}x{height}")
         if self.predeblurs:
             x = self.conv_1x1(self.predeblur(frames))
         elif self.hr_in:
@@ -163,35 +163,35 @@ class EDVR(nn.Module):
         return {"l1": l1, "l2": l2, "l3": l3}
 
     def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
-        """Features of a window, each level [B, T, C, h, w], and its centre frame [B, 3, h, w] -> that frame restored."""
+        """Restore the center frame from features of a window, each level [B, T, C, h, w], and the frame [B, 3, h, w]."""
         aligned = self.pcd_align(levels, self.centre)
         x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
         x = self.reconstruction(x)
         x = leaky(F.pixel_shuffle(self.upconv1(x), 2))
         x = leaky(F.pixel_shuffle(self.upconv2(x), 2))
         x = self.conv_last(leaky(self.conv_hr(x)))
-        return x.float() + (centre if self.hr_in else enlarged(centre, 4)).float()
+        return x.float() + (centre if self.hr_in else upscaled(centre, 4)).float()
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """For the logs: the mean absolute offset, in pixels of its level, of the newest training step."""
+        """Return the mean absolute offset of each level in the newest training step, in pixels of the level."""
         convs = self.pcd_align.deformable().items()
         return {f"offset_{level}": conv.mean_offset for level, conv in convs if conv.mean_offset is not None}
 
     def alarm(self) -> str | None:
-        """What to say of offsets that have exploded, or ``None``. Waits for the device.
+        """Return a warning if the offsets have exploded, else ``None``. It waits for the device.
 
-        The bound is half a map's shorter side, which is the same motion on every level (32 LR pixels in patches of 64,
-        where BasicSR warns at 50 on all levels): moved so far along one axis, half of all taps read zeros beyond the image,
-        and there an offset has no gradient that could lead it back.
+        The bound is half of a map's shorter side, which is the same motion on every level: 32 LR pixels in patches of 64.
+        BasicSR warns at 50 on all levels. With such offsets along one axis half of all taps read zeros outside the image,
+        and offsets of these taps get no gradient that could correct them.
         """
         for level, conv in self.pcd_align.deformable().items():
             mean = 0.0 if conv.mean_offset is None else float(conv.mean_offset)
             if not mean <= _LOST * conv.side:
                 return (
                     f"the offsets of the alignment have exploded: {mean:.1f} px on average at level {level}, in maps whose "
-                    f"shorter side is {conv.side}: most of what is aligned is read from outside the image. What usually "
-                    "helps: start again from a checkpoint before it, with a lower rate for what moves "
-                    "(task.rate_scale={*dcn*:0.1}) or for everything (task.rate), trainer.gradient_clip_val=1, a longer "
-                    "stage without TSA, or a network grown from a trained smaller one (init.grow)"
+                    f"shorter side is {conv.side}; most features are read from outside the image. What usually helps: "
+                    "continue from an earlier checkpoint with a lower learning rate for the alignment "
+                    "(task.rate_scale={*dcn*:0.1}) or for everything (task.rate), with trainer.gradient_clip_val=1, with a "
+                    "longer stage without TSA, or with a network grown from a smaller trained one (init.grow)"
                 )
         return None

@@ -1,4 +1,4 @@
-"""Features of ImageNet networks (VGG19, VGG16, AlexNet), for the perceptual loss and LPIPS: frozen, and never saved."""
+"""Features of ImageNet networks (VGG19, VGG16, AlexNet) for the perceptual loss and LPIPS. They are frozen and not saved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from sr_train.torch_files import TorchFileError, read_tensors
 
-# LPIPS' scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) is the same map, said of [0, 1].
+# LPIPS's scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) equals this one of [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 
 _STD = (0.229, 0.224, 0.225)
@@ -23,15 +23,15 @@ _SITE = "https://download.pytorch.org/models/"
 
 FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
 
-_BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions a block, each block closed by a pool
+_BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions in each block; a pool ends each block
 
 
 class FeatureError(ValueError):
-    """Weights of a feature network that cannot be had or do not fit, and what to do."""
+    """Error of a feature network's weights that are missing or do not match, with the remedy."""
 
 
 class _Layer(NamedTuple):
-    """One layer of torchvision's ``features``; its place there is its place in :func:`_layers_of`."""
+    """One layer of torchvision's ``features``, in which it has the same index as in :func:`_layers_of`."""
 
     name: str
     kind: Literal["conv", "relu", "pool"]
@@ -53,7 +53,7 @@ def _layers_of(network: str) -> list[_Layer]:
             _Layer("conv5", "conv", 3, 1, 1, 256, 256), _Layer("relu5", "relu"), pool("pool5"),
         ]  # fmt: skip
     if network not in _BLOCKS:
-        raise ValueError(f"network={network!r}: choose from {', '.join(FILES)}")
+        raise ValueError(f"network={network!r} is unknown; choose from {', '.join(FILES)}")
     layers: list[_Layer] = []
     before = 3
     for block, convolutions in enumerate(_BLOCKS[network], start=1):
@@ -66,21 +66,21 @@ def _layers_of(network: str) -> list[_Layer]:
 
 
 def _needed(network: str, layers: Sequence[str]) -> list[_Layer]:
-    """The network up to the last layer asked for."""
+    """Return the network's layers up to the last requested one."""
     known = _layers_of(network)
     names = [layer.name for layer in known]
     for name in layers:
         if name not in names:
             near = difflib.get_close_matches(name, names, 3)
             hint = f"; did you mean {', '.join(near)}" if near else ""
-            raise ValueError(f"layer {name!r}: {network} has none{hint}; it has {', '.join(names)}")
+            raise ValueError(f"layer {name!r}: {network} has no such layer{hint}; it has {', '.join(names)}")
     if not layers:
-        raise ValueError(f"layers=[]: name at least one of {network}'s {', '.join(names)}")
+        raise ValueError(f"layers=[]: give at least one of {network}'s layers {', '.join(names)}")
     return known[: max(map(names.index, layers)) + 1]
 
 
 def _file(network: str, weights: str | None) -> Path:
-    """The file that is given, or else torchvision's, downloaded unless torch's cache has it."""
+    """Return the given file, or torchvision's, which is downloaded unless torch's cache has it."""
     if weights is not None:
         return Path(weights)
     name = FILES[network]
@@ -88,23 +88,23 @@ def _file(network: str, weights: str | None) -> Path:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            prefix = Path(name).stem.rpartition("-")[2]  # of its SHA-256
+            prefix = Path(name).stem.rpartition("-")[2]  # of the file's SHA-256
             torch.hub.download_url_to_file(f"{_SITE}{name}", str(path), hash_prefix=prefix)
         except (OSError, RuntimeError) as error:
             raise FeatureError(
-                f"{network}: its ImageNet weights are not here and cannot be downloaded ({error}). Fetch {_SITE}{name} "
-                f"on another machine and put it at {path}"
+                f"{network}: its ImageNet weights are not in torch's cache and cannot be downloaded ({error}). Download "
+                f"{_SITE}{name} on another machine and copy it to {path}"
             ) from None
     return path
 
 
 def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[str, torch.Tensor]:
-    """Weights and biases of the convolutions needed, by ``LAYER_weight`` and ``LAYER_bias``."""
+    """Return weights and biases of the needed convolutions, by ``LAYER_weight`` and ``LAYER_bias``."""
     path = _file(network, weights)
     try:
         state = read_tensors(path)
     except TorchFileError as error:
-        raise FeatureError(f"{network}: {error}. It should be {FILES[network]} (from {_SITE})") from None
+        raise FeatureError(f"{network}: {error}. Expected {FILES[network]} (from {_SITE})") from None
     prefix = "features." if any(name.startswith("features.") for name in state) else ""
     found: dict[str, torch.Tensor] = {}
     for index, layer in enumerate(needed):
@@ -116,10 +116,10 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
             if key not in state or tuple(state[key].shape) != shape:
                 has = f"is {list(state[key].shape)}" if key in state else "is missing"
                 raise FeatureError(
-                    f"{path}: no weights of {network}: {key} ({layer.name}) {has}, expected {list(shape)}. "
-                    f"It should be {FILES[network]} (from {_SITE}), or a safetensors file with its names"
+                    f"{path}: not the weights of {network}: {key} ({layer.name}) {has}, expected {list(shape)}. "
+                    f"Give {FILES[network]} (from {_SITE}), or a safetensors file with its names"
                 )
-            # A copy: one tensor left of the file would keep all that was read of it in memory.
+            # A copy, because a view would keep the whole file in memory.
             found[f"{layer.name}_{part}"] = state[key].to(torch.float32, copy=True)
     return found
 
@@ -128,7 +128,7 @@ Layers = Sequence[str] | Mapping[str, float | None]
 
 
 def _names(layers: Layers) -> list[str]:
-    """The names, without those whose weight is null: how a command line takes a recipe's layer out of a mapping."""
+    """Return the names, without those whose weight is null. A command line removes a recipe's layer with null."""
     if isinstance(layers, Mapping):
         return [name for name, weight in layers.items() if weight is not None]
     return list(layers)
@@ -137,9 +137,9 @@ def _names(layers: Layers) -> list[str]:
 class FeatureExtractor(nn.Module):
     """Named features of an ImageNet network: [B, 3, H, W] RGB in [0, 1] -> {layer: [B, c, H', W']}, in ``layers``' order.
 
-    ImageNet's mean and deviation are applied inside, in float32; the convolutions run in whatever autocast there is.
-    Nothing after the last layer asked for is computed or loaded. Gradients reach the image, never the weights, which stand
-    in no state dict: a checkpoint does not grow by them, and none is needed to load one.
+    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after the
+    last requested one are neither loaded nor computed. The image gets gradients, the weights do not. The weights are not in
+    the state dict, so checkpoints do not contain them.
 
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
@@ -165,9 +165,9 @@ class FeatureExtractor(nn.Module):
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
-        #: channels of each layer asked for
+        #: channels of each requested layer
         self.channels = {name: self._channels(name) for name in self.layers}
-        #: shortest side of an image that leaves a pixel at the deepest layer
+        #: smallest side of an image that leaves a pixel at the deepest layer
         self.minimum = 1
         for layer in reversed(self._needed):
             self.minimum = max(1, (self.minimum - 1) * layer.stride + layer.kernel - 2 * layer.padding)
@@ -178,21 +178,21 @@ class FeatureExtractor(nn.Module):
         return [layer.outputs for layer in self._needed[: upto + 1] if layer.kind == "conv"][-1]
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stays in eval mode: it is a ruler, not a network in training."""
+        """Stay in eval mode in every case, as the features must not change."""
         return super().train(False)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Nothing: the weights come from their file again."""
+        """Save nothing, because the weights are read from their file again."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Nothing, and nothing is missed."""
+        """Load nothing and report no missing keys."""
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The features; see the class for shapes and ranges."""
+        """Return the features; see the class for shapes and ranges."""
         if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < self.minimum:
             raise ValueError(
                 f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] of at least "
-                f"{self.minimum}x{self.minimum} pixels, got {list(image.shape)}"
+                f"{self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
             )
         x = (image.float() - self.mean) / self.std
         features: dict[str, torch.Tensor] = {}
@@ -200,7 +200,7 @@ class FeatureExtractor(nn.Module):
             if layer.kind == "conv":
                 weight, bias = self.get_parameter(f"{layer.name}_weight"), self.get_parameter(f"{layer.name}_bias")
                 x = F.conv2d(x, weight, bias, stride=layer.stride, padding=layer.padding)
-            elif layer.kind == "relu":  # in place, but for a feature that is still wanted as it was
+            elif layer.kind == "relu":  # in place, unless the input is a requested feature
                 x = F.relu(x, inplace=not any(x is kept for kept in features.values()))
             else:
                 x = F.max_pool2d(x, layer.kernel, layer.stride)

@@ -1,4 +1,4 @@
-"""What several networks share."""
+"""Layers and functions that several networks use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def scaled_kaiming_(module: nn.Module, factor: float) -> None:
-    """Kaiming normal (fan in) times ``factor`` and zero bias on every convolution below ``module`` (ESRGAN supp. 2)."""
+    """Initialize all convolutions in ``module``: Kaiming normal (fan in) times ``factor``, zero bias (ESRGAN supp. 2)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
@@ -19,10 +19,10 @@ def scaled_kaiming_(module: nn.Module, factor: float) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same. MSRResNet's and EDVR's."""
+    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same. For MSRResNet and EDVR."""
 
-    checkpoint_unit = True  # what activation checkpointing recomputes
-    residual_end = "conv2"  # zeroed, the block hands its input on
+    checkpoint_unit = True  # recomputed by activation checkpointing
+    residual_end = "conv2"  # if it is zero, the block is an identity
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,20 +31,20 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + conv2(relu(conv1(x)))."""
+        """Return x + conv2(relu(conv1(x)))."""
         return x + self.conv2(self.relu(self.conv1(x)))
 
 
 def leaky(x: torch.Tensor) -> torch.Tensor:
-    """Leaky ReLU of slope 0.1, in place."""
+    """Apply leaky ReLU with slope 0.1, in place."""
     return F.leaky_relu_(x, 0.1)
 
 
-def enlarged(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
-    """[B, C, h, w] -> [B, C, factor h, factor w], bilinear."""
+def upscaled(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
+    """Upscale bilinearly: [B, C, h, w] -> [B, C, factor h, factor w]."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def frames_joined(x: torch.Tensor) -> torch.Tensor:
-    """[B, T, C, h, w] -> [B, T C, h, w] in channels-last memory."""
+    """Join the frames' channels: [B, T, C, h, w] -> [B, T C, h, w] in channels-last memory."""
     return x.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""MDSR (Lim et al., CVPRW 2017, section 3.3): EDSR with one body for several scales, each with its own ends."""
+"""MDSR (Lim et al., CVPRW 2017, section 3.3): EDSR with one body and a head and tail for each of several scales."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sr_train.models.edsr import DIV2K_MEAN, ResidualBlock, upsampler
 class MDSR(nn.Module):
     """MDSR: ([B, 3, h, w] in [0, 1], scale s) -> [B, 3, s h, s w], not clamped.
 
-    Only the branch asked for is run: its pre-processing, its upsampler and its last convolution; the others' parameters
-    get no gradient. What is shared has EDSR's names, so an EDSR of the same width can be its start. Inside, the network
-    works on [0, 255] minus the mean of DIV2K, as EDSR does.
+    Only the branch for ``scale`` is run: its pre-processing, upsampler and last convolution. Parameters of other branches get
+    no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR of the same width. Internally the
+    range is [0, 255] minus the mean of DIV2K, as in EDSR.
 
     Args:
-        scales: each of 2, 3 and 4 that is wanted, e.g. [2, 3, 4].
+        scales: some of 2, 3 and 4, each once, e.g. [2, 3, 4].
         channels: features F; 64.
-        blocks: residual blocks of the body; 80, or 16 for the baseline.
-        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one a scale, as in the paper.
+        blocks: residual blocks in the body; 80, or 16 for the baseline.
+        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each, as in the paper.
     """
 
     multiple_of = 1
@@ -32,11 +32,11 @@ class MDSR(nn.Module):
     ) -> None:
         super().__init__()
         if not scales or len(set(scales)) < len(scales):
-            raise ValueError(f"scales={list(scales)}: expected each of 2, 3, 4 that is wanted once, e.g. [2,3,4]")
+            raise ValueError(f"scales={list(scales)}: expected some of 2, 3 and 4, each once, e.g. [2,3,4]")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
         self.scales = tuple(int(s) for s in scales)
-        if len(self.scales) == 1:  # to all who ask it is a network of that scale
+        if len(self.scales) == 1:  # the contract of a network with one scale
             self.scale = self.scales[0]
         names = [str(s) for s in self.scales]
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
@@ -51,7 +51,7 @@ class MDSR(nn.Module):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, lr: torch.Tensor, scale: int | None = None) -> torch.Tensor:
-        """Super-resolve by one branch; ``scale`` may be left out where there is only one. See the class for shapes."""
+        """Super-resolve with one branch. ``scale`` may be omitted if there is only one. See the class for shapes."""
         name = self._branch(scale)
         x = self.pre_process[name](self.conv_first((lr - self.mean) * 255.0))
         x = x + self.conv_after_body(self.body(x))
@@ -67,7 +67,7 @@ class MDSR(nn.Module):
         return str(scale)
 
     def at(self, scale: int) -> Branch:
-        """One branch as a network of one scale, which shares its weights with this one."""
+        """Return one branch as a network with one scale that shares its weights with this one."""
         return Branch(self, int(self._branch(scale)))
 
 
@@ -88,5 +88,5 @@ class Branch(nn.Module):
 
 
 def _pre_process(channels: int) -> nn.Sequential:
-    """Two residual blocks of 5x5 convolutions, which are to even the scales out."""
+    """Return two residual blocks of 5x5 convolutions, which reduce the differences between scales."""
     return nn.Sequential(*(ResidualBlock(channels, 1.0, kernel=5) for _ in range(2)))

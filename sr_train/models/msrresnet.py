@@ -1,4 +1,4 @@
-"""MSRResNet: the modified SRResNet that ESRGAN's authors, and BasicSR, train in SRResNet's place."""
+"""MSRResNet: a modified SRResNet, which ESRGAN's authors and BasicSR train instead of SRResNet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sr_train.models.layers import ResidualBlock, scaled_kaiming_
 class MSRResNet(nn.Module):
     """MSRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
-    No BN and no skip around the body; the network adds detail to the bilinearly enlarged input.
+    It has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
 
     Args:
         scale: 2, 3 or 4.
@@ -25,7 +25,7 @@ class MSRResNet(nn.Module):
     def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
         super().__init__()
         if scale not in (2, 3, 4):
-            raise ValueError(f"scale={scale} is not built; MSRResNet is for 2, 3, 4")
+            raise ValueError(f"scale={scale} is not supported; MSRResNet is for 2, 3, 4")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale

@@ -1,4 +1,4 @@
-"""EDVR's alignment (Wang et al. 2019, section 3.2): Pyramid, Cascading and Deformable convolutions, of all frames at once."""
+"""EDVR's alignment (Wang et al. 2019, section 3.2): Pyramid, Cascading and Deformable convolutions (PCD)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_train.models.deform import DeformableConv, Way
-from sr_train.models.layers import enlarged, leaky
+from sr_train.models.layers import leaky, upscaled
 
 
 def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``conv`` of [each frame's features, the reference's]: [B T, C, h, w] and [B, C, h, w] -> [B T, C, h, w].
+    """Apply ``conv`` to each frame's features joined with the reference's: [B T, C, h, w], [B, C, h, w] -> [B T, C, h, w].
 
-    The reference's half is the same for all frames of a clip and computed once.
+    The reference's part is equal for all frames of a window and computed once.
     """
     of_own, of_reference = torch.split(conv.weight, own.shape[1], dim=1)
     common = F.conv2d(reference, of_reference, conv.bias, padding=1)
@@ -25,12 +25,12 @@ def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor)
 
 
 class PCDAlignment(nn.Module):
-    """Features of every frame, the centre one included, moved to where the centre frame has them.
+    """Alignment of the features of all frames with those of the center frame. It processes all frames at once.
 
     Args:
         channels: features.
         groups: deformable groups.
-        way: how deformable convolutions are computed, see :mod:`sr_train.models.deform`.
+        way: computation of deformable convolutions, see :mod:`sr_train.models.deform`.
     """
 
     def __init__(self, channels: int, *, groups: int = 8, way: Way = "auto") -> None:
@@ -50,7 +50,7 @@ class PCDAlignment(nn.Module):
         self.cas_dcnpack = DeformableConv(channels, groups=groups, way=way)
 
     def forward(self, levels: Mapping[str, torch.Tensor], centre: int) -> torch.Tensor:
-        """Features of levels l1 to l3, [B, T, C, h / 2^i, w / 2^i] -> [B, T, C, h, w] as the frame ``centre`` has them."""
+        """Align levels l1 to l3, [B, T, C, h / 2^i, w / 2^i], with the frame ``centre`` -> [B, T, C, h, w]."""
         batch = levels["l1"].shape[0]
         reference = {level: x[:, centre] for level, x in levels.items()}
         own = {level: x.flatten(0, 1) for level, x in levels.items()}
@@ -61,10 +61,10 @@ class PCDAlignment(nn.Module):
             if last is None:
                 offset = leaky(self.offset_conv2[level](offset))
             else:  # offsets in pixels double with the resolution
-                offset = leaky(self.offset_conv2[level](torch.cat((offset, enlarged(last * 2)), 1)))
+                offset = leaky(self.offset_conv2[level](torch.cat((offset, upscaled(last * 2)), 1)))
                 offset = leaky(self.offset_conv3[level](offset))
             moved = self.dcn_pack[level](own[level], offset)
-            found = leaky(moved) if found is None else self.feat_conv[level](torch.cat((moved, enlarged(found)), 1))
+            found = leaky(moved) if found is None else self.feat_conv[level](torch.cat((moved, upscaled(found)), 1))
             found = leaky(found) if level == "l2" else found
         assert found is not None
         offset = leaky(_with_reference(self.cas_offset_conv1, found, reference["l1"]))
@@ -77,6 +77,6 @@ class PCDAlignment(nn.Module):
         return conv
 
     def deformable(self) -> dict[str, DeformableConv]:
-        """The four deformable convolutions by what they align."""
+        """Return the four deformable convolutions by the level that they align."""
         convs = {level: self.get_submodule(f"dcn_pack.{level}") for level in ("l1", "l2", "l3")}
         return {k: m for k, m in {**convs, "cascade": self.cas_dcnpack}.items() if isinstance(m, DeformableConv)}

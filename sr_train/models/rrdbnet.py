@@ -10,11 +10,11 @@ from sr_train.models.layers import scaled_kaiming_
 
 _BETA = 0.2  # residual scaling, within each dense block and again around each RRDB (Fig. 4)
 
-_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # nearest-neighbour enlargements
+_STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # factors of nearest-neighbor upscaling
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each seeing all features before it; the last has no activation: [B, channels, h, w] -> the same."""
+    """Five convolutions, each on all features before it, the last without activation: [B, channels, h, w] -> the same."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class DenseBlock(nn.Module):
         scaled_kaiming_(self, 0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + 0.2 * conv5 of all features."""
+        """Return x + 0.2 * conv5 of all features."""
         x1 = self.lrelu(self.conv1(x))
         x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
         x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
@@ -39,7 +39,7 @@ class DenseBlock(nn.Module):
 class RRDB(nn.Module):
     """Three dense blocks, times 0.2, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
 
-    checkpoint_unit = True  # what activation checkpointing recomputes
+    checkpoint_unit = True  # recomputed by activation checkpointing
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -48,25 +48,25 @@ class RRDB(nn.Module):
         self.rdb3 = DenseBlock(channels, growth)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + 0.2 * rdb3(rdb2(rdb1(x)))."""
+        """Return x + 0.2 * rdb3(rdb2(rdb1(x)))."""
         return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=_BETA)
 
 
 class RRDBNet(nn.Module):
     """RRDBNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
-    The paper has x4. At x2 and x1 BasicSR (Real-ESRGAN) folds 2x2 or 4x4 pixels into channels first and enlarges by four,
-    so h and w must be multiples of 2 or 4. x3 is one enlargement by three and x8 three by two, as in the authors' first
-    code. Convolutions of the dense blocks start at a tenth of Kaiming's values (supp. 2), the others as torch has them:
-    BasicSR's start, where the paper says it of all.
+    The paper has x4. At x2 and x1 2x2 or 4x4 pixels are first folded into channels and then upscaled by four, as in BasicSR
+    (Real-ESRGAN), so h and w must be multiples of 2 or 4. x3 is one step by three and x8 is three steps by two, as in the
+    authors' first code. Convolutions of the dense blocks are initialized with a tenth of Kaiming's values (supp. 2), the
+    others as in torch. BasicSR does the same; the paper scales all of them.
 
     Args:
         scale: 1, 2, 3, 4 or 8.
         channels: features.
         growth: features that each convolution of a dense block adds.
         blocks: RRDBs; 23 in the paper.
-        unshuffle: fold pixels at x1 and x2. ``False``: none at x1, one enlargement at x2, as the authors' first code and
-            many published x1 and x2 weights have it. Of no effect at other scales.
+        unshuffle: fold pixels at x1 and x2. If false, x1 has no upscaling step and x2 has one, as in the authors' first
+            code and many published weights. It has no effect at other scales.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class RRDBNet(nn.Module):
     ) -> None:
         super().__init__()
         if scale not in _STEPS:
-            raise ValueError(f"scale={scale} is not built; RRDBNet is for {', '.join(map(str, _STEPS))}")
+            raise ValueError(f"scale={scale} is not supported; RRDBNet is for {', '.join(map(str, _STEPS))}")
         if channels < 1 or growth < 1 or blocks < 0:
-            raise ValueError(f"channels={channels}, growth={growth} must be at least 1, blocks={blocks} at least 0")
+            raise ValueError(f"channels={channels} and growth={growth} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale
         self.multiple_of = 4 // scale if unshuffle and scale < 3 else 1
         self.steps = _STEPS[scale * self.multiple_of]
@@ -94,7 +94,9 @@ class RRDBNet(nn.Module):
         if self.multiple_of > 1:
             height, width = lr.shape[-2:]
             if height % self.multiple_of or width % self.multiple_of:
-                raise ValueError(f"RRDBNet x{self.scale} takes multiples of {self.multiple_of}, not {width}x{height}")
+                raise ValueError(
+                    f"RRDBNet x{self.scale} takes multiples of {self.multiple_of}, but got {width}x{height}"
+                )
             lr = F.pixel_unshuffle(lr, self.multiple_of)
         x = self.conv_first(lr)
         x = x + self.conv_body(self.body(x))

@@ -1,4 +1,4 @@
-"""SRResNet (Ledig et al., CVPR 2017, Fig. 4): the generator of SRGAN as the paper has it."""
+"""SRResNet (Ledig et al., CVPR 2017, Fig. 4): the generator of SRGAN, as in the paper."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 class ResidualBlock(nn.Module):
     """conv - BN - PReLU - conv - BN, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
 
-    checkpoint_unit = True  # what activation checkpointing recomputes
-    residual_end = "bn2"  # zeroed, the block hands its input on
+    checkpoint_unit = True  # recomputed by activation checkpointing
+    residual_end = "bn2"  # if it is zero, the block is an identity
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -21,19 +21,19 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x + bn2(conv2(prelu(bn1(conv1(x)))))."""
+        """Return x + bn2(conv2(prelu(bn1(conv1(x)))))."""
         return x + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
 
 
 class SRResNet(nn.Module):
     """SRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w] in [0, 1], not clamped.
 
-    The paper's network maps LR in [0, 1] to HR in [-1, 1]; the output is brought to [0, 1] here, so losses and metrics of
-    all networks share one range. PReLU has one slope a layer and convolutions before BN keep their bias (the paper says
-    neither): 1,549,462 parameters at x4.
+    The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics of
+    all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper specifies
+    neither. The network has 1,549,462 parameters at x4.
 
     Args:
-        scale: 2, 3 or 4; the paper has 4, the others extrapolate its upsampler as EDSR does.
+        scale: 2, 3 or 4; the paper has only 4. The steps for 2 and 3 are those of EDSR.
         channels: features; the paper's 64.
         blocks: residual blocks; the paper's 16.
     """
@@ -44,7 +44,7 @@ class SRResNet(nn.Module):
         super().__init__()
         steps = {2: (2,), 3: (3,), 4: (2, 2)}
         if scale not in steps:
-            raise ValueError(f"scale={scale} is not built; SRResNet is for {', '.join(map(str, steps))}")
+            raise ValueError(f"scale={scale} is not supported; SRResNet is for {', '.join(map(str, steps))}")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale

@@ -1,4 +1,4 @@
-"""EDVR's fusion (Wang et al. 2019, section 3.3): Temporal and Spatial Attention."""
+"""EDVR's fusion (Wang et al. 2019, section 3.3): Temporal and Spatial Attention (TSA)."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.models.layers import enlarged, frames_joined, leaky
+from sr_train.models.layers import frames_joined, leaky, upscaled
 
 
 def _pooled(x: torch.Tensor) -> torch.Tensor:
-    """Maximum and mean of 3x3, at every other pixel: [B, C, h, w] -> [B, 2 C, h / 2, w / 2]."""
+    """Return maximum and mean of 3x3 pixels with stride 2: [B, C, h, w] -> [B, 2 C, h / 2, w / 2]."""
     return torch.cat((F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1)), 1)
 
 
 class TSAFusion(nn.Module):
-    """Aligned features of T frames -> one: [B, T, channels, h, w] -> [B, channels, h, w]. h and w are multiples of 4.
+    """Fusion of T frames' aligned features: [B, T, channels, h, w] -> [B, channels, h, w], h and w multiples of 4.
 
     Args:
         channels: features.
-        frames: T.
-        centre: the frame that the others are compared with.
+        frames: T, the frames in a window.
+        center: index of the frame that the others are compared with.
     """
 
-    def __init__(self, channels: int, *, frames: int, centre: int) -> None:
+    def __init__(self, channels: int, *, frames: int, center: int) -> None:
         super().__init__()
 
         def conv(inputs: int, size: int) -> nn.Conv2d:
             return nn.Conv2d(inputs * channels, channels, size, padding=size // 2)
 
-        self.centre = centre
-        self.temporal_attn1, self.temporal_attn2 = conv(1, 3), conv(1, 3)  # of the centre frame, of every frame
+        self.center = center
+        self.temporal_attn1, self.temporal_attn2 = conv(1, 3), conv(1, 3)  # for the center frame, for every frame
         self.feat_fusion = conv(frames, 1)
         self.spatial_attn1, self.spatial_attn2 = conv(frames, 1), conv(2, 1)
         self.spatial_attn3, self.spatial_attn4, self.spatial_attn5 = conv(1, 3), conv(1, 1), conv(1, 3)
@@ -38,19 +38,22 @@ class TSAFusion(nn.Module):
         self.spatial_attn_add1, self.spatial_attn_add2 = conv(1, 1), conv(1, 1)
 
     def forward(self, aligned: torch.Tensor) -> torch.Tensor:
-        """Weigh frames by their likeness to the centre one (eq. 5, 6), fuse them, weigh positions (eq. 7)."""
-        weighed = frames_joined(aligned * self._likeness(aligned).to(aligned.dtype))
+        """Weight frames by their similarity to the center one (eq. 5, 6), fuse them, and weight positions (eq. 7)."""
+        weighed = frames_joined(aligned * self._similarity(aligned).to(aligned.dtype))
         fused = leaky(self.feat_fusion(weighed))
         attention = leaky(self.spatial_attn2(_pooled(leaky(self.spatial_attn1(weighed)))))
         level = leaky(self.spatial_attn_l2(_pooled(leaky(self.spatial_attn_l1(attention)))))
-        level = enlarged(leaky(self.spatial_attn_l3(level)))
+        level = upscaled(leaky(self.spatial_attn_l3(level)))
         attention = leaky(self.spatial_attn4(leaky(self.spatial_attn3(attention)) + level))
-        attention = self.spatial_attn5(enlarged(attention))
+        attention = self.spatial_attn5(upscaled(attention))
         add = self.spatial_attn_add2(leaky(self.spatial_attn_add1(attention)))
         return fused * attention.sigmoid() * 2 + add
 
-    def _likeness(self, aligned: torch.Tensor) -> torch.Tensor:
-        """[B, T, C, h, w] -> [B, T, 1, h, w] in (0, 1); the sum over channels is kept in float32."""
-        reference = self.temporal_attn1(aligned[:, self.centre])
+    def _similarity(self, aligned: torch.Tensor) -> torch.Tensor:
+        """Return the similarity of each frame to the center one: [B, T, C, h, w] -> [B, T, 1, h, w] in (0, 1).
+
+        The sum over channels is in float32.
+        """
+        reference = self.temporal_attn1(aligned[:, self.center])
         embedded = self.temporal_attn2(aligned.flatten(0, 1)).unflatten(0, aligned.shape[:2])
         return (embedded * reference.unsqueeze(1)).sum(2, keepdim=True, dtype=torch.float32).sigmoid()

@@ -1,10 +1,11 @@
-"""Weights that describe themselves: one safetensors file whose header rebuilds the network, and nothing in it is run.
+"""Self-describing weights files: the header of a safetensors file rebuilds the network. Reading one runs no code from it.
 
-Files without such a header, other programs', are recognized by their tensors (:mod:`sr_train.weights.foreign.recognize`).
+Files of other programs have no such header. :mod:`sr_train.weights.foreign.recognize` recognizes them by their tensors.
 
-Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4`` of
-a network of several), ``origin`` (JSON: where they come from), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``) and, for a
-network that has one tensor under several names, ``shared`` (JSON: ``{name: the name that its tensor is stored under}``).
+Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4``
+for a network with three scales), ``origin`` (JSON: run, stage and step, or the other program's file), ``scores`` (JSON:
+``{"set/protocol/psnr": dB}``) and, for a network that has one tensor under several names, ``shared`` (JSON: ``{name: the
+name that its tensor is stored under}``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from safetensors.torch import save as to_bytes
 
 from sr_train.files import write_bytes
 from sr_train.torch_files import TorchFileError, is_dict, is_list, read_file, read_header, storable
-from sr_train.weights.foreign.base import WeightsError
+from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.foreign.recognize import recognize
 
 FORMAT = "sr-train weights"
@@ -33,45 +34,45 @@ VERSION = "1"
 
 MODELS = "sr_train.models"
 
-ANY = "*"  #: in ``allow``: any package, where a file's tensors are read and its network is not built
+ANY = "*"  #: in ``allow``: accept any package; only for reading tensors without building the network
 
-_LARGEST = 10_000  # of a number in a model's arguments
+_LARGEST = 10_000  # largest number in a model's arguments
 
-_LONGEST = 100  # of a list, mapping or string in them
+_LONGEST = 100  # most entries of a list or mapping, most characters of a string
 
-_DEEPEST = 10  # levels of lists and mappings in them
+_DEEPEST = 10  # most levels of nested lists and mappings
 
 
 @dataclass
 class Weights:
-    """A network's weights and what they are."""
+    """A network's weights, its config, its origin and its scores."""
 
     model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
     state: dict[str, torch.Tensor]
     origin: dict[str, Any] = field(
         default_factory=dict[str, Any]
-    )  #: run, stage, step, version, ancestors (digests of what it started from); or another program's file, layout
+    )  #: run, stage, step, version, ancestors (digests of the networks it started from); or another program's file, layout
     scores: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """HR pixels per LR pixel: one, or one of each branch."""
+        """Scales of the network, one for each branch; a single scale for networks without branches."""
         return tuple(self.model["scales"]) if "scales" in self.model else (int(self.model["scale"]),)
 
     @property
     def scale(self) -> int:
-        """HR pixels per LR pixel, of a network that has one scale (:func:`one_scale` chooses)."""
+        """HR pixels per LR pixel along a side, for a network with one scale."""
         (scale,) = self.scales
         return scale
 
 
 def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
-    """Write a weights file, whole or not at all."""
+    """Write a weights file atomically."""
     write_bytes(path, pack(weights, where=str(path)))
 
 
 def pack(weights: Weights, *, where: str) -> bytes:
-    """Return the content of a weights file. Tensors that are one tensor under several names are written once."""
+    """Return the content of a weights file. A tensor with several names is written once."""
     check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
     check_finite(weights.state, where=f"{where}: not written")
     tensors, shared = storable(weights.state)
@@ -87,27 +88,30 @@ def pack(weights: Weights, *, where: str) -> bytes:
         header["shared"] = json.dumps(shared)
     try:
         return to_bytes(tensors, metadata=header)
-    except (SafetensorError, KeyError, ValueError) as error:  # a type that safetensors does not have
+    except (SafetensorError, KeyError, ValueError) as error:  # e.g. a dtype that safetensors does not support
         raise WeightsError(f"{where}: not written: safetensors cannot hold these tensors ({error})") from None
 
 
 def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the names of the tensors that hold NaN or infinity."""
+    """Return the names of the tensors that contain NaN or infinity."""
     return [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
 
 
 def check_finite(state: Mapping[str, torch.Tensor], *, where: str) -> None:
-    """Raise WeightsError with the names of the tensors that hold NaN or infinity."""
+    """Raise WeightsError with the names of the tensors that contain NaN or infinity."""
     bad = not_finite(state)
     if bad:
-        raise WeightsError(f"{where}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}")
+        raise WeightsError(
+            f"{where}: {count_tensors(len(bad), 'contains', 'contain')} NaN or infinity: {', '.join(bad[:5])}"
+        )
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
-    """Read a weights file, ours or one that a key format fits; its content decides which, not its suffix.
+    """Read a weights file of this or another program. The content decides which one it is, not the suffix.
 
-    Raises WeightsError naming the file where it is none, damaged or of another version. ``allow`` names packages beside
-    ``sr_train.models`` that the network may come from; ``scale`` decides where another program's file leaves it open.
+    Raises WeightsError with the name of a file that contains no weights, is damaged or has another version. ``allow`` lists
+    packages besides ``sr_train.models`` that the network may come from. ``scale`` is the scale of a file of another program
+    whose tensors fit several scales.
     """
     path = Path(path)
     try:
@@ -124,7 +128,7 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
 
 
 def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
-    """Return what :func:`pack` has packed, as :func:`load_weights` reads it from a file."""
+    """Return the weights in the output of :func:`pack`, as :func:`load_weights` reads them from a file."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     weights = _described(header, from_bytes(data), where)
     check_model_config(weights.model, where=where, allow=allow)
@@ -132,21 +136,21 @@ def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
 
 
 def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where: str) -> Weights:
-    """Return the tensors of a file of ours with what its header holds."""
+    """Return the weights of a self-describing file: its tensors and the contents of its header."""
     if header.get("version") != VERSION:
-        raise WeightsError(f"{where}: is of version {header.get('version')}, this sr-train reads version {VERSION}")
+        raise WeightsError(f"{where}: has version {header.get('version')}; this sr-train reads version {VERSION}")
     try:
         model, origin, scores = (json.loads(header[name]) for name in ("model", "origin", "scores"))
     except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{where}: damaged header ({error!r})") from None
     state = state | _shared(where, header.get("shared", "{}"), state)
     if not (is_dict(origin) and is_dict(scores)):
-        raise WeightsError(f"{where}: damaged header (origin and scores are no mappings)")
+        raise WeightsError(f"{where}: damaged header (origin and scores must be mappings)")
     return Weights(model=model, state=state, origin=origin, scores=scores)
 
 
 def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors that a file holds under another name."""
+    """Return the tensors that a file stores under another of their names."""
     try:
         names = json.loads(field)
         return {str(name): state[stored] for name, stored in names.items()}
@@ -155,7 +159,7 @@ def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """Return where a file's weights come from, by its header alone; empty where it has none that can be read."""
+    """Return the ``origin`` in a file's header, without reading tensors; empty if there is no readable one."""
     try:
         origin = json.loads(read_header(path)["origin"])
     except (KeyError, ValueError, RecursionError):
@@ -164,7 +168,7 @@ def origin_of(path: Path) -> dict[str, Any]:
 
 
 def _check_plain(value: object, where: str, depth: int = 0) -> None:
-    """Refuse anything but bounded plain values: a header must not be able to ask for a terabyte."""
+    """Raise WeightsError unless a value is plain and bounded. A header must not be able to request a terabyte."""
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, (int, float)):
@@ -172,36 +176,40 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
             raise WeightsError(f"{where}={value} is beyond {_LARGEST}")
     elif isinstance(value, str):
         if len(value) > _LONGEST:
-            raise WeightsError(f"{where} is a text of {len(value)} characters")
+            raise WeightsError(f"{where} is a string of {len(value)} characters; at most {_LONGEST} are allowed")
     elif is_list(value):
         if len(value) > _LONGEST or depth > _DEEPEST:
-            raise WeightsError(f"{where} is a list of {len(value)}, {depth} levels down")
+            raise WeightsError(
+                f"{where} is a list of {len(value)} items at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+            )
         for i, item in enumerate(value):
             _check_plain(item, f"{where}[{i}]", depth + 1)
     elif is_dict(value) and "_target_" not in value:
         _check_mapping(value, where, depth)
     else:
-        kind = "an object with a _target_ of its own" if isinstance(value, dict) else f"a {type(value).__name__}"
+        kind = "an object with its own _target_" if isinstance(value, dict) else f"a {type(value).__name__}"
         raise WeightsError(
-            f"{where} is {kind}; a network's arguments are plain values (numbers, strings, lists and mappings of them), "
-            "because its weights file holds them"
+            f"{where} is {kind}; a network's arguments are stored in its weights file and must be plain values "
+            "(numbers, strings, lists and mappings of them)"
         )
 
 
 def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
-    """Refuse a mapping that is large or nested deeply, or whose keys would come back as strings."""
+    """Raise WeightsError for a mapping that is too large, nested too deeply or has keys that JSON turns into strings."""
     if len(value) > _LONGEST or depth > _DEEPEST:
-        raise WeightsError(f"{where} is a mapping of {len(value)} entries, {depth} levels down")
+        raise WeightsError(
+            f"{where} is a mapping of {len(value)} entries at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+        )
     for key, item in value.items():
         if not isinstance(key, str):
-            raise WeightsError(f"{where} has the key {key!r}: a weights file holds mappings whose keys are strings")
+            raise WeightsError(f"{where} has the key {key!r}; keys of mappings in a weights file must be strings")
         _check_plain(key, f"{where}, a key")
         _check_plain(item, f"{where}.{key}", depth + 1)
 
 
 def plain(value: object) -> bool:
-    """Return true for a value that a header can hold and that comes back as it is."""
-    if type(value) not in (type(None), bool, int, float, str, list, dict):  # an IntEnum would come back as an int
+    """Return true for a value that a header can store and that reading returns unchanged."""
+    if type(value) not in (type(None), bool, int, float, str, list, dict):  # an IntEnum would be read as an int
         return False
     try:
         _check_plain(value, "")
@@ -215,27 +223,27 @@ def _is_scale(value: object) -> bool:
 
 
 def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError unless ``model`` names a class of sr_train.models, or of a package in ``allow``. Imports nothing."""
+    """Raise WeightsError unless ``model`` names a class in sr_train.models or in a package in ``allow``. Imports nothing."""
     if not is_dict(model) or not isinstance(model.get("_target_"), str):
-        raise WeightsError(f"{where}: names no network (model._target_)")
+        raise WeightsError(f"{where}: contains no name of a network (model._target_)")
     target = model["_target_"]
     packages = (MODELS, *allow)
     known = ANY in packages or any(target.startswith(f"{p}.") for p in packages)
     if not known or not all(part.isidentifier() for part in target.split(".")):
         raise WeightsError(
-            f"{where}: asks for {target!r}; only networks of {', '.join(packages)} are built from a file "
-            f"(your own: allow=[{target.rpartition('.')[0]}])"
+            f"{where}: names the network {target!r}; only networks of {', '.join(packages)} are built from a file "
+            f"(if you trust this package: allow=[{target.rpartition('.')[0]}])"
         )
 
 
 def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError unless ``model`` names a network as :func:`check_target` wants it, with plain arguments."""
+    """Raise WeightsError unless ``model`` passes :func:`check_target` and its arguments are plain."""
     check_target(model, where=where, allow=allow)
     assert is_dict(model)
     scale, scales = model.get("scale"), model.get("scales")
     if "scales" in model and (not is_list(scales) or not scales or not all(map(_is_scale, scales))):
-        raise WeightsError(f"{where}: model.scales={scales!r} is not a list of whole numbers from 1 to 16")
+        raise WeightsError(f"{where}: model.scales={scales!r} is not a list of integers from 1 to 16")
     if "scales" not in model and not _is_scale(scale):
-        raise WeightsError(f"{where}: model.scale={scale!r} is not a whole number from 1 to 16")
+        raise WeightsError(f"{where}: model.scale={scale!r} is not an integer from 1 to 16")
     for name, value in model.items():
         _check_plain(value, f"{where}: model.{name}")

@@ -1,10 +1,10 @@
-"""``init.grow``: a network larger than the one it starts from, computing the same to begin with.
+"""``init.grow``: initialize a network from a smaller one, so that both compute the same at first.
 
-More residual blocks: EDVR's authors initialised deeper networks from shallower ones. Blocks are added at the end of a numbered
-list; each starts as identity, because its last layer (``residual_end`` of its class) is zero.
+More residual blocks: EDVR's authors initialized deeper networks from shallower ones. Blocks are added at the end of a numbered
+list. A new block starts as identity, because its last layer (``residual_end`` of its class) is zero.
 
-More frames (``frames``): what the source does with its frames is done with the innermost ones; the outer ones weigh nothing
-at first, in the convolutions whose input is all frames' features (``joins_frames`` of the network).
+More frames (``frames``): the source's weights are used for the innermost frames. Weights of the outer frames start at zero,
+in the convolutions whose input is the features of all frames (``joins_frames`` of the network).
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from torch import nn
 from sr_train.models import contract
 from sr_train.weights.foreign.base import WeightsError
 
-FRAMES = "frames"  #: in init.grow: not a list of blocks, but the window
+FRAMES = "frames"  #: in init.grow: adds frames to the window instead of blocks to a list
 
 
 def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dict[str, str]:
-    """For each list of blocks to grow, the layer in a block (``residual_end``) that makes it identity where it is zero.
+    """Return, for each list of blocks in ``grow``, the layer that makes a block an identity if it is zero (``residual_end``).
 
-    ``frames`` is no such list; see :func:`with_frames`.
-
-    Raises WeightsError for a name that is no list of such blocks.
+    ``frames`` is ignored here; see :func:`with_frames`. Raises WeightsError for a name that is not a list of such blocks.
     """
     modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
     lists = {n: m for n, m in modules if isinstance(m, nn.Sequential) and len(m)}
@@ -37,13 +35,15 @@ def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dic
     for name in blocks:
         if name not in usable:
             usable = [*usable, *([FRAMES] if contract.joins_frames(network) else [])]
-            known = f"can grow are {', '.join(usable)}" if usable else f"no blocks of {type(network).__name__} can"
-            raise WeightsError(f"{where}: init.grow: {name!r} is no list of blocks that can start as identity; {known}")
+            known = f"choose from {', '.join(usable)}" if usable else f"{type(network).__name__} has none"
+            raise WeightsError(
+                f"{where}: init.grow: {name!r} is not a list of blocks that can start as identity; {known}"
+            )
     return {name: usable[name] for name in blocks}
 
 
 def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable[str], *, where: str) -> list[str]:
-    """Tensors of the blocks that the network has beyond the source's, in each of the lists."""
+    """Return the names of the tensors in blocks that the network has and the source does not, for all ``lists``."""
     grown: list[str] = []
     for name in lists:
         numbered = re.compile(rf"{re.escape(name)}\.(\d+)\.")
@@ -53,7 +53,7 @@ def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable
             raise WeightsError(f"{where}: init.grow: the source has no blocks {name}.0, {name}.1, ...")
         if not new:
             raise WeightsError(
-                f"{where}: init.grow: the source has {len(had)} blocks {name}.* already; nothing to grow"
+                f"{where}: init.grow: the source already has {len(had)} blocks {name}.*; there is nothing to grow"
             )
         grown += new
     return grown
@@ -62,17 +62,17 @@ def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable
 def with_frames(
     network: nn.Module, source: Mapping[str, torch.Tensor], grow: Sequence[str], *, where: str
 ) -> dict[str, torch.Tensor]:
-    """The source's tensors as a network of more frames has them, if ``grow`` names ``frames``; else as they are.
+    """Return the source's tensors extended to the network's frames if ``frames`` is in ``grow``; else unchanged.
 
-    The centre frame of both is the middle one, so frames are added in pairs. Tensors may be on meta.
-    Raises WeightsError where there is nothing to add, or the tensors are of other networks.
+    The center frame of both is the middle one, so frames are added in pairs. Tensors may be on meta. Raises WeightsError if
+    there is nothing to add or if the tensors belong to another network.
     """
     found = dict(source)
     if FRAMES not in grow:
         return found
     joins, count = contract.joins_frames(network), contract.frames(network)
     if not joins or count is None:
-        raise WeightsError(f"{where}: init.grow: {type(network).__name__} takes no frames that could become more")
+        raise WeightsError(f"{where}: init.grow: {type(network).__name__} has no window that frames can be added to")
     own = network.state_dict()
     for name in (f"{conv}.weight" for conv in joins):
         here, there = own[name], found.get(name)
@@ -86,7 +86,7 @@ def with_frames(
                 f"{here.shape[0]} outputs of an odd number of frames with {each} features each"
             )
         if had >= count:
-            raise WeightsError(f"{where}: init.grow: the source takes {had} frames already, the network {count}")
+            raise WeightsError(f"{where}: init.grow: the source already takes {had} frames; the network takes {count}")
         margin = (count - had) // 2 * each
         found[name] = there.new_zeros(here.shape)
         found[name][:, margin : margin + there.shape[1]] = there
@@ -95,7 +95,7 @@ def with_frames(
 
 @torch.no_grad()
 def zero_ends(network: nn.Module, grown: Iterable[str], ends: Mapping[str, str]) -> None:
-    """Zero weight and bias of the last layer of every grown block; ``ends`` as :func:`residual_ends` tells them."""
+    """Set weight and bias of the last layer of every grown block to zero. ``ends`` is the result of :func:`residual_ends`."""
     last = [re.compile(rf"{re.escape(name)}\.\d+\.{re.escape(end)}\.(weight|bias)") for name, end in ends.items()]
     tensors = network.state_dict()
     for name in grown:

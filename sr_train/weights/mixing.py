@@ -1,4 +1,4 @@
-"""Interpolation of networks' weights, and the checks that make it valid (ESRGAN, section 3.4)."""
+"""Interpolation of networks' weights (ESRGAN section 3.4), and the checks before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sr_train.weights.foreign.base import WeightsError
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Of names and values: the same network in whatever file or memory format."""
+    """Return a digest of names and values. It does not depend on the file or the memory format."""
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(state):
         found.update(name.encode())
@@ -21,15 +21,15 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def family(weights: Weights) -> set[str]:
-    """Digests of a network and of all that it started from: two that share one descend from one another, or from a third."""
+    """Return the digests of a network and of its ancestors. Networks that share a digest have a common ancestor."""
     return {digest(weights.state), *(str(a) for a in weights.origin.get("ancestors", []))}
 
 
 def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
-    """Raise WeightsError with everything that keeps networks (by name) from being mixed."""
+    """Raise WeightsError with all reasons why networks (by name) cannot be mixed."""
     problems = [f"mix={list(mix)}: {len(mix)} factors for {len(sources)} networks"] if len(mix) != len(sources) else []
-    problems += [f"mix={list(mix)}: factors lie between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
-    problems += [f"mix={list(mix)}: sums to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []
+    problems += [f"mix={list(mix)}: factors must be between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
+    problems += [f"mix={list(mix)}: factors sum to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []
     (first, a), *others = sources.items()
     for name, b in others:
         keys = dict.fromkeys((*a.model, *b.model))
@@ -46,16 +46,16 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
             if k in b.state and b.state[k].shape != v.shape
         ]
     for name, weights in sources.items():
-        problems += [f"{name}: {k}: holds NaN or infinity" for k in not_finite(weights.state)]
+        problems += [f"{name}: {k}: contains NaN or infinity" for k in not_finite(weights.state)]
     if problems:
         raise WeightsError("\n  ".join(["these networks cannot be mixed:", *problems]))
 
 
 def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
-    """Sum of factor times tensor (ESRGAN eq. 4, with (1 - alpha, alpha)), in float64; a factor of 1 reproduces bit for bit.
+    """Return the sum of factor times tensor in float64 (ESRGAN eq. 4, for the factors 1 - alpha and alpha).
 
-    BatchNorm's running statistics are mixed as well; its integer counters come from the network with the largest factor.
-    The states must fit, see :func:`check_mix`.
+    A factor of 1 reproduces its network bit for bit. Running statistics of BatchNorm are mixed too. Its integer counters
+    come from the network with the largest factor. The networks must pass :func:`check_mix`.
     """
     nearest = states[max(range(len(mix)), key=mix.__getitem__)]
     used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]

@@ -1,4 +1,4 @@
-"""Networks built from the config in a weights file."""
+"""Building of networks from the config in a weights file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from sr_train.weights.file import ANY, Weights, check_model_config
-from sr_train.weights.foreign.base import WeightsError
+from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.mixing import family
 
 
 def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = ()) -> nn.Module:
-    """Build a network from its config, checked by :func:`check_model_config` first."""
+    """Build a network from its config after :func:`check_model_config`."""
     check_model_config(dict(model), where=where, allow=[package for package in allow if package != ANY])
     module_name, _, class_name = model["_target_"].rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        raise WeightsError(f"{where}: there is no network {model['_target_']!r} in this version") from None
+        raise WeightsError(f"{where}: this version has no network {model['_target_']!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module_name):
         raise WeightsError(f"{where}: {model['_target_']!r} is not a network")
     try:
@@ -33,8 +33,8 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
 def outline(make: Callable[[], nn.Module]) -> nn.Module:
     """Build a network on the meta device, without memory for its tensors.
 
-    A constructor that reads the values of tensors it makes (``torch.linspace(...).tolist()``) cannot do that there; its network
-    is built on the CPU.
+    A constructor that reads values of its tensors (``torch.linspace(...).tolist()``) fails on meta. Its network is built on
+    the CPU.
     """
     try:
         with torch.device("meta"):
@@ -44,7 +44,7 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_fits(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Compare tensors with the network that is to hold them, by names and shapes. Raises WeightsError with the differences."""
+    """Compare names and shapes of tensors with those of their network. Raises WeightsError with the differences."""
     expected = outline(lambda: build_model(weights.model, where=where, allow=allow)).state_dict()
     problems = [f"{k}: missing" for k in expected.keys() - weights.state.keys()]
     problems += [f"{k}: unknown" for k in weights.state.keys() - expected.keys()]
@@ -55,11 +55,12 @@ def check_fits(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> No
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:8])
-        raise WeightsError(f"{where}: {len(problems)} tensors do not fit {weights.model['_target_']}: {shown}")
+        count = count_tensors(len(problems), "does not", "do not")
+        raise WeightsError(f"{where}: {count} match {weights.model['_target_']}: {shown}")
 
 
 def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> nn.Module:
-    """The network with its weights, in eval mode. Sizes are compared before memory is taken for them."""
+    """Return the network with its weights, in eval mode. Shapes are compared before memory is allocated."""
     check_fits(weights, where=where, allow=allow)
     network = build_model(weights.model, where=where, allow=allow)
     network.load_state_dict(weights.state)
@@ -67,9 +68,9 @@ def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) ->
 
 
 def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] = ()) -> Weights:
-    """The branch of one scale as a network of its own; of a network that has only this scale, the same.
+    """Return the weights of one branch as a network with one scale. A network with only this scale is returned as it is.
 
-    Scores of sets that are named after the scale (``set5_x3/y/psnr``) go along under the sets' own names.
+    Scores of sets with the scale in their names (``set5_x3/y/psnr``) are kept under the names without it.
     """
     if scale not in weights.scales:
         raise WeightsError(f"{where}: is a network for {', '.join(f'x{s}' for s in weights.scales)}, not for x{scale}")
@@ -79,7 +80,8 @@ def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] 
     branch = outline(lambda: build_model(model, where=where, allow=allow)).state_dict()
     missing = [name for name in branch if name not in weights.state]
     if missing:
-        raise WeightsError(f"{where}: {len(missing)} tensors of x{scale} are missing: {', '.join(missing[:5])}")
+        count = count_tensors(len(missing), "is", "are")
+        raise WeightsError(f"{where}: {count} missing for x{scale}: {', '.join(missing[:5])}")
     scores: dict[str, float] = {}
     for name, value in weights.scores.items():
         set_name, _, rest = name.partition("/")

@@ -1,4 +1,4 @@
-"""``weights=``: a file, or a stage of a run, complete or in progress."""
+"""Reading of ``weights=``: a file, or the folder of a run's stage, finished or in training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sr_train.torch_files import web_address
 from sr_train.weights.file import ANY, Weights, check_target, load_weights, origin_of, plain
 from sr_train.weights.foreign.base import WeightsError
 
-WEIGHTS = "weights.safetensors"  #: of a finished stage
+WEIGHTS = "weights.safetensors"  #: file name in the folder of a finished stage
 
 
 def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config as a weights file keeps it: the defining path of its class, its constructor's defaults filled in.
+    """Return a model's config for a weights file: the path of its class's module and all arguments, defaults included.
 
-    A default that no file can hold as it is (a tuple, a class) is left to the constructor.
+    A default that a file cannot store unchanged (a tuple, a class) is left out, so the constructor fills it in.
     """
     network = _callable(str(model["_target_"]))
     target = f"{network.__module__}.{network.__qualname__}" if isinstance(network, type) else model["_target_"]
@@ -39,17 +39,17 @@ def _callable(target: str) -> Any:
 
 
 def own_packages(config: Mapping[str, Any]) -> list[str]:
-    """Return the packages that a stage's weights may name (``allow``): those of the network that its own config names."""
+    """Return the packages of the network in a stage's config, for ``allow``."""
     typed = str(config["model"]["_target_"])
     found = [typed.rpartition(".")[0], str(getattr(_callable(typed), "__module__", ""))]
     return [package for package in dict.fromkeys(found) if package]
 
 
 def finished_file(folder: Path) -> Path | None:
-    """Return the weights of a finished stage; None while the stage is open.
+    """Return the weights file of a finished stage; None if the stage is not finished.
 
-    A stage that is being extended is open as soon as a checkpoint is beyond its weights. Its process may have been killed
-    before it set them aside.
+    A stage that is being extended is not finished once a checkpoint is newer than its weights file. Its process may have
+    been killed before it moved the file away.
     """
     file = folder / WEIGHTS
     if not file.exists():
@@ -59,10 +59,10 @@ def finished_file(folder: Path) -> Path | None:
 
 
 def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
-    """Weights and the file they were read from.
+    """Read weights and return them with the file they were read from.
 
-    A stage's folder gives its ``weights.safetensors`` or, while it is in training, the network of its newest checkpoint
-    (the EMA where there is one). ``scale`` decides where another program's file leaves it open.
+    For a stage's folder they come from its ``weights.safetensors`` or, while it is in training, from its newest checkpoint
+    (the EMA if there is one). ``scale`` is the scale of a file of another program whose tensors fit several scales.
     """
     address = web_address(source)
     if address is not None:
@@ -76,8 +76,8 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     if (path / "checkpoints").is_dir():
         return _from_checkpoint(path, allow)
     stages = sorted(p.name for p in path.iterdir() if (p / "config.yaml").exists())
-    hint = f"; its stages are {', '.join(stages)}: give weights={path / stages[-1]}" if stages else ""
-    raise WeightsError(f"{path}: is a folder without weights.safetensors or checkpoints{hint}")
+    hint = f"; its stages are {', '.join(stages)}; give e.g. weights={path / stages[-1]}" if stages else ""
+    raise WeightsError(f"{path}: this folder has no weights.safetensors and no checkpoints{hint}")
 
 
 def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]:
@@ -86,12 +86,14 @@ def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]
     if found is None or config is None:
         raise WeightsError(f"{folder}: has no checkpoint yet")
     if not isinstance(config.get("model"), dict) or not {"name", "stage"} <= config.keys():
-        raise WeightsError(f"{folder / 'config.yaml'}: names no network, or not its run and stage; it is damaged")
-    check_target(config["model"], where=str(folder / "config.yaml"), allow=allow)  # before it is imported
+        raise WeightsError(
+            f"{folder / 'config.yaml'}: damaged, because the name of the network, run or stage is missing"
+        )
+    check_target(config["model"], where=str(folder / "config.yaml"), allow=allow)  # before its package is imported
     state: dict[str, Any] = found.content["state_dict"]
     averaged = any(k.startswith("ema.module.") for k in state)
     prefix = "ema.module." if averaged else "model."
     network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     origin = {"run": str(config["name"]), "stage": str(config["stage"]), "step": found.step, "ema": averaged}
-    model = dict(config["model"]) if ANY in allow else full_arguments(config["model"])  # which imports its package
+    model = dict(config["model"]) if ANY in allow else full_arguments(config["model"])  # imports its package
     return Weights(model, network, origin), found.path

@@ -1,4 +1,4 @@
-"""Weights of one network copied into another, tensor by tensor."""
+"""Copying of one network's weights into another, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sr_train.weights.foreign.base import WeightsError
+from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.growth import grown_tensors, residual_ends, with_frames, zero_ends
 
 
 class WarmStart(NamedTuple):
-    """What a warm start does with each tensor, by name."""
+    """Names of tensors, grouped by what a warm start does with them."""
 
     copied: list[str]
-    afresh: list[str]  #: of the network, left as initialized
-    unused: list[str]  #: of the source
-    grown: list[str]  #: of blocks that the source does not have, which start as identity
+    afresh: list[str]  #: tensors of the network that stay newly initialized
+    unused: list[str]  #: tensors of the source that are not copied
+    grown: list[str]  #: tensors in blocks that the source does not have; these start as identity
 
 
 def match_warm_start(
@@ -30,10 +30,10 @@ def match_warm_start(
     grow: Iterable[str] = (),
     where: str,
 ) -> WarmStart:
-    """Decide what a network (tensors may be on meta) takes from ``source``.
+    """Decide which tensors a network copies from ``source``. Tensors may be on meta.
 
-    ``skip`` are globs on names, ``grow`` names of lists of blocks that may be longer than the source's; everything else
-    must agree in name and shape. Raises WeightsError with every difference, or where a glob matches nothing.
+    ``skip`` has globs on names of tensors, ``grow`` has names of lists of blocks that may be longer than the source's. All
+    other tensors must agree in name and shape. Raises WeightsError with all differences and with globs that match nothing.
     """
     grown = [
         k for k in grown_tensors(network, source, grow, where=where) if not any(fnmatchcase(k, glob) for glob in skip)
@@ -51,8 +51,9 @@ def match_warm_start(
     ]
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        remedy = "name what shall start afresh, e.g. init.skip=['upsample.*']"
-        raise WeightsError(f"{where}: {len(problems)} tensors do not fit; {remedy}:\n  {shown}")
+        remedy = "list the tensors to re-initialize, e.g. init.skip=['upsample.*']"
+        count = count_tensors(len(problems), "does not", "do not")
+        raise WeightsError(f"{where}: {count} match; {remedy}:\n  {shown}")
     copied = [k for k in network if k not in skipped | beyond]
     return WarmStart(copied, [k for k in network if k in skipped], [k for k in source if k in skipped], grown)
 
@@ -60,10 +61,10 @@ def match_warm_start(
 def warm_start(
     network: nn.Module, source: Mapping[str, torch.Tensor], skip: Sequence[str], *, grow: Sequence[str] = (), where: str
 ) -> WarmStart:
-    """Copy a source's tensors into a network but for those that ``skip`` names; see :func:`match_warm_start`.
+    """Copy a source's tensors into a network, except those in ``skip``; see :func:`match_warm_start`.
 
-    Blocks that ``grow`` adds start as identity, frames that it adds weigh nothing: the grown network computes what the
-    source's does.
+    Blocks that ``grow`` adds start as identity, and weights of added frames start at zero, so the grown network computes the
+    same as the source.
     """
     ends = residual_ends(network, grow, where=where)
     source = with_frames(network, source, grow, where=where)

@@ -22,7 +22,7 @@ def pairs(photographs, tmp_path):
     return photographs, low
 
 
-def test_scores_of_bicubic_are_printed_and_written(command, invoke, pairs, tmp_path):
+def test_bicubic_scores_are_printed_and_written(command, invoke, pairs, tmp_path):
     done = command("sr-eval", "weights=bicubic", "hr=photographs", "lr=low", "scale=2", "out=scores", "save=true")
     assert done.returncode == 0, done.stderr
     assert "rgb: RGB, 8-bit images, border scale px ignored" in done.stdout
@@ -53,7 +53,7 @@ def test_lr_made_from_hr_equals_the_lr_files(invoke, pairs, tmp_path):
     assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()
 
 
-def test_the_scale_is_read_from_the_weights_file(invoke, photographs, tmp_path):
+def test_the_scale_comes_from_the_weights_file(invoke, photographs, tmp_path):
     network = EDSR(scale=2, channels=4, blocks=1)
     model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
     save_weights(tmp_path / "net.safetensors", Weights(model, network.state_dict()))
@@ -65,7 +65,7 @@ def test_the_scale_is_read_from_the_weights_file(invoke, photographs, tmp_path):
     assert "is a network for x2" in done.stderr
 
 
-def test_scores_computed_before_an_error_are_kept(invoke, photographs, tmp_path):
+def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
     write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
     done = invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
     assert done.returncode == 1
@@ -88,7 +88,7 @@ def test_scores_computed_before_an_error_are_kept(invoke, photographs, tmp_path)
         (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
         (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "have no LR in photographs"),
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
-        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= alone"),
+        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
         (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
         (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
@@ -96,7 +96,7 @@ def test_scores_computed_before_an_error_are_kept(invoke, photographs, tmp_path)
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "overlap=1.5"],
             2,
-            "overlap=1.5: expected auto or a whole number",
+            "overlap=1.5: expected auto or an integer",
         ),
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "tile=64.5"],
@@ -106,19 +106,19 @@ def test_scores_computed_before_an_error_are_kept(invoke, photographs, tmp_path)
         (
             ["weights=bicubic", "hr=photographs", "scale=2", "tile=16", "overlap=true"],
             2,
-            "overlap=true: expected auto or a",
+            "overlap=true: expected auto or an",
         ),
         (["sr=low", "hr=photographs", "scale=2"], 1, "the result is 48x40, the HR image 96x80"),
     ],
 )
-def test_errors_of_users_are_one_paragraph(invoke, pairs, arguments, code, message):
+def test_wrong_options_fail_with_a_short_message(invoke, pairs, arguments, code, message):
     done = invoke("sr-eval", *arguments)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_several_networks_are_printed_in_columns(invoke, photographs, tmp_path):
+def test_several_networks_are_columns_of_one_table(invoke, photographs, tmp_path):
     torch.manual_seed(0)
     model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
     for run in ("a", "b"):
@@ -166,7 +166,7 @@ def test_networks_that_cannot_be_compared_are_refused(invoke, photographs, tmp_p
     assert "or a list of them" in invoke("sr-eval", "weights=[]", "hr=photographs", "scale=2").stderr
 
 
-def test_lpips_is_computed_together_with_psnr(invoke, photographs, tmp_path, tiny_lpips):
+def test_lpips_is_scored_in_addition_to_psnr(invoke, photographs, tmp_path, tiny_lpips):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     done = invoke(*call, "metrics=[psnr,ssim,lpips]", f"lpips={tiny_lpips}", "out=scores")
     assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_lpips_is_computed_together_with_psnr(invoke, photographs, tmp_path, tin
         "(lower is better)"
     ) in done.stdout
     warning = (
-        f"warning: lpips={tiny_lpips}: its lin layers are of no released version of LPIPS; they are used as v0.1's are"
+        f"warning: lpips={tiny_lpips}: its lin layers are not from a released version of LPIPS; they are used like"
     )
     assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
@@ -199,11 +199,11 @@ def test_lpips_is_computed_together_with_psnr(invoke, photographs, tmp_path, tin
     assert "SSIM  " not in two.stdout
 
 
-def test_metrics_that_cannot_be_computed_are_refused_with_a_remedy(invoke, photographs):
+def test_unavailable_metrics_fail_with_a_remedy(invoke, photographs):
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not computed: pyiqa, which has them, is licensed for noncommercial use",
-        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not computed",
+        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed",
+        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not available",
         "[lpips]": "give lpips=FILE",
         "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
@@ -216,7 +216,7 @@ def test_metrics_that_cannot_be_computed_are_refused_with_a_remedy(invoke, photo
     assert "there is no such file" in missing.stderr
 
 
-def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tmp_path, monkeypatch):
+def test_errors_of_lpips_contain_options_and_files_of_sr_eval(invoke, photographs, tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
@@ -234,9 +234,9 @@ def test_lpips_names_keys_and_files_that_sr_eval_can_use(invoke, photographs, tm
         "alex.pth": f"lpips=alex.pth holds LPIPS's lin layers alone; it needs alexnet-owt-7be5be79.pth of torchvision as well. "
         f"alexnet: its ImageNet weights are not here and cannot be downloaded (no network). Fetch https://download.pytorch.org/"
         f"models/alexnet-owt-7be5be79.pth on another machine and put it at {tmp_path / 'cache' / 'checkpoints'}",
-        "squeeze.pth": "lpips=squeeze.pth: holds the lin layers of SqueezeNet, which is not supported; give alex.pth or",
+        "squeeze.pth": "lpips=squeeze.pth: contains the lin layers of SqueezeNet, which is not supported; give alex.pth or",
         "other.pth": "holds lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
-        "alexnet-owt-7be5be79.pth": "holds no lin layers (lin0.model.1.weight, ...) but the weights of an ImageNet network",
+        "alexnet-owt-7be5be79.pth": "contains no lin layers (lin0.model.1.weight, ...), but the weights of an ImageNet network",
     }.items():
         done = invoke(
             "sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu", "metrics=[lpips]", f"lpips={name}"
@@ -272,7 +272,7 @@ def test_finished_images_are_found_by_the_names_that_programs_write(invoke, phot
     assert ("names continue with" in done.stdout) == (typed == "sr=results")
 
 
-def test_unpaired_results_are_reported_with_the_expected_names(invoke, photographs, tmp_path):
+def test_the_error_for_unpaired_results_lists_the_names_tried(invoke, photographs, tmp_path):
     (tmp_path / "results").mkdir()
     for path in photographs.glob("*.png"):
         for name in ("EDSR", "RCAN"):
@@ -280,7 +280,7 @@ def test_unpaired_results_are_reported_with_the_expected_names(invoke, photograp
     call = ("sr-eval", "hr=photographs", "scale=2", "protocols=[rgb]", "metrics=[psnr]")
     done = invoke(*call, "sr=results")
     assert done.returncode == 1
-    assert "results holds 0000_EDSR, 0000_RCAN, 0001_EDSR, ...: these cannot be paired with" in done.stderr
+    assert "results contains 0000_EDSR, 0000_RCAN, 0001_EDSR, ...; these cannot be paired with" in done.stderr
     assert "e.g. sr='results/{stem}_x{scale}_SR'" in done.stderr
     assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
     assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0

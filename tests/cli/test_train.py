@@ -75,7 +75,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(invoke, tmp_p
             "missing: there is no such folder",
         ),
         (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 'toy:nobody'}]"], 1, "no photograph"),
-        (["experiment=quickstart_edsr", "stage=x2", "scale=7"], 2, "scale=7 is not built"),
+        (["experiment=quickstart_edsr", "stage=x2", "scale=7"], 2, "scale=7 is not supported"),
         (
             ["experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=-1", "curve=constant"],
             2,

@@ -28,7 +28,7 @@ def test_a_folder_is_upscaled_under_its_names(command, network, photographs, tmp
     write_image(photographs / "deep" / "er" / "ünïcode name.bmp", read_image(photographs / "0000.png"))
     done = command("sr-upscale", "weights=net.safetensors", "input=photographs", "output=large", "tile=32")
     assert done.returncode == 0, done.stderr
-    assert "tiles of 32 LR pixels that overlap by 6 (as without tiles)" in done.stdout
+    assert "tiles of 32 LR pixels that overlap by 6 (same result as without tiles)" in done.stdout
     assert "large/0002.png: 96x80 -> 192x160" in done.stdout
     names = {str(p.relative_to(tmp_path / "large")) for p in (tmp_path / "large").rglob("*") if p.is_file()}
     assert names == {"0000.png", "0001.png", "0002.png", "0003.png", "deep/er/ünïcode name.bmp"}
@@ -124,7 +124,7 @@ def test_full_memory_makes_the_tiles_smaller(network, monkeypatch):
     with tqdm(total=1, disable=True) as bar:
         assert upscale_with_room(image, ready, shrink=True, bar=bar, tell=told.append).shape == (600, 400, 3)
         assert tried == [256, 128, 64]
-        assert told == [f"memory is full with tile={t}: going on with tile={t // 2}" for t in (256, 128)]
+        assert told == [f"the memory is full with tile={t}; continuing with tile={t // 2}" for t in (256, 128)]
         ready.tiling = plan_tiles(network, tile=256)
         with pytest.raises(MemoryFullError, match="smaller tile="):
             upscale_with_room(image, ready, shrink=False, bar=bar, tell=told.append)
@@ -141,9 +141,9 @@ def test_full_memory_makes_the_tiles_smaller(network, monkeypatch):
         (["input=photographs", "output=o", "tile=huge"], 2, "expected auto, null for the whole image"),
         (["input=photographs", "output=o", "tile=-4"], 2, "tile=-4: expected"),
         (["input=photographs", "output=o", "overlap=x"], 2, "overlap=x: expected auto"),
-        (["input=photographs", "output=o", "overlap=1.5"], 2, "overlap=1.5: expected auto or a whole number"),
-        (["input=photographs", "output=o", "overlap=-1"], 2, "overlap=-1: expected auto or a whole number"),
-        (["input=photographs", "output=o", "tile=null", "overlap=null"], 2, "overlap=null: expected auto or a whole number"),
+        (["input=photographs", "output=o", "overlap=1.5"], 2, "overlap=1.5: expected auto or an integer"),
+        (["input=photographs", "output=o", "overlap=-1"], 2, "overlap=-1: expected auto or an integer"),
+        (["input=photographs", "output=o", "tile=null", "overlap=null"], 2, "overlap=null: expected auto or an integer"),
         (["input=photographs", "output=o", "tile=64.5"], 2, "tile=64.5: expected auto, null for the whole image"),
         (["input=photographs", "output=o", "tile=true"], 2, "tile=true: expected auto, null for the whole image"),
         (["input=photographs", "output=o", "tile=[64,64]"], 2, "tile=[64, 64]: expected auto, null for the whole image"),

@@ -416,7 +416,7 @@ def test_full_memory_makes_the_tiles_of_a_video_smaller(invoke, tmp_path, monkey
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out"))
     assert tried[0] is None
     assert tried[-1] is not None
-    assert "going on with tile=" in done.stderr
+    assert "continuing with tile=" in done.stderr
     assert len(frames_of(tmp_path / "out" / "in.mp4")) == 3
 
 

@@ -1,4 +1,4 @@
-"""Frames as they come give what the windows of a finished clip give, and features of a frame are computed once."""
+"""Reading frames one by one gives the windows of the complete clip, and features of a frame are computed once."""
 
 import weakref
 
@@ -15,13 +15,13 @@ from sr_train.models.bicubic import Bicubic
 
 
 def by_windows(model, clip, *, padding="reflection_circle", **options):
-    """The plain way: each window whole."""
+    """Return the outputs for complete windows, as a reference."""
     numbers = [padded_window(t, frames=model.frames, length=len(clip), padding=padding) for t in range(len(clip))]
     return torch.stack([super_resolve(model, clip[n], **options) for n in numbers])
 
 
 class Held:
-    """A clip whose frames tell how many of them are alive."""
+    """A clip that counts its frames in memory."""
 
     def __init__(self, clip):
         self.clip, self.given = clip, 0
@@ -35,7 +35,7 @@ class Held:
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("frames", [1, 3, 5, 7])
 @pytest.mark.parametrize("more", [0, 1, 2, 3, 9])
-def test_windows_are_those_of_the_finished_clip_and_come_at_once(frames, padding, more):
+def test_windows_equal_those_of_the_complete_clip_and_are_yielded_at_once(frames, padding, more):
     clip = Held(torch.arange(frames + more).float().reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2))
     for centre, (numbers, window) in enumerate(windows(clip, frames, padding=padding)):
         assert numbers == padded_window(centre, frames=frames, length=frames + more, padding=padding)
@@ -62,8 +62,8 @@ def test_no_more_frames_are_held_than_a_window_has():
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("more", [0, 1, 3])
-def test_a_clip_gives_what_its_windows_give(padding, more):
-    model, clip = small_edvr(frames=3), torch.rand(3 + more, 3, 9, 12)
+def test_a_clip_has_the_outputs_of_its_windows(padding, more):
+    model, clip = network(frames=3), torch.rand(3 + more, 3, 9, 12)
     found = torch.stack(list(super_resolve_clip(model, iter(clip), padding=padding)))
     torch.testing.assert_close(found, by_windows(model, clip, padding=padding), atol=2e-6, rtol=0)
 
@@ -78,16 +78,16 @@ def test_a_clip_gives_what_its_windows_give(padding, more):
     ],
     ids=["ensemble", "tiles", "tiles and ensemble", "bf16"],
 )
-def test_with_tiles_and_flips_as_well(options):
-    model, clip = small_edvr(frames=5), torch.randint(0, 256, (6, 3, 30, 20), dtype=torch.uint8)
+def test_a_clip_has_the_outputs_of_its_windows_with_tiles_and_flips(options):
+    model, clip = network(frames=5), torch.randint(0, 256, (6, 3, 30, 20), dtype=torch.uint8)
     found = torch.stack(list(super_resolve_clip(model, clip, **options)))
     bound = 2e-2 if "precision" in options else 2e-6
     torch.testing.assert_close(found, by_windows(model, clip, **options), atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("predeblur", [False, True])
-def test_with_frames_in_the_size_they_shall_have(predeblur):
-    model, clip = small_edvr(frames=3, scale=1, hr_in=True, predeblur=predeblur), torch.rand(5, 3, 20, 33)
+def test_a_clip_has_the_outputs_of_its_windows_with_hr_input(predeblur):
+    model, clip = network(frames=3, scale=1, hr_in=True, predeblur=predeblur), torch.rand(5, 3, 20, 33)
     found = torch.stack(list(super_resolve_clip(model, clip)))
     assert found.shape == (5, 3, 20, 33)
     torch.testing.assert_close(found, by_windows(model, clip), atol=2e-6, rtol=0)
@@ -105,8 +105,8 @@ def test_features_of_a_frame_are_computed_once(monkeypatch):
     assert seen == [1] * 44
 
 
-def test_without_memory_they_are_computed_for_each_window():
-    model, clip = small_edvr(frames=3), torch.rand(5, 3, 8, 8)
+def test_features_are_computed_for_each_window_if_memory_is_short():
+    model, clip = network(frames=3), torch.rand(5, 3, 8, 8)
     features = FrameFeatures(model, limit=0)
     plain = by_windows(model, clip)
     for (numbers, window), expected in zip(windows(clip, 3), plain, strict=True):
@@ -115,8 +115,8 @@ def test_without_memory_they_are_computed_for_each_window():
     assert features.computed == 15
 
 
-def test_memory_is_that_of_one_window():
-    model = small_edvr(frames=3)
+def test_the_cache_holds_features_of_one_window():
+    model = network(frames=3)
     features = FrameFeatures(model)
     most = 0
     for numbers, window in windows(torch.rand(30, 3, 8, 8), 3):
@@ -130,15 +130,15 @@ def test_memory_is_that_of_one_window():
     assert most == 3 * frame
 
 
-def test_an_image_network_is_given_frame_by_frame():
+def test_an_image_network_gets_one_frame_at_a_time():
     model, clip = Bicubic(scale=2), torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8)
     found = list(super_resolve_clip(model, iter(clip)))
     assert all(torch.equal(a, super_resolve(model, b)) for a, b in zip(found, clip, strict=True))
     assert len(found) == 4
 
 
-def test_progress_is_told():
-    model, pixels = small_edvr(frames=3), []
+def test_progress_is_reported():
+    model, pixels = network(frames=3), []
     list(super_resolve_clip(model, torch.rand(4, 3, 8, 12), done=pixels.append))
     assert pixels == [96] * 4
 
@@ -148,11 +148,11 @@ def test_progress_is_told():
     [
         ([(8, 8)] * 2, "replicate", "2 frames are fewer than the 3 that a window takes"),
         ([], "replicate", "0 frames are fewer"),
-        ([(8, 8), (8, 8), (8, 12)], "replicate", "frame 2 is 12x8, those before it 8x8"),
+        ([(8, 8), (8, 8), (8, 12)], "replicate", "frame 2 is 12x8, but the frames before it are 8x8"),
         ([(8, 8)] * 3, "mirror", "padding='mirror': choose from"),
     ],
 )
-def test_what_is_no_clip_is_refused(sizes, padding, message):
+def test_invalid_clips_are_refused(sizes, padding, message):
     frames = (torch.zeros(3, *size) for size in sizes)
     with pytest.raises(ValueError, match=message):
         list(super_resolve_clip(small_edvr(frames=3), frames, padding=padding))

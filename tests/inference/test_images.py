@@ -47,8 +47,8 @@ class Averaging(nn.Module):
         return lr - 0.1 * lr.mean((-1, -2), keepdim=True)
 
 
-def test_the_receptive_field_is_what_counting_the_convolutions_gives():
-    # conv_first, two a block, conv_after_body, one a step of the upsampler, conv_last on the enlarged image
+def test_the_receptive_field_equals_the_count_of_convolutions():
+    # conv_first, two a block, conv_after_body, one a step of the upsampler, conv_last on the upscaled image
     assert receptive_radius(EDSR(scale=2, channels=4, blocks=2, res_scale=1.0).eval()) == 1 + 4 + 1 + 1 + 1
     assert receptive_radius(EDSR(scale=2, channels=2, blocks=16, res_scale=1.0).eval()) == 1 + 32 + 1 + 1 + 1
     assert receptive_radius(Bicubic(scale=2)) == 2
@@ -60,7 +60,7 @@ def test_the_receptive_field_is_what_counting_the_convolutions_gives():
 
 @pytest.mark.parametrize("tile", [1, 7, 16, 50, 200])
 @pytest.mark.parametrize("size", [(61, 83), (9, 40), (1, 5)])
-def test_tiles_give_what_the_whole_image_gives(network, tile, size):
+def test_tiles_give_the_result_of_the_whole_image(network, tile, size):
     lr = torch.rand(3, *size)
     tiling = plan_tiles(network, tile=tile)
     assert tiling.exact
@@ -69,7 +69,7 @@ def test_tiles_give_what_the_whole_image_gives(network, tile, size):
     assert (super_resolve(network, lr, tiling=tiling) - whole).abs().max() < 1e-5
 
 
-def test_tiles_of_a_network_on_a_grid_give_what_the_whole_image_gives():
+def test_tiles_of_a_network_on_a_grid_give_the_result_of_the_whole_image():
     torch.manual_seed(0)
     network = Aligned().eval()
     lr = torch.rand(3, 64, 88)
@@ -80,7 +80,7 @@ def test_tiles_of_a_network_on_a_grid_give_what_the_whole_image_gives():
         plan_tiles(network, tile=3)
 
 
-def test_tiles_that_see_too_little_are_blended_and_said_to_be(network):
+def test_tiles_smaller_than_the_receptive_field_are_blended_and_not_exact(network):
     lr = torch.rand(3, 64, 64)
     whole = super_resolve(network, lr)
     tiling = plan_tiles(network, tile=20, overlap=4)
@@ -116,7 +116,7 @@ def test_bands_come_from_the_top_down_and_count_every_pixel(network):
     assert sum(pixels) == 50 * 40
 
 
-def test_the_ensemble_is_the_mean_of_eight_turned_answers(network):
+def test_the_ensemble_is_the_mean_of_eight_augmented_outputs(network):
     lr = torch.rand(3, 20, 31)
     expected = []
     for k in range(4):
@@ -133,10 +133,10 @@ def test_the_ensemble_is_the_mean_of_eight_turned_answers(network):
     assert (super_resolve(Bicubic(scale=2), lr, ensemble=True) - super_resolve(Bicubic(scale=2), lr)).abs().max() < 1e-6
 
 
-def test_auto_finds_tiles_that_the_memory_holds():
+def test_auto_chooses_tiles_that_fit_into_memory():
     network = EDSR(scale=2, channels=16, blocks=1, res_scale=1.0).eval()
     need = bytes_per_pixel(network)
-    assert need == 16 * 4 * 4 * 2 + 16 * 4  # the upsampler's output, shuffled, beside what it was made of
+    assert need == 16 * 4 * 4 * 2 + 16 * 4  # the upsampler's output, shuffled, next to its input
     for memory in (4 << 20, 64 << 20):
         tiling = plan_tiles(network, memory=memory)
         assert tiling.tile is not None
@@ -147,7 +147,7 @@ def test_auto_finds_tiles_that_the_memory_holds():
     assert whole_if_small(small, 2000, 3000) == small
 
 
-def test_tiles_shrink_to_an_end():
+def test_tiles_shrink_to_a_minimum():
     tiling = plan_tiles(EDSR(scale=2, channels=4, blocks=1, res_scale=1.0).eval(), tile=500)
     sides = []
     while tiling is not None:
@@ -158,7 +158,7 @@ def test_tiles_shrink_to_an_end():
 
 @pytest.mark.parametrize("wrong", [{"tile": 0}, {"tile": "big"}, {"tile": 64, "overlap": -1}, {"tile": 1.5}, {"tile": True},
                                    {"tile": 8, "overlap": 1.5}, {"tile": 8, "overlap": False}, {"overlap": None}])  # fmt: skip
-def test_what_cannot_be_tiled_is_refused(network, wrong):
+def test_wrong_tiles_are_refused(network, wrong):
     with pytest.raises(TileError, match="expected"):
         plan_tiles(network, **wrong)
     with pytest.raises(TileError, match="too small for an overlap of 200"):
@@ -171,7 +171,7 @@ def test_bf16_stays_near_fp32(network):
     assert 0 < difference < 0.05
 
 
-def test_a_network_of_larger_steps_is_padded():
+def test_inputs_are_padded_to_the_networks_multiple():
     torch.manual_seed(0)
     network = MSRResNet(scale=3, channels=4, blocks=1).eval()
     assert super_resolve(network, torch.rand(3, 1, 1)).shape == (3, 3, 3)

@@ -44,7 +44,7 @@ def test_the_relativistic_losses_are_half_the_papers_equations(logits):
     assert loss.generator(*logits).item() == pytest.approx(expected / 2, rel=1e-6)
 
 
-def test_gradients_flow_through_the_means_but_in_g_not_to_the_real_logits():
+def test_gradients_flow_through_the_means_except_to_the_real_logits_in_g():
     real, fake = (torch.tensor(v, dtype=torch.float32, requires_grad=True) for v in (REAL, FAKE))
     RelativisticAverage().discriminator(real, fake).backward()
     for values, gradient, sign in ((REAL, real.grad, -1), (FAKE, fake.grad, 1)):
@@ -67,7 +67,7 @@ def test_extreme_and_half_precision_logits_stay_finite():
                 assert torch.isfinite(value)
 
 
-def test_the_relativistic_generator_asks_for_the_real_logits():
+def test_the_relativistic_generator_needs_the_real_logits():
     assert RelativisticAverage.needs_real
     assert not StandardGAN.needs_real
     with pytest.raises(ValueError, match="needs the logits of the real images"):

@@ -6,7 +6,7 @@ from sr_train.losses.perceptual import PerceptualLoss
 
 
 class Toy(nn.Module):
-    """Two known features, and a memory of whether a graph was kept."""
+    """Extractor of two known features, which records if a graph was built."""
 
     def __init__(self):
         super().__init__()
@@ -19,7 +19,7 @@ class Toy(nn.Module):
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
-def test_it_is_the_weighted_sum_of_mean_distances(criterion):
+def test_the_perceptual_loss_is_the_weighted_sum_of_mean_distances(criterion):
     sr, hr = torch.rand(2, 2, 3, 8, 6)
     loss = PerceptualLoss(extractor=Toy(), layers={"plain": 0.5, "half": 3.0}, criterion=criterion)
     a = 2 * (sr - hr)

@@ -39,7 +39,7 @@ def test_weights_must_name_the_terms():
         GANLoss(adversarial=StandardGAN(), pixel=nn.L1Loss(), weights={"adversarial": 1e-3})
     with pytest.raises(ValueError, match="weights for adversarial, pixl"):
         GANLoss(adversarial=StandardGAN(), weights={"adversarial": 1e-3, "pixl": 1.0})
-    GANLoss(adversarial=StandardGAN(), weights={"adversarial": 1e-3, "pixel": 1.0})  # a weight of a term turned off
+    GANLoss(adversarial=StandardGAN(), weights={"adversarial": 1e-3, "pixel": 1.0})  # weight of a term that is off
 
 
 def test_the_generators_total_is_the_sum_of_weight_times_part(batch):

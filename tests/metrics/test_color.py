@@ -30,6 +30,6 @@ def test_luma_spans_the_studio_range(pixel, y):
     assert luma(torch.tensor(pixel, dtype=torch.uint8).view(3, 1, 1)).item() == pytest.approx(y, abs=1e-12)
 
 
-def test_luma_of_grey_is_refused():
+def test_luma_of_gray_is_refused():
     with pytest.raises(ValueError, match="needs RGB"):
         luma(torch.zeros(1, 4, 4))

@@ -38,7 +38,7 @@ def test_equal_images_have_infinite_psnr_and_ssim_one(pair):
     assert ssim(a, a) == pytest.approx(1, abs=1e-12)
 
 
-def test_psnr_of_one_level_everywhere_is_known():
+def test_psnr_of_a_constant_difference_of_one_level():
     a = torch.full((3, 12, 12), 100, dtype=torch.uint8)
     assert psnr(a, a + 1) == pytest.approx(20 * math.log10(255), abs=1e-12)
 

@@ -56,7 +56,7 @@ def made(name, path):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_equals_the_papers_arithmetic_written_out(name, folder):
+def test_lpips_equals_the_papers_formula(name, folder):
     layers, lins, path = written(name, folder)
     a, b = torch.rand(2, 2, 3, 48, 40)
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
@@ -74,7 +74,7 @@ def test_it_equals_the_papers_arithmetic_written_out(name, folder):
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_equal_images_are_at_no_distance_and_more_noise_is_farther(folder):
+def test_equal_images_have_distance_zero_and_noise_increases_it(folder):
     _, _, path = written("alexnet", folder)
     lpips = made("alexnet", path)
     image, noise = torch.rand(3, 40, 40) * 0.6 + 0.2, torch.randn(3, 40, 40)
@@ -89,7 +89,7 @@ def test_equal_images_are_at_no_distance_and_more_noise_is_farther(folder):
     assert not lpips.state_dict()
 
 
-def test_the_lin_layers_may_stand_in_a_file_of_their_own(folder):
+def test_the_lin_layers_may_be_in_a_separate_file(folder):
     _, lins, path = written("alexnet", folder)
     torch.save({f"lin{i}.model.1.weight": w for i, w in enumerate(lins)}, folder / "alex.pth")
     extractor = FeatureExtractor(network="alexnet", layers=list(LAYERS["alexnet"]), weights=path)
@@ -97,7 +97,7 @@ def test_the_lin_layers_may_stand_in_a_file_of_their_own(folder):
     assert LPIPS(extractor=extractor, weights=str(folder / "alex.pth")).score(a, b) == made("alexnet", path).score(a, b)
 
 
-def test_images_it_cannot_compare_are_refused(folder):
+def test_images_of_wrong_shape_are_refused(folder):
     _, _, path = written("alexnet", folder)
     lpips = made("alexnet", path)
     with pytest.raises(ValueError, match="at least 31x31 pixels"):
@@ -126,7 +126,7 @@ def test_weights_that_do_not_fit_are_refused(folder):
         LPIPS(extractor=extractor, weights=other)
 
 
-def test_the_released_lin_layers_are_known_by_their_numbers(folder):
+def test_released_lin_layers_are_recognized_by_their_values(folder):
     # torchmetrics, which Lightning installs, ships both files of v0.1.
     ships = Path(find_spec("torchmetrics").origin).parent / "functional" / "image" / "lpips_models"
     for file, name in {"alex.pth": "alexnet", "vgg.pth": "vgg16"}.items():
@@ -138,7 +138,7 @@ def test_the_released_lin_layers_are_known_by_their_numbers(folder):
         assert LPIPS(extractor=extractor, weights=str(folder / "half.pth")).version == "0.1"
 
 
-def test_version_0_0_is_refused_and_layers_of_ones_own_are_not(folder, monkeypatch):
+def test_version_0_0_is_refused_and_own_layers_are_accepted(folder, monkeypatch):
     _, lins, path = written("alexnet", folder)
     assert made("alexnet", path).version is None
     assert digest(lins) not in VERSIONS

@@ -17,7 +17,7 @@ def pair():
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize(("name", "border"), [("y", 0), ("y_matlab", 0), ("rgb", 0), ("div2k", 6)])
-def test_each_protocol_is_what_its_definition_says(pair, name, border, scale):
+def test_each_protocol_computes_its_definition(pair, name, border, scale):
     sr, hr = pair
     cut = border + scale
     a, b = quantize(sr), quantize(hr)
@@ -69,13 +69,13 @@ def test_videos_protocols_ignore_no_border(name):
     assert score(sr, hr, PROTOCOLS["rgb"], 4)["psnr"] == float("inf")
 
 
-def test_every_definition_names_colour_and_border():
+def test_every_definition_contains_color_and_border():
     for protocol in PROTOCOLS.values():
         assert f"border {'scale' if protocol.cut_scale else protocol.border}" in protocol.definition
         assert ("RGB" in protocol.definition) != ("BT.601" in protocol.definition)
 
 
-def test_a_set_is_the_mean_over_its_images():
+def test_the_score_of_a_set_is_the_mean_over_its_images():
     meter = Meter()
     for key, value in (("a", 30.0), ("b", 34.0)):
         meter.add("set5", key, "y", {"psnr": value, "ssim": 0.9})

@@ -1,4 +1,4 @@
-"""Networks state their contract, and nothing but ``models/contract.py`` asks them for it by name."""
+"""Networks meet their contract, and only ``models/contract.py`` reads its members by name."""
 
 import ast
 import typing
@@ -38,12 +38,12 @@ NETWORKS = {
 
 
 def members(module):
-    """The names that the Protocols of a module ask for."""
+    """Return the names of the members in a module's Protocols."""
     protocols = [v for v in vars(module).values() if getattr(v, "_is_protocol", False) and v is not typing.Protocol]
     return {n for p in protocols for n in (*vars(p), *p.__annotations__) if not n.startswith("_")}
 
 
-def test_no_other_file_asks_objects_for_members_of_a_contract():
+def test_no_other_file_reads_members_of_the_contract_by_name():
     names = (members(contract) | members(weighted)) - {"forward"}
     assert {"scale", "frames", "fuse", "joins_frames", "checkpoint_unit", "alarm", "needs_real"} < names
     scripts = (ROOT.parent / "scripts").rglob("*.py")
@@ -61,7 +61,7 @@ def network(request):
 
 
 @torch.no_grad()
-def test_a_network_gives_the_size_and_takes_the_sides_that_it_states(network):
+def test_outputs_have_the_stated_scale_and_inputs_the_stated_multiple(network):
     contract.check(network, "here")
     side = 12 // contract.multiple_of(network) * contract.multiple_of(network) or contract.multiple_of(network)
     lr = torch.rand(contract.input_shape(network, side, side + contract.multiple_of(network)))
@@ -98,7 +98,7 @@ def test_convolutions_that_join_frames_take_the_same_channels_from_each(network)
 
 
 @torch.no_grad()
-def test_blocks_whose_end_is_zero_hand_their_input_on(network):
+def test_blocks_with_a_zero_end_are_identities(network):
     units = contract.checkpoint_units(network)
     assert bool(units) == any(p.requires_grad for p in network.parameters())
     for block in network.modules():
@@ -122,7 +122,7 @@ def test_numbers_are_scalars_and_the_alarm_is_silent_on_a_new_network(network):
 
 
 class Odd(nn.Module):
-    """A network that states what it is given."""
+    """A network with the given attributes."""
 
     def __init__(self, **stated):
         super().__init__()
@@ -133,12 +133,12 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({}, "here has no integer as its attribute scale"),
-        ({"scale": 2.0, "multiple_of": 1}, "here has no integer as its attribute scale"),
-        ({"scale": 2}, "here has no integer as its attribute multiple_of"),
+        ({}, "here needs an attribute scale"),
+        ({"scale": 2.0, "multiple_of": 1}, "here needs an attribute scale"),
+        ({"scale": 2}, "here needs an attribute multiple_of"),
         ({"scales": [2, 3], "multiple_of": 1}, r"here has scales, and no at\(scale\)"),
     ],
 )
-def test_what_is_not_stated_is_named(stated, message):
+def test_the_error_for_a_missing_member_contains_its_name(stated, message):
     with pytest.raises(ValueError, match=message):
         contract.check(Odd(**stated), "here")

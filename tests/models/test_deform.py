@@ -10,7 +10,7 @@ SIZES = [(2, 16, 4, 9, 7), (1, 8, 8, 33, 5), (3, 6, 1, 1, 2), (2, 64, 8, 64, 64)
 
 
 def inputs(size, spread, *, whole=False):
-    """x, offset, mask, weight, bias; no tap within 1e-3 of a whole pixel, where gradients jump, or all of them on one."""
+    """x, offset, mask, weight, bias; no tap within 1e-3 of a pixel's center, where gradients jump, or all taps on one."""
     batch, channels, groups, height, width = size
     generator = torch.Generator().manual_seed(height)
 
@@ -49,7 +49,7 @@ def same(found, expected, tolerance):
 
 @pytest.fixture(params=["pieces", "plain"])
 def sampling(request, monkeypatch):
-    """Both forms of our way: in pieces, some of them of several rows and images, and in plain operations."""
+    """Both forms of sampling: in pieces, some with several rows and images, and in plain operations."""
     if request.param == "plain":
         return deform._by_sampling
     monkeypatch.setattr(deform, "_PIECE", 20)
@@ -66,13 +66,13 @@ def test_sampling_equals_torchvisions_operator_forward_and_in_all_gradients(samp
 
 @pytest.mark.parametrize("spread", [0.0, 3.0])
 @pytest.mark.parametrize("size", SIZES[:3])
-def test_on_whole_pixels_where_gradients_jump_both_take_the_same_side(sampling, size, spread):
+def test_gradients_at_pixel_centers_are_equal(sampling, size, spread):
     tensors = inputs(size, spread, whole=True)
     after = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(0))
     same(with_gradients(sampling, tensors, after), with_gradients(torchvisions, tensors, after), 2e-6)
 
 
-def test_the_size_of_a_training_step_in_its_default_pieces():
+def test_default_pieces_at_the_size_of_a_training_step():
     tensors = inputs(SIZES[3], 2.0)
     after = torch.randn(tensors[0].shape)
     expected = with_gradients(torchvisions, tensors, after)
@@ -139,7 +139,7 @@ def test_the_mean_offset_is_kept_in_training_only():
     assert (float(conv.mean_offset), conv.side, conv.mean_offset.requires_grad) == (2.0, 4, False)
 
 
-def test_it_can_be_exported():
+def test_the_convolution_can_be_exported():
     conv = DeformableConv(8, groups=2).eval()
     example = (torch.randn(1, 8, 6, 5), torch.randn(1, 8, 6, 5))
     program = torch.export.export(conv, example)
@@ -147,8 +147,8 @@ def test_it_can_be_exported():
     torch.testing.assert_close(program.module()(*example), conv(*example))
 
 
-def test_what_cannot_be_built_is_refused():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="channels=10 must be a multiple of the 8"):
         DeformableConv(10)
-    with pytest.raises(ValueError, match="deform='cuda' is none of auto"):
+    with pytest.raises(ValueError, match="deform='cuda': expected auto"):
         DeformableConv(16, way="cuda")

@@ -89,10 +89,10 @@ def test_bf16_gives_float32_logits():
             assert network(torch.rand(2, 3, 32, 32)).dtype == torch.float32
 
 
-def test_a_size_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="size=100 is not built; SRGAN's is for multiples of 16"):
+def test_an_unsupported_size_is_refused():
+    with pytest.raises(ValueError, match="size=100 is not supported; SRGAN's needs a multiple of 16"):
         SRGANDiscriminator(size=100)
-    with pytest.raises(ValueError, match="size=96 is not built; VGGStyleDiscriminator is for 32, 64, 128, 256"):
+    with pytest.raises(ValueError, match="size=96 is not supported; VGGStyleDiscriminator is for 32, 64, 128, 256"):
         VGGStyleDiscriminator(size=96)
 
 

@@ -56,8 +56,8 @@ def test_forward_equals_the_paper_written_out(scale):
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=5 is not built"):
+def test_an_unsupported_scale_is_refused():
+    with pytest.raises(ValueError, match="scale=5 is not supported"):
         EDSR(scale=5)
     with pytest.raises(ValueError, match="channels=0"):
         EDSR(scale=2, channels=0)

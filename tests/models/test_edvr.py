@@ -192,7 +192,7 @@ def test_features_of_frames_may_be_kept_from_window_to_window(options):
             whole = network(film[None, window])
             parts = {k: x[None, window] for k, x in kept.items()}
             assert torch.equal(network.fuse(parts, film[None, first + 2]), whole)
-            # Of single frames torch may choose another kernel for the same convolution.
+            # For single frames torch may choose another kernel for the same convolution.
             parts = {k: torch.cat([x[k] for x in one_by_one[window]])[None] for k in kept}
             torch.testing.assert_close(network.fuse(parts, film[None, first + 2]), whole, atol=1e-5, rtol=1e-5)
 
@@ -219,8 +219,8 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
     assert (half - plain).abs().mean() < 0.02 * plain.std()
 
 
-@pytest.mark.filterwarnings("ignore")  # what tracers say of sizes that become constants
-def test_it_can_be_traced_and_exported():
+@pytest.mark.filterwarnings("ignore")  # tracers warn of sizes that become constants
+def test_edvr_can_be_traced_and_exported():
     network, lr = small(frames=3), torch.rand(1, 3, 3, 8, 12)
     with torch.no_grad():
         expected = network(lr)
@@ -228,7 +228,7 @@ def test_it_can_be_traced_and_exported():
         torch.testing.assert_close(torch.export.export(network, (lr,)).module()(lr), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_all_parameters_learn_from_the_first_step_but_those_behind_zeroed_offsets():
+def test_all_parameters_get_gradients_in_the_first_step_except_those_of_zero_offsets():
     torch.manual_seed(0)
     network = EDVR(**SMALL)
     network(torch.rand(1, 5, 3, 16, 16)).square().mean().backward()
@@ -236,7 +236,7 @@ def test_all_parameters_learn_from_the_first_step_but_those_behind_zeroed_offset
     assert all(".offset_conv" in n or "cas_offset_conv" in n for n in idle)
 
 
-def test_mean_offsets_are_told_by_level_and_explosions_with_what_helps():
+def test_mean_offsets_are_reported_by_level_and_explosions_with_remedies():
     network = small().train()
     assert (network.numbers(), network.alarm()) == ({}, None)
     packs = dict(network.pcd_align.deformable())
@@ -260,15 +260,15 @@ def test_mean_offsets_are_told_by_level_and_explosions_with_what_helps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": 2}, r"scale=2 is not built; EDVR is for 4, or for 1 with model\.hr_in=true"),
-        ({"hr_in": True}, "scale=4 is not built"),
+        ({"scale": 2}, r"scale=2 is not supported; EDVR is for 4, or for 1 with model\.hr_in=true"),
+        ({"hr_in": True}, "scale=4 is not supported"),
         ({"frames": 4}, "frames=4 must be odd"),
         ({"channels": 0}, "channels=0"),
         ({"channels": 20}, "channels=20 must be a multiple of the 8 deformable groups"),
         ({"deform": "gpu"}, "deform='gpu' is none of"),
     ],
 )
-def test_what_cannot_be_built_is_refused(options, message):
+def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         EDVR(**options)
 

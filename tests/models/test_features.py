@@ -64,7 +64,7 @@ def test_features_equal_torchvisions(network, networks, files):
 
 
 @pytest.mark.parametrize("network", MAKERS)
-def test_the_files_named_are_torchvisions(network):
+def test_file_names_are_torchvisions(network):
     weights = {"vgg19": torchvision.models.VGG19_Weights, "vgg16": torchvision.models.VGG16_Weights,
                "alexnet": torchvision.models.AlexNet_Weights}[network]  # fmt: skip
     assert weights.IMAGENET1K_V1.url == f"https://download.pytorch.org/models/{FILES[network]}"
@@ -101,7 +101,7 @@ def test_a_feature_before_its_activation_keeps_its_negatives(files):
     assert torch.equal(image, before)
 
 
-def test_it_is_frozen_stays_in_eval_and_stands_in_no_state_dict(files):
+def test_the_extractor_is_frozen_stays_in_eval_and_has_an_empty_state_dict(files):
     extractor = FeatureExtractor(network="alexnet", layers=["relu2"], weights=files["alexnet"])
     parent = nn.Sequential(nn.Conv2d(3, 3, 1), extractor)
     parent.train()
@@ -134,7 +134,7 @@ def test_bf16_normalizes_in_float32(files):
     [("vgg19", "conv5_4", 16), ("vgg19", "pool5", 32), ("vgg16", "relu1_2", 1), ("alexnet", "relu5", 31),
      ("alexnet", "relu1", 7)],
 )  # fmt: skip
-def test_images_below_the_minimum_are_refused_and_those_at_it_are_not(network, layer, minimum, files):
+def test_only_images_below_the_minimum_are_refused(network, layer, minimum, files):
     extractor = FeatureExtractor(network=network, layers=[layer], weights=files[network])
     assert extractor.minimum == minimum
     assert extractor(torch.rand(1, 3, minimum, minimum + 2))[layer].numel() > 0
@@ -153,7 +153,7 @@ def test_layers_and_networks_that_do_not_exist_are_refused(files):
         FeatureExtractor(network="vgg19", layers=[], weights=files["vgg19"])
 
 
-def test_a_file_that_is_missing_or_another_networks_is_refused_before_a_run(files, tmp_path):
+def test_a_missing_or_wrong_file_is_refused_before_training(files, tmp_path):
     with pytest.raises(FeatureError, match=r"gone\.pth: there is no such file\. It should be vgg19-dcbb9e9d\.pth"):
         FeatureExtractor(network="vgg19", layers=["conv5_4"], weights=str(tmp_path / "gone.pth"))
     with pytest.raises(FeatureError, match=r"no weights of vgg19: features.16.weight \(conv3_4\) is missing"):
@@ -162,7 +162,7 @@ def test_a_file_that_is_missing_or_another_networks_is_refused_before_a_run(file
         FeatureExtractor(network="vgg16", layers=["relu1_1"], weights=files["alexnet"])
 
 
-def test_without_a_file_cache_or_net_the_file_and_its_place_are_named(tmp_path, monkeypatch):
+def test_the_error_without_file_cache_and_network_contains_url_and_path(tmp_path, monkeypatch):
     def unreachable(url, *args, **kwargs):
         raise OSError("name resolution failed")
 

@@ -76,7 +76,7 @@ def test_only_the_branch_that_ran_gets_gradients():
         assert (parameter.grad is not None) == (owner in ([], ["3"])), name
 
 
-def test_a_network_of_one_scale_needs_not_be_told_and_others_refuse_what_they_have_not():
+def test_scale_is_optional_with_one_branch_and_unknown_scales_are_refused():
     torch.manual_seed(0)
     single = MDSR(scales=[3], channels=4, blocks=1)
     lr = torch.rand(1, 3, 6, 6)
@@ -86,6 +86,6 @@ def test_a_network_of_one_scale_needs_not_be_told_and_others_refuse_what_they_ha
         MDSR(scales=[2, 4], channels=4, blocks=1)(lr)
     with pytest.raises(ValueError, match="scale=3: this MDSR has branches for 2, 4"):
         MDSR(scales=[2, 4], channels=4, blocks=1).at(3)
-    for scales, message in (([], "scales=\\[\\]: expected"), ([2, 2], "once"), ([2, 5], "scale=5 is not built")):
+    for scales, message in (([], "scales=\\[\\]: expected"), ([2, 2], "once"), ([2, 5], "scale=5 is not supported")):
         with pytest.raises(ValueError, match=message):
             MDSR(scales=scales, channels=4)

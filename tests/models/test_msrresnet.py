@@ -46,6 +46,6 @@ def test_initial_weights_are_a_tenth_of_kaimings():
     assert MSRResNet(scale=4).conv_last.bias.abs().max() == 0
 
 
-def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=1 is not built"):
+def test_an_unsupported_scale_is_refused():
+    with pytest.raises(ValueError, match="scale=1 is not supported"):
         MSRResNet(scale=1)

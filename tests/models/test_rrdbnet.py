@@ -70,7 +70,7 @@ def written_out(w, lr, blocks, fold, steps):
     return conv(lrelu(conv(x, "conv_hr")), "conv_last")
 
 
-CASES = [  # scale, unshuffle, folded by, enlarged by
+CASES = [  # scale, unshuffle, folded by, upscaled by
     (1, True, 4, (2, 2)), (2, True, 2, (2, 2)), (3, True, 1, (3,)), (4, True, 1, (2, 2)), (8, True, 1, (2, 2, 2)),
     (1, False, 1, ()), (2, False, 1, (2,)), (4, False, 1, (2, 2)),
 ]  # fmt: skip
@@ -113,8 +113,8 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_what_cannot_be_built_or_folded_is_refused():
-    with pytest.raises(ValueError, match="scale=5 is not built; RRDBNet is for 1, 2, 3, 4, 8"):
+def test_wrong_arguments_and_sizes_are_refused():
+    with pytest.raises(ValueError, match="scale=5 is not supported; RRDBNet is for 1, 2, 3, 4, 8"):
         RRDBNet(scale=5)
     with pytest.raises(ValueError, match="growth=0"):
         RRDBNet(growth=0)

@@ -47,6 +47,6 @@ def test_forward_equals_the_paper_written_out(scale):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_scale_that_is_not_built_is_refused():
-    with pytest.raises(ValueError, match="scale=8 is not built"):
+def test_an_unsupported_scale_is_refused():
+    with pytest.raises(ValueError, match="scale=8 is not supported"):
         SRResNet(scale=8)

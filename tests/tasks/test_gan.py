@@ -337,7 +337,7 @@ def test_errors_of_a_gan_stage_are_reported_before_the_first_stage(invoke, tmp_p
     )
     assert "gan.data.lr_patch=16 or gan.task.discriminator.size=32" in done.stderr
     done = invoke("sr-train", *SMALL, "gan.task.discriminator.size=48", "gan.data.lr_patch=12", "trainer.max_steps=1")
-    assert "discriminator size=48 is not built" in done.stderr
+    assert "discriminator size=48 is not supported" in done.stderr
 
     def offline(*_, **__):
         raise OSError("no network")

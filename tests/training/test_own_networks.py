@@ -70,12 +70,12 @@ def test_a_valid_network_passes_the_check(own, network, more):
     [
         ("networks.OtherSize", "", r"float32 \[1, 3, 8, 8\] for a patch \[1, 3, 8, 8\], expected floats \[1, 3, 16, 16\]"),
         ("networks.Detached", "", r"Detached returns an output without a gradient, so it cannot be trained"),
-        ("networks.Pair", "", r"returns a tuple for a patch .*, expected only the image, a tensor \[1, 3, 16, 16\]"),
-        ("networks.RandomBuffer", "", r"RandomBuffer: its output changes when it is read back from a weights file"),
-        ("networks.Infinite", "", r"stage main: Infinite: not written: 1 tensors hold NaN or infinity: mask"),
+        ("networks.Pair", "", r"returns a tuple for a patch .*, expected a tensor \[1, 3, 16, 16\]: the image alone"),
+        ("networks.RandomBuffer", "", r"RandomBuffer computes something else when it is read back from a weights file"),
+        ("networks.Infinite", "", r"stage main: Infinite: not written: 1 tensor contains NaN or infinity: mask"),
         ("networks.Complex", "", r"stage main: Complex: .*cannot hold"),
         ("networks.Failing", "", r"Failing fails on a patch \[1, 3, 8, 8\]: IndexError: index 1000000 is out of bounds"),
-        ("networks.Unstated", "", r"Unstated has no integer as its attribute multiple_of"),
+        ("networks.Unstated", "", r"Unstated needs an attribute multiple_of that is an integer"),
         ("networks.make", "", r"'own.networks.make' is not a network"),
         (
             "networks.Mapping", "options: {sizes: [5], layer: {_target_: torch.nn.ReLU}}",

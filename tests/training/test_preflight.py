@@ -143,7 +143,7 @@ def test_all_problems_of_all_stages_are_listed_once_and_nothing_is_trained(invok
         "stage x4: nothing: there is no such folder",
     ):
         assert lines.count(line) == 1, done.stderr
-    assert "stage x4 from stage x2: 2 tensors do not fit" in done.stderr
+    assert "stage x4 from stage x2: 2 tensors do not match" in done.stderr
     assert "copied" not in done.stdout
     assert not (tmp_path / "runs" / "quickstart_edsr").exists()
 

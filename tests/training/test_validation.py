@@ -93,10 +93,10 @@ def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
             "task.ema=null", "curve=constant", "validate.best=toy/perceptual/lpips")  # fmt: skip
     missing = invoke("sr-train", *SMALL, *more)
     assert missing.returncode == 2
-    assert "validate.metrics=[lpips] needs its weights: give validate.lpips=FILE" in missing.stderr
+    assert "validate.metrics=[lpips] needs a file of weights; give validate.lpips=FILE" in missing.stderr
     noncommercial = invoke("sr-train", *SMALL, "validate.metrics=[psnr,pi]")
     assert noncommercial.returncode == 2
-    assert "validate.metrics=[pi]: NIQE and PI are not computed" in noncommercial.stderr
+    assert "validate.metrics=[pi]: NIQE and PI are not available" in noncommercial.stderr
     done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "quickstart_edsr" / "x2"

@@ -38,8 +38,8 @@ def test_an_image_that_does_not_fit_is_scored_in_tiles_as_if_it_were_whole(small
     upscale = TilesIfNeeded(told.append)
     torch.testing.assert_close(upscale(network, lr, "validation: toy: a"), whole)
     assert len(told) == 1
-    assert "validation: toy: a: its LR of 226x150 pixels does not fit into memory" in told[0]
-    assert "(as without tiles)" in told[0]
+    assert "validation: toy: a: the LR image of 226x150 pixels does not fit into memory" in told[0]
+    assert "(same result as without tiles)" in told[0]
     upscale(network, lr, "validation: toy: b")  # as large: cut at once
     assert upscale(network, lr[:, :64, :64], "validation: toy: c").shape == (3, 128, 128)
     assert len(told) == 1
@@ -48,7 +48,7 @@ def test_an_image_that_does_not_fit_is_scored_in_tiles_as_if_it_were_whole(small
 def test_an_image_without_a_fitting_tile_is_reported_with_its_size(small_memory):
     network = small_memory.SmallMemory(scale=2, hundreds=10)
     with pytest.raises(
-        MemoryFullError, match=r"LR of 226x150 pixels does not fit into memory, not even in tiles of \d+ pixels"
+        MemoryFullError, match=r"LR image of 226x150 pixels does not fit into memory, even in tiles of \d+ pixels"
     ):
         TilesIfNeeded(print)(network, torch.zeros(3, 150, 226, dtype=torch.uint8), "a")
 
@@ -81,14 +81,14 @@ def test_a_run_and_its_check_name_the_image_try_the_largest_and_go_on_in_tiles(i
     checked = invoke("sr-train", *mine, "model.hundreds=200", "check=true")
     assert checked.returncode == 0, checked.stderr
     assert "own/1large 400x300" in checked.stdout
-    assert "validation: own: 1large: its LR of 200x150 pixels does not fit into memory" in checked.stderr
+    assert "validation: own: 1large: the LR image of 200x150 pixels does not fit into memory" in checked.stderr
     done = invoke("sr-train", *mine, "model.hundreds=200")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("does not fit into memory") == 1
     failed = invoke("sr-train", *mine, "model.hundreds=8", "check=true")
     assert failed.returncode == 1, failed.stdout
     assert (
-        "error: validation: own: 1large: its LR of 200x150 pixels does not fit into memory, not even" in failed.stderr
+        "error: validation: own: 1large: the LR image of 200x150 pixels does not fit into memory, even" in failed.stderr
     )
     assert "data.batch" not in failed.stderr
 

@@ -354,7 +354,7 @@ def test_windows_are_padded_tiled_and_rotated_like_images(network):
 
 def test_a_video_network_refuses_images_and_other_windows(network):
     for lr, given in ((torch.zeros(3, 8, 8), "one image"), (torch.zeros(5, 3, 8, 8), "5 frames")):
-        with pytest.raises(ValueError, match=f"TinyVideo takes clips in windows of 3 frames; it was given {given}"):
+        with pytest.raises(ValueError, match=f"TinyVideo takes windows of 3 frames, but was given {given}"):
             super_resolve(network, lr)
 
 

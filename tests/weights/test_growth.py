@@ -35,7 +35,7 @@ def made(cls, arguments, seed):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("cls", "small", "large", "grow"), CASES)
-def test_a_grown_network_computes_what_the_small_one_does_and_its_new_blocks_learn(cls, small, large, grow, train):
+def test_a_grown_network_has_the_outputs_of_the_small_one_and_its_new_blocks_learn(cls, small, large, grow, train):
     source, network = made(cls, small, 0), made(cls, large, 1)
     decided = warm_start(network, source.state_dict(), [], grow=grow, where="test")
     assert set(decided.copied) == set(source.state_dict())
@@ -57,8 +57,8 @@ def test_a_grown_network_computes_what_the_small_one_does_and_its_new_blocks_lea
 @pytest.mark.parametrize(
     ("cls", "small", "large", "grow", "message"),
     [
-        (*CASES[0][:3], [], r"12 tensors do not fit.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
-        (*CASES[0][:3], ["recon"], r"'recon' is no list of blocks.*can grow are feature_extraction, reconstruction, frames"),
+        (*CASES[0][:3], [], r"12 tensors do not match.*\n  reconstruction\.2\.conv1\.weight: not in the source"),
+        (*CASES[0][:3], ["recon"], r"'recon' is not a list of blocks.*choose from feature_extraction, reconstruction, frames"),
         (*CASES[0][:2], CASES[0][1], ["reconstruction"], r"has 2 blocks reconstruction\.\* already; nothing to grow"),
         (EDVR, CASES[0][2], CASES[0][1], ["reconstruction"], "has 5 blocks .* already"),
         (EDVR, CASES[0][1], {**CASES[0][2], "channels": 16}, ["reconstruction"],
@@ -69,14 +69,14 @@ def test_a_grown_network_computes_what_the_small_one_does_and_its_new_blocks_lea
          "no blocks of RRDBNet can"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_grown_is_refused(cls, small, large, grow, message):
+def test_wrong_growth_is_refused(cls, small, large, grow, message):
     with torch.device("meta"):
         source, network = cls(**small), cls(**large)
     with pytest.raises(WeightsError, match=message):
         warm_start(network, source.state_dict(), [], grow=grow, where="test")
 
 
-def test_grown_blocks_may_start_afresh():
+def test_grown_blocks_may_be_newly_initialized():
     source, network = made(EDSR, CASES[2][1], 0), made(EDSR, CASES[2][2], 1)
     decided = match_warm_start(network.state_dict(), source.state_dict(), ["body.1?.*"], grow=["body"], where="test")
     assert {k.split(".")[1] for k in decided.grown} == {str(i) for i in range(2, 10)}
@@ -91,7 +91,7 @@ SMALL = (
 STAGES = "stages={a: {model.blocks: 2}, b: {model.blocks: 5, init.stage: a, init.grow: [body]}}"
 
 
-def test_a_stage_grows_from_another_and_its_table_says_so(invoke, tmp_path):
+def test_a_stage_grows_from_another_and_its_table_lists_the_grown_tensors(invoke, tmp_path):
     done = invoke("sr-train", *SMALL, STAGES)
     assert done.returncode == 0, done.stderr
     assert "grown     12 tensors  body.2 to body.4, as identity" in done.stdout
@@ -100,7 +100,7 @@ def test_a_stage_grows_from_another_and_its_table_says_so(invoke, tmp_path):
     assert all(large[f"body.{i}.conv2.weight"].abs().max() < 1e-6 for i in (2, 3, 4))
 
 
-def test_a_wrong_growth_fails_before_anything_is_trained(invoke, tmp_path):
+def test_a_wrong_growth_fails_before_training(invoke, tmp_path):
     done = invoke("sr-train", *SMALL, STAGES, "b.model.channels=16")
     assert done.returncode == 1
     assert "[8, 3, 3, 3] in the source, [16, 3, 3, 3] in the network" in done.stderr
@@ -113,7 +113,7 @@ def test_a_wrong_growth_fails_before_anything_is_trained(invoke, tmp_path):
 
 
 @pytest.mark.parametrize(("tsa", "had", "frames"), [(False, 1, 5), (False, 3, 5), (True, 5, 7), (True, 1, 3)])
-def test_a_network_of_more_frames_computes_what_that_of_fewer_does_and_learns_from_all(tsa, had, frames):
+def test_a_network_with_more_frames_has_the_outputs_of_the_smaller_one_and_all_frames_learn(tsa, had, frames):
     options = {**EDVRS, "back_blocks": 1, "tsa": tsa}
     source, network = made(EDVR, {**options, "frames": had}, 0), made(EDVR, {**options, "frames": frames}, 1)
     decided = warm_start(network, source.state_dict(), [], grow=["frames"], where="test")
@@ -156,5 +156,5 @@ def test_frames_that_cannot_be_grown_are_refused(small, large, message):
 
 def test_networks_of_images_have_no_frames_to_grow():
     network = made(EDSR, CASES[2][1], 0)
-    with pytest.raises(WeightsError, match="EDSR takes no frames that could become more"):
+    with pytest.raises(WeightsError, match="EDSR has no window that frames can be added to"):
         warm_start(network, network.state_dict(), [], grow=["frames"], where="test")

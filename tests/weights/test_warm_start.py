@@ -24,7 +24,7 @@ def networks():
     return EDSR(scale=2, channels=4, blocks=1), EDSR(scale=4, channels=4, blocks=1)
 
 
-def test_everything_but_what_is_skipped_is_copied(networks):
+def test_all_tensors_except_skipped_ones_are_copied(networks):
     source, network = networks
     before = {k: v.clone() for k, v in network.state_dict().items()}
     decided = warm_start(network, source.state_dict(), ["upsample.*"], where="test")
@@ -39,12 +39,12 @@ def test_everything_but_what_is_skipped_is_copied(networks):
 @pytest.mark.parametrize(
     ("skip", "message"),
     [
-        ([], r"2 tensors do not fit; name what shall start afresh.*\n  upsample\.2\.weight: not in the source"),
+        ([], r"2 tensors do not match; list the tensors to re-initialize.*\n  upsample\.2\.weight: not in the source"),
         (["upsample.*", "tail.*"], r"skip 'tail\.\*' matches nothing"),
-        (["upsample.2.weight"], r"1 tensors do not fit.*\n  upsample\.2\.bias: not in the source"),
+        (["upsample.2.weight"], r"1 tensor does not match.*\n  upsample\.2\.bias: not in the source"),
     ],
 )
-def test_whatever_else_does_not_fit_is_an_error(networks, skip, message):
+def test_all_other_differences_are_errors(networks, skip, message):
     source, network = networks
     with pytest.raises(WeightsError, match=message):
         match_warm_start(network.state_dict(), source.state_dict(), skip, where="test")
@@ -60,7 +60,7 @@ def test_another_width_is_an_error_by_shape(networks):
         warm_start(wide, networks[0].state_dict(), ["*"], where="test")
 
 
-def test_a_stage_starts_from_the_one_before_and_alone_gives_the_same(invoke, tmp_path):
+def test_a_stage_that_starts_from_the_one_before_gives_the_same_when_run_alone(invoke, tmp_path):
     whole = invoke("sr-train", *SMALL, "name=whole")
     assert whole.returncode == 0, whole.stderr
     assert "stage x4 starts from stage x2:" in whole.stdout
@@ -105,12 +105,12 @@ def test_a_bad_warm_start_fails_before_the_first_stage_is_trained(invoke, tmp_pa
         ("x4.init.stge=x2", r"did you mean x4\.init\.stage"),
     ],
 )
-def test_inits_that_make_no_sense_are_refused(typed, message):
+def test_wrong_inits_are_refused(typed, message):
     with pytest.raises(ConfigError, match=message):
         plan(["experiment=edsr_baseline_x4", typed])
 
 
-def test_a_typed_file_takes_the_place_of_the_recipes_stage():
+def test_a_given_file_replaces_the_recipes_stage():
     stage = plan(["experiment=edsr_baseline_x4", "stage=x4", "init.weights=FILE"]).stages[-1]
     assert (stage.config["init"]["stage"], stage.config["init"]["weights"]) == (None, "FILE")
     assert json.dumps(stage.config["init"]["skip"]) == '["upsample.*"]'

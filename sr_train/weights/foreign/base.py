@@ -1,7 +1,7 @@
-"""The contract of other programs' weights: a key format names the tensors of a network as some program does.
+"""Contract for reading other programs' weights. A key format is the naming of a network's tensors by one program.
 
-Each family of networks has a file with its ``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` goes
-through all of them. To add one, write two functions of names and shapes and list a :class:`KeyFormat` of them.
+Each family of networks has a file with its ``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries
+all of them. To add a key format, write two functions of names and shapes and add a :class:`KeyFormat` with them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ Shapes = Mapping[str, "tuple[int, ...]"]
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be used, and why."""
+    """Error of a weights file that cannot be used, with the reason."""
+
+
+def count_tensors(count: int, one: str, many: str) -> str:
+    """Return "1 tensor ONE" or "COUNT tensors MANY", e.g. "2 tensors contain"."""
+    return f"1 tensor {one}" if count == 1 else f"{count} tensors {many}"
 
 
 class Foreign(NamedTuple):
-    """A network out of another program's file."""
+    """Network read from another program's file."""
 
     model: dict[str, Any]  #: ``_target_`` and the constructor's arguments
     state: dict[str, torch.Tensor]
@@ -28,7 +33,7 @@ class Foreign(NamedTuple):
 
 
 def same_names(shapes: Shapes) -> Mapping[str, str | None]:
-    """Names of a program whose names are ours."""
+    """Return the names unchanged, for a program whose names equal ours."""
     return {name: name for name in shapes}
 
 
@@ -38,15 +43,15 @@ def _any_values(tensors: Mapping[str, torch.Tensor]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
-    """A network's tensors as some program names them. All functions are pure, and none copies a tensor."""
+    """Naming of a network's tensors by one program. All functions are pure, and none copies a tensor."""
 
     name: str  #: for messages and a file's origin, e.g. ``BasicSR's EDSR``
-    #: (shapes by the file's names) -> our name of each tensor, None for one that the network does not have. A tensor that
-    #: our network computes itself is left out. The result is None where the names are another network's.
+    #: (shapes by the file's names) -> our name of each tensor, None for a tensor that our network does not have. Tensors that
+    #: our network computes itself are left out. The result is None if the names belong to another network.
     names: Callable[[Shapes], Mapping[str, str | None] | None] = same_names
-    #: (shapes by our names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is None where
-    #: the shapes are another network's. Raises ValueError where ``scale`` is needed. Building compares every tensor later.
+    #: (shapes by our names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is None if the
+    #: shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared before building.
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
-    #: (tensors by the file's names) -> None, once names and shapes match. Raises ValueError for values that cannot be used.
+    #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values
-    assumed: str = ""  #: what the file does not hold, a format string with the network's arguments
+    assumed: str = ""  #: settings that the file does not contain, as a format string with the network's arguments

@@ -1,8 +1,8 @@
-"""EDSR, MDSR and MSRResNet as BasicSR names them, which is ours, and as EDSR's authors do (EDSR-PyTorch).
+"""Key formats of EDSR, MDSR and MSRResNet: BasicSR's, which we use too, and that of EDSR's authors (EDSR-PyTorch).
 
-The authors' names: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and ``add_mean`` in both.
-EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and ``upsample.S`` for
-the S-th scale, and ``tail.0`` for all scales.
+Names of the authors in EDSR and MDSR: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and
+``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and
+``upsample.S`` for scale number S, and ``tail.0`` for all scales.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONV = {"0": "conv1", "2": "conv2"}
 
 
 def _body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
-    """(features, blocks) where there are RGB convolutions, ``body.N.conv1`` and the ``others``; else None."""
+    """Return (features, blocks) if there are RGB convolutions, ``body.N.conv1`` and the ``others``; else None."""
     needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
     if any(f"{name}.weight" not in shapes for name in needed):
         return None
@@ -39,7 +39,7 @@ def _body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
 
 
 def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
-    """Scale of a sub-pixel upsampler: one convolution to 9F channels is x3, each one to 4F is x2."""
+    """Return the scale of a sub-pixel upsampler: x3 for one convolution to 9F channels, times 2 for each one to 4F."""
     found = [shapes[f"{name}.weight"] for name in convolutions if f"{name}.weight" in shapes]
     if found == [(9 * features, features, 3, 3)]:
         return 3
@@ -47,7 +47,7 @@ def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
 
 
 def infer_edsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an EDSR. Residual scaling is not in the file; the paper's is taken."""
+    """Return the arguments of an EDSR. The file does not contain the residual scaling; the paper's is assumed."""
     body = _body(shapes, "conv_after_body", "upsample.0")
     scale = _scale(shapes, body[0], "upsample.0", "upsample.2", "upsample.4") if body else None
     if body is None or scale is None:
@@ -79,7 +79,7 @@ def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
 
 
 def _authors_body(shapes: Shapes) -> tuple[int, int] | None:
-    """(features, blocks) of a network of the authors; None for another's names."""
+    """Return (features, blocks) for names of the authors; None for other names."""
     head = shapes.get("head.0.weight", ())
     blocks = {int(m[1]) for m in map(_BLOCK.fullmatch, shapes) if m}
     if len(head) != 4 or head[1:] != (3, 3, 3) or f"body.{len(blocks)}.weight" not in shapes:
@@ -88,7 +88,7 @@ def _authors_body(shapes: Shapes) -> tuple[int, int] | None:
 
 
 def _shared(name: str, blocks: int) -> str | None:
-    """Our name of a tensor that EDSR and MDSR have in common."""
+    """Return our name of a tensor that both EDSR and MDSR have; None for others."""
     if m := _BLOCK.fullmatch(name):
         return f"body.{m[1]}.{_CONV[m[2]]}.{m[3]}"
     start, _, kind = name.rpartition(".")
@@ -111,14 +111,19 @@ def _authors_edsr(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Names of an MDSR, whose upsamplers are numbered: their shapes give the scales. Raises ValueError for other scales."""
+    """Map an MDSR's names to ours. Its upsamplers are numbered, and their shapes give the scales.
+
+    Raises ValueError for a shape that gives no scale and for two upsamplers with one scale.
+    """
     body = _authors_body(shapes)
     places = sorted({int(m[1]) for m in map(_UP.fullmatch, shapes) if m})
     if body is None or not places or "tail.0.weight" not in shapes:
         return None
     found = [_scale(shapes, body[0], f"upsample.{place}.0", f"upsample.{place}.2") for place in places]
     if None in found or len(set(found)) < len(found):
-        raise ValueError(f"EDSR-PyTorch's MDSR has one upsampler a scale; those of this file are of scales {found}")
+        raise ValueError(
+            f"EDSR-PyTorch's MDSR has one upsampler for each scale; the scales of those in this file are {found}"
+        )
     at = dict(zip(map(str, places), found, strict=True))
 
     def ours(name: str) -> str | None:
@@ -132,7 +137,7 @@ def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError where the file shifts its images otherwise than our networks do, whose weights it could not be."""
+    """Raise ValueError if the file's mean shift differs from the one in our networks. Its weights do not fit them then."""
     mean = torch.tensor(DIV2K_MEAN) * 255
     for name, sign in (("sub_mean", -1), ("add_mean", 1)):
         weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
@@ -143,8 +148,8 @@ def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
             numbers = [] if bias is None else [round(float(v), 4) for v in bias.flatten()[:3]]
             shown = "" if bias is None else f": {name}.bias is {numbers}"
             raise ValueError(
-                f"works on another range or mean than [0, 255] and DIV2K's{shown}; only networks trained with --rgb_range 255 "
-                "fit"
+                f"its network works on another range or mean than [0, 255] and DIV2K's{shown}; only networks trained with "
+                "--rgb_range 255 can be used"
             )
 
 

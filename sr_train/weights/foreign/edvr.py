@@ -1,7 +1,7 @@
-"""EDVR's weights in the two published key formats: the authors' of 2019, and BasicSR's, which is ours.
+"""The two published key formats of EDVR: the authors' of 2019, and BasicSR's, which we use too.
 
-The two formats number the temporal attentions the other way round, and shapes cannot tell these apart; the test of this file
-proves the map by outputs.
+The two formats number the temporal attentions in opposite order, and both have the same shapes. The test of this file
+compares outputs to prove that the map is right.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from sr_train.weights.foreign.base import KeyFormat, Shapes
 
-_RENAMED = {  # 2019 -> BasicSR, of whole names without .weight and .bias
+_RENAMED = {  # 2019 -> BasicSR: complete names without .weight and .bias
     "pre_deblur.conv_first_1": "predeblur.conv_first",  # with hr_in
     "pre_deblur.conv_first_2": "predeblur.stride_conv_hr1",
     "pre_deblur.conv_first_3": "predeblur.stride_conv_hr2",
@@ -21,12 +21,12 @@ _RENAMED = {  # 2019 -> BasicSR, of whole names without .weight and .bias
     "pre_deblur.deblur_L3_conv": "predeblur.stride_conv_l3",
     "tsa_fusion": "fusion",  # without attention
     "tsa_fusion.fea_fusion": "fusion.feat_fusion",
-    "tsa_fusion.tAtt_2": "fusion.temporal_attn1",  # of the centre frame, and
-    "tsa_fusion.tAtt_1": "fusion.temporal_attn2",  # of every frame: crossed
+    "tsa_fusion.tAtt_2": "fusion.temporal_attn1",  # for the center frame
+    "tsa_fusion.tAtt_1": "fusion.temporal_attn2",  # for every frame; the numbers are swapped
     "HRconv": "conv_hr",
 }
 
-_RULES = (  # the same by pattern
+_RULES = (  # 2019 -> BasicSR: patterns
     (r"fea_L([23])_conv([12])", r"conv_l\1_\2"),
     (r"pcd_align\.L([123])_offset_conv([123])", r"pcd_align.offset_conv\2.l\1"),
     (r"pcd_align\.L([123])_dcnpack", r"pcd_align.dcn_pack.l\1"),
@@ -48,7 +48,7 @@ _SAME = re.compile(
 
 
 def rename_2019(name: str) -> str | None:
-    """Return our name of a tensor of 2019; None for one that EDVR does not have."""
+    """Return our name for a tensor's name of 2019; None for a name that EDVR does not have."""
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -63,12 +63,12 @@ def rename_2019(name: str) -> str | None:
 
 
 def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Map the authors' names to ours."""
+    """Map the authors' names of 2019 to ours; None if they belong to another network."""
     return {name: rename_2019(name) for name in shapes} if "pcd_align.L3_offset_conv1.weight" in shapes else None
 
 
 def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an EDVR. The center frame is the middle one."""
+    """Return the arguments of an EDVR; None for other shapes."""
     channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
     offsets = _outputs(shapes, "pcd_align.cas_dcnpack.conv_offset.weight")
     fused = shapes.get("fusion.feat_fusion.weight", shapes.get("fusion.weight", ()))

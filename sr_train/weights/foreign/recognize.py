@@ -1,4 +1,4 @@
-"""Other programs' weights: the network and its arguments, read from the names and shapes of the tensors."""
+"""Recognition of other programs' weights: names and shapes of tensors give the network and its arguments."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 import torch
 
 from sr_train.torch_files import check_numbers, check_tensors, is_dict
-from sr_train.weights.foreign.base import Foreign, KeyFormat, Shapes, WeightsError
+from sr_train.weights.foreign.base import Foreign, KeyFormat, Shapes, WeightsError, count_tensors
 from sr_train.weights.foreign.edsr import KEY_FORMATS as EDSR
 from sr_train.weights.foreign.edvr import KEY_FORMATS as EDVR
 from sr_train.weights.foreign.rrdbnet import KEY_FORMATS as RRDBNET
 
 KEY_FORMATS = (*EDSR, *RRDBNET, *EDVR)
 
-_WRAPPERS = ("params_ema", "params", "state_dict")  # the first one that holds tensors is taken: the EMA before the rest
+_WRAPPERS = ("params_ema", "params", "state_dict")  # the first one with tensors is used, so the EMA is preferred
 
 
 def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
-    """Return the network in what a file holds: tensors by name, bare or wrapped, all names with ``module.`` or none.
+    """Return the network in the content of a file: tensors by name, bare or in a wrapper.
 
-    ``scale`` decides where the tensors leave it open, and only there. Tensors become float32 copies, independent of the
-    file. Raises WeightsError where no key format fits, and TorchFileError for tensors that no file should hold.
+    The prefix ``module.`` is removed if all names have it. ``scale`` is used only if the tensors fit several scales. Tensors
+    become float32 copies, independent of the file. Raises WeightsError if no key format matches, and TorchFileError for
+    tensors that weights cannot have.
     """
     wrapper, tensors = _unwrap(path, content)
-    if all(name.startswith("module.") for name in tensors):  # of DataParallel
+    if all(name.startswith("module.") for name in tensors):  # added by DataParallel
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     check_tensors(path, tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -49,15 +50,14 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
             return Foreign(model, state, {k: v for k, v in origin.items() if v})
     shown = ", ".join(f"{name[:60]} {list(shape)}" for name, shape in list(shapes.items())[:4])
     known = ", ".join(form.name for form in KEY_FORMATS)
-    count = f"{len(shapes)} tensors" if len(shapes) > 1 else "1 tensor"
     raise WeightsError(
-        f"{path}: does not say which network it is for, and no key format fits its {count} "
-        f"({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
+        f"{path}: the name of its network is missing, and no key format matches its "
+        f"{count_tensors(len(shapes), '', '').rstrip()} ({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
     )
 
 
 def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """Return a network's config and {our name: the file's}, None where the tensors are another's.
+    """Return a network's config and {our name: the file's name}; None if the tensors belong to another network.
 
     Raises ValueError with the names that the network does not have.
     """
@@ -74,9 +74,9 @@ def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, 
 
 
 def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
-    """Return the name of the wrapper that was taken off ("" for none) and the tensors; other entries are left out."""
+    """Return the name of the wrapper around the tensors ("" for none) and the tensors. Other entries are ignored."""
     if not is_dict(content):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}; expected a network's state dict")
+        raise WeightsError(f"{path}: contains a {type(content).__name__}; expected a network's state dict")
     for wrapper in (*_WRAPPERS, ""):
         inner = content.get(wrapper) if wrapper else content
         if not is_dict(inner):
@@ -84,12 +84,14 @@ def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
         tensors = {k: v for k, v in inner.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
         if wrapper == "state_dict" and "global_step" in content and any(k.startswith("model.") for k in tensors):
             folder = path.parent.parent if path.parent.name == "checkpoints" else "runs/NAME/STAGE"
-            raise WeightsError(f"{path}: is a checkpoint to resume training from; give its stage's folder, {folder}")
+            raise WeightsError(
+                f"{path}: is a checkpoint to resume training from; give the folder of its stage, {folder}"
+            )
         if tensors:
             return wrapper, tensors
     keys = ", ".join(str(k)[:60] for k in list(content)[:5] if isinstance(k, (str, int)))
     raise WeightsError(
-        f"{path}: holds no tensors by name, bare or under {', '.join(_WRAPPERS)} (its keys: {keys or 'none'}); "
+        f"{path}: contains no named tensors, neither bare nor under {', '.join(_WRAPPERS)} (its keys: {keys or 'none'}); "
         "give the file with the network's state dict"
     )
 

@@ -1,4 +1,4 @@
-"""RRDBNet's weights in the three published key formats: the authors' of 2018 and 2019, and BasicSR's, which is ours."""
+"""The three published key formats of RRDBNet: the authors' of 2018 and of 2019, and BasicSR's, which we use too."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NAMES_2019 = {"trunk_conv": "conv_body", "HRconv": "conv_hr"}
 def names_2018(shapes: Shapes) -> Mapping[str, str | None] | None:
     """Map ``model.0.weight``, ``model.1.sub.N.RDB1.conv1.0.weight``, ... to our names.
 
-    ``model.1`` is the body and, as the last of its ``sub``, the convolution after it. What follows are numbered layers
-    of which only convolutions have tensors: the upsampling ones, then conv_hr, then conv_last.
+    ``model.1`` is the body; the last item of its ``sub`` is the convolution after the body. The numbered layers that follow
+    have tensors only if they are convolutions: first the upsampling ones, then conv_hr, then conv_last.
     """
     if "model.1.sub.0.RDB1.conv1.0.weight" not in shapes:
         return None
@@ -65,8 +65,9 @@ def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
 def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an RRDBNet.
 
-    12 input channels are x2 and 48 are x1, folded; with 3, no upsampling convolution is x1, two are x4 and three x8. A
-    single one is x2 or x3: ``scale`` decides, and only here. Raises ValueError where ``scale`` is needed and is neither.
+    With 12 input channels (2x2 pixels) the scale is 2, with 48 (4x4 pixels) it is 1. With 3 channels the number of
+    upsampling convolutions gives it: none x1, two x4, three x8. One is x2 or x3; only then ``scale`` is used. Raises
+    ValueError if it is needed and is neither 2 nor 3.
     """
     first, dense = shapes.get("conv_first.weight"), shapes.get("body.0.rdb1.conv1.weight")
     last = shapes.get("conv_last.weight")
@@ -78,8 +79,8 @@ def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | 
         return None
     if len(possible) > 1 and scale not in possible:
         raise ValueError(
-            "one enlarging convolution and 3 input channels are an RRDBNet x2 or x3, and nothing tells which: give scale=2 "
-            "or scale=3"
+            "one upsampling convolution and 3 input channels fit both an RRDBNet x2 and an RRDBNet x3; give scale=2 or "
+            "scale=3"
         )
     blocks = {int(m[1]) for m in (re.match(r"body\.(\d+)\.", name) for name in shapes) if m}
     scale = scale if scale in possible else possible[0]

@@ -1,4 +1,4 @@
-"""Names and shapes are written down here as EDSR-PyTorch has them, and its networks once more by torch's functions."""
+"""EDSR-PyTorch's names and shapes are written out here, and its networks in torch's functions."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def _load(path, state):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_an_edsr_of_the_authors_computes_what_theirs_does(tmp_path, scale):
+def test_the_authors_edsr_has_the_same_outputs(tmp_path, scale):
     state = edsr(scale)
     weights, network = _load(tmp_path / "edsr.pt", state)
     assert isinstance(network, EDSR)
@@ -91,7 +91,7 @@ def test_an_edsr_of_the_authors_computes_what_theirs_does(tmp_path, scale):
 
 
 @pytest.mark.parametrize("scales", [(2, 3, 4), (4, 2), (3,)])
-def test_an_mdsr_of_the_authors_computes_what_theirs_does_at_every_scale(tmp_path, scales):
+def test_the_authors_mdsr_has_the_same_outputs_at_every_scale(tmp_path, scales):
     state = mdsr(scales)
     weights, network = _load(tmp_path / "mdsr.pt", {f"module.{k}": v for k, v in state.items()})
     assert isinstance(network, MDSR)
@@ -129,10 +129,10 @@ def _saved(path, state):
         ({**edsr(2), "wings.weight": torch.zeros(1)}, r"EDSR-PyTorch's EDSR has no wings\.weight"),
         ({**mdsr(), "pre_process.3.0.body.0.bias": torch.zeros(4)}, r"MDSR has no pre_process\.3\.0\.body\.0\.bias"),
         ({**mdsr((2, 2))}, r"one upsampler a scale.*scales \[2, 2\]"),
-        ({k: v for k, v in mdsr().items() if "pre_process.1" not in k}, r"8 tensors do not fit"),
+        ({k: v for k, v in mdsr().items() if "pre_process.1" not in k}, r"8 tensors do not match"),
     ],
 )
-def test_what_does_not_belong_is_refused(tmp_path, state, message):
+def test_other_networks_are_refused(tmp_path, state, message):
     with pytest.raises(WeightsError, match=message):
         _load(tmp_path / "x.pt", state)
 

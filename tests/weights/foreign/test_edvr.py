@@ -1,4 +1,4 @@
-"""Names of 2019 are written down here as the authors have them, from the code that used them, not from our map."""
+"""The authors' names of 2019 are taken from their code here, not from our map."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_the_network_is_read_from_the_names_of_2019(tmp_path, options):
         "predeblur": options.get("predeblur", False), "hr_in": options.get("hr_in", False),
     }  # fmt: skip
     assert sum(p.numel() for p in network.parameters()) == sum(v.numel() for v in state.values())
-    assert len({v.data_ptr() for v in weights.state.values()}) == len(state)  # no tensor was taken twice
+    assert len({v.data_ptr() for v in weights.state.values()}) == len(state)  # no tensor was used twice
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -109,7 +109,7 @@ def test_basicsrs_names_give_the_same_network(tmp_path, options):
 
 
 def fused_2019(w, aligned):
-    """The authors' TSA, written with their names: tAtt_2 embeds the centre frame, tAtt_1 every frame."""
+    """The authors' TSA, written with their names: tAtt_2 embeds the center frame, tAtt_1 every frame."""
 
     def conv(x, name):
         weight = w[f"tsa_fusion.{name}.weight"]
@@ -139,7 +139,7 @@ def fused_2019(w, aligned):
     return fea * torch.sigmoid(att) * 2 + add
 
 
-def test_the_crossed_attentions_are_proven_by_their_output(tmp_path):
+def test_the_swapped_attentions_give_the_authors_output(tmp_path):
     state = of_2019()
     _, network = load(tmp_path / "net.pth", state)
     assert isinstance(network, EDVR)
@@ -152,13 +152,13 @@ def test_the_crossed_attentions_are_proven_by_their_output(tmp_path):
     assert (wrong.fusion(aligned) - expected).abs().max() > 0.01
 
 
-def test_names_that_do_not_belong_are_named(tmp_path):
+def test_unknown_names_are_listed(tmp_path):
     torch.save({**of_2019(), "tsa_fusion.tAtt_3.weight": torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"EDVR's of 2019 has no tsa_fusion\.tAtt_3\.weight \(1 of 97 names"):
         load_weights(tmp_path / "net.pth")
     state = of_2019()
     state["recon_trunk.1.conv2.bias"] = torch.zeros(C + 1)
     with pytest.raises(
-        WeightsError, match=r"1 tensors do not fit.*reconstruction\.1\.conv2\.bias: \[9\], expected \[8\]"
+        WeightsError, match=r"1 tensor does not match.*reconstruction\.1\.conv2\.bias: \[9\], expected \[8\]"
     ):
         load(tmp_path / "net.pth", state)

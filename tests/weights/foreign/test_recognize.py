@@ -1,4 +1,4 @@
-"""Names and shapes are written down here as BasicSR has them, not taken from our networks."""
+"""BasicSR's names and shapes are written out here, not taken from our networks."""
 
 import os
 import pickle
@@ -74,7 +74,7 @@ def test_the_network_and_its_arguments_are_read_from_names_and_shapes(tmp_path, 
 
 
 @pytest.mark.parametrize(("channels", "res_scale"), [(256, 0.1), (64, 1.0)])
-def test_residual_scaling_is_the_papers_and_said_to_be_assumed(tmp_path, channels, res_scale):
+def test_residual_scaling_is_the_papers_and_reported_as_assumed(tmp_path, channels, res_scale):
     weights = load_weights(_save(tmp_path / "net.pth", edsr(2, f=channels, blocks=1)))
     assert weights.model["res_scale"] == res_scale
     assert f"res_scale={res_scale:g} for {channels} channels" in weights.origin["assumed"]
@@ -83,7 +83,7 @@ def test_residual_scaling_is_the_papers_and_said_to_be_assumed(tmp_path, channel
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("wrapper", ["", "params", "params_ema", "state_dict"])
-def test_every_wrapping_is_taken_off(tmp_path, wrapper, prefix, legacy):
+def test_all_wrappers_are_removed(tmp_path, wrapper, prefix, legacy):
     state = edsr(2)
     content = {f"{prefix}{k}": v for k, v in state.items()}
     content = {wrapper: content, "iter": 5, "note": ["a"]} if wrapper else {**content, "epoch": 3, "meta": {"x": None}}
@@ -93,7 +93,7 @@ def test_every_wrapping_is_taken_off(tmp_path, wrapper, prefix, legacy):
     assert weights.origin.get("wrapper", "") == wrapper
 
 
-def test_the_ema_goes_first(tmp_path):
+def test_the_ema_is_preferred(tmp_path):
     state = edsr(2)
     raw = {k: v + 1 for k, v in state.items()}
     assert equal(load_weights(_save(tmp_path / "a.pth", {"params": raw, "params_ema": state})).state, state)
@@ -117,7 +117,7 @@ def test_parameters_in_channels_last_memory_load(tmp_path):
     assert all(v.is_contiguous() and not v.requires_grad for v in weights.state.values())
 
 
-def test_a_bare_safetensors_file_goes_through_the_layouts(tmp_path):
+def test_a_bare_safetensors_file_is_matched_with_the_key_formats(tmp_path):
     save_file({f"module.{k}": v for k, v in msrresnet(4).items()}, tmp_path / "net.safetensors")
     weights, network = _load(tmp_path / "net.safetensors")
     assert isinstance(network, MSRResNet)
@@ -142,7 +142,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_code_beside_tensors_is_named_and_not_run(tmp_path, legacy):
+def test_code_next_to_tensors_is_reported_and_not_run(tmp_path, legacy):
     marker = tmp_path / "executed"
     content = {"params": edsr(2), "x": _Bomb(marker)}
     path = _save(tmp_path / "bomb.pth", content, _use_new_zipfile_serialization=not legacy)
@@ -212,7 +212,7 @@ def test_tensors_of_another_kind_are_refused(tmp_path, value):
 def test_tensors_that_are_not_finite_in_float32_are_refused(tmp_path, value):
     state = {k: v.double() for k, v in edsr(2).items()}
     state["conv_last.bias"][1] = value
-    with pytest.raises(WeightsError, match=r"1 tensors hold NaN or infinity: conv_last\.bias"):
+    with pytest.raises(WeightsError, match=r"1 tensor contains NaN or infinity: conv_last\.bias"):
         load_weights(_save(tmp_path / "net.pth", state))
 
 
@@ -224,41 +224,45 @@ def test_tensors_that_are_not_finite_in_float32_are_refused(tmp_path, value):
         ({}, "holds no tensors by name.*its keys: none"),
         ({"epoch": 1, "optimizers": [], "params": {}}, "holds no tensors by name.*its keys: epoch, optimizers, params"),
         ({1: torch.zeros(1)}, "holds no tensors by name"),
-        ({"x": torch.zeros(1)}, r"no key format fits its 1 tensor \(x \[1\]\); known are BasicSR's EDSR, BasicSR's MSRR"),
-        ({**edsr(2), "conv_first.weight": torch.zeros(4, 1, 3, 3)}, "no key format fits its"),
-        ({**edsr(2), "conv_first.weight": torch.tensor(1.0)}, "no key format fits its"),
-        ({**edsr(2), "upsample.0.weight": torch.zeros(20, 4, 3, 3)}, "no key format fits its"),
-        ({**msrresnet(2), "upconv2.weight": torch.zeros(36, 4, 3, 3)}, "no key format fits its"),
+        ({"x": torch.zeros(1)}, r"no key format matches its 1 tensor \(x \[1\]\); known are BasicSR's EDSR, BasicSR's MSRR"),
+        ({**edsr(2), "conv_first.weight": torch.zeros(4, 1, 3, 3)}, "no key format matches its"),
+        ({**edsr(2), "conv_first.weight": torch.tensor(1.0)}, "no key format matches its"),
+        ({**edsr(2), "upsample.0.weight": torch.zeros(20, 4, 3, 3)}, "no key format matches its"),
+        ({**msrresnet(2), "upconv2.weight": torch.zeros(36, 4, 3, 3)}, "no key format matches its"),
     ],
 )  # fmt: skip
-def test_what_no_layout_knows_is_refused_with_what_was_found(tmp_path, content, message):
+def test_the_error_without_a_matching_key_format_lists_the_tensors(tmp_path, content, message):
     with pytest.raises(WeightsError, match=rf"net\.pth: .*{message}"):
         load_weights(_save(tmp_path / "net.pth", content))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.bool])
-def test_a_network_with_integer_buffers_is_told_that_no_key_format_fits(tmp_path, dtype):
+def test_a_network_with_integer_buffers_matches_no_key_format(tmp_path, dtype):
     swinir = {
         "conv_first.weight": torch.zeros(60, 3, 3, 3),
         "layers.0.residual_group.blocks.0.attn.relative_position_index": torch.zeros(64, 64, dtype=dtype),
         "layers.0.residual_group.blocks.0.attn.qkv.weight": torch.zeros(180, 60),
     }
-    found = r"no key format fits its 3 tensors \(conv_first\.weight \[60, 3, 3, 3\], layers\.0.* \[64, 64\], layers.*\); known"
+    found = (
+        r"no key format matches its 3 tensors \(conv_first\.weight \[60, 3, 3, 3\], layers\.0.* \[64, 64\], layers.*\);"
+    )
     for content in (swinir, {"params": swinir}):
         with pytest.raises(WeightsError, match=found):
             load_weights(_save(tmp_path / "swinir.pth", content))
 
 
-def test_a_layout_that_fits_in_part_is_held_to_every_shape(tmp_path):
+def test_all_shapes_are_compared_after_a_key_format_matches(tmp_path):
     state = edsr(2)
     state["wings.weight"] = torch.zeros(1)
     state["body.1.conv2.bias"] = torch.zeros(5)
     path = _save(tmp_path / "net.pth", state)
-    with pytest.raises(WeightsError, match=r"2 tensors do not fit.*body\.1\.conv2\.bias: \[5\], expected \[4\]; wings"):
+    with pytest.raises(
+        WeightsError, match=r"2 tensors do not match.*body\.1\.conv2\.bias: \[5\], expected \[4\]; wings"
+    ):
         _load(path)
 
 
-def test_files_that_are_nothing_of_the_kind_are_named(tmp_path):
+def test_files_without_weights_are_named(tmp_path):
     path = tmp_path / "net.pth"
     path.write_text("quota exceeded\n" * 9)
     with pytest.raises(WeightsError, match=r"net\.pth: not a readable safetensors or torch file"):

@@ -22,7 +22,7 @@ def names_2018(blocks, ups):
         for r in (1, 2, 3):
             for c in (1, 2, 3, 4, 5):
                 names[f"body.{n}.rdb{r}.conv{c}"] = f"model.1.sub.{n}.RDB{r}.conv{c}.0"
-    at = 3  # 2 enlarges, 3 convolves, 4 is LeakyReLU, and again
+    at = 3  # 2 upscales, 3 convolves, 4 is LeakyReLU, and again
     for i in range(ups):
         names[f"conv_up{i + 1}"] = f"model.{at}"
         at += 3
@@ -71,12 +71,12 @@ def test_every_name_is_mapped_to_basicsrs(layout, blocks, ups):
     assert all(FORMATS[other].names(ours) is None for other in LAYOUTS)
 
 
-def test_names_that_do_not_belong_are_refused(tmp_path):
+def test_unknown_names_are_refused(tmp_path):
     def rename(state):
         torch.save(dict.fromkeys(state, torch.zeros(1)), tmp_path / "net.pth")
         load_weights(tmp_path / "net.pth")
 
-    with pytest.raises(WeightsError, match="no key format fits"):
+    with pytest.raises(WeightsError, match="no key format matches"):
         rename({"head.0.weight": 0})
     for layout, extra in {
         "2018": "model.1.sub.0.RDB1.conv1x1.weight",
@@ -113,7 +113,7 @@ def test_a_network_is_inferred_from_its_tensors(scale, unshuffle):
                 infer_rrdbnet(shapes(state), scale=unknown)
 
 
-def test_other_networks_are_not_taken_for_it():
+def test_other_networks_are_not_recognized_as_rrdbnet():
     edsr = {"_target_": "sr_train.models.edsr.EDSR", "scale": 4, "channels": 8, "blocks": 2}
     with torch.device("meta"):
         assert infer_rrdbnet(shapes(build_model(edsr, where="test").state_dict())) is None
@@ -125,7 +125,7 @@ def test_other_networks_are_not_taken_for_it():
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "basicsr"])
-def test_a_file_in_any_layout_gives_the_network_it_was_saved_from(layout, tmp_path):
+def test_a_file_in_any_key_format_gives_the_network_it_was_saved_from(layout, tmp_path):
     torch.manual_seed(0)
     network = RRDBNet(scale=4, channels=4, growth=2, blocks=2).eval()
     names = LAYOUTS[layout](2, 2) if layout in LAYOUTS else {}
@@ -144,11 +144,11 @@ def test_a_file_in_any_layout_gives_the_network_it_was_saved_from(layout, tmp_pa
         build_network(load_weights(tmp_path / "more.pth"), where=str(tmp_path / "more.pth"))
 
 
-def test_a_file_that_does_not_say_its_scale_is_refused_until_it_is_given(invoke, tmp_path, photographs):
+def test_a_file_with_ambiguous_scale_is_refused_until_the_scale_is_given(invoke, tmp_path, photographs):
     network = RRDBNet(scale=3, channels=4, growth=2, blocks=1)
     torch.save(network.state_dict(), tmp_path / "net.pth")
     done = invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu")
     assert done.returncode == 1
-    assert "net.pth: one enlarging convolution" in done.stderr
+    assert "net.pth: one upsampling convolution" in done.stderr
     assert "give scale=2 or scale=3" in done.stderr
     assert invoke("sr-eval", "weights=net.pth", "hr=photographs", "device=cpu", "scale=3").returncode == 0
