@@ -49,7 +49,7 @@ def test_a_network_is_rebuilt_from_the_file_alone(file, network):
                "sr_train.cli.train.main", "sr_train.models.evil.Net", "sr_train.models..os.system", "torch.nn.Linear"]
 )  # fmt: skip
 def test_only_our_networks_are_built(tmp_path, target):
-    path = _write(tmp_path / "evil.safetensors", model={**MODEL, "_target_": target})
+    path = _write(tmp_path / "evil.safetensors", model={**EDSR_MODEL, "_target_": target})
     with pytest.raises(WeightsError, match=r"only networks of|no network|is not a network"):
         build_network(load_weights(path), where=str(path))
 
@@ -110,5 +110,5 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, network):
     state = network.state_dict()
     state["conv_first.bias"][0] = float("nan")
     with pytest.raises(WeightsError, match=r"1 tensor contains NaN or infinity: conv_first\.bias"):
-        save_weights(tmp_path / "w.safetensors", Weights(MODEL, state))
+        save_weights(tmp_path / "w.safetensors", Weights(EDSR_MODEL, state))
     assert not list(tmp_path.iterdir())
