@@ -1,5 +1,6 @@
 # make quickstart   set up .venv, train a small RRDBNet x4 for PSNR, then in a GAN, on photographs that come with scikit-image;
 #                   mix the two networks, show the mixtures side by side, score them. FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
+# make unit         set up .venv, then lint, types and the tests that run no command: the loop while you write
 # make test         set up .venv, then lint, types and every test, in JOBS=2 processes of one thread each
 # make docs         build the pages as a site in build/docs; a dead link, anchor or name fails
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN    := .venv/bin
 STAMP  := .venv/.installed
 JOBS   ?= 2
 
-.PHONY: quickstart test lint docs install clean
+.PHONY: quickstart unit test lint docs install clean
 install: $(STAMP)
 
 # torch and torchvision in one command, so that pip picks builds that match.
@@ -26,6 +27,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+unit: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

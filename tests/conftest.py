@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -13,16 +14,44 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from sr_train.config.folders import own_folders
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 
-torch.set_num_threads(2)
 cv2.setNumThreads(1)
 os.environ.pop("SR_DEBUG", None)
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that runs a command as slow: ``make unit`` leaves it out."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"command", "invoke", "train_in"} or item.get_closest_marker("kill"):
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Keep what Hydra composed from the same files: most of the time of a short run goes into composing it again."""
+    from sr_train.config import compose
+
+    real, kept = compose._compose, {}
+
+    def composed(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
+        own = [p for folder in own_folders() for p in sorted(folder.rglob("*.yaml"))]
+        key = (name, *overrides, hydra, *((str(p), p.read_bytes()) for p in own))
+        if key not in kept:
+            kept[key] = pickle.dumps(real(name, overrides, hydra=hydra))
+        return pickle.loads(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_compose", composed)
+        yield
 
 
 @pytest.fixture
@@ -45,17 +74,30 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The same within this process: seconds faster where only messages and exit codes are looked at."""
+    """The same within this process: seconds faster, as nothing is imported again."""
 
-    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         module = import_module({"sr-eval": "sr_train.cli.evaluate"}.get(name, "") or f"sr_train.cli.{name[3:]}")
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             module.main()
         out, err = capsys.readouterr()
         return subprocess.CompletedProcess([name, *arguments], int(stop.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_in() -> Callable[..., None]:
+    """Train within this process, for fixtures that several tests share: train_in(folder, "experiment=...", ...)."""
+    from sr_train.cli.train import train
+
+    def run(folder: Path, *arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert train(list(arguments)) == 0
 
     return run
 

@@ -25,7 +25,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_train import files
-from sr_train.config.plan import plan
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store.builder import StoreBuilder
@@ -33,7 +32,6 @@ from sr_train.data.toy import toy_files
 from sr_train.models.edsr import EDSR
 from sr_train.models.srresnet import SRResNet
 from sr_train.runs.lock import hold
-from sr_train.training.run import run_plan
 from sr_train.weights.file import Weights, save_weights
 
 TINY = (
@@ -49,7 +47,7 @@ RUN = Path("runs/quickstart_edsr/x2")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, train_in):
     folder = tmp_path_factory.mktemp("world")
     for i, path in enumerate(toy_files("astronaut,coffee,rocket").values()):
         image = read_image(path)[60:140, 100:196]
@@ -63,9 +61,7 @@ def world(tmp_path_factory):
         network = EDSR(scale=scale, channels=4, blocks=1, res_scale=1.0)
         name = "net.safetensors" if scale == 2 else "x3.safetensors"
         save_weights(folder / name, Weights(model, network.state_dict()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert run_plan(plan(TRAIN[1:]), TRAIN[1:]) == 0
+    train_in(folder, *TRAIN[1:])
     return folder
 
 
@@ -276,7 +272,13 @@ CASES = [
     ),
     Case("bomb in scoring", (*EVAL, "weights=net.safetensors"), bomb("hr/b.png"), 1, "hr/b.png: refused before"),
     Case("huge but under the limit", (*UPSCALE, "input=b.png"), bomb("b.png", 12_000, 12_000), 1, "b.png: corrupt"),
-    Case("image of no height", (*UPSCALE, "input=b.png"), bomb("b.png", 10, 0), 1, "b.png: "),
+    Case(
+        "image of no height",
+        (*UPSCALE, "input=b.png"),
+        bomb("b.png", 10, 0),
+        1,
+        "b.png: not a readable image (corrupt, or not one of png, jpg",
+    ),
     Case(
         "float tiff",
         (*UPSCALE, "input=f.tiff"),
@@ -357,7 +359,7 @@ CASES = [
         (*UPSCALE[:-1], "input=hr/0000.png", "output=net.safetensors/out"),
         nothing,
         1,
-        "net.safetensors",
+        "net.safetensors/out: Not a directory",
     ),
     Case(
         "scores below a file",
@@ -373,13 +375,13 @@ CASES = [
         1,
         "x3.safetensors: File exists",
     ),
-    Case("runs below a file", (*TRAIN, "paths.runs=net.safetensors"), nothing, 1, "net.safetensors"),
+    Case("runs below a file", (*TRAIN, "paths.runs=net.safetensors"), nothing, 1, "net.safetensors: File exists"),
     Case(
         "store below a file",
         ("sr-prepare", "images=hr", "store=net.safetensors/y.lmdb"),
         nothing,
         1,
-        "net.safetensors: ",
+        "net.safetensors: File exists",
     ),
     Case("name with ..", (*TRAIN, "name=../../etc/x"), nothing, 2, "expected a folder's name below runs"),
     Case("absolute name", (*TRAIN, "name=/tmp/x"), nothing, 2, "expected a folder's name below runs"),
@@ -447,7 +449,13 @@ CASES = [
         1,
         "smaller than the patch of 41x41",
     ),
-    Case("patch of nothing", (*TRAIN, "data.lr_patch=0", "name=n"), nothing, 2, "data.lr_patch=0"),
+    Case(
+        "patch of nothing",
+        (*TRAIN, "data.lr_patch=0", "name=n"),
+        nothing,
+        2,
+        "data.lr_patch=0: expected an integer from 1 on",
+    ),
     # stores
     Case(
         "no store",
@@ -533,7 +541,13 @@ CASES = [
         1,
         "x.lmdb: contains LR of scales [2], not of 4; make another with sr-prepare scales=[2, 4]",
     ),
-    Case("a file called lmdb", ("sr-eval", "weights=bicubic", "scale=2", "hr=f.lmdb"), text("f.lmdb"), 1, "f.lmdb: "),
+    Case(
+        "a file called lmdb",
+        ("sr-eval", "weights=bicubic", "scale=2", "hr=f.lmdb"),
+        text("f.lmdb"),
+        1,
+        "f.lmdb: contains no data.mdb, so it is not a store of sr-prepare",
+    ),
     Case(
         "store made otherwise",
         ("sr-prepare", "images=hr", "store=x.lmdb", "scales=[3]"),
@@ -603,7 +617,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(channels=9999, blocks=9999),
         1,
-        "w.safetensors: ",
+        "w.safetensors: 40003 tensors do not match sr_train.models.edsr.EDSR: body.0.conv1.bias: [4], expected [9999]",
     ),
     Case(
         "huge scale",
@@ -659,7 +673,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(_target_="sr_train.models.edsr.torch.load"),
         1,
-        "w.safetensors: ",
+        "w.safetensors: this version has no network 'sr_train.models.edsr.torch.load'",
     ),
     Case(
         "a pickle that would run code",
@@ -721,13 +735,19 @@ CASES = [
         1,
         "not a checkpoint of sr-train",
     ),
-    Case("checkpoints without loops", LONGER, checkpoint(rewrite(loops={})), 1, "step_00000004.ckpt: "),
+    Case(
+        "checkpoints without loops",
+        LONGER,
+        checkpoint(rewrite(loops={})),
+        1,
+        "step_00000004.ckpt: cannot be restored; nothing was changed (KeyError: 'fit_loop')",
+    ),
     Case(
         "checkpoints of another optimizer",
         LONGER,
         checkpoint(rewrite(optimizer_states=[{"state": {}, "param_groups": []}])),
         1,
-        "step_00000004.ckpt: ",
+        "task.rate_scale: the checkpoint has parameter groups (none); this command (the others)",
     ),
     Case(
         "a checkpoint for weights",
@@ -746,21 +766,21 @@ CASES = [
         (*EVAL, f"weights={RUN}"),
         both(unfinished, remove(RUN / "config.yaml")),
         1,
-        f"{RUN}: has no checkpoint",
+        f"{RUN}: has no checkpoint yet",
     ),
     Case(
         "config without a model when scored",
         (*EVAL, f"weights={RUN}"),
         both(unfinished, text(RUN / "config.yaml", "name: x")),
         1,
-        f"{RUN}/config.yaml: ",
+        f"{RUN}/config.yaml: damaged, because the name of the network, run or stage is missing",
     ),
     Case(
         "metrics a folder",
         LONGER,
         both(unfinished, remove(RUN / "metrics.csv"), folder(RUN / "metrics.csv")),
         1,
-        f"{RUN}/metrics.csv: ",
+        f"{RUN}/metrics.csv: Is a directory",
     ),
     Case(
         "finished weights damaged",
@@ -787,7 +807,7 @@ CASES = [
         "data.batch=-4: expected an integer from 1 on",
     ),
     Case("negative rate", (*TRAIN, "task.rate=-1", "name=n"), nothing, 2, "task.rate=-1 must be positive"),
-    Case("negative scale", (*TRAIN, "scale=-2", "name=n"), nothing, 2, "scale=-2"),
+    Case("negative scale", (*TRAIN, "scale=-2", "name=n"), nothing, 2, "scale=-2: expected an integer from 1 on"),
     Case(
         "negative interval",
         (*TRAIN, "record.every=-1", "name=n"),
@@ -852,10 +872,22 @@ CASES = [
         "choose from y, y_matlab, rgb, div2k",
     ),
     Case("unknown set in training", (*TRAIN, "sets=[set99]"), nothing, 2, "there is no such sets; did you mean"),
-    Case("unknown set in scoring", (*EVAL, "weights=net.safetensors", "sets=[set99]"), nothing, 2, "set99"),
+    Case(
+        "unknown set in scoring",
+        (*EVAL, "weights=net.safetensors", "sets=[set99]"),
+        nothing,
+        2,
+        "Could not load 'sets/set99'",
+    ),
     Case("no yaml", (*TRAIN, "data.train=[{hr: hr"), nothing, 2, "not KEY=VALUE"),
-    Case("no key", ("sr-eval", "net.safetensors"), nothing, 2, "net.safetensors"),
-    Case("negative tile", (*UPSCALE, "input=hr", "tile=-1"), nothing, 2, "tile=-1"),
+    Case("no key", ("sr-eval", "net.safetensors"), nothing, 2, "'net.safetensors': not KEY=VALUE"),
+    Case(
+        "negative tile",
+        (*UPSCALE, "input=hr", "tile=-1"),
+        nothing,
+        2,
+        "tile=-1: expected auto, null for the whole image, or an integer from 1 on",
+    ),
     Case(
         "negative scale in scoring",
         ("sr-eval", "weights=bicubic", "hr=hr", "scale=-2"),

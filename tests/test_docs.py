@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
 import runpy
 import shlex
@@ -15,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 
 import sr_train
-from sr_train.config import compose
 from sr_train.config.check import check_values, known_names
 from sr_train.config.compose import compose_command, parse
 from sr_train.config.folders import conf_folder, groups, options_of
@@ -164,8 +161,6 @@ SPOKEN = once(
     if span.split(" ")[0] in CONFIG and "=" in span and "..." not in span
 )
 
-KEPT: dict[tuple[str, ...], bytes] = {}
-
 
 def rule(item):
     """Return the arguments to run a command with, None to compose it only."""
@@ -232,22 +227,6 @@ def film(house):
             pixels = np.full((32, 48, 3), 60 + 20 * t, np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         file.mux(stream.encode(None))
-
-
-@pytest.fixture(autouse=True)
-def composed_once(monkeypatch):
-    """Cache composed configs: composing the same files again takes half of the time."""
-    original = compose.compose_config
-
-    def compose_config(name, overrides):
-        own = Path(os.environ["SR_CONF"]).rglob("*.yaml") if "SR_CONF" in os.environ else ()
-        key = (name, *overrides, *sorted(map(str, own)))
-        if key not in KEPT:
-            KEPT[key] = pickle.dumps(original(name, overrides))
-        return pickle.loads(KEPT[key])
-
-    for module in ("compose", "plan", "stage_config"):
-        monkeypatch.setattr(f"sr_train.config.{module}.compose_config", compose_config)
 
 
 # -- the tests ---------------------------------------------------------------------------------------------------

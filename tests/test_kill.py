@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.kill
+
 TINY = [
     "experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2", "data.lr_patch=12",
     "trainer.accelerator=cpu", "trainer.max_steps=60", "checkpoint.every=5", "validate.every=60", "record.every=5",

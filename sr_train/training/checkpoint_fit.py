@@ -74,7 +74,7 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     (saved,), optimizer = content["optimizer_states"], task.configure_optimizers()
     there, here = saved["param_groups"], optimizer.param_groups
     if [g.get("suffix") for g in there] != [g.get("suffix") for g in here]:
-        names = [[str(g.get("suffix")) or "(the others)" for g in groups] for groups in (there, here)]
+        names = [[str(g.get("suffix")) or "(the others)" for g in groups] or ["(none)"] for groups in (there, here)]
         return [
             f"task.rate_scale: the checkpoint has parameter groups {', '.join(names[0])}; this command {', '.join(names[1])}"
         ]

@@ -22,7 +22,7 @@ def pairs(photographs, tmp_path):
     return photographs, low
 
 
-def test_bicubic_scores_are_printed_and_written(command, pairs, tmp_path):
+def test_bicubic_scores_are_printed_and_written(command, invoke, pairs, tmp_path):
     done = command("sr-eval", "weights=bicubic", "hr=photographs", "lr=low", "scale=2", "out=scores", "save=true")
     assert done.returncode == 0, done.stderr
     assert "rgb: RGB, 8-bit images, border scale px ignored" in done.stdout
@@ -42,32 +42,32 @@ def test_bicubic_scores_are_printed_and_written(command, pairs, tmp_path):
     assert len(rows) == 4 * 2
     assert {r["image"] for r in rows} == {"0000", "0001", "0002", "0003"}
     # The saved images, scored as finished images, give the same numbers.
-    finished = command("sr-eval", "sr=scores/images/photographs", "hr=photographs", "scale=2", "out=again")
+    finished = invoke("sr-eval", "sr=scores/images/photographs", "hr=photographs", "scale=2", "out=again")
     assert finished.returncode == 0, finished.stderr
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == scores
 
 
-def test_lr_made_from_hr_equals_the_lr_files(command, pairs, tmp_path):
+def test_lr_made_from_hr_equals_the_lr_files(invoke, pairs, tmp_path):
     for name, lr in (("a", ["lr=low"]), ("b", [])):
-        assert command("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", f"out={name}", *lr).returncode == 0
+        assert invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", f"out={name}", *lr).returncode == 0
     assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()
 
 
-def test_the_scale_comes_from_the_weights_file(command, photographs, tmp_path):
+def test_the_scale_comes_from_the_weights_file(invoke, photographs, tmp_path):
     network = EDSR(scale=2, channels=4, blocks=1)
     model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
     save_weights(tmp_path / "net.safetensors", Weights(model, network.state_dict()))
-    done = command("sr-eval", "weights=net.safetensors", "hr=photographs", "device=cpu")
+    done = invoke("sr-eval", "weights=net.safetensors", "hr=photographs", "device=cpu")
     assert done.returncode == 0, done.stderr
     assert "net.safetensors (x2)" in done.stdout
-    done = command("sr-eval", "weights=net.safetensors", "hr=photographs", "scale=3")
+    done = invoke("sr-eval", "weights=net.safetensors", "hr=photographs", "scale=3")
     assert done.returncode == 1
     assert "is a network for x2" in done.stderr
 
 
-def test_scores_before_an_error_are_written(command, photographs, tmp_path):
+def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
     write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
-    done = command("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
+    done = invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
     assert done.returncode == 1
     assert "photographs: 9999: SSIM needs at least 11x11" in done.stderr
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["rgb"]["n"] == 4

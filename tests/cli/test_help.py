@@ -6,6 +6,8 @@ import pytest
 
 from sr_train.cli.main import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
     "sr-convert": "convert",

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from helpers import EDSR_MODEL
 
 from sr_train.data.images import read_image
 from sr_train.models.edsr import EDSR
@@ -12,12 +13,10 @@ from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.mixing import check_mix, digest, interpolate
 
-MODEL = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
-
 
 def network(seed, **changes):
     torch.manual_seed(seed)
-    model = {**MODEL, **changes}
+    model = {**EDSR_MODEL, **changes}
     return Weights(model, EDSR(**{k: v for k, v in model.items() if k != "_target_"}).state_dict())
 
 

@@ -13,6 +13,8 @@ from sr_train.runs.metrics import read_rows
 from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.network import build_network, one_scale
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",
     "trainer.accelerator=cpu", "trainer.precision=32", "task.ema=null", "validate.crop=48",
@@ -20,21 +22,10 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of 12 steps with two validations, and its output."""
-    import os
-    import sys
-
-    from sr_train.cli import train
-
-    folder, here, argv = tmp_path_factory.mktemp("mdsr"), os.getcwd(), sys.argv  # noqa: PTH109
-    os.chdir(folder)
-    try:
-        code = train.train([*SMALL, "trainer.max_steps=12", "validate.every=6", "record.every=1", "checkpoint.every=5"])
-    finally:
-        os.chdir(here)
-        sys.argv = argv
-    assert code == 0
+def trained(tmp_path_factory, train_in):
+    """The folder of a run of 12 steps with two validations."""
+    folder = tmp_path_factory.mktemp("mdsr")
+    train_in(folder, *SMALL, "trainer.max_steps=12", "validate.every=6", "record.every=1", "checkpoint.every=5")
     return folder / "runs" / "quickstart_mdsr" / "main"
 
 

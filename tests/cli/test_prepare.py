@@ -8,7 +8,7 @@ from sr_train.data.images import read_image, write_image
 from sr_train.data.store.reader import Store
 
 
-def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, photographs, tmp_path):
+def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, invoke, photographs, tmp_path):
     arguments = ("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2,4]")
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
@@ -16,7 +16,7 @@ def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, photogr
     assert "GB are free" in first.stdout
     assert "x.lmdb: 4 images, LR x2, LR x4" in first.stdout
     changed = (tmp_path / "x.lmdb" / "data.mdb").stat().st_mtime_ns
-    again = command(*arguments, "verify=true")
+    again = invoke(*arguments, "verify=true")
     assert again.returncode == 0, again.stderr
     assert "complete already" in again.stdout
     assert "all checksums agree" in again.stdout
@@ -27,33 +27,33 @@ def test_a_folder_becomes_a_store_and_a_second_run_does_nothing(command, photogr
     assert np.array_equal(store.view(4, "0002"), reduce_image(image, 4))
 
 
-def test_all_bad_files_are_reported_at_once_and_good_ones_are_kept(command, photographs):
+def test_all_bad_files_are_reported_at_once_and_good_ones_are_kept(invoke, photographs):
     (photographs / "empty.png").touch()
     (photographs / "text.jpg").write_text("not an image")
     good = (photographs / "0000.png").read_bytes()
     (photographs / "cut.png").write_bytes(good[: len(good) // 2])
     write_image(photographs / "dot.png", np.zeros((1, 1, 3), np.uint8))
-    failed = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    failed = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert failed.returncode == 1
     for name in ("empty.png", "text.jpg", "dot.png", "cut.png: corrupt or truncated"):
         assert name in failed.stderr
     for name in ("empty.png", "text.jpg", "dot.png"):
         (photographs / name).unlink()
-    failed = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    failed = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert failed.returncode == 1
     assert "cut.png: corrupt or truncated" in failed.stderr
     (photographs / "cut.png").unlink()
-    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 0, done.stderr
     assert "(4 were already there)" in done.stdout
 
 
-def test_bad_files_can_be_left_out(command, photographs):
+def test_bad_files_can_be_left_out(invoke, photographs):
     (photographs / "text.jpg").write_text("not an image")
-    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
+    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
     assert done.returncode == 0, done.stderr
     assert "left out: photographs/text.jpg" in done.stderr
-    again = command("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
+    again = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "skip_bad=true")
     assert "complete already" in again.stdout
 
 
@@ -84,21 +84,21 @@ def test_errors_of_users_are_one_paragraph(invoke, photographs, tmp_path, argume
     assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_store_is_found_by_verify(command, photographs, tmp_path):
-    assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
+def test_a_damaged_store_is_found_by_verify(invoke, photographs, tmp_path):
+    assert invoke("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
     data = tmp_path / "x.lmdb" / "data.mdb"
     raw = bytearray(data.read_bytes())
     at = bytes(raw).index(read_image(photographs / "0001.png").tobytes()[:64])
     raw[at + 30] ^= 1
     data.write_bytes(raw)
-    done = command("sr-prepare", "store=x.lmdb", "verify=true")
+    done = invoke("sr-prepare", "store=x.lmdb", "verify=true")
     assert done.returncode == 1
     assert "image '0001' (scale 1): checksum differs" in done.stderr
 
 
-def test_a_store_with_other_settings_is_not_overwritten(command, photographs, tmp_path):
-    assert command("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
-    done = command("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+def test_a_store_with_other_settings_is_not_overwritten(invoke, photographs, tmp_path):
+    assert invoke("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
+    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
     assert done.returncode == 1
     assert "was made with scales=[]" in done.stderr
     assert json.loads(json.dumps(Store(tmp_path / "x.lmdb").summary))["scales"] == []

@@ -17,7 +17,7 @@ SMALL = (
 )
 
 
-def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, tmp_path):
+def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, invoke, tmp_path):
     arguments = (
         "sr-train",
         "experiment=quickstart_edsr",
@@ -36,23 +36,23 @@ def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, tmp_pat
         "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0
     }  # fmt: skip
     assert weights.origin["step"] == 30
-    again = command(*arguments)
+    again = invoke(*arguments)
     assert again.returncode == 0
     assert "already finished" in again.stdout
-    scored = command("sr-eval", f"weights={file}", "sets=[toy]", "out=scores")
+    scored = invoke("sr-eval", f"weights={file}", "sets=[toy]", "out=scores")
     assert scored.returncode == 0, scored.stderr
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert scores["toy"]["y"]["psnr"] == pytest.approx(weights.scores["toy/y/psnr"], abs=1e-4)
 
 
-def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(command, tmp_path):
+def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(invoke, tmp_path):
     short = ("checkpoint.every=5", "trainer.precision=32-true", "curve=constant", *SMALL)
-    whole = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=whole", "trainer.max_steps=12", *short)
+    whole = invoke("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=whole", "trainer.max_steps=12", *short)
     assert whole.returncode == 0, whole.stderr
-    half = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=5", *short)
+    half = invoke("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=5", *short)
     assert half.returncode == 0, half.stderr
     (tmp_path / "runs" / "half" / "x2" / "weights.safetensors").unlink()
-    rest = command("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=12", *short)
+    rest = invoke("sr-train", "experiment=quickstart_edsr", "stage=x2", "name=half", "trainer.max_steps=12", *short)
     assert rest.returncode == 0, rest.stderr
     a, b = (load_weights(tmp_path / "runs" / n / "x2" / "weights.safetensors").state for n in ("whole", "half"))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -120,7 +120,7 @@ def test_errors_of_users_are_one_paragraph(invoke, arguments, code, message):
 
 
 def test_a_stages_seed_depends_on_its_name_and_the_runs_seed_alone():
-    assert stage_seed(0, "x2") == stage_seed(0, "x2")
+    assert stage_seed(0, "x2") == 68758407  # in each process and in each version, or no run could be repeated
     assert len({stage_seed(0, "x2"), stage_seed(1, "x2"), stage_seed(0, "x4")}) == 3
 
 

@@ -25,6 +25,8 @@ sys.path.insert(0, NETS := str(Path(__file__).parents[1] / "nets"))
 from films import decoded, packets, photograph_frames, write_film
 from tiny_video import TinyVideo
 
+pytestmark = pytest.mark.video
+
 BICUBIC = ("weights=bicubic", "scale=2", "device=cpu")
 GREY = np.zeros((6, 32, 48, 3), np.uint8)
 
@@ -58,14 +60,14 @@ def made(done, code=0):
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "bgr0"), ("libx264rgb", "rgb24"), ("libx264", "yuv444p")])
-def test_a_lossless_video_equals_the_upscaled_frames(command, tmp_path, codec, pixels):
+def test_a_lossless_video_equals_the_upscaled_frames(invoke, tmp_path, codec, pixels):
     torch.manual_seed(0)
     options = {"scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
     network = save(tmp_path / "n.safetensors", EDSR(**options), "sr_train.models.edsr.EDSR", **options)
     write_film(tmp_path / "in.mkv", photograph_frames(), codec="ffv1", pixels="bgr0" if codec != "libx264" else pixels)
     quality = () if codec == "ffv1" else ("quality=0",)
     call = ("weights=n.safetensors", "input=in.mkv", "output=out/x.mkv", f"codec={codec}", *quality, "device=cpu")
-    done = made(command("sr-upscale", *call))
+    done = made(invoke("sr-upscale", *call))
     assert "out/x.mkv: 12 frames 48x32 -> 96x64, 24 fps," in done.stdout
     assert "1 video in" in done.stdout
     small, large = frames_of(tmp_path / "in.mkv"), frames_of(tmp_path / "out" / "x.mkv")
@@ -78,8 +80,8 @@ def test_a_lossless_video_equals_the_upscaled_frames(command, tmp_path, codec, p
 @pytest.mark.parametrize("matrix", [1, 6])
 @pytest.mark.parametrize("full", [False, True])
 def test_colors_and_their_tags_are_kept(invoke, tmp_path, matrix, full):
-    colour = (matrix, 2 if full else 1, matrix, matrix)
-    write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], colour=colour, options={"qp": "0"})
+    color = (matrix, 2 if full else 1, matrix, matrix)
+    write_film(tmp_path / "in.mp4", GREY, planes=[(150, 90, 170), (60, 140, 120)], color=color, options={"qp": "0"})
     made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out", "quality=5"))
     before, after = decoded(tmp_path / "in.mp4")[2], decoded(tmp_path / "out" / "in.mp4")[2]
     for tag in ("matrix", "range", "primaries", "transfer", "format", "rate"):
@@ -251,7 +253,8 @@ def test_frames_moved_in_time_give_a_warning(invoke, tmp_path):
     assert "fixed frame rate" not in made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out.mkv")).stderr
 
 
-def test_a_killed_command_leaves_no_file_that_looks_finished(command, tmp_path):
+@pytest.mark.kill
+def test_a_killed_command_leaves_no_file_that_looks_finished(invoke, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=100, width=160, height=120))
     program = str(Path(sys.executable).with_name("sr-upscale"))
     call = (*BICUBIC, "input=in.mp4", "output=out", "compare=true")
@@ -269,7 +272,7 @@ def test_a_killed_command_leaves_no_file_that_looks_finished(command, tmp_path):
     assert left
     assert all(name.startswith(".in") and name.endswith(".part") for name in left)
     (out / ".other.mp4.abc.part").touch()
-    made(command("sr-upscale", *call))
+    made(invoke("sr-upscale", *call))
     names = {".other.mp4.abc.part", "in.mp4", "in_best.png", "in_compare.mp4", "in_worst.png"}
     assert {p.name for p in out.iterdir()} == names
     assert len(frames_of(out / "in.mp4")) == 100
@@ -320,9 +323,9 @@ def damage(folder):
                         film.mux(packet)
 
 
-def test_bad_videos_are_reported_one_by_one_and_leave_no_files(command, tmp_path):
+def test_bad_videos_are_reported_one_by_one_and_leave_no_files(invoke, tmp_path):
     damage(tmp_path / "in")
-    done = made(command("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
+    done = made(invoke("sr-upscale", *BICUBIC, "input=in", "output=out", "compare=true"), 1)
     told = done.stderr.split("failed:\n")[1]
     assert "8 of 9 videos failed" in done.stderr
     for name, message in (
@@ -415,7 +418,7 @@ def test_full_memory_makes_the_tiles_of_a_video_smaller(invoke, tmp_path, monkey
     assert len(frames_of(tmp_path / "out" / "in.mp4")) == 3
 
 
-def test_a_full_disk_is_reported_and_leaves_no_files(command, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_files(invoke, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=60k", "none", str(disk)]
@@ -424,7 +427,7 @@ def test_a_full_disk_is_reported_and_leaves_no_files(command, tmp_path):
     try:
         noise = np.random.default_rng(0).integers(0, 256, (60, 64, 96, 3), dtype=np.uint8)
         write_film(tmp_path / "in.mp4", noise)
-        done = made(command("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk", "compare=true"), 1)
+        done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=disk", "compare=true"), 1)
         assert "in.mp4: the disk is full; free some space" in done.stderr
         assert not list(disk.iterdir())
     finally:

@@ -62,13 +62,14 @@ def test_a_typo_is_refused_with_the_nearest_name(typed, message):
 def test_all_errors_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=quickstart_edsr", "trainer.max_stesp=5", "modl.blocks=2", "data.wrkers=1"])
-    assert len(caught.value.problems) == 3
+    for key in ("trainer.max_stesp", "modl", "data.wrkers"):
+        assert sum(problem.startswith(key) for problem in caught.value.problems) == 1, caught.value.problems
 
 
 def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):
-    import sr_train.stages as stages
+    from sr_train.config import stage_config
 
-    real = stages.compose_config
+    real = stage_config.compose_config
 
     def compose_with_typos(name, overrides):
         config = real(name, overrides)
@@ -81,7 +82,8 @@ def test_an_experiment_file_with_a_typo_is_refused(tmp_path, monkeypatch):
                 OmegaConf.update(config, "stages.x2", {"scale": 2, "trainer.max_stpes": 3}, force_add=True)
         return config
 
-    monkeypatch.setattr(stages, "compose_config", compose_with_typos)
+    for module in ("plan", "stage_config"):
+        monkeypatch.setattr(f"sr_train.config.{module}.compose_config", compose_with_typos)
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=quickstart_edsr"])
     assert "stage x2: unknown key 'trainer.max_stpes'; did you mean max_steps" in str(caught.value)

@@ -4,20 +4,20 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import SPAWN, photograph, write_all
 from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
 from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import Draws, PositionSampler, below
-from sr_train.data.images import BadFilesError, read_image, to_rgb, write_image
+from sr_train.data.images import BadFilesError, read_image, to_rgb
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
-from sr_train.data.toy import toy_files
 from sr_train.data.transforms import TURNS, turn
 
-CHELSEA = read_image(toy_files("chelsea")["chelsea"])
+CHELSEA = photograph()
 KINDS = {"rgb": (3, np.uint8), "grey": (1, np.uint8), "alpha": (4, np.uint8), "deep": (3, np.uint16)}
 
 
@@ -29,13 +29,6 @@ def cut(k, kind="rgb", height=70, width=90):
         ..., slice(1, 2) if channels == 1 else slice(channels)
     ]
     return image if dtype == np.uint8 else image.astype(np.uint16) * 256 + 77
-
-
-def write_all(folder, images):
-    folder.mkdir()
-    for key, image in images.items():
-        write_image(folder / f"{key}.png", image)
-    return str(folder)
 
 
 @pytest.fixture
@@ -226,9 +219,7 @@ def first_2000(data, workers, context=None):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-@pytest.mark.parametrize(
-    ("workers", "context"), [(0, None), (1, "fork"), (4, "fork"), (1, "spawn"), (4, "spawn")], ids=str
-)
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (1, "fork"), (4, "fork"), SPAWN], ids=str)
 def test_the_first_2000_samples_are_the_same_with_any_workers(stored, workers, context):
     expected = [stored.dataset.__getitems__(range(k, k + 50)) for k in range(0, 2000, 50)]
     assert len({tuple(batch["key"]) for batch in expected}) == 40

@@ -119,6 +119,7 @@ def test_mistakes_are_named(sources, photographs, tmp_path):
         SRData(train=[{"hr": hr}], scales=[2, 4], lr_patch=24, workers=0)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_the_same_in_another_process(sources):
     program = (
         "import sys, json; from sr_train.data.module import SRData\n"

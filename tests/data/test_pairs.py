@@ -2,9 +2,10 @@ import re
 
 import numpy as np
 import pytest
+from helpers import photograph, write_all
 
 from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, encode_image, read_image, to_rgb, write_image
+from sr_train.data.images import BadFilesError, encode_image, read_image, to_rgb
 from sr_train.data.pairs import Pairs, hr_names, lr_names
 from sr_train.data.sources import at_scale, open_source
 from sr_train.data.store.builder import StoreBuilder
@@ -13,7 +14,7 @@ from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
 from sr_train.resampling import ARITHMETICS
 
-CHELSEA = read_image(toy_files("chelsea")["chelsea"])
+CHELSEA = photograph()
 
 
 def cut(k, height=60, width=72, channels=3, dtype=np.uint8):
@@ -22,14 +23,6 @@ def cut(k, height=60, width=72, channels=3, dtype=np.uint8):
     alpha = 255 - image[..., :1]
     image = {1: image[..., 1:2], 3: image, 4: np.concatenate([image, alpha], axis=2)}[channels]
     return image.astype(dtype) * dtype(257) + dtype(k) * (image < 255) if dtype == np.uint16 else image
-
-
-def write_all(folder, images):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, image in images.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"{name}.png", image)
-    return str(folder)
 
 
 @pytest.fixture

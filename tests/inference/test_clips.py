@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+from helpers import small_edvr
 
 from sr_train.data.video.windows import PADDINGS, padded_window
 from sr_train.inference.clips import super_resolve_clip, windows
@@ -11,17 +12,6 @@ from sr_train.inference.frame_features import FrameFeatures
 from sr_train.inference.images import super_resolve
 from sr_train.inference.tiling import Tiling
 from sr_train.models.bicubic import Bicubic
-from sr_train.models.edvr import EDVR
-
-SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
-
-
-def network(**options):
-    torch.manual_seed(0)
-    made = EDVR(**{**SMALL, **options})
-    for name, parameter in made.named_parameters():
-        torch.nn.init.normal_(parameter, 0, 0.2 if "conv_offset" in name else 0.08)
-    return made.eval()
 
 
 def by_windows(model, clip, *, padding="reflection_circle", **options):
@@ -73,7 +63,7 @@ def test_no_more_frames_are_held_than_a_window_has():
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("more", [0, 1, 3])
 def test_a_clip_has_the_outputs_of_its_windows(padding, more):
-    model, clip = network(frames=3), torch.rand(3 + more, 3, 9, 12)
+    model, clip = small_edvr(frames=3), torch.rand(3 + more, 3, 9, 12)
     found = torch.stack(list(super_resolve_clip(model, iter(clip), padding=padding)))
     torch.testing.assert_close(found, by_windows(model, clip, padding=padding), atol=2e-6, rtol=0)
 
@@ -89,7 +79,7 @@ def test_a_clip_has_the_outputs_of_its_windows(padding, more):
     ids=["ensemble", "tiles", "tiles and ensemble", "bf16"],
 )
 def test_a_clip_has_the_outputs_of_its_windows_with_tiles_and_flips(options):
-    model, clip = network(frames=5), torch.randint(0, 256, (6, 3, 30, 20), dtype=torch.uint8)
+    model, clip = small_edvr(frames=5), torch.randint(0, 256, (6, 3, 30, 20), dtype=torch.uint8)
     found = torch.stack(list(super_resolve_clip(model, clip, **options)))
     bound = 2e-2 if "precision" in options else 2e-6
     torch.testing.assert_close(found, by_windows(model, clip, **options), atol=bound, rtol=0)
@@ -97,14 +87,14 @@ def test_a_clip_has_the_outputs_of_its_windows_with_tiles_and_flips(options):
 
 @pytest.mark.parametrize("predeblur", [False, True])
 def test_a_clip_has_the_outputs_of_its_windows_with_hr_input(predeblur):
-    model, clip = network(frames=3, scale=1, hr_in=True, predeblur=predeblur), torch.rand(5, 3, 20, 33)
+    model, clip = small_edvr(frames=3, scale=1, hr_in=True, predeblur=predeblur), torch.rand(5, 3, 20, 33)
     found = torch.stack(list(super_resolve_clip(model, clip)))
     assert found.shape == (5, 3, 20, 33)
     torch.testing.assert_close(found, by_windows(model, clip), atol=2e-6, rtol=0)
 
 
 def test_features_of_a_frame_are_computed_once(monkeypatch):
-    model, clip = network(frames=5), torch.rand(11, 3, 8, 8)
+    model, clip = small_edvr(frames=5), torch.rand(11, 3, 8, 8)
     seen = []
     original = model.features
     monkeypatch.setattr(model, "features", lambda x: seen.append(len(x)) or original(x))
@@ -116,7 +106,7 @@ def test_features_of_a_frame_are_computed_once(monkeypatch):
 
 
 def test_features_are_computed_for_each_window_if_memory_is_short():
-    model, clip = network(frames=3), torch.rand(5, 3, 8, 8)
+    model, clip = small_edvr(frames=3), torch.rand(5, 3, 8, 8)
     features = FrameFeatures(model, limit=0)
     plain = by_windows(model, clip)
     for (numbers, window), expected in zip(windows(clip, 3), plain, strict=True):
@@ -126,7 +116,7 @@ def test_features_are_computed_for_each_window_if_memory_is_short():
 
 
 def test_the_cache_holds_features_of_one_window():
-    model = network(frames=3)
+    model = small_edvr(frames=3)
     features = FrameFeatures(model)
     most = 0
     for numbers, window in windows(torch.rand(30, 3, 8, 8), 3):
@@ -148,7 +138,7 @@ def test_an_image_network_gets_one_frame_at_a_time():
 
 
 def test_progress_is_reported():
-    model, pixels = network(frames=3), []
+    model, pixels = small_edvr(frames=3), []
     list(super_resolve_clip(model, torch.rand(4, 3, 8, 12), done=pixels.append))
     assert pixels == [96] * 4
 
@@ -165,4 +155,4 @@ def test_progress_is_reported():
 def test_invalid_clips_are_refused(sizes, padding, message):
     frames = (torch.zeros(3, *size) for size in sizes)
     with pytest.raises(ValueError, match=message):
-        list(super_resolve_clip(network(frames=3), frames, padding=padding))
+        list(super_resolve_clip(small_edvr(frames=3), frames, padding=padding))

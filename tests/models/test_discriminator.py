@@ -1,12 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import count
 
 from sr_train.models.discriminator import SRGANDiscriminator, VGGStyleDiscriminator
-
-
-def count(network):
-    return sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(

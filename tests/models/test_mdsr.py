@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import count
 
 from sr_train.models.mdsr import MDSR
 
@@ -10,10 +11,6 @@ PARAMETERS = {  # of x2, x3 and x4 together: (blocks, shared tail) -> Lim et al.
     (80, False): 7_957_449,
     (80, True): 7_953_987,
 }
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(("size", "expected"), PARAMETERS.items())

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import count
 
 from sr_train.models.rrdbnet import RRDB, RRDBNet
 
@@ -11,10 +12,6 @@ PARAMETERS = {  # (scale, blocks): BasicSR's counts
     (4, 16): 11_662_019,
     (4, 6): 4_467_779,
 }
-
-
-def count(network):
-    return sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(("size", "expected"), PARAMETERS.items())

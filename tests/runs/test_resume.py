@@ -39,13 +39,9 @@ def _same(a: Path, b: Path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, train_in):
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("sr-train")), *SMALL, *LONG],
-        cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    train_in(folder, *SMALL, *LONG)
     return folder / "runs" / "run" / "x2"
 
 
@@ -63,6 +59,7 @@ def _wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
+@pytest.mark.kill
 def test_a_killed_stopped_and_damaged_run_ends_with_the_same_weights_and_rows(tmp_path, undisturbed):
     folder = tmp_path / "runs" / "run" / "x2"
     saved = folder / "checkpoints"
@@ -79,10 +76,9 @@ def test_a_killed_stopped_and_damaged_run_ends_with_the_same_weights_and_rows(tm
     _wait_for(lambda: list_checkpoints(saved)[0][0] > step, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate()[0]
-    if process.returncode:  # else it was done before the signal
-        assert process.returncode == 128 + signal.SIGTERM, output
-        assert "stopped by SIGTERM at step" in output
-        assert "continue with: sr-train experiment=quickstart_edsr" in output
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "stopped by SIGTERM at step" in output
+    assert "continue with: sr-train experiment=quickstart_edsr" in output
     assert f"{newest.name}: damaged" in output
     assert "the checkpoint before it is tried" in output
     # a run begun by an earlier version, whose classes had other paths, goes on to the end
@@ -99,6 +95,7 @@ def test_a_killed_stopped_and_damaged_run_ends_with_the_same_weights_and_rows(tm
     assert (saved / "last").read_text().strip() == list_checkpoints(saved)[0][1].name
 
 
+@pytest.mark.kill
 def test_sigterm_to_all_processes_of_a_run_writes_a_checkpoint(tmp_path):
     """As timeout, systemd and scancel send it: to the loader's workers too."""
     command = [
@@ -146,17 +143,17 @@ def test_a_run_without_its_config_is_refused(invoke, tmp_path):
     assert "config.yaml: is missing or empty" in done.stderr
 
 
-def test_an_extended_stage_equals_one_long_run(command, tmp_path, undisturbed):
+def test_an_extended_stage_equals_one_long_run(invoke, tmp_path):
     short = ("sr-train", *SMALL, "name=run", "curve=constant")
-    assert command(*short, "trainer.max_steps=9").returncode == 0
-    longer = command(*short, "trainer.max_steps=14")
+    assert invoke(*short, "trainer.max_steps=9").returncode == 0
+    longer = invoke(*short, "trainer.max_steps=14")
     assert longer.returncode == 0, longer.stderr
     assert "from step 9" in longer.stdout
-    whole = command("sr-train", *SMALL, "name=whole", "curve=constant", "trainer.max_steps=14")
+    whole = invoke("sr-train", *SMALL, "name=whole", "curve=constant", "trainer.max_steps=14")
     assert whole.returncode == 0
     a, b = (load_file(tmp_path / "runs" / n / "x2" / "weights.safetensors") for n in ("run", "whole"))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    shorter = command(*short, "trainer.max_steps=5")
+    shorter = invoke(*short, "trainer.max_steps=5")
     assert shorter.returncode == 1
     assert "can be extended, not shortened" in shorter.stderr
 

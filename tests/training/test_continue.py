@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import equal
 from safetensors.torch import load_file
 
 from sr_train.losses.adversarial import StandardGAN
@@ -38,8 +39,7 @@ def _digests(folder):
 
 
 def _equal(a, b):
-    one, two = load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors")
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+    return equal(load_file(a / "weights.safetensors"), load_file(b / "weights.safetensors"))
 
 
 @pytest.fixture

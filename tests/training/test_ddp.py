@@ -11,6 +11,8 @@ from sr_train.models.rrdbnet import RRDBNet
 from sr_train.runs.checkpoints import list_checkpoints, read_checkpoint
 from sr_train.weights.file import Weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "task.rate=1e-4", "curve=constant", "trainer.max_steps=20",
     "trainer.precision=32", "trainer.accelerator=cpu",
@@ -29,14 +31,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("ddp")
 
 
-def test_two_processes_equal_one(command, folder, monkeypatch):
+def test_two_processes_equal_one(command, invoke, folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    one = command("sr-train", *SMALL, "name=one", cwd=folder)
+    one = invoke("sr-train", *SMALL, "name=one", cwd=folder)
     assert one.returncode == 0, one.stderr
     two = command("sr-train", *SMALL, "name=two", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
     assert two.returncode == 0, two.stderr
     # Resuming on two processes what one began is allowed, and gives the same again.
-    assert command("sr-train", *SMALL, "name=mixed", "trainer.max_steps=10", cwd=folder).returncode == 0
+    assert invoke("sr-train", *SMALL, "name=mixed", "trainer.max_steps=10", cwd=folder).returncode == 0
     mixed = command("sr-train", *SMALL, "name=mixed", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
     assert mixed.returncode == 0, mixed.stderr
     assert "from step 10" in mixed.stdout
@@ -50,8 +52,8 @@ def test_two_processes_equal_one(command, folder, monkeypatch):
     assert names[0] == names[1]
 
 
-def test_a_batch_that_two_devices_cannot_share_is_refused(command, folder):
-    done = command(
+def test_a_batch_that_two_devices_cannot_share_is_refused(invoke, folder):
+    done = invoke(
         "sr-train", *SMALL, "name=odd", "data.batch=7", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder
     )
     assert done.returncode != 0
@@ -78,16 +80,17 @@ class Discriminator(nn.Sequential):
 """
 
 
-def test_a_gan_on_two_processes_equals_one(command, folder, monkeypatch):
+def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
     (folder / "plain.py").write_text(PLAIN)
     torch.manual_seed(0)
     model = {"scale": 4, "channels": 16, "growth": 8, "blocks": 1}
     start = Weights({"_target_": "sr_train.models.rrdbnet.RRDBNet", **model}, RRDBNet(**model).state_dict())
     save_weights(folder / "start.safetensors", start)
-    for name, more in (("gan1", ()), ("gan2", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = command("sr-train", *GAN, f"name={name}", *more, cwd=folder)
+    for run, name, more in ((invoke, "gan1", ()), (command, "gan2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = run("sr-train", *GAN, f"name={name}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
     states = [
         read_checkpoint(list_checkpoints(folder / "runs" / n / "gan" / "checkpoints")[0][1]).content["state_dict"]
@@ -106,12 +109,12 @@ MDSR = (
 )  # fmt: skip
 
 
-def test_an_mdsr_on_two_processes_equals_one(command, folder, monkeypatch):
+def test_an_mdsr_on_two_processes_equals_one(command, invoke, folder, monkeypatch):
     """Both train the same scale at a step, whose other branches have no gradient, with accumulation as well."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     two = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accumulate_grad_batches=2")
-    for name, more in (("mdsr1", ()), ("mdsr2", two)):
-        done = command("sr-train", *MDSR, f"name={name}", *more, cwd=folder)
+    for run, name, more in ((invoke, "mdsr1", ()), (command, "mdsr2", two)):
+        done = run("sr-train", *MDSR, f"name={name}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
     checkpoints = [
         read_checkpoint(list_checkpoints(folder / "runs" / n / "main" / "checkpoints")[-1][1]).content
@@ -138,11 +141,11 @@ EDVR = (
 )  # fmt: skip
 
 
-def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, folder, monkeypatch):
+def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, invoke, folder, monkeypatch):
     """In the second one, only the fusion has gradients."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name, more in (("edvr1", ()), ("edvr2", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = command("sr-train", *EDVR, f"name={name}", *more, cwd=folder)
+    for run, name, more in ((invoke, "edvr1", ()), (command, "edvr2", ("trainer.devices=2", "trainer.strategy=ddp"))):
+        done = run("sr-train", *EDVR, f"name={name}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
     for stage in ("align", "tsa", "full"):
         one, two = (load_file(folder / "runs" / n / stage / "weights.safetensors") for n in ("edvr1", "edvr2"))

@@ -19,6 +19,8 @@ from sr_train.weights.file import load_weights
 from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.warm_start import warm_start
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1, "frames": 3}
 RECIPE = (
     "stages={align: {scale: 4, model.tsa: false}, "

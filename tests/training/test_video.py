@@ -29,6 +29,8 @@ from sr_train.runs.checkpoints import list_checkpoints
 from sr_train.runs.metrics import read_rows
 from sr_train.weights.file import Weights, load_weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "name=v", "scale=2", "data.batch=4", "data.lr_patch=8", "data.workers=0", "trainer.accelerator=cpu", "trainer.precision=32",
     "validate.protocols=[rgb_full]", "logger=csv",
@@ -73,6 +75,7 @@ def test_toy_clips_train_and_are_scored(invoke, tmp_path, tiny_video):
     assert pictures == ["toy_clips-chelsea-0-00000006", "toy_clips-chelsea-3-00000006"]
 
 
+@pytest.mark.kill
 def test_a_run_killed_with_two_workers_and_resumed_with_none_equals_an_uninterrupted_run(invoke, folders, tiny_video):
     prepared = invoke("sr-prepare", "clips=HR", "store=x.lmdb", "scales=[2]")
     assert prepared.returncode == 0, prepared.stderr
@@ -94,7 +97,8 @@ def test_a_run_killed_with_two_workers_and_resumed_with_none_equals_an_uninterru
     step = list_checkpoints(saved)[0][0]
     resumed = invoke("sr-train", *arguments)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"from step {step}" in resumed.stdout or step == 100
+    assert step < 100
+    assert f"from step {step}" in resumed.stdout
     calm, folder = folders / "runs" / "calm" / "main", saved.parent
     one, two = load_file(calm / "weights.safetensors"), load_file(folder / "weights.safetensors")
     assert all(torch.equal(one[k], two[k]) for k in one)

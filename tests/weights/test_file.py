@@ -3,14 +3,13 @@ import pickle
 
 import pytest
 import torch
+from helpers import EDSR_MODEL
 from safetensors.torch import save_file
 
 from sr_train.models.edsr import EDSR
 from sr_train.weights.file import Weights, load_weights, save_weights
 from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network
-
-MODEL = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1, "res_scale": 1.0}
 
 
 @pytest.fixture
@@ -22,12 +21,12 @@ def network():
 @pytest.fixture
 def file(tmp_path, network):
     path = tmp_path / "weights.safetensors"
-    save_weights(path, Weights(MODEL, network.state_dict(), {"stage": "x2"}, {"set5/y/psnr": 36.0}))
+    save_weights(path, Weights(EDSR_MODEL, network.state_dict(), {"stage": "x2"}, {"set5/y/psnr": 36.0}))
     return path
 
 
 def _write(path, state=None, **changes):
-    header = {"format": "sr-train weights", "version": "1", "model": json.dumps(MODEL), "scale": "2"}
+    header = {"format": "sr-train weights", "version": "1", "model": json.dumps(EDSR_MODEL), "scale": "2"}
     header |= {"origin": "{}", "scores": "{}"}
     header |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in changes.items()}
     save_file({"x": torch.zeros(1)} if state is None else state, path, metadata=header)
@@ -50,7 +49,7 @@ def test_a_network_is_rebuilt_from_the_file_alone(file, network):
                "sr_train.cli.train.main", "sr_train.models.evil.Net", "sr_train.models..os.system", "torch.nn.Linear"]
 )  # fmt: skip
 def test_only_our_networks_are_built(tmp_path, target):
-    path = _write(tmp_path / "evil.safetensors", model={**MODEL, "_target_": target})
+    path = _write(tmp_path / "evil.safetensors", model={**EDSR_MODEL, "_target_": target})
     with pytest.raises(WeightsError, match=r"only networks of|no network|no name of a network|is not a network"):
         build_network(load_weights(path), where=str(path))
 
@@ -72,7 +71,7 @@ def test_only_our_networks_are_built(tmp_path, target):
 )
 def test_arguments_are_plain_and_bounded(tmp_path, network, change, message):
     state = {k: v.contiguous() for k, v in network.state_dict().items()}
-    path = _write(tmp_path / "w.safetensors", state, model={**MODEL, **change})
+    path = _write(tmp_path / "w.safetensors", state, model={**EDSR_MODEL, **change})
     with pytest.raises(WeightsError, match=message):
         build_network(load_weights(path), where=str(path))
 
@@ -111,5 +110,5 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, network):
     state = network.state_dict()
     state["conv_first.bias"][0] = float("nan")
     with pytest.raises(WeightsError, match=r"1 tensor contains NaN or infinity: conv_first\.bias"):
-        save_weights(tmp_path / "w.safetensors", Weights(MODEL, state))
+        save_weights(tmp_path / "w.safetensors", Weights(EDSR_MODEL, state))
     assert not list(tmp_path.iterdir())

@@ -378,6 +378,7 @@ builder.build(progress)
 """
 
 
+@pytest.mark.kill
 def test_a_build_killed_many_times_makes_the_same_store(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -916,7 +917,7 @@ def test_reading_writes_nothing_and_needs_no_write_permission(stored):
     assert not list(stored.parent.rglob("lock.mdb"))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_store_is_read_in_other_processes(stored, method):
     store = Store(stored)
     expected = store.view(1, "more/deep").copy()  # opened here before the others inherit it

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from helpers import SPAWN
 
 from sr_train.data.dataset import EvalImages
 from sr_train.data.degrade import reduce_image
@@ -143,7 +144,7 @@ def test_a_window_costs_one_row_band_a_frame(store, monkeypatch):
     assert sorted(calls) == [1, 2, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), (2, "spawn")], ids=str)
+@pytest.mark.parametrize(("workers", "context"), [(0, None), (2, "fork"), SPAWN], ids=str)
 def test_samples_are_the_same_with_any_workers_and_from_any_step_on(store, workers, context):
     data = data_of(store, workers=workers, intervals=[1], reverse=True)
     expected = [data.dataset.__getitems__(range(k, k + 4)) for k in range(0, 80, 4)]

@@ -1,14 +1,13 @@
 """Reading and writing of videos: colors against the textbook, bits, time stamps, sound."""
 
 import struct
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from nets.films import decoded, packets, photograph_frames, write_film
 
 from sr_train.data.images import write_image
 from sr_train.data.video.film_color import Color, PixelFormat, from_rgb, to_rgb
@@ -16,8 +15,7 @@ from sr_train.data.video.film_reader import FilmError, FilmReader
 from sr_train.upscaling.encoder import Options, check_options
 from sr_train.upscaling.film_writer import choose_pixel_format, film_writer
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "nets"))
-from films import decoded, packets, photograph_frames, write_film
+pytestmark = pytest.mark.video
 
 GREY = np.zeros((6, 32, 48, 3), np.uint8)
 SHARES = {1: (0.2126, 0.7152, 0.0722), 6: (0.299, 0.587, 0.114), 9: (0.2627, 0.6780, 0.0593)}

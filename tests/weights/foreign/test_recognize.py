@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from helpers import equal
 from safetensors.torch import save_file
 
 from sr_train.data.images import read_image, write_image
@@ -53,10 +54,6 @@ def _load(path):
     return weights, build_network(weights, where=str(path))
 
 
-def _equal(state, expected):
-    return state.keys() == expected.keys() and all(torch.equal(state[k], v) for k, v in expected.items())
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize(("tensors", "reference"), [(edsr, EDSR), (msrresnet, MSRResNet)])
 def test_the_network_and_its_arguments_are_read_from_names_and_shapes(tmp_path, tensors, reference, scale):
@@ -92,15 +89,15 @@ def test_all_wrappers_are_removed(tmp_path, wrapper, prefix, legacy):
     content = {wrapper: content, "iter": 5, "note": ["a"]} if wrapper else {**content, "epoch": 3, "meta": {"x": None}}
     path = _save(tmp_path / "net.any", content, _use_new_zipfile_serialization=not legacy)
     weights, _ = _load(path)
-    assert _equal(weights.state, state)
+    assert equal(weights.state, state)
     assert weights.origin.get("wrapper", "") == wrapper
 
 
 def test_the_ema_is_preferred(tmp_path):
     state = edsr(2)
     raw = {k: v + 1 for k, v in state.items()}
-    assert _equal(load_weights(_save(tmp_path / "a.pth", {"params": raw, "params_ema": state})).state, state)
-    assert _equal(load_weights(_save(tmp_path / "b.pth", {"params": raw, "params_ema": None})).state, raw)
+    assert equal(load_weights(_save(tmp_path / "a.pth", {"params": raw, "params_ema": state})).state, state)
+    assert equal(load_weights(_save(tmp_path / "b.pth", {"params": raw, "params_ema": None})).state, raw)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -109,14 +106,14 @@ def test_tensors_become_float32_copies(tmp_path, dtype):
     weights, _ = _load(path)
     path.write_bytes(b"")  # the tensors must not be a view of the file
     assert all(v.dtype is torch.float32 for v in weights.state.values())
-    assert _equal(weights.state, {k: v.to(dtype).float() for k, v in edsr(2).items()})
+    assert equal(weights.state, {k: v.to(dtype).float() for k, v in edsr(2).items()})
 
 
 def test_parameters_in_channels_last_memory_load(tmp_path):
     state = {k: torch.nn.Parameter(v.to(memory_format=torch.channels_last) if v.dim() == 4 else v)
              for k, v in msrresnet(4).items()}  # fmt: skip
     weights = load_weights(_save(tmp_path / "net.pth", state))
-    assert _equal(weights.state, msrresnet(4))
+    assert equal(weights.state, msrresnet(4))
     assert all(v.is_contiguous() and not v.requires_grad for v in weights.state.values())
 
 
@@ -124,7 +121,7 @@ def test_a_bare_safetensors_file_is_matched_with_the_key_formats(tmp_path):
     save_file({f"module.{k}": v for k, v in msrresnet(4).items()}, tmp_path / "net.safetensors")
     weights, network = _load(tmp_path / "net.safetensors")
     assert isinstance(network, MSRResNet)
-    assert _equal(weights.state, msrresnet(4))
+    assert equal(weights.state, msrresnet(4))
 
 
 class _Bomb:
