@@ -76,11 +76,11 @@ def test_statistics_are_mixed_and_counters_come_from_the_larger_factor():
         (lambda w: w.model.update(_target_="sr_train.models.x.Y", res_scale=0.1), [0.5, 0.5],
          ["model._target_='sr_train.models.x.Y'", "model.res_scale=0.1, a has 1.0"]),
         (lambda w: w.state["conv_last.bias"].fill_(float("nan")), [0.5, 0.5], ["b: conv_last.bias: contains NaN"]),
-        (lambda w: None, [0.5, 0.4], ["sums to 0.9, expected 1"]),
+        (lambda w: None, [0.5, 0.4], ["sum to 0.9, expected 1"]),
         (lambda w: None, [1.5, -0.5], ["between 0 and 1"]),
         (lambda w: None, [1.0], ["1 factors for 2 networks"]),
         (lambda w: (w.model.update(scale=4), w.state.pop("conv_last.bias")), [0.5, 0.4],
-         ["sums to 0.9", "model.scale=4", "conv_last.bias: missing"]),
+         ["sum to 0.9", "model.scale=4", "conv_last.bias: missing"]),
     ],
 )  # fmt: skip
 def test_the_error_for_networks_that_cannot_be_mixed_lists_all_reasons(change, mix, messages):
@@ -126,7 +126,7 @@ def test_three_networks_are_mixed_by_their_factors(invoke, files):
     assert all(torch.equal(v, expected[k]) for k, v in mixed.state.items())
     assert invoke("sr-interp", "weights=[a.safetensors,mix_0.50_0.30_0.20.safetensors]", "alpha=0.5").stderr == ""
     assert "give mix=" in invoke("sr-interp", three, "alpha=0.5").stderr
-    assert "sums to 0.8, expected 1" in invoke("sr-interp", three, "mix=[0.5,0.3,0]").stderr
+    assert "sum to 0.8, expected 1" in invoke("sr-interp", three, "mix=[0.5,0.3,0]").stderr
     assert (
         "one of them is given twice" in invoke("sr-interp", "weights=[a.safetensors,a.safetensors]", "alpha=0.5").stderr
     )
