@@ -340,7 +340,7 @@ def test_an_image_of_no_pixels_is_refused(tmp_path):
 def test_tiffs_of_other_numbers_are_refused(tmp_path, dtype):
     path = tmp_path / "x.tif"
     assert cv2.imwrite(str(path), np.ones((9, 8), dtype))
-    with pytest.raises(ImageError, match=r"x\.tif: holds .* pixels; 8 and 16 bit are supported"):
+    with pytest.raises(ImageError, match=r"x\.tif: contains .* pixels; 8 and 16 bit are supported"):
         read_image(path)
     assert cv2.imwrite(str(path), np.ones((9, 8, 3), dtype))
     with pytest.raises(ImageError, match=r"x\.tif: "):
@@ -400,7 +400,7 @@ def test_three_hundred_damaged_files_decode_or_say_why_not(tmp_path, name):
 @pytest.mark.parametrize(
     ("image", "suffix", "message"),
     [
-        (RGB, ".gif", r"cannot write '\.gif': one of \.png"),
+        (RGB, ".gif", r"cannot write '\.gif': choose one of \.png"),
         (RGB, "", "cannot write 'a file without suffix'"),
         (RGB.astype(np.float32), ".png", r"an image is \[H, W, 1\|3\|4\] uint8 or uint16, not float32"),
         (RGB[..., :2], ".png", r"not uint8 \(31, 47, 2\)"),

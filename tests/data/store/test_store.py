@@ -17,7 +17,6 @@ import lmdb
 import numpy as np
 import pytest
 
-from sr_train import files
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, encode_image, read_image, write_image
 from sr_train.data.store import builder
@@ -317,7 +316,7 @@ def interrupt(monkeypatch, where, name, calls):
         (StoreBuilder, "_commit", 1, 1),
         (StoreBuilder, "_commit", 7, 7),
         (StoreBuilder, "_finish", 0, 12),
-        (files, "write_bytes", 0, 12),
+        (builder, "write_bytes", 0, 12),
         (os, "replace", 0, 12),  # the index is written, not yet renamed
         (os, "replace", 1, 12),  # the store is whole, not yet renamed
     ],
@@ -365,7 +364,7 @@ def test_an_unfinished_store_continues_under_its_own_plan_only(folder, tmp_path,
 
 BUILD = """
 import sys
-from sr_train.data import build
+from sr_train.data.store import builder as build
 build._COMMIT_BYTES, build._MAP_START = 30_000, 1 << 16
 
 def progress(n):
