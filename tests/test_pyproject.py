@@ -52,9 +52,5 @@ def test_a_bug_report_has_to_contain_versions_and_the_config():
 
 
 def test_the_version_is_in_one_place():
-    written = [
-        p
-        for p in (ROOT / "pyproject.toml", ROOT / "CITATION.cff")
-        if re.search(r"^version\s*[=:]\s*[\"'\d]", p.read_text(), re.M)
-    ]
-    assert written == []
+    for name in ("pyproject.toml", "CITATION.cff"):
+        assert not re.search(r"^version\s*[=:]\s*[\"'\d]", (ROOT / name).read_text(), re.MULTILINE), name
