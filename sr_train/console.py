@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -124,3 +125,13 @@ def counted(number: int, noun: str) -> str:
 def listed(scales: Sequence[int]) -> str:
     """Format scales: [2, 3] -> "x2, x3"."""
     return ", ".join(f"x{s}" for s in scales)
+
+
+def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """Return a value of a command's config. Raise ConfigError unless it has the type; ``what`` describes the expected value."""
+    value = config[key]
+    if not isinstance(value, kind) or (
+        isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
+    ):
+        raise ConfigError([f"{key}={value!r}: expected {what}"])
+    return value

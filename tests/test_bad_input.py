@@ -349,7 +349,11 @@ CASES = [
         "its stages are x2; give e.g. weights=runs/quickstart_edsr/x2",
     ),
     Case(
-        "image for weights", (*EVAL, "weights=hr/0000.png"), nothing, 1, "hr/0000.png: not a readable safetensors file"
+        "image for weights",
+        (*EVAL, "weights=hr/0000.png"),
+        nothing,
+        1,
+        "hr/0000.png: not a readable safetensors or torch file",
     ),
     Case(
         "weights for an image", (*UPSCALE, "input=net.safetensors"), nothing, 1, "net.safetensors: not a readable image"
@@ -454,7 +458,7 @@ CASES = [
         (*TRAIN, "data.lr_patch=0", "name=n"),
         nothing,
         2,
-        "data.lr_patch=0: expected an integer from 1 on",
+        "data.lr_patch=0: expected an integer of at least 1",
     ),
     # stores
     Case(
@@ -561,7 +565,7 @@ CASES = [
         (*EVAL, "weights=net.safetensors"),
         cut("net.safetensors"),
         1,
-        "net.safetensors: not a readable safetensors file",
+        "net.safetensors: not a readable safetensors or torch file",
     ),
     Case(
         "weights of another scale",
@@ -787,7 +791,7 @@ CASES = [
         TRAIN,
         cut(RUN / "weights.safetensors"),
         1,
-        f"{RUN}/weights.safetensors: not a readable safetensors file",
+        f"{RUN}/weights.safetensors: not a readable safetensors or torch file",
     ),
     # values
     Case(
@@ -804,23 +808,23 @@ CASES = [
         (*TRAIN, "data.batch=-4", "name=n"),
         nothing,
         2,
-        "data.batch=-4: expected an integer from 1 on",
+        "data.batch=-4: expected an integer of at least 1",
     ),
     Case("negative rate", (*TRAIN, "task.rate=-1", "name=n"), nothing, 2, "task.rate=-1 must be positive"),
-    Case("negative scale", (*TRAIN, "scale=-2", "name=n"), nothing, 2, "scale=-2: expected an integer from 1 on"),
+    Case("negative scale", (*TRAIN, "scale=-2", "name=n"), nothing, 2, "scale=-2: expected an integer of at least 1"),
     Case(
         "negative interval",
         (*TRAIN, "record.every=-1", "name=n"),
         nothing,
         2,
-        "record.every=-1: expected an integer from 1 on",
+        "record.every=-1: expected an integer of at least 1",
     ),
     Case(
         "one checkpoint kept",
         (*TRAIN, "checkpoint.keep=1", "name=n"),
         nothing,
         2,
-        "checkpoint.keep=1: expected an integer from 2 on",
+        "checkpoint.keep=1: expected an integer of at least 2",
     ),
     Case(
         "a later stage's rate",
@@ -886,14 +890,14 @@ CASES = [
         (*UPSCALE, "input=hr", "tile=-1"),
         nothing,
         2,
-        "tile=-1: expected auto, null for the whole image, or an integer from 1 on",
+        "tile=-1: expected auto, null for the whole image, or an integer of at least 1",
     ),
     Case(
         "negative scale in scoring",
         ("sr-eval", "weights=bicubic", "hr=hr", "scale=-2"),
         nothing,
         2,
-        "scale=-2: expected a whole number from 1 on",
+        "scale=-2: expected an integer of at least 1",
     ),
     Case(
         "scale of a million",
@@ -909,7 +913,13 @@ CASES = [
         2,
         "expected different integers of at least 2",
     ),
-    Case("scale twice", ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[2,2]"), nothing, 2, "each once"),
+    Case(
+        "scale twice",
+        ("sr-prepare", "images=hr", "store=y.lmdb", "scales=[2,2]"),
+        nothing,
+        2,
+        "expected different integers of at least 2",
+    ),
     Case(
         "unknown arithmetic",
         ("sr-prepare", "images=hr", "store=y.lmdb", "arithmetic=exact"),

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_train import torch_files
 from sr_train.config.build import build
 from sr_train.config.folders import conf_folder
 from sr_train.config.plan import plan
 from sr_train.data.module import SRData
+from sr_train.models import features
 from sr_train.training.preflight import preflight
 from sr_train.training.stage import run_stage
 from sr_train.weights.file import load_weights
@@ -56,7 +56,7 @@ def test_the_last_stage_of_an_experiment_trains_the_network_of_the_paper(name):
 def counted(monkeypatch):
     """Count how often the data of a stage is opened and a file of features is read."""
     counts = {"data": 0, "features": 0}
-    open_data, read = SRData.__init__, torch_files.read_tensors
+    open_data, read = SRData.__init__, features.read_tensors
 
     def opened(self, **arguments):
         counts["data"] += 1
@@ -67,7 +67,7 @@ def counted(monkeypatch):
         return read(path)
 
     monkeypatch.setattr(SRData, "__init__", opened)
-    monkeypatch.setattr(torch_files, "read_tensors", read_features)
+    monkeypatch.setattr(features, "read_tensors", read_features)
     return counts
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from sr_train.cli.main import run
-from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError, listed
+from sr_train.console import UsageError, expect, listed
 
 
 def convert(arguments: list[str]) -> int:
     """Run ``sr-convert``: read, check and write a network."""
+    from sr_train.config.compose import compose_command
+
     config = compose_command("convert", arguments)
     allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
     overwrite = expect(config, "overwrite", bool, "true or false")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from sr_train.cli.main import arithmetic_of, run
-from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError
+from sr_train.console import UsageError, expect
 
 
 def evaluate(arguments: list[str]) -> int:
     """Run ``sr-eval``: compute and print the scores."""
+    from sr_train.config.compose import compose_command
+
     config = compose_command("evaluate", arguments)
     if (config["weights"] is None) == (config["sr"] is None):
         raise UsageError("give one of weights=FILE.safetensors, weights=bicubic, or sr=DIR with finished images")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
-from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError
+from sr_train.console import UsageError, expect
 
 if TYPE_CHECKING:
     from sr_train.weights.file import Weights
@@ -86,6 +85,8 @@ def _scale_shown(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> i
 
 def interp(arguments: list[str]) -> int:
     """Run ``sr-interp``: write the mixtures, and a contact sheet if images are given."""
+    from sr_train.config.compose import compose_command
+
     config = compose_command("interp", arguments)
     allow = expect(config, "allow", list, "a list of packages, e.g. allow=[my_package.models]")
     for key in ("rows", "crop"):

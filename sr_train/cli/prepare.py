@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sr_train.cli.main import arithmetic_of, run, workers_of
-from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError, counted
+from sr_train.console import UsageError, counted, expect
 
 
 def _bar(total: int, what: str) -> Any:
@@ -72,6 +71,8 @@ def _clips(folder: str, names: Any) -> dict[str, Any]:
 
 def prepare(arguments: list[str]) -> int:
     """Run ``sr-prepare``: build, complete or verify a store."""
+    from sr_train.config.compose import compose_command
+
     config = compose_command("prepare", arguments)
     path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     scales = expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")

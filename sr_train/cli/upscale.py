@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
-from sr_train.config.compose import compose_command, expect
-from sr_train.console import UsageError, counted
+from sr_train.console import UsageError, counted, expect
 
 if TYPE_CHECKING:
     from sr_train.inference.network import Network
@@ -61,6 +60,8 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
 
 def upscale(arguments: list[str]) -> int:
     """Run ``sr-upscale`` on every image, video and clip. Failed ones are reported, and the exit code is then 1."""
+    from sr_train.config.compose import compose_command
+
     config = compose_command("upscale", arguments)
     from tqdm import tqdm
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -106,13 +106,3 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
-
-
-def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
-    """Return a value of a command's config. Raise ConfigError unless it has the type; ``what`` describes the expected value."""
-    value = config[key]
-    if not isinstance(value, kind) or (
-        isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))
-    ):
-        raise ConfigError([f"{key}={value!r}: expected {what}"])
-    return value

@@ -84,7 +84,7 @@ class Pairs:
         opened: Source | None = None,
     ) -> None:
         if scale < 1:
-            raise ValueError(f"scale={scale}: expected an integer from 1 on")
+            raise ValueError(f"scale={scale}: expected an integer of at least 1")
         check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic

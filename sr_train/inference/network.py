@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sr_train.config.compose import expect
-from sr_train.console import UsageError, listed
+from sr_train.console import UsageError, expect, listed
 from sr_train.devices import device_of, inference_precision
 from sr_train.inference.clips import super_resolve_clip
 from sr_train.inference.frame_features import FrameFeatures
@@ -46,7 +45,7 @@ def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> in
     if scale is None:
         return known[0]
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise UsageError(f"scale={scale!r}: expected an integer from 1 on")
+        raise UsageError(f"scale={scale!r}: expected an integer of at least 1")
     if known and scale not in known:
         raise ValueError(f"scale={scale}, but {source} is a network for {listed(known)}")
     return scale

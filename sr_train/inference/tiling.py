@@ -123,10 +123,10 @@ def _is_integer(value: object, least: int) -> bool:
 def check_sides(tile: object, overlap: object) -> None:
     """Raise TileError for a ``tile`` or an ``overlap`` that is wrong for all networks."""
     if overlap != "auto" and not _is_integer(overlap, 0):
-        raise TileError(f"overlap={_typed(overlap)}: expected auto or an integer from 0 on, in LR pixels")
+        raise TileError(f"overlap={_typed(overlap)}: expected auto or an integer of at least 0, in LR pixels")
     if tile not in (None, "auto") and not _is_integer(tile, 1):
         raise TileError(
-            f"tile={_typed(tile)}: expected auto, null for the whole image, or an integer from 1 on, in LR pixels"
+            f"tile={_typed(tile)}: expected auto, null for the whole image, or an integer of at least 1, in LR pixels"
         )
 
 

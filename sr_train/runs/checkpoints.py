@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of sr-train")
     step = content["global_step"]
     if not isinstance(step, int) or step < 0:
-        raise CheckpointError(f"{path}: its global_step is {step!r}, expected an integer from 0 on")
+        raise CheckpointError(f"{path}: its global_step is {step!r}, expected an integer of at least 0")
     named = _NAME.match(path.name)
     if named is not None and int(named[1]) != step:
         raise CheckpointError(f"{path}: was written at step {step}: it belongs to another run or was renamed")

@@ -35,7 +35,7 @@ class MultiStep:
 
     def __init__(self, *, milestones: Sequence[int], gamma: float = 0.5) -> None:
         if list(milestones) != sorted(set(milestones)) or any(m < 1 for m in milestones):
-            raise ValueError(f"curve.milestones={list(milestones)} must be increasing steps from 1 on")
+            raise ValueError(f"curve.milestones={list(milestones)} must be increasing steps of at least 1")
         self.milestones = list(milestones)
         self.gamma = gamma
 
@@ -57,7 +57,7 @@ class CosineRestarts:
         if not periods or any(p < 1 for p in periods) or len(weights) != len(periods):
             raise ValueError(
                 f"curve.periods={list(periods)} and curve.weights={weights}: expected lists of the same length, with "
-                "periods from 1 on"
+                "periods of at least 1"
             )
         self.periods = list(periods)
         self.weights = weights

@@ -86,7 +86,7 @@ def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
                for name, least in names.items()]  # fmt: skip
     for key, value, least in [*numbers, ("profile_steps", config["profile_steps"], 1)]:
         if value is not None and value < least:
-            yield f"{key}={value}: expected an integer from {least} on"
+            yield f"{key}={value}: expected an integer of at least {least}"
     clip = config["trainer"].get("gradient_clip_val")
     if clip is not None and not clip > 0:
         yield f"trainer.gradient_clip_val={clip}: expected a positive number, or null"
@@ -100,7 +100,7 @@ def _check_window(data: Mapping[str, Any]) -> None:
             f"data.frames={frames}: expected an odd number: the center frame and equally many frames on each side"
         )
     if not intervals or any(i < 1 for i in intervals):
-        raise UsageError(f"data.intervals={intervals}: expected integers from 1 on, e.g. [1] or [1,2]")
+        raise UsageError(f"data.intervals={intervals}: expected integers of at least 1, e.g. [1] or [1,2]")
 
 
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:

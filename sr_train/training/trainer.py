@@ -124,7 +124,7 @@ def _check_devices(options: Mapping[str, Any]) -> None:
     devices, accelerator = options["devices"], str(options["accelerator"])
     wanted = int(devices) if str(devices).lstrip("-").isdecimal() else devices
     if wanted == 0 or (isinstance(wanted, int) and wanted < -1) or wanted == []:
-        raise UsageError(f"trainer.devices={devices}: expected an integer from 1 on, or -1 for all GPUs")
+        raise UsageError(f"trainer.devices={devices}: expected an integer of at least 1, or -1 for all GPUs")
     gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
     if accelerator in ("auto", "cpu") and not gpus and (wanted == -1 or isinstance(wanted, list)):
         raise ValueError(f"trainer.devices={devices}: selects GPUs, but none is used here; give trainer.devices=1")

@@ -76,7 +76,7 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["hr=photographs", "scale=2"], 2, "give weights=FILE.safetensors"),
+        (["hr=photographs", "scale=2"], 2, "give one of weights=FILE.safetensors"),
         (["weights=bicubic", "scale=2"], 2, "nothing to score"),
         (["weights=bicubic", "hr=photographs"], 2, "give scale=2"),
         (["weights=bicubic", "hr=photographs", "scale=0"], 2, "scale=0"),

@@ -146,7 +146,7 @@ def test_a_warning_is_printed_for_networks_without_a_common_ancestor(invoke, fil
         (["alpha=0.5", "mix=[1]"], "give alpha=0.8"),
         (["alpha=1.2"], r"alpha=[1.2]: expected numbers from 0 to 1"),
         (["alpha=high"], "expected numbers from 0 to 1"),
-        (["alpha=0.5", "run=runs/x"], "stage psnr and gan is not complete"),
+        (["alpha=0.5", "run=runs/x"], "stages psnr and gan are not finished"),
         (["alpha=0.5", "weights=a.safetensors"], "expected two files or more"),
         (["mix=[0.5,0.5]", "images=x", "weights=[a.safetensors,b.safetensors]"], "images= plots scores against alpha="),
     ],
@@ -163,7 +163,7 @@ def test_options_are_checked_before_files(invoke, argument):
     done = invoke("sr-interp", "alpha=0.8", argument)
     assert done.returncode == 2
     known = argument.partition("=")[0] != "overlap"
-    assert ("from 1 on" if known else "unknown key 'overlap'") in done.stderr
+    assert ("of at least 1" if known else "unknown key 'overlap'") in done.stderr
 
 
 def test_a_missing_run_is_an_error(invoke):

@@ -250,7 +250,7 @@ def test_a_run_in_progress_is_scored_from_its_newest_checkpoint(trained, invoke,
 def test_a_header_with_invalid_scales_is_refused(tmp_path, trained):
     weights = load_weights(trained / "weights.safetensors")
     for scales in ([], [2, 99], "2", [True]):
-        with pytest.raises(ValueError, match=r"model\.scales=.* is not a list of whole numbers from 1 to 16"):
+        with pytest.raises(ValueError, match=r"model\.scales=.* is not a list of integers from 1 to 16"):
             save_weights(tmp_path / "x.safetensors", Weights({**weights.model, "scales": scales}, weights.state))
     with pytest.raises(ValueError, match="is a network for x2, x3, x4, not for x8"):
         one_scale(weights, 8, where="x")

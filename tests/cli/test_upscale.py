@@ -55,7 +55,7 @@ def test_existing_results_can_be_skipped(invoke, network, photographs, tmp_path)
     before = (tmp_path / "large" / "0000.png").stat().st_mtime_ns
     done = invoke(*call, "skip_existing=true")
     assert "3 images skipped" in done.stdout
-    assert "1 images in large" in done.stdout
+    assert "1 image in large" in done.stdout
     assert (tmp_path / "large" / "0000.png").stat().st_mtime_ns == before
 
 

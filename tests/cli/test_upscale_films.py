@@ -408,7 +408,7 @@ def test_full_memory_makes_the_tiles_of_a_video_smaller(invoke, tmp_path, monkey
             raise torch.OutOfMemoryError("CUDA out of memory")
         yield from super_resolve_clip(model, frames, tiling=tiling, **options)
 
-    monkeypatch.setattr("sr_train.inference.clips.super_resolve_clip", greedy)
+    monkeypatch.setattr("sr_train.inference.network.super_resolve_clip", greedy)
     monkeypatch.setattr("sr_train.inference.tiling._LARGEST_TILE", 300)
     write_film(tmp_path / "in.mp4", photograph_frames(frames=3, width=200, height=160))
     done = made(invoke("sr-upscale", *BICUBIC, "input=in.mp4", "output=out"))

@@ -194,7 +194,7 @@ def test_images_of_less_than_one_lr_pixel_and_unreadable_ones_are_listed_togethe
 
 @pytest.mark.parametrize("scale", [0, -2])
 def test_scales_below_one_are_refused(tmp_path, scale):
-    with pytest.raises(ValueError, match=f"scale={scale}: expected an integer from 1 on"):
+    with pytest.raises(ValueError, match=f"scale={scale}: expected an integer of at least 1"):
         Pairs("toy", scale=scale)
 
 

@@ -46,7 +46,7 @@ def test_constant_is_constant():
 def test_invalid_curves_are_refused():
     with pytest.raises(ValueError, match="increasing steps"):
         MultiStep(milestones=[10, 5])
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="expected lists of the same length"):
         CosineRestarts(periods=[5, 5], weights=[1])
 
 

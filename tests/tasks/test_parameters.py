@@ -228,7 +228,7 @@ def test_globs_with_dots_pass_through_a_stage_and_the_command_line():
     a, b = (s.config["task"] for s in plan(typed).stages)
     assert (a["rate_scale"], a["trainable"]) == ({"body.0.*": 0.5}, ["*"])
     assert (b["rate_scale"], b["trainable"]) == ({"*conv2*": 0.1, "body.1.*": 2}, ["body.*"])
-    with pytest.raises(ConfigError, match=r"task\.trainable=\"body\": expected a list of texts"):
+    with pytest.raises(ConfigError, match=r"task\.trainable=\"body\": expected a list of strings"):
         plan(["experiment=quickstart", "task.trainable=body"])
 
 

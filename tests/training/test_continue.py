@@ -150,7 +150,7 @@ def test_an_extension_that_is_refused_or_fails_does_not_change_a_finished_stage(
         ("task.ema=null", r"task\.ema: the checkpoint has an EMA \(13 tensors\), this command has none"),
         (
             "task.trainable=[conv_last.*]",
-            r"task\.trainable: 12 tensors .*, 2 here \(in the .* alone: conv_first\.weight",
+            r"task\.trainable: 12 tensors .*, 2 in this command \(only in the checkpoint: conv_first\.weight",
         ),
     ]:
         refused = invoke("sr-train", *X2, "trainer.max_steps=4", "resume=force", change)
@@ -225,7 +225,7 @@ DISCRIMINATOR = {"kind": GANTask, "discriminator": torch.nn.Conv2d(3, 1, 3)}
             r"task\.trainable: 4 tensors trained in the checkpoint, 4 in this command "
             r"\(only in the checkpoint: body\.0\.conv1\.weight, .*; only in this command: body\.1",
         ),
-        ({}, {"rate_scale": {"body.*": 0.1}}, r"task\.rate_scale: .* groups of .* \(the others\); this command .*_scaled_body"),
+        ({}, {"rate_scale": {"body.*": 0.1}}, r"task\.rate_scale: .* groups \(the others\); this command .*_scaled_body"),
         ({}, {"optimizer": torch.optim.NAdam}, r"task\.optimizer: the checkpoint has options .*; .*momentum_decay"),
         ({}, {"options": {"amsgrad": True}}, r"task\.optimizer: the checkpoint has state exp_avg, .*; .*max_exp_avg_sq"),
     ],

@@ -127,7 +127,7 @@ def test_a_large_network_is_compared_without_copies_of_its_tensors(own, monkeypa
         monkeypatch.setattr(network_check, "LARGE", 10)
     sizes = []
     pack = file.pack
-    monkeypatch.setattr(file, "pack", lambda *a, **k: sizes.append(pack(*a, **k)) or sizes[-1])
+    monkeypatch.setattr(network_check, "pack", lambda *a, **k: sizes.append(pack(*a, **k)) or sizes[-1])
     network_check.try_network(_stage(own, "networks.Twice"))
     assert (len(sizes[0]) < 1400) == large
     with pytest.raises(ValueError, match="mask"):

@@ -66,7 +66,7 @@ def refused(composed, keys):
 
 
 BAD_VALUES = [
-    ({"x4.trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: expected an integer from 1 on"),
+    ({"x4.trainer.accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0: expected an integer of at least 1"),
     ({"x4.trainer.gradient_clip_algorithm": "foo"}, "trainer: `gradient_clip_algorithm` foo is invalid. Allowed algorithms"),
     ({"x4.trainer.strategy": "foo"}, "trainer.strategy=foo: choose from auto, ddp, ddp_find_unused_parameters_true"),
     ({"x4.trainer.strategy": "ddp_spawn"}, "trainer.strategy=ddp_spawn: choose from auto, ddp"),
@@ -74,12 +74,12 @@ BAD_VALUES = [
     ({"x4.trainer.strategy": "deepspeed"}, "trainer.strategy=deepspeed: choose from auto, ddp"),
     ({"x4.trainer.strategy": {"_target_": DDP, "start_method": "spawn"}}, "trainer.strategy=.*: choose from auto, ddp"),
     ({"x4.trainer.accelerator": "foo"}, "trainer.accelerator=foo: choose from auto, cpu, gpu, cuda, mps"),
-    ({"x4.trainer.devices": 0}, "trainer.devices=0: expected an integer from 1 on, or -1"),
+    ({"x4.trainer.devices": 0}, "trainer.devices=0: expected an integer of at least 1, or -1"),
     ({"x4.trainer.devices": "foo"}, "`devices` selected with `CPUAccelerator` should be an int > 0"),
-    ({"x4.trainer.num_nodes": 0}, "trainer.num_nodes=0: expected an integer from 1 on"),
+    ({"x4.trainer.num_nodes": 0}, "trainer.num_nodes=0: expected an integer of at least 1"),
     ({"x4.trainer.profiler": "foo"}, "trainer.profiler=foo: choose from simple, advanced, pytorch, or null"),
     ({"x4.trainer.precision": "fp8"}, "trainer.precision=fp8: choose from"),
-    ({"x4.data.accumulate": 4}, "data.batch=2 cannot be divided by 1 x 4 (devices x micro-batches)"),
+    ({"x4.data.accumulate": 4}, r"data.batch=2 cannot be divided by 1 x 4 \(devices x micro-batches\)"),
     ({"x4.task.optimizer.betas": [0.9, 1.5]}, "task.optimizer: Invalid beta parameter at index 1: 1.5"),
     ({"x4.task.optimizer.weight_decay": -1}, "task.optimizer: Invalid weight_decay value: -1"),
     ({"x4.task.optimizer.fused": True, "x4.task.optimizer.foreach": True}, "`fused` and `foreach` cannot be `True` together"),
@@ -138,7 +138,7 @@ def test_all_problems_of_all_stages_are_listed_once_and_nothing_is_trained(invok
         "stage x2: trainer.strategy=foo: choose from auto, ddp, ddp_find_unused_parameters_true, "
         "ddp_find_unused_parameters_false, single_device",
         "task.optimizer: Invalid epsilon value: -1",
-        "stage x4: record.every=0: expected an integer from 1 on",
+        "stage x4: record.every=0: expected an integer of at least 1",
         "stage x4: validate.best=a/y/psnr is not measured; choose from toy/y/psnr, toy/y/ssim, toy/rgb/psnr, toy/rgb/ssim",
         "stage x4: nothing: there is no such folder",
     ):

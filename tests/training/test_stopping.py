@@ -63,7 +63,7 @@ def test_a_stage_finished_by_early_stopping_stays_finished_until_it_is_extended(
     again = invoke("sr-train", *ONE, BEYOND_5_DB, *more, "trainer.max_steps=8", STOPS)
     assert again.returncode == 0, again.stderr
     assert "already finished" in again.stdout
-    assert "finished by EarlyStopping at step 2" in again.stdout
+    assert "; by EarlyStopping at step 2)" in again.stdout
     (folder / "weights.safetensors").unlink()  # killed before they were written
     again = invoke("sr-train", *ONE, BEYOND_5_DB, *more, "trainer.max_steps=8")
     assert again.returncode == 0, again.stderr

@@ -64,7 +64,7 @@ def test_errors_of_another_kind_are_not_taken_for_a_full_memory(small_memory, mo
 def test_free_memory_is_checked_where_the_system_would_kill_the_process(small_memory, monkeypatch):
     network = small_memory.SmallMemory(scale=2)
     assert not is_too_large(network, 512, 512)
-    monkeypatch.setattr("sr_train.devices.free_memory", lambda _: 1 << 20)
+    monkeypatch.setattr("sr_train.inference.tiling.free_memory", lambda _: 1 << 20)
     assert is_too_large(network, 512, 512)
     assert not is_too_large(network, 32, 32)
 

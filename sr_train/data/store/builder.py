@@ -78,7 +78,7 @@ class StoreBuilder:
     ) -> None:
         check_arithmetic(arithmetic)
         if any(s < 2 for s in scales) or len(set(scales)) != len(scales):
-            raise ValueError(f"scales={list(scales)}: give integers from 2 on, each once, e.g. scales=[2,3,4]")
+            raise ValueError(f"scales={list(scales)}: give integers of at least 2, each once, e.g. scales=[2,3,4]")
         self.store = Path(store)
         if self.store.suffix != ".lmdb":
             raise ValueError(

@@ -76,7 +76,7 @@ class TrainWindows:
 def check_intervals(intervals: Sequence[int]) -> list[int]:
     """Return the frame intervals as a list. Raises ValueError if one is wrong."""
     if not intervals or any(i < 1 for i in intervals):
-        raise ValueError(f"intervals={list(intervals)}: expected integers from 1 on, e.g. [1] or [1,2]")
+        raise ValueError(f"intervals={list(intervals)}: expected integers of at least 1, e.g. [1] or [1,2]")
     return list(intervals)
 
 

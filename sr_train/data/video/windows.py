@@ -9,7 +9,9 @@ PADDINGS = ("replicate", "reflection", "reflection_circle", "circle")
 def check_frames(frames: int) -> None:
     """Raise ValueError unless a window of ``frames`` frames has a center."""
     if frames < 1 or frames % 2 == 0:
-        raise ValueError(f"frames={frames}: expected an odd number from 1 on (center frame and as many on each side)")
+        raise ValueError(
+            f"frames={frames}: expected an odd number of at least 1 (center frame and as many on each side)"
+        )
 
 
 def check_padding(padding: str) -> None:

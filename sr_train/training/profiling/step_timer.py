@@ -38,7 +38,7 @@ _HOOKS = {
 }
 
 _OURS = {
-    "StepLog": LOGGING,
+    "Record": LOGGING,  # StepLog: Lightning names a callback by the key of its state
     "Progress": LOGGING,
     "Validate": VALIDATION,
     "Checkpoints": CHECKPOINT,

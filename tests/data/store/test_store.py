@@ -548,7 +548,7 @@ def test_a_folder_of_nothing_but_bad_files_makes_no_store(tmp_path):
     ("store", "options", "message"),
     [
         ("x", {}, r"give a name that ends in \.lmdb, e\.g\. store=.*x\.lmdb"),
-        ("x.lmdb", {"scales": [1]}, r"scales=\[1\]: give integers from 2 on, each once, e\.g\. scales=\[2,3,4\]"),
+        ("x.lmdb", {"scales": [1]}, r"scales=\[1\]: give integers of at least 2, each once, e\.g\. scales=\[2,3,4\]"),
         ("x.lmdb", {"scales": [2, 3, 2]}, "each once"),
         ("x.lmdb", {"arithmetic": "exact"}, "arithmetic='exact' is not one of float, uint8, uint8_replicate"),
     ],

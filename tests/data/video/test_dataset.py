@@ -188,7 +188,7 @@ def test_a_pickled_dataset_carries_no_pixels(store):
         ({"frames": 4}, "frames=4: expected an odd number"),
         ({"frames": 7}, "001: has 6 of the 7 frames"),
         ({"intervals": [1, 2]}, "001: has 6 of the 9 frames"),
-        ({"intervals": [0]}, r"intervals=\[0\]: expected integers from 1 on"),
+        ({"intervals": [0]}, r"intervals=\[0\]: expected integers of at least 1"),
         ({"val": {"v": {"hr": "toy_clips:chelsea", "padding": "mirror"}}}, r"data\.val\.v\.padding='mirror': choose from"),
         ({"val": {"v": {"hr": "toy_clips:chelsea", "score": "some"}}}, r"data\.val\.v\.score='some': choose from all"),
         ({"val": {"v": {"hr": "toy_clips:chelsea", "clips": [0, 11]}}}, r'list of names in quotes \(\["000","011"\]\)'),

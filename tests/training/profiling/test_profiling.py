@@ -50,7 +50,7 @@ SMALL = (
         ("[LightningModule]PixelTask.optimizer_step", OPTIMIZER),
         ("[Callback]Validate.on_train_batch_end", VALIDATION),
         ("[Callback]Checkpoints{'every': 0.5}.on_train_batch_end", CHECKPOINT),
-        ("[Callback]StepLog.on_train_batch_start", LOGGING),
+        ("[Callback]Record.on_train_batch_start", LOGGING),
         ("[Callback]Somebodys.on_train_batch_end", CALLBACKS),
         ("[Callback]Somebodys.on_before_optimizer_step", None),
         ("[LightningModule]PixelTask.configure_gradient_clipping", None),

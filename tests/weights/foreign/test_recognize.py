@@ -153,7 +153,9 @@ def test_code_next_to_tensors_is_reported_and_not_run(tmp_path, legacy):
 
 def test_a_pickled_network_is_refused(tmp_path):
     path = _save(tmp_path / "whole.pth", EDSR(scale=2, channels=4, blocks=1))
-    with pytest.raises(WeightsError, match=r"asks for sr_train\.models\.edsr\.EDSR.*state_dict\(\) alone"):
+    with pytest.raises(
+        WeightsError, match=r"it needs sr_train\.models\.edsr\.EDSR\).*only the network's state_dict\(\)"
+    ):
         load_weights(path)
 
 
