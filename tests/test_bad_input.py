@@ -1071,6 +1071,7 @@ def test_readable_lines_of_damaged_metrics_are_kept(invoke, place):
     assert [line for line in text.splitlines() if line.startswith("6,train/loss")]
 
 
+@pytest.mark.slow
 def test_a_typo_is_refused_in_every_place_of_an_experiment_file(tmp_path):
     """A user's own recipe stands in conf/experiment of a checkout; here in a copy of the package."""
     import sr_train

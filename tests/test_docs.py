@@ -24,6 +24,8 @@ from sr_train.data.images import read_image, write_image
 from sr_train.data.toy import toy_files
 from sr_train.metrics.protocol import get_protocols
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 ORDER = re.findall(r"^([\w-]+)$", (DOCS / "index.md").read_text(), re.MULTILINE)  # of the table of contents

@@ -78,6 +78,7 @@ def test_a_clip_has_the_outputs_of_its_windows(padding, more):
     ],
     ids=["ensemble", "tiles", "tiles and ensemble", "bf16"],
 )
+@pytest.mark.slow
 def test_a_clip_has_the_outputs_of_its_windows_with_tiles_and_flips(options):
     model, clip = small_edvr(frames=5), torch.randint(0, 256, (6, 3, 30, 20), dtype=torch.uint8)
     found = torch.stack(list(super_resolve_clip(model, clip, **options)))

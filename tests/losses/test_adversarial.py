@@ -124,6 +124,7 @@ if world > 1:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_the_global_batch(tmp_path):
     script = tmp_path / "step.py"
     script.write_text(STEP)

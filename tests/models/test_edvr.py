@@ -220,6 +220,7 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
 
 
 @pytest.mark.filterwarnings("ignore")  # tracers warn of sizes that become constants
+@pytest.mark.slow
 def test_edvr_can_be_traced_and_exported():
     network, lr = small(frames=3), torch.rand(1, 3, 3, 8, 12)
     with torch.no_grad():

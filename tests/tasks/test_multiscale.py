@@ -21,6 +21,8 @@ from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import build_trainer
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_mdsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4", "data.lr_patch=8",
     "trainer.accelerator=cpu", "trainer.precision=32", "curve=constant", "task.rate=1e-3", "logger=none",

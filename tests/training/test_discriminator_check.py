@@ -8,6 +8,8 @@ from sr_train.training.discriminator_check import check_discriminator
 from sr_train.training.warm_starts import check_warm_starts, find_origin
 from sr_train.weights.file import Weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 GAN = ("task=gan", "loss=gan", "stages={gan: {}}")
 
 

@@ -18,6 +18,8 @@ from sr_train.weights.file import load_weights
 from sr_train.weights.network import build_network
 from sr_train.weights.open import full_arguments
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "data=toy", "sets=[]", "data.workers=0", "data.batch=2", "data.lr_patch=8", "trainer.accelerator=cpu",
     "trainer.precision=32", "trainer.max_steps=2", "checkpoint.every=2", "logger=csv",

@@ -15,6 +15,8 @@ from sr_train.console import ProblemsError, UsageError
 from sr_train.training.preflight import preflight, prepare
 from sr_train.training.trainer import unchanged_flags
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.lr_patch=8", "data.batch=2",
     "trainer.max_steps=6", "trainer.accelerator=cpu", "trainer.precision=32",

@@ -12,6 +12,8 @@ from sr_train.config.sweep import Sweep, run_sweep
 from sr_train.console import ConfigError
 from sr_train.training.sweep import SweepTable, best_score, check_score
 
+pytestmark = pytest.mark.slow
+
 TINY = ("model.blocks=1", "trainer.accelerator=cpu")
 
 

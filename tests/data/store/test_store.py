@@ -621,6 +621,7 @@ for size in map(int, sys.argv[2:]):
 
 
 @pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.slow
 def test_a_truncated_store_is_refused_and_kills_no_process(stored, indexed):
     """In a process of its own: to touch what is missing of a memory map is a bus error."""
     size = (stored / "data.mdb").stat().st_size

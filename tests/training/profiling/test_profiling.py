@@ -161,6 +161,7 @@ class Clock(StepCallback):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.slow
 def test_the_parts_sum_to_the_time_of_the_steps(tmp_path, accumulate):
     composed = plan([*SMALL, "trainer.max_steps=20", f"trainer.accumulate_grad_batches={accumulate}",
                      f"paths.runs={tmp_path}"])  # fmt: skip
