@@ -60,18 +60,18 @@ def test_every_interpolation_of_the_configs_is_derived_or_free():
 
 
 TYPED = {
-    "data.accumulate=2": "follows trainer.accumulate_grad_batches (1); give trainer.accumulate_grad_batches=2",
-    "data.scale=4": "follows scale (2); give scale=4",
-    "data.scales=[2,4]": "follows scales (null); give scales=[2,4]",
-    "data.seed=3": "follows seed (0); give seed=3",
+    "data.accumulate=2": "is derived from trainer.accumulate_grad_batches (1); give trainer.accumulate_grad_batches=2",
+    "data.scale=4": "is derived from scale (2); give scale=4",
+    "data.scales=[2,4]": "is derived from scales (null); give scales=[2,4]",
+    "data.seed=3": "is derived from seed (0); give seed=3",
     "data.stage=foo": "is derived from stage (x2); give the stage another name, in stages={NAME: ...}",
-    "model.scale=3": "follows scale (2); give scale=3",
-    "folder=X": "follows paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
-    "task.optimizer.lr=0.01": "follows task.rate (0.003); give task.rate=0.01",
+    "model.scale=3": "is derived from scale (2); give scale=3",
+    "folder=X": "is derived from paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
+    "task.optimizer.lr=0.01": "is derived from task.rate (0.003); give task.rate=0.01",
     "task.optimizer.params=3": "is set by sr-train; give task.trainable and task.rate_scale, globs on the parameters' names",
-    "task.protocols=[y]": "follows validate.protocols ([y,rgb]); give validate.protocols=[y]",
+    "task.protocols=[y]": "is derived from validate.protocols ([y,rgb]); give validate.protocols=[y]",
     "task.model=3": "is set by sr-train; give model=NAME and model.KEY=VALUE",
-    "logger.tensorboard.folder=Y": "follows folder (X); give paths.runs=DIR or name=NAME",
+    "logger.tensorboard.folder=Y": "is derived from folder (X); give paths.runs=DIR or name=NAME",
     "trainer.plugins=[]": "is set by sr-train; give trainer.precision, trainer.strategy or checkpoint.KEY=VALUE",
 }
 
@@ -94,8 +94,8 @@ def test_a_derived_key_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_pat
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=mine", "validate={protocols: [y]}", "task.protocols=[rgb]"])
     text = str(caught.value)
-    for key in ("stage a: data.accumulate=2: follows", "stage b: data.accumulate=2: follows", "stage b: task.optimizer.lr=1: f",
-                "stage a: task.protocols=[rgb]: follows validate.protocols ([y]); give validate.protocols=[rgb]"):  # fmt: skip
+    for key in ("stage a: data.accumulate=2: is derived from", "stage b: data.accumulate=2: is derived from", "stage b: task.optimizer.lr=1: is derived",
+                "stage a: task.protocols=[rgb]: is derived from validate.protocols ([y]); give validate.protocols=[rgb]"):  # fmt: skip
         assert re.search(re.escape(key), text), text
 
 
@@ -111,5 +111,5 @@ def test_a_value_equal_to_its_source_and_a_free_key_are_accepted():
 def test_a_missing_derived_key_is_no_problem():
     assert not check_derived({"scale": 2, "data": {"workers": 2}, "loss": {"perceptual": None}}, "stage a")
     assert check_derived({"scale": 2, "data": {"scale": None}}, "stage a") == [
-        "stage a: data.scale=null: follows scale (2); give scale=null"
+        "stage a: data.scale=null: is derived from scale (2); give scale=null"
     ]

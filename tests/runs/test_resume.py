@@ -293,7 +293,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_the_weights_before_them(in
 def _plant(tmp_path, photographs):
     """A store of float pixels in which one image holds a NaN, as a store that another program filled may."""
     plain = StoreBuilder(photographs, tmp_path / "nan.lmdb")
-    load = plain._load
+    load = plain.inputs._item
 
     def spoiled(item):
         result = load(item)
@@ -302,7 +302,7 @@ def _plant(tmp_path, photographs):
             pixels[:] = np.nan
         return result._replace(images={1: pixels})
 
-    plain._load = spoiled
+    plain.inputs._item = spoiled
     plain.build()
     store = Store(tmp_path / "nan.lmdb")
     assert store.view(1, "0002").dtype == np.float32
