@@ -94,8 +94,12 @@ def test_a_derived_key_is_refused_in_a_mapping_and_in_an_experiment_file(tmp_pat
     with pytest.raises(ConfigError) as caught:
         plan(["experiment=mine", "validate={protocols: [y]}", "task.protocols=[rgb]"])
     text = str(caught.value)
-    for key in ("stage a: data.accumulate=2: is derived from", "stage b: data.accumulate=2: is derived from", "stage b: task.optimizer.lr=1: is derived",
-                "stage a: task.protocols=[rgb]: is derived from validate.protocols ([y]); give validate.protocols=[rgb]"):  # fmt: skip
+    for key in (
+        "stage a: data.accumulate=2: is derived from",
+        "stage b: data.accumulate=2: is derived from",
+        "stage b: task.optimizer.lr=1: is derived from",
+        "stage a: task.protocols=[rgb]: is derived from validate.protocols ([y]); give validate.protocols=[rgb]",
+    ):
         assert re.search(re.escape(key), text), text
 
 

@@ -91,7 +91,7 @@ def test_files_without_weights_are_named(tmp_path, file):
     for name, data in (("text", b"hello"), ("cut", file.read_bytes()[:-7])):
         path = tmp_path / name
         path.write_bytes(data)
-        with pytest.raises(WeightsError, match=f"{name}: not a readable safetensors file"):
+        with pytest.raises(WeightsError, match=f"{name}: not a readable safetensors or torch file"):
             load_weights(path)
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match="the name of its network is missing"):
