@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import Dataset
 
 from sr_train.batch import Batch, Image
+from sr_train.console import counted
 from sr_train.data.draws import Draws, StepScales, below
-from sr_train.data.images import BadFilesError, count_of, to_real, to_rgb
+from sr_train.data.images import BadFilesError, to_real, to_rgb
 from sr_train.data.transforms import TURNS, turn
 
 _PIXEL = {
@@ -42,7 +43,7 @@ class TrainSource(Protocol):
     """Training images or windows of video, by index."""
 
     unit: str  #: plural noun for the items, for messages: ``images``, ``windows``
-    sized: str  #: plural noun for what :meth:`sizes` lists, for messages: ``images``, ``clips``
+    sized: str  #: noun for what :meth:`sizes` lists, for messages: ``image``, ``clip``
     name: str  #: name of the source, for messages
     scale: int  #: HR pixels per LR pixel
 
@@ -95,7 +96,7 @@ class TrainPatches(Dataset[Batch]):
         ]
         if small:
             raise BadFilesError(
-                f"{count_of(len(small), self.sources[0].sized)} smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
+                f"{counted(len(small), self.sources[0].sized)} smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
                 "leave out what is listed, or set a smaller data.lr_patch",
                 small,
             )

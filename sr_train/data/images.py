@@ -53,11 +53,6 @@ class BadFilesError(ValueError):
         super().__init__(f"{what}:\n{shown}{more}")
 
 
-def count_of(number: int, nouns: str) -> str:
-    """Return "1 image" or "2 images" for ``nouns="images"``."""
-    return f"{number} {nouns.removesuffix('s') if number == 1 else nouns}"
-
-
 class Header(NamedTuple):
     """Size, channels and type of an image, read without decoding pixels."""
 

@@ -70,7 +70,7 @@ class Pairs:
         BadFilesError: lists all images whose LR is missing or has the wrong size.
     """
 
-    unit = sized = "images"  #: see :class:`.dataset.TrainSource`
+    unit, sized = "images", "image"  #: see :class:`.dataset.TrainSource`
 
     def __init__(
         self,

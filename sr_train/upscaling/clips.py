@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from sr_train.batch import to_float
-from sr_train.data.images import count_of
+from sr_train.console import counted
 from sr_train.devices import memory_is_full
 from sr_train.inference.clips import FewFramesError
 from sr_train.inference.network import Network, take_less
@@ -51,7 +51,7 @@ def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str
             return None
     height, width = reader.height * network.scale, reader.width * network.scale
     size = f"{reader.width}x{reader.height} -> {width}x{height}"
-    line = f"{job.target}: {count_of(made, 'frames')} {size}{reader.rate}, {time.monotonic() - start:.1f} s"
+    line = f"{job.target}: {counted(made, 'frame')} {size}{reader.rate}, {time.monotonic() - start:.1f} s"
     return f"{line}\n{job.side}: {writer.compared}" if writer.compared else line
 
 

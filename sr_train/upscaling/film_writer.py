@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sr_train.data.images import count_of
+from sr_train.console import counted
 from sr_train.data.video.film_color import Color, PixelFormat, default_matrix, from_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
 from sr_train.files import unfinished
@@ -74,7 +74,7 @@ class FilmWriter:
             self.container.set_chapters(self._chapters)
         elif self._chapters:
             self.warnings.append(
-                f"{path.suffix} cannot store chapters; {count_of(len(self._chapters), 'chapters')} dropped"
+                f"{path.suffix} cannot store chapters; {counted(len(self._chapters), 'chapter')} dropped"
             )
         #: container or codec with a fixed frame rate; empty if neither has one
         self.fixed = path.suffix if path.suffix.lower() in FIXED_RATE else self.codec if self.codec == "mpeg4" else ""

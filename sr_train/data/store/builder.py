@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import lmdb
 
-from sr_train.data.images import Header, count_of
+from sr_train.console import counted
+from sr_train.data.images import Header
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
@@ -115,7 +116,7 @@ class StoreBuilder:
             names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             raise FileExistsError(
                 f"{self.store}: exists, but {self.inputs.images} has changed since: "
-                f"{count_of(len(changed), 'images')} added, removed or changed ({names}); {remedy}"
+                f"{counted(len(changed), 'image')} added, removed or changed ({names}); {remedy}"
             )
         return True
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sr_train.batch import Image
+from sr_train.console import counted
 from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, Header, ImageError, count_of, decode_image, list_images, read_header
+from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
 from sr_train.data.store.format import MAX_KEY
 
 T = TypeVar("T")
@@ -174,7 +175,7 @@ class Inputs:
         """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
         if self.bad and not self._skip_bad:
             raise BadFilesError(
-                f"{self.images}: {count_of(len(self.bad), 'bad files')}; repair or remove what is listed and run the same "
+                f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove what is listed and run the same "
                 f"command again (images already written are kept), or leave {self._remedy}",
                 self.bad,
             )

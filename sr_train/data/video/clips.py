@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sr_train.data.images import SUFFIXES, BadFilesError, Header, count_of, list_images, missing_end
+from sr_train.console import counted
+from sr_train.data.images import SUFFIXES, BadFilesError, Header, list_images, missing_end
 from sr_train.data.pairs import Pairs
 from sr_train.data.sources import FileSource, Source
 from sr_train.data.store.format import is_store
@@ -78,7 +79,7 @@ def select(
     if not problems and not kept:
         problems = ["clips= and without= select no clip"]
     if problems:
-        raise BadFilesError(f"{where}: {count_of(len(problems), 'clips')} cannot be used", problems)
+        raise BadFilesError(f"{where}: {counted(len(problems), 'clip')} cannot be used", problems)
     return kept
 
 
@@ -174,7 +175,7 @@ class Clips:
             if len(frames) < least
         ]
         if short:
-            what = f"{where}: {count_of(len(short), 'clips')} too short; leave out what is listed or set a smaller data.frames"
+            what = f"{where}: {counted(len(short), 'clip')} too short; leave out what is listed or set a smaller data.frames"
             raise BadFilesError(what, short)
         #: (index of the first pair, number of frames) of each clip; pairs are in the order of clips and frames
         self.spans: list[tuple[int, int]] = []
@@ -192,13 +193,13 @@ class Clips:
             high = {split_key(name)[1] for name in names}
             given = {f if f in high else f.removesuffix(f"x{scale}") for f in low.get(clip, ())}
             if given != high:
-                counts = f"HR has {count_of(len(high), 'frames')}, LR has {len(low.get(clip, ())) or 'none'}"
+                counts = f"HR has {counted(len(high), 'frame')}, LR has {len(low.get(clip, ())) or 'none'}"
                 lone = [f"no LR for {min(high - given)}"] if given and high - given else []
                 lone += [f"no HR for {min(given - high)}"] if given - high else []
                 problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
             raise BadFilesError(
-                f"{where} and {lr_source.name}: HR and LR differ in {count_of(len(problems), 'clips')}", problems
+                f"{where} and {lr_source.name}: HR and LR differ in {counted(len(problems), 'clip')}", problems
             )
 
     def _check_files(self) -> None:
@@ -212,4 +213,4 @@ class Clips:
             if isinstance(source, FileSource):
                 problems += [p for p in (missing_end(source.path(n)) for n in numbers) if p]
         if problems:
-            raise BadFilesError(f"{pairs.hr.name}: {count_of(len(problems), 'frames')} cannot be used", problems)
+            raise BadFilesError(f"{pairs.hr.name}: {counted(len(problems), 'frame')} cannot be used", problems)

@@ -26,7 +26,7 @@ class TrainWindows:
         reverse: play half of the windows backwards.
     """
 
-    unit, sized = "windows", "clips"
+    unit, sized = "windows", "clip"
 
     def __init__(self, clips: Clips, *, frames: int, intervals: Sequence[int] = (1,), reverse: bool = False) -> None:
         self.pairs = clips.pairs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 
-from sr_train.data.images import count_of
+from sr_train.console import counted
 from sr_train.data.video.film_color import (
     SHARES,
     UNKNOWN,
@@ -114,7 +114,7 @@ class FilmReader:
         if path.stat().st_size == 0:
             raise FilmError(f"{path}: the file is empty")
         if lacking := missing_bytes(path):
-            raise FilmError(f"{path}: cut short: at least {count_of(lacking, 'bytes')} missing at its end")
+            raise FilmError(f"{path}: cut short: at least {counted(lacking, 'byte')} missing at its end")
         self._file = path.open("rb")  # opened by Python, so that FFmpeg opens no other file or address named in it
         try:
             self._open()
