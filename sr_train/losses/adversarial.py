@@ -105,7 +105,10 @@ class RelativisticAverage(nn.Module):
         return (_fake(real - global_mean(fake_logits)) + _real(fake_logits - global_mean(real))) / 2
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return (-log D_Ra(real, fake) - log(1 - D_Ra(fake, real))) / 2 (ESRGAN eqs. 1, 2)."""
+        """Return D's loss, a scalar: half of the batch mean of -log D_Ra(real, fake) - log(1 - D_Ra(fake, real)).
+
+        D_Ra(x, y) is the sigmoid of the logit of x minus the mean logit of y (ESRGAN eqs. 1, 2).
+        """
         real = real_logits - global_mean(fake_logits)
         fake = fake_logits - global_mean(real_logits)
         return (_real(real) + _fake(fake)) / 2

@@ -44,7 +44,7 @@ def _who(token: str = "") -> str:
 
 
 def lock_file(run_folder: Path) -> Path:
-    """Lock file of a run; it is next to the run's folder, so that the folder can be moved while the lock is held."""
+    """Path of a run's lock file; it is next to the run's folder, so that the folder can be moved while the lock is held."""
     return run_folder.parent / f".{run_folder.name}.lock"
 
 

@@ -41,7 +41,7 @@ class Guard:
         self._losses.append(loss.detach())
 
     def end(self) -> None:
-        """Clear the keys and losses at the end of a step."""
+        """End a step: forget the image keys and losses that :meth:`begin` and :meth:`see` kept for it."""
         self._keys, self._losses = [], []
 
     def total(self, default: torch.Tensor) -> torch.Tensor:

@@ -43,9 +43,9 @@ def callback_specs(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Callback]:
-    """Build the user's callbacks in the order of :func:`callback_specs`, then a Timer for ``trainer.max_time``.
+    """Build the user's callbacks in the order of :func:`callback_specs`, then a Timer if ``trainer.max_time`` is set.
 
-    Raise UsageError for a callback that could never stop the run.
+    Raises UsageError for an EarlyStopping or Timer that cannot work, e.g. one that monitors a score not in ``scores``.
 
     Args:
         config: config of the stage.

@@ -182,7 +182,7 @@ class Store:
             self._mapped().madvise(mmap.MADV_WILLNEED, aligned, start - aligned + last - first)
 
     def read(self, scale: int, key: str) -> Image:
-        """Read the whole image [H, W, C] in one disk access and compare its checksum. Raises StoreError."""
+        """Read the whole image [H, W, C] in one disk access. Raises StoreError if its checksum is not the stored one."""
         self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
         image = self.view(scale, key)
         if zlib.crc32(image.data) != self.records[scale][key].crc:
