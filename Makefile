@@ -8,7 +8,7 @@ BIN    := .venv/bin
 STAMP  := .venv/.installed
 JOBS   ?= 2
 
-.PHONY: quickstart unit test lint docs install clean
+.PHONY: quickstart unit fast test lint docs install clean
 install: $(STAMP)
 
 # torch and torchvision in one command, so that pip picks builds that match.
@@ -28,7 +28,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-unit: lint
+unit: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 lint fast
+
+fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 test: lint
