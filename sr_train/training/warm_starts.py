@@ -108,7 +108,7 @@ def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
         say(f"  grown  {_tensors(decided.grown)}  {_blocks(decided.grown, ends)}, as identity")
     if wider:
         say(f"  grown  {_tensors(wider)}  {', '.join(wider)}: weights of the new frames start at zero")
-    for kind, names in (("new", decided.afresh), ("unused", decided.unused)):
+    for kind, names in (("new", decided.initialized), ("unused", decided.unused)):
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         say(f"  {kind:<7}{_tensors(names)}  {shown}".rstrip())
 

@@ -17,7 +17,7 @@ class WarmStart(NamedTuple):
     """Names of tensors, grouped by what a warm start does with them."""
 
     copied: list[str]
-    afresh: list[str]  #: tensors of the network that stay newly initialized
+    initialized: list[str]  #: tensors of the network that stay newly initialized
     unused: list[str]  #: tensors of the source that are not copied
     grown: list[str]  #: tensors in blocks that the source does not have; these start as identity
 

@@ -59,7 +59,7 @@ def test_the_three_stages_of_a_recipe():
     network = EDVR(**SMALL)
     decided = warm_start(network, first.averaged().state_dict(), ["fusion.*"], where="test")
     assert set(decided.unused) == {"fusion.weight", "fusion.bias"}
-    assert all(k.startswith("fusion.") for k in decided.afresh)
+    assert all(k.startswith("fusion.") for k in decided.initialized)
     assert not decided.grown
     second = task(network, trainable=["fusion.*"])
     before = {k: v.clone() for k, v in network.state_dict().items()}

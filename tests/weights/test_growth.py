@@ -40,7 +40,7 @@ def test_a_grown_network_has_the_outputs_of_the_small_one_and_its_new_blocks_lea
     decided = warm_start(network, source.state_dict(), [], grow=grow, where="test")
     assert set(decided.copied) == set(source.state_dict())
     assert set(decided.grown) == set(network.state_dict()) - set(source.state_dict())
-    assert not decided.afresh
+    assert not decided.initialized
     lr = torch.rand(1, 5, 3, 8, 8) if cls is EDVR else torch.rand(2, 3, 8, 8)
     source.train(train), network.train(train)
     expected, actual = source(lr), network(lr)
@@ -80,7 +80,7 @@ def test_grown_blocks_may_be_newly_initialized():
     source, network = made(EDSR, CASES[2][1], 0), made(EDSR, CASES[2][2], 1)
     decided = match_warm_start(network.state_dict(), source.state_dict(), ["body.1?.*"], grow=["body"], where="test")
     assert {k.split(".")[1] for k in decided.grown} == {str(i) for i in range(2, 10)}
-    assert {k.split(".")[1] for k in decided.afresh} == {"10", "11"}
+    assert {k.split(".")[1] for k in decided.initialized} == {"10", "11"}
 
 
 SMALL = (

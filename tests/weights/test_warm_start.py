@@ -31,7 +31,7 @@ def test_all_tensors_except_skipped_ones_are_copied(networks):
     for name, value in network.state_dict().items():
         expected = before[name] if name.startswith("upsample.") else source.state_dict()[name]
         assert torch.equal(value, expected), name
-    assert decided.afresh == [f"upsample.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")]
+    assert decided.initialized == [f"upsample.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")]
     assert decided.unused == ["upsample.0.weight", "upsample.0.bias"]
     assert len(decided.copied) == 10
 

@@ -105,7 +105,7 @@ def test_a_network_is_inferred_from_its_tensors(scale, unshuffle):
     assert found is not None
     with torch.device("meta"):
         rebuilt = build_model(found, where="test").state_dict()
-    assert not match_warm_start(rebuilt, state, [], where="test").afresh
+    assert not match_warm_start(rebuilt, state, [], where="test").initialized
     assert found == config
     if ambiguous:
         for unknown in (None, 4):
