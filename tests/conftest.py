@@ -187,7 +187,7 @@ def write_clips_fixture() -> Callable[..., str]:
 
 @pytest.fixture
 def tiny_video(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a command is told to train a tiny network of EDVR's contract."""
+    """Arguments that make a command train a tiny network of EDVR's contract."""
     nets = str(Path(__file__).parent / "nets")
     monkeypatch.syspath_prepend(nets)
     monkeypatch.setenv("PYTHONPATH", nets)

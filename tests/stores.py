@@ -16,7 +16,7 @@ def picture(number, height=40, width=51, channels=3, dtype=np.uint8):
 
 
 def prepare(images, store, scales=SCALES, **options):
-    """What sr-prepare does: a report, or None where there was nothing to do."""
+    """Build a store as sr-prepare does; returns its report, or None if there is nothing to do."""
     builder = StoreBuilder(images, store, scales=scales, **options)
     if builder.complete():
         return None

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted([*(ROOT / "sr_train").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 YAML = sorted((ROOT / "conf").rglob("*.yaml"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*.md")])
 FIRST = re.compile(r"(What|Whether|Of|Where|How|Which)\b")
@@ -53,7 +54,7 @@ def _found(lines):
     return [f"{number}: {m[0]}" for number, text in lines for m in FORBIDDEN.finditer(text)]
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*CODE, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_docstrings_begin_with_a_verb_or_a_noun_phrase(path):
     found = [f"{name}: {text[:60]}" for name, text in _docstrings(ast.parse(path.read_text())) if FIRST.match(text)]
     assert not found
