@@ -5,6 +5,7 @@ from __future__ import annotations
 from sr_train.cli.main import run
 from sr_train.config.folders import files_of
 from sr_train.config.help import header
+from sr_train.runs.launch import find_launch
 
 _GROUPS = (
     "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "sets", "trainer", "logger",
@@ -46,13 +47,15 @@ def train(arguments: list[str]) -> int:
         return 0
     from sr_train.config.plan import plan
 
+    find_launch()  # before Lightning is imported, which reads the same variables
     composed = plan(arguments)
     from sr_train.training.run import run_plan
 
-    return run_plan(composed, arguments)
+    return run_plan(composed, arguments).code
 
 
 def _sweep(arguments: list[str]) -> int:
+    find_launch()
     from sr_train.config.sweep import run_sweep
     from sr_train.training.run import run_plan
     from sr_train.training.sweep import SweepTable
