@@ -317,11 +317,11 @@ def describe_beats(beats: dict[int, dict[str, Any]]) -> str:
     behind = {r: b for r, b in beats.items() if b["step"] == late or r in lost}
     groups: dict[str, list[int]] = {}
     for rank, beat in behind.items():
-        text = f"has not answered for {beat['age']:.0f} s on {beat['host']}: stopped, or its node is gone"
+        text = f"has not answered for {beat['age']:.0f} s on {beat['host']} (stopped, or its node is gone)"
         if rank not in lost:
             text = f"{beat['doing']} (after step {beat['step']}, on {beat['host']})"
         groups.setdefault(text, []).append(rank)
-    lines = [f"{_ranks(ranks)} {text}" for text, ranks in sorted(groups.items(), key=lambda g: g[1][0] not in lost)]
+    lines = [f"{_ranks(ranks)}: {text}" for text, ranks in sorted(groups.items(), key=lambda g: g[1][0] not in lost)]
     rest = len(beats) - len(behind)
     return "; ".join([*lines, *([f"the other {rest} wait"] if rest > 1 else ["the other one waits"] if rest else [])])
 
