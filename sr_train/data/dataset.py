@@ -190,10 +190,10 @@ class EvalImage(NamedTuple):
     window: Sequence[
         tuple[str, int]
     ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
-    centred: bool = True  #: it is an image, or the center frame of its clip
+    centered: bool = True  #: it is an image, or the center frame of its clip
 
     @property
-    def centre(self) -> torch.Tensor:
+    def center(self) -> torch.Tensor:
         """LR image to be restored, [C, h, w]."""
         return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
 
@@ -227,7 +227,7 @@ class ClipFrame(NamedTuple):
 
     clip: str  #: name of the clip, whose scores are averaged first
     window: Sequence[int]  #: numbers of the frames of its window; windows with a number in common share that frame
-    centred: bool  #: it is the center frame of its clip
+    centered: bool  #: it is the center frame of its clip
 
 
 @runtime_checkable
@@ -257,9 +257,9 @@ class EvalImages(Dataset[EvalImage]):
         """Name of the clip of every image, in order; empty for an image without a clip."""
         return [frame.clip if frame else "" for frame in (self._frame(*where) for where in self._where)]
 
-    def centred(self) -> list[bool]:
+    def centered(self) -> list[bool]:
         """Return for every image, in order, True if it is no frame of a clip or the center frame of its clip."""
-        return [frame.centred if frame else True for frame in (self._frame(*where) for where in self._where)]
+        return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
         """Indices of the first ``count`` images of each scale to display; a clip gives only its middle frame."""
@@ -290,5 +290,5 @@ class EvalImages(Dataset[EvalImage]):
         image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
-            return image._replace(clip=frame.clip, window=window, centred=frame.centred)
+            return image._replace(clip=frame.clip, window=window, centered=frame.centered)
         return image
