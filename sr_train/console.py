@@ -51,14 +51,16 @@ _REFUSALS = (ValueError, OSError, ImportError, TypeError, RuntimeError, Assertio
 
 
 @contextmanager
-def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours: bool = True) -> Iterator[None]:
+def collect_error(
+    problems: list[Exception], what: str = "", *, usage: bool = False, names_key: bool = True
+) -> Iterator[None]:
     """Catch an error of the code inside, append it to ``problems`` as one line, and continue after the block.
 
     Args:
         problems: list to append to.
         what: config key of the object that is built; put before messages that do not contain it.
         usage: errors come from values alone and have exit code 2. A missing module (ImportError) keeps exit code 1.
-        ours: a ValueError comes from sr-train, so its message contains the key.
+        names_key: a ValueError comes from sr-train, so its message contains the key.
     """
     try:
         yield
@@ -66,11 +68,11 @@ def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours
         foreign = type(error).__module__.partition(".")[0] in ("lightning", "wandb")
         if isinstance(error, MemoryError) or not (foreign or isinstance(error, _REFUSALS)):
             raise
-        if isinstance(error, UsageError) or (ours and not usage and isinstance(error, (ValueError, OSError))):
+        if isinstance(error, UsageError) or (names_key and not usage and isinstance(error, (ValueError, OSError))):
             problems.append(error)
             return
         text = message_of(error)
-        if not (ours and isinstance(error, ValueError)):
+        if not (names_key and isinstance(error, ValueError)):
             kind = (
                 "" if foreign or isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
             )

@@ -56,7 +56,7 @@ def _finish(temporary: str, path: Path) -> None:
 
 
 @contextmanager
-def unfinished(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a hidden temporary file next to ``path`` for writing; at the end, sync it and rename it to ``path``.
 
     An error or Ctrl-C inside the ``with`` removes the temporary file. Temporary files of killed processes are removed first;

@@ -153,7 +153,7 @@ def test_the_axis_of_the_smaller_scale_is_rounded_first(size):
 def test_mirrored_and_replicated_edges_differ_only_in_the_two_outermost_pixels(photograph, scale):
     a = imresize(photograph, 1 / scale, arithmetic="uint8")
     b = imresize(photograph, 1 / scale, arithmetic="uint8_replicate")
-    # A kernel reaches two low-resolution pixels from its centre.
+    # A kernel reaches two low-resolution pixels from its center.
     cut = (slice(2, photograph.shape[0] // scale - 2), slice(2, photograph.shape[1] // scale - 2))
     assert np.array_equal(a[cut], b[cut])
     assert (a != b).any()
@@ -185,7 +185,7 @@ def test_upscaling_by_one_changes_nothing(photograph):
 def test_a_ramp_stays_a_ramp_inside():
     ramp = np.add.outer(5.0 * np.arange(24), 3.0 * np.arange(36))
     small = imresize(ramp, 1 / 3)[2:-2, 2:-2]
-    # Pixel k of the small image is centred on pixel 3 k + 1 of the large one; cubic convolution reproduces planes.
+    # Pixel k of the small image is centered on pixel 3 k + 1 of the large one; cubic convolution reproduces planes.
     assert np.abs(small - ramp[1::3, 1::3][2:-2, 2:-2]).max() < 1e-12
 
 

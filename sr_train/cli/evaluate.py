@@ -34,7 +34,7 @@ def evaluate(arguments: list[str]) -> int:
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
         raise UsageError("save=true needs a folder: give out=DIR")
-    outputs = open_outputs(config, centres=all(p.centre for p in protocols))
+    outputs = open_outputs(config, centers_only=all(p.center for p in protocols))
     named = outputs.columns, outputs.titles, protocols, outputs.scale
     scores = Scores(*named, out, save=save, metrics=metrics, perceptual=perceptual)
     score_all(outputs, scores)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sr_train.config.folders import conf_folder, groups, near, ours
+from sr_train.config.folders import conf_folder, foreign_hint, groups, near
 from sr_train.config.help import help_text, keys_of
 from sr_train.console import UsageError, explain, forget_warnings, is_users_error
 
@@ -52,7 +52,7 @@ def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -
             continue
         word = name.lstrip("-").replace("-", "_")
         keys = [key for key, _, _ in keys_of(conf_folder() / f"{config}.yaml")]
-        advice = ours(word) if config == "train" else None
+        advice = foreign_hint(word) if config == "train" else None
         hint = f"; {advice}" if advice else near(name, known) or near(word, [*keys, *groups()])
         options = ", ".join(known)
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from sr_train.config.folders import near, ours, present_path
+from sr_train.config.folders import foreign_hint, near, present_path
 from sr_train.config.type_hints import fits, hints_of, name_of
 
 _OPEN = ("sets", "callbacks", "data.train", "data.val")  # nodes that contain names chosen by the user
@@ -147,7 +147,7 @@ def _check_callbacks(config: DictConfig, where: str) -> list[str]:
     problems = []
     for name, node in (config.get("callbacks") or {}).items():
         target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
-        advice = ours(target) if target.startswith(("lightning.", "pytorch_lightning.")) else None
+        advice = foreign_hint(target) if target.startswith(("lightning.", "pytorch_lightning.")) else None
         if advice:
             problems.append(f"{where}: callbacks.{name}: {target.rpartition('.')[2]} is not used; {advice}")
     return problems
@@ -186,5 +186,5 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
 
 def hint_at(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
     """Return a hint for an unknown key: the key of sr-train for a key of another program, else the most similar names."""
-    other = ours(key)
+    other = foreign_hint(key)
     return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

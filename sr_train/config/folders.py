@@ -140,7 +140,7 @@ _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type i
 )
 
 
-def ours(key: str) -> str | None:
+def foreign_hint(key: str) -> str | None:
     """Return a hint for a key, option or class of another program, found by its whole name or its last part; else None."""
     whole = key.lower().replace("-", "_")
     tried = (whole, whole.rpartition(".")[2], whole.replace("/", ".").partition(".")[0])

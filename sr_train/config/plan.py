@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived
-from sr_train.config.folders import groups, near, options_of, ours
+from sr_train.config.folders import foreign_hint, groups, near, options_of
 from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
@@ -266,7 +266,7 @@ def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
     wrong, leaf = ".".join(parts[: depth + 1]), depth == len(parts) - 1
     lists = [known_names(c, wrong) or [] for c in configs if _known_depth(c, parts) == depth]
     names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
-    shown = names and (depth or leaf) and not ours(typed.key)
+    shown = names and (depth or leaf) and not foreign_hint(typed.key)
     keys = f"; keys are {', '.join(sorted(names)[:30])}" if shown else ""
     if typed.stage:
         before = ".".join([typed.stage, *parts[:depth], ""])

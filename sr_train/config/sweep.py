@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
 from sr_train.config.compose import parse
-from sr_train.config.folders import groups, options_of, ours, search_path
+from sr_train.config.folders import foreign_hint, groups, options_of, search_path
 from sr_train.config.plan import Plan, plan
 from sr_train.console import ConfigError, say
 
@@ -140,7 +140,11 @@ class Sweep:
         typed = [a for a in arguments if "=" in a and not a.startswith("-")]
         overrides = parse(typed)
         keys = [o.key_or_group for o in overrides]
-        problems = [f"{k}: {ours(k)}" for k in keys if k.startswith("hydra.") and ours(k) != ours("hydra")]
+        problems = [
+            f"{k}: {foreign_hint(k)}"
+            for k in keys
+            if k.startswith("hydra.") and foreign_hint(k) != foreign_hint("hydra")
+        ]
         problems += [f"~{o.key_or_group}: keys cannot be deleted" for o in overrides if o.is_delete()]
         if problems:
             raise ConfigError(problems)

@@ -15,7 +15,7 @@ from sr_train.batch import Batch, Image
 from sr_train.console import counted
 from sr_train.data.draws import Draws, StepScales, below
 from sr_train.data.images import BadFilesError, to_real, to_rgb
-from sr_train.data.transforms import TURNS, turn
+from sr_train.data.transforms import FLIP_ROTATIONS, flip_rotate
 
 _PIXEL = {
     np.dtype(np.uint8): np.dtype("V3"),
@@ -30,13 +30,13 @@ def _pixels(image: Any) -> Image:
 
 
 def _place(canvas: Image, patch: Image, k: int) -> None:
-    """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``turn(patch, k)``.
+    """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
 
     Each pixel is copied as one element. That is three to seven times as fast as three samples, except for the identity.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)
-    np.copyto(_pixels(canvas), turn(_pixels(patch), k))
+    np.copyto(_pixels(canvas), flip_rotate(_pixels(patch), k))
 
 
 class TrainSource(Protocol):
@@ -102,10 +102,10 @@ class TrainPatches(Dataset[Batch]):
             )
 
     def sample(self, position: int) -> tuple[Image | list[Image], Image, int, str]:
-        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.turn`, key) before augmentation."""
+        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.flip_rotate`, key) before augmentation."""
         source, index, words = self.draws(position)
         lr, hr, key = self.sources[source].cut(index, words, self.lr_patch)
-        return lr, hr, below(words[2], TURNS) if self.augment else 0, key
+        return lr, hr, below(words[2], FLIP_ROTATIONS) if self.augment else 0, key
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
@@ -191,10 +191,10 @@ class EvalImage(NamedTuple):
     window: Sequence[
         tuple[str, int]
     ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
-    centred: bool = True  #: it is an image, or the center frame of its clip
+    centered: bool = True  #: it is an image, or the center frame of its clip
 
     @property
-    def centre(self) -> torch.Tensor:
+    def center(self) -> torch.Tensor:
         """LR image to be restored, [C, h, w]."""
         return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
 
@@ -228,7 +228,7 @@ class ClipFrame(NamedTuple):
 
     clip: str  #: name of the clip, whose scores are averaged first
     window: Sequence[int]  #: numbers of the frames of its window; windows with a number in common share that frame
-    centred: bool  #: it is the center frame of its clip
+    centered: bool  #: it is the center frame of its clip
 
 
 @runtime_checkable
@@ -258,9 +258,9 @@ class EvalImages(Dataset[EvalImage]):
         """Name of the clip of every image, in order; empty for an image without a clip."""
         return [frame.clip if frame else "" for frame in (self._frame(*where) for where in self._where)]
 
-    def centred(self) -> list[bool]:
+    def centered(self) -> list[bool]:
         """Return for every image, in order, True if it is no frame of a clip or the center frame of its clip."""
-        return [frame.centred if frame else True for frame in (self._frame(*where) for where in self._where)]
+        return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
         """Indices of the first ``count`` images of each scale to display; a clip gives only its middle frame."""
@@ -291,5 +291,5 @@ class EvalImages(Dataset[EvalImage]):
         image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
-            return image._replace(clip=frame.clip, window=window, centred=frame.centred)
+            return image._replace(clip=frame.clip, window=window, centered=frame.centered)
         return image

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", bound="NDArray[Any] | torch.Tensor")
 
-TURNS = 8
+FLIP_ROTATIONS = 8
 
 
 def _flip(x: ArrayOrTensor, axis: int) -> ArrayOrTensor:
@@ -23,14 +23,14 @@ def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
     return cast("ArrayOrTensor", cast("Any", x).swapaxes(-1, -2))
 
 
-def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
+def flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
     """Apply the k-th of the eight flips and rotations to the last two axes, [..., H, W]; for k & 4 they become [..., W, H].
 
     Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes. EDSR's and BasicSR's augmentation draws these three
     independently with p = 0.5; a uniform k has the same distribution. Arrays are returned as views.
     """
-    if not 0 <= k < TURNS:
-        raise ValueError(f"k={k} is not in 0..{TURNS - 1}")
+    if not 0 <= k < FLIP_ROTATIONS:
+        raise ValueError(f"k={k} is not in 0..{FLIP_ROTATIONS - 1}")
     if k & 1:
         x = _flip(x, -1)
     if k & 2:
@@ -38,10 +38,10 @@ def turn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
     return _transpose(x) if k & 4 else x
 
 
-def unturn(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
-    """Undo :func:`turn`: ``unturn(turn(x, k), k)`` equals ``x``."""
-    if not 0 <= k < TURNS:
-        raise ValueError(f"k={k} is not in 0..{TURNS - 1}")
+def undo_flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
+    """Undo :func:`flip_rotate`: ``undo_flip_rotate(flip_rotate(x, k), k)`` equals ``x``."""
+    if not 0 <= k < FLIP_ROTATIONS:
+        raise ValueError(f"k={k} is not in 0..{FLIP_ROTATIONS - 1}")
     if k & 4:
         x = _transpose(x)
     if k & 2:

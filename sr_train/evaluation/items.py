@@ -164,18 +164,18 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
         own = [(n, given[n.frames if n.frames in given else lengths[0]]) for n in networks]
         return [network.image(i.lr, i.window) for network, i in own], given[lengths[0]].hr
 
-    named = zip(widest.names(), widest.clips(), widest.centred(), strict=True)
+    named = zip(widest.names(), widest.clips(), widest.centered(), strict=True)
     items = [Item(*name, partial(compute, i), clip, centered) for i, (name, clip, centered) in enumerate(named)]
     return Outputs(short_names(list(opened)), [n.name for n in networks], scale, items)
 
 
-def open_outputs(config: Mapping[str, Any], *, centres: bool) -> Outputs:
+def open_outputs(config: Mapping[str, Any], *, centers_only: bool) -> Outputs:
     """Open the images of ``sr=``, or the networks of ``weights=`` and their images. Nothing is computed yet.
 
-    With ``centres`` only the center frames of clips are scored.
+    With ``centers_only`` only the center frames of clips are scored.
     """
     outputs = _finished(config) if config["sr"] is not None else _computed(config)
-    return outputs._replace(items=[item for item in outputs.items if item.centered or not centres])
+    return outputs._replace(items=[item for item in outputs.items if item.centered or not centers_only])
 
 
 def score_all(outputs: Outputs, scores: Scores) -> None:

@@ -90,7 +90,7 @@ class Scores:
         """Score one image or one frame of ``clip``, [C, H, W] each. ``centered`` is true for a clip's center frame."""
         try:
             for protocol in self.protocols:
-                if protocol.centre and not centered:
+                if protocol.center and not centered:
                     continue
                 values = score(sr, hr, protocol, self.scale)
                 kept = {m: v for m, v in values.items() if m in self.metrics}

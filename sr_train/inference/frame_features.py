@@ -48,7 +48,7 @@ class FrameFeatures:
         """Return the network's output for the current window, [1, T, 3, h, w]. ``place`` identifies its tile and flip."""
         found = [self._of_frame(x[:, t], name, place) for t, name in enumerate(self._window)]
         levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
-        return self.model.fuse(levels, x[:, self.model.centre])
+        return self.model.fuse(levels, x[:, self.model.center])
 
     def _of_frame(self, frame: torch.Tensor, name: Hashable, place: Hashable) -> contract.Levels:
         places = self._kept.setdefault(name, {})

@@ -29,7 +29,7 @@ class Protocol:
     border: int
     cut_scale: bool
     used_by: str
-    centre: bool = False  #: only the center frame of a clip is scored
+    center: bool = False  #: only the center frame of a clip is scored
 
     @property
     def definition(self) -> str:
@@ -37,7 +37,7 @@ class Protocol:
         color = {"rgb": "RGB", "y": "Y of BT.601, not rounded", "y_matlab": "Y of BT.601 rounded to 8 bits"}[self.color]
         edge = "scale" if self.cut_scale else ""
         edge = f"{edge}+{self.border}" if edge and self.border else edge or str(self.border)
-        over = "center frame of each clip, mean over clips" if self.centre else "mean over images"
+        over = "center frame of each clip, mean over clips" if self.center else "mean over images"
         return f"{color}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
 
     def values(self, image: torch.Tensor, scale: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ PROTOCOLS = {
         Protocol("y_full", "y", 0, False, "EDVR and BasicSR on Vid4"),
         Protocol("reds4", "rgb", 0, False, "EDVR and BasicSR on REDS4: rgb_full"),
         Protocol("vid4", "y", 0, False, "EDVR and BasicSR on Vid4: y_full"),
-        Protocol("vimeo90k", "y", 0, False, "EDVR on Vimeo-90K", centre=True),
+        Protocol("vimeo90k", "y", 0, False, "EDVR on Vimeo-90K", center=True),
     )
 }
 

@@ -62,16 +62,16 @@ class Windowed(Upscaler, Protocol):
 class PerFrame(Windowed, Protocol):
     """A video network whose features of a frame are computed once for all windows that contain the frame.
 
-    ``forward(lr)`` equals ``fuse(features of each frame, stacked, lr[:, centre])``.
+    ``forward(lr)`` equals ``fuse(features of each frame, stacked, lr[:, center])``.
     """
 
-    centre: int  #: index of the restored frame in its window: frames // 2
+    center: int  #: index of the restored frame in its window: frames // 2
 
     def features(self, frames: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Return maps by name, [N, c, h', w'] each, of single frames [N, C, h, w]. Each map depends on one frame only."""
         ...
 
-    def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
+    def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
         """Upscale from maps of windows, [B, T, c, h', w'] each, and the center frames [B, C, h, w] -> [B, C, H, W]."""
         ...
 

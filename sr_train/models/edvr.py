@@ -61,7 +61,7 @@ class Predeblur(nn.Module):
 class EDVR(nn.Module):
     """EDVR: [B, T, 3, h, w] in [0, 1] -> the center frame, [B, 3, scale h, scale w], not clamped.
 
-    State-dict keys are BasicSR's. The network is ``fuse(features(frames), centre)``, so the features of a frame can be kept
+    State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be kept
     for the next window that contains it.
 
     Args:
@@ -102,7 +102,7 @@ class EDVR(nn.Module):
             raise ValueError(
                 f"channels={channels} must be at least 1, front_blocks={front_blocks} and back_blocks={back_blocks} at least 0"
             )
-        self.scale, self.frames, self.centre = scale, frames, frames // 2
+        self.scale, self.frames, self.center = scale, frames, frames // 2
         self.multiple_of = 16 if hr_in else 4
         self.hr_in, self.predeblurs = hr_in, predeblur
         if predeblur:
@@ -122,7 +122,7 @@ class EDVR(nn.Module):
         self.pcd_align = PCDAlignment(channels, groups=groups, way=deform)
         self.fusion: nn.Module = nn.Conv2d(frames * channels, channels, 1)
         if tsa:
-            self.fusion = TSAFusion(channels, frames=frames, center=self.centre)
+            self.fusion = TSAFusion(channels, frames=frames, center=self.center)
         self.reconstruction = _blocks(channels, back_blocks)
         self.upconv1 = nn.Conv2d(channels, channels * 4, 3, padding=1)
         self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, for L too
@@ -140,7 +140,7 @@ class EDVR(nn.Module):
         if lr.dim() != 5 or lr.shape[1] != self.frames:
             raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], but got {list(lr.shape)}")
         levels = self.features(lr.flatten(0, 1))
-        return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.centre])
+        return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.center])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features of single frames on three scales: [N, 3, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
@@ -162,15 +162,15 @@ class EDVR(nn.Module):
         l3 = leaky(self.conv_l3_2(leaky(self.conv_l3_1(l2))))
         return {"l1": l1, "l2": l2, "l3": l3}
 
-    def fuse(self, levels: Levels, centre: torch.Tensor) -> torch.Tensor:
+    def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
         """Restore the center frame from features of a window, each level [B, T, C, h, w], and the frame [B, 3, h, w]."""
-        aligned = self.pcd_align(levels, self.centre)
+        aligned = self.pcd_align(levels, self.center)
         x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
         x = self.reconstruction(x)
         x = leaky(F.pixel_shuffle(self.upconv1(x), 2))
         x = leaky(F.pixel_shuffle(self.upconv2(x), 2))
         x = self.conv_last(leaky(self.conv_hr(x)))
-        return x.float() + (centre if self.hr_in else upscaled(centre, 4)).float()
+        return x.float() + (center if self.hr_in else upscaled(center, 4)).float()
 
     def numbers(self) -> dict[str, torch.Tensor]:
         """Return the mean absolute offset of each level in the newest training step, in pixels of the level."""

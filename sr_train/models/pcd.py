@@ -49,10 +49,10 @@ class PCDAlignment(nn.Module):
         self.cas_offset_conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.cas_dcnpack = DeformableConv(channels, groups=groups, way=way)
 
-    def forward(self, levels: Mapping[str, torch.Tensor], centre: int) -> torch.Tensor:
-        """Align levels l1 to l3, [B, T, C, h / 2^i, w / 2^i], with the frame ``centre`` -> [B, T, C, h, w]."""
+    def forward(self, levels: Mapping[str, torch.Tensor], center: int) -> torch.Tensor:
+        """Align levels l1 to l3, [B, T, C, h / 2^i, w / 2^i], with the frame ``center`` -> [B, T, C, h, w]."""
         batch = levels["l1"].shape[0]
-        reference = {level: x[:, centre] for level, x in levels.items()}
+        reference = {level: x[:, center] for level, x in levels.items()}
         own = {level: x.flatten(0, 1) for level, x in levels.items()}
         offset = found = None
         for level in ("l3", "l2", "l1"):

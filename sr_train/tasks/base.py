@@ -288,4 +288,4 @@ class SRTask(L.LightningModule):
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         """Return the scores of one image by protocol."""
-        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centred or not p.centre}
+        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centered or not p.center}

@@ -10,7 +10,7 @@ from torch import nn
 
 from sr_train.config.build import build
 from sr_train.config.plan import Stage, with_trainer
-from sr_train.console import UsageError, listed, told
+from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
 from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
@@ -37,11 +37,11 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     config, trainer, validate = stage.config, stage.config["trainer"], stage.config["validate"]
     problems += [UsageError(text) for text in _bad_numbers(config)]
     precision, perceptual, scores = trainer["precision"], dict[str, PerceptualMetric](), None
-    with told(problems):
+    with collect_error(problems):
         precision = resolve_precision(precision, str(trainer["accelerator"]))
-    with told(problems):
+    with collect_error(problems):
         _check_window(config["data"])
-    with told(problems):
+    with collect_error(problems):
         perceptual = open_perceptual(validate["metrics"], validate["lpips"], keys="validate.")
         scores = score_names(config, perceptual)
         if validate["best"] is not None and validate["best"] not in scores:
@@ -49,7 +49,7 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
             raise UsageError(f"validate.best={validate['best']} is not measured; choose from {choices}")
     curves = {"curve": config["curve"], "task.discriminator_curve": config["task"].get("discriminator_curve")}
     for key, curve in curves.items():
-        with told(problems, key, usage=True):
+        with collect_error(problems, key, usage=True):
             if curve is not None:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
@@ -100,19 +100,19 @@ def _check_window(data: Mapping[str, Any]) -> None:
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     """Build the stage's task on the meta device; on errors add them to ``problems`` and return None."""
     config, before = stage.config, len(problems)
-    with told(problems, "task.discriminator", usage=True):
+    with collect_error(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
             check_discriminator(stage.name, config)
     parts: dict[str, Any] = {"loss": _loss(stage, problems)}
-    with told(problems, "model", usage=True):
+    with collect_error(problems, "model", usage=True):
         parts["model"] = on_meta(lambda: build(config["model"]))
         _check_input(stage.name, config, parts["model"])
         _check_network_scales(stage, parts["model"])
-    with told(problems, "curve", usage=True):
+    with collect_error(problems, "curve", usage=True):
         parts["curve"] = build(config["curve"])
     if len(problems) > before:
         return None
-    with told(problems, "task", usage=True), torch.device("meta"):
+    with collect_error(problems, "task", usage=True), torch.device("meta"):
         return build(config["task"], **parts)
     return None
 
@@ -121,7 +121,7 @@ def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
     """Build the stage's loss. The feature network of a perceptual loss is read or downloaded here."""
     loss = stage.config["loss"]
     extractor = (loss.get("perceptual") or {}).get("extractor") or {}
-    with told(problems, "loss", usage=True):
+    with collect_error(problems, "loss", usage=True):
         try:
             return build(loss)
         except FeatureError as error:  # an error of a file, not of a value

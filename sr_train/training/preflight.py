@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage, with_trainer
-from sr_train.console import ProblemsError, UsageError, is_child, message_of, say, told
+from sr_train.console import ProblemsError, UsageError, collect_error, is_child, message_of, say
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.tasks.curves import try_optimizer
@@ -69,7 +69,7 @@ def preflight(plan: Plan, processes: Processes | None = None) -> list[Prepared]:
 def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
     """Raise the errors of the stages and of their warm starts."""
     others: list[Exception] = []
-    with redirect_stdout(io.StringIO()), told(others, "init"):
+    with redirect_stdout(io.StringIO()), collect_error(others, "init"):
         check_warm_starts(plan)
     problems = _merged(found)
     problems += [e for e in others if not any(message_of(e) in message_of(p) for p in problems)]
@@ -106,9 +106,9 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
         trainer = try_trainer(config, callbacks, problems, processes)
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         if task is not None:
-            with told(problems, "model"):
+            with collect_error(problems, "model"):
                 stage = _reaching_all(stage, type(task.model).__name__, try_network(stage))
-            with told(problems, "task.optimizer", usage=True, ours=False):
+            with collect_error(problems, "task.optimizer", usage=True, names_key=False):
                 if config["task"].get("optimizer") is not None:
                     optimizer = build(config["task"]["optimizer"])
                     try_optimizer(optimizer, task.parameter_groups(), rate=task.rate, device=device)
@@ -144,10 +144,10 @@ def _build_loggers(specs: Mapping[str, Any], problems: list[Exception]) -> list[
     for name, spec in specs.items():
         if not spec or str(spec.get("_target_")).endswith(_STARTS_A_RUN):
             continue
-        with told(problems, f"logger.{name}", usage=True, ours=False):
+        with collect_error(problems, f"logger.{name}", usage=True, names_key=False):
             loggers.append(build(spec))
             if isinstance(loggers[-1], WandbLogger) and not is_child():
-                with told(problems, f"logger.{name}", ours=False):
+                with collect_error(problems, f"logger.{name}", names_key=False):
                     check_login(loggers[-1])
     return loggers
 
@@ -161,7 +161,7 @@ def _build_callbacks(
     for name, spec in (config["callbacks"] or {}).items():
         if not spec:
             continue
-        with told(problems, f"callbacks.{name}", usage=True, ours=False):
+        with collect_error(problems, f"callbacks.{name}", usage=True, names_key=False):
             callback = build(spec)
             if not isinstance(callback, Callback):
                 raise UsageError(
@@ -171,7 +171,7 @@ def _build_callbacks(
             if isinstance(callback, (DeviceStatsMonitor, LearningRateMonitor)) and not loggers:
                 raise UsageError(f"callbacks.{name}: {type(callback).__name__} needs a logger: give logger=[csv]")
     if len(problems) == before and scores is not None:
-        with told(problems, "callbacks", usage=True):
+        with collect_error(problems, "callbacks", usage=True):
             return checked_callbacks(config, built, scores)
     return []
 
@@ -180,10 +180,10 @@ def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: l
     """Open every source, and check that the devices can share the batch."""
     if any(isinstance(p, UsageError) and "data." in str(p) for p in problems):
         return None
-    with told(problems, "data"):
+    with collect_error(problems, "data"):
         data: SRData = build(config)
         if trainer is not None and data.accumulate > 0:
-            with told(problems, "data", usage=True):
+            with collect_error(problems, "data", usage=True):
                 data.per_device(trainer.world_size)
         return data
     return None

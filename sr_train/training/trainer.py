@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from sr_train.config.build import build
-from sr_train.console import UsageError, told
+from sr_train.console import UsageError, collect_error
 from sr_train.devices import memory_is_full
 from sr_train.training.checkpointing import StreamedCheckpoints
 from sr_train.training.cluster import Processes, use_processes
@@ -71,7 +71,7 @@ def try_trainer(
     """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
     for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices):
-        with told(problems):
+        with collect_error(problems):
             check(options)
     # Options with errors get Lightning's defaults, so that the others are checked as well.
     refused = {key for key in options if any(f"trainer.{key}=" in str(p) for p in problems)}
@@ -79,7 +79,7 @@ def try_trainer(
         refused.add("devices")
     kept = {k: v for k, v in options.items() if k not in refused}
     trainer = None
-    with told(problems, "trainer", usage=True):
+    with collect_error(problems, "trainer", usage=True):
         trainer = build_trainer({**config, "trainer": kept, "logger": {}}, callbacks, Path(config["folder"]), processes)
         known = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
         if not known or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):

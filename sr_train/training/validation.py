@@ -295,7 +295,7 @@ def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint
     For a window, the center frame is shown.
     """
     scale = image.scale
-    lr = to_float(image.centre).unsqueeze(0)
+    lr = to_float(image.center).unsqueeze(0)
     repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
     bicubic = Bicubic(scale=scale)(lr)[0]
     height, width = image.hr.shape[-2:]

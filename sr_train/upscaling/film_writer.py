@@ -15,7 +15,7 @@ import torch
 from sr_train.console import counted
 from sr_train.data.video.film_color import Color, PixelFormat, default_matrix, from_rgb
 from sr_train.data.video.film_reader import FilmError, FilmReader, import_av, reason
-from sr_train.files import unfinished
+from sr_train.files import atomic_file
 from sr_train.upscaling.encoder import CONTAINERS, FIXED_RATE, Options
 
 _CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that can store chapters
@@ -245,7 +245,7 @@ def film_writer(
         OSError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with unfinished(path) as file:
+    with atomic_file(path) as file:
         writer = FilmWriter(path, file, source, *size, options)
         try:
             if copy:

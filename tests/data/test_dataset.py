@@ -15,7 +15,7 @@ from sr_train.data.images import BadFilesError, read_image, to_rgb
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
-from sr_train.data.transforms import TURNS, turn
+from sr_train.data.transforms import FLIP_ROTATIONS, flip_rotate
 
 CHELSEA = photograph()
 KINDS = {"rgb": (3, np.uint8), "grey": (1, np.uint8), "alpha": (4, np.uint8), "deep": (3, np.uint16)}
@@ -67,31 +67,31 @@ def test_a_batch_is_uint8_of_the_promised_shapes_in_channels_last_memory(folder,
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_each_sample_is_the_drawn_turn_of_the_drawn_place_of_the_drawn_image(folder, scale):
+def test_each_sample_is_the_drawn_flip_and_rotation_of_the_drawn_place_of_the_drawn_image(folder, scale):
     dataset = dataset_of(folder, scale=scale)
     batch = dataset.__getitems__(range(60))
-    turns = set()
+    drawn = set()
     for slot in range(60):
         draw = dataset.draws(slot)
         hr = read_image(f"{folder}/{draw.image:02d}.png")
         lr = reduce_image(hr, scale)
         y = below(draw.words[0], lr.shape[0] - 11)
         x = below(draw.words[1], lr.shape[1] - 11)
-        k = below(draw.words[2], TURNS)
+        k = below(draw.words[2], FLIP_ROTATIONS)
         low = lr[y : y + 12, x : x + 12].transpose(2, 0, 1)
         high = hr[scale * y : scale * (y + 12), scale * x : scale * (x + 12)].transpose(2, 0, 1)
         assert batch["key"][slot] == f"{draw.image:02d}"
-        assert np.array_equal(batch["lr"][slot], turn(low, k))
-        assert np.array_equal(batch["hr"][slot], turn(high, k))
-        turns.add(k)
-    assert turns == set(range(TURNS))
+        assert np.array_equal(batch["lr"][slot], flip_rotate(low, k))
+        assert np.array_equal(batch["hr"][slot], flip_rotate(high, k))
+        drawn.add(k)
+    assert drawn == set(range(FLIP_ROTATIONS))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_reducing_an_hr_patch_gives_the_interior_of_its_lr_patch(folder, scale):
     batch = dataset_of(folder, scale=scale).__getitems__(range(40))
     for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
-        # The kernel reaches two LR pixels, so inside that margin the patch alone decides, whichever way it was turned.
+        # The kernel reaches two LR pixels, so inside that margin the patch alone decides, however it was flipped and rotated.
         reduced = reduce_image(hr.permute(1, 2, 0).numpy(), scale)[2:-2, 2:-2]
         difference = np.abs(reduced.astype(int) - lr.permute(1, 2, 0).numpy()[2:-2, 2:-2])
         assert difference.max() <= 1  # a half may fall either way when the taps are summed in another order
@@ -110,13 +110,13 @@ def test_every_place_of_an_image_is_drawn_up_to_its_edges(tmp_path):
     assert seen == set(places.values())
 
 
-def test_without_augmentation_nothing_is_turned(folder):
-    plain, turned = (dataset_of(folder, augment=augment).__getitems__(range(30)) for augment in (False, True))
+def test_without_augmentation_nothing_is_flipped_or_rotated(folder):
+    plain, flipped = (dataset_of(folder, augment=augment).__getitems__(range(30)) for augment in (False, True))
     dataset = dataset_of(folder)
-    ks = [below(dataset.draws(p).words[2], TURNS) for p in range(30)]
+    ks = [below(dataset.draws(p).words[2], FLIP_ROTATIONS) for p in range(30)]
     for slot, k in enumerate(ks):
-        assert torch.equal(turn(plain["hr"][slot], k), turned["hr"][slot])
-        assert torch.equal(turn(plain["lr"][slot], k), turned["lr"][slot])
+        assert torch.equal(flip_rotate(plain["hr"][slot], k), flipped["hr"][slot])
+        assert torch.equal(flip_rotate(plain["lr"][slot], k), flipped["lr"][slot])
 
 
 def test_a_sample_is_the_same_alone_and_in_any_batch(folder):
@@ -168,7 +168,7 @@ def test_sixteen_bits_become_float_without_losing_any(tmp_path):
         lr, hr, k, _ = dataset.sample(slot)
         for name, pixels in (("lr", lr), ("hr", hr)):
             assert pixels.dtype == np.uint16
-            exact = turn(pixels.transpose(2, 0, 1), k).astype(np.float64) / 65535
+            exact = flip_rotate(pixels.transpose(2, 0, 1), k).astype(np.float64) / 65535
             assert batch[name].dtype == torch.float32
             assert np.abs(batch[name][slot].numpy() - exact).max() <= 2**-25  # half a unit in the last place
     assert batch["lr"].is_contiguous(memory_format=torch.channels_last)

@@ -81,10 +81,10 @@ def test_features_of_single_frames_fused_are_the_network(network):
     served = contract.per_frame(network)
     assert (served is None) == (contract.frames(network) is None)
     if served is not None:
-        assert served.frames == 2 * served.centre + 1
+        assert served.frames == 2 * served.center + 1
         lr = torch.rand(contract.input_shape(network, 16, 16))
         levels = [served.features(frame) for frame in lr.unbind(1)]
-        fused = served.fuse({k: torch.stack([x[k] for x in levels], 1) for k in levels[0]}, lr[:, served.centre])
+        fused = served.fuse({k: torch.stack([x[k] for x in levels], 1) for k in levels[0]}, lr[:, served.center])
         torch.testing.assert_close(fused, network(lr))
 
 

@@ -143,8 +143,8 @@ def written_out(w, lr, *, groups, tsa=True, predeblur=False, hr_in=False):
     def pool(x):
         return torch.cat((F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1)), 1)
 
-    def attend(frames, centre):
-        ref = conv(frames[centre], "fusion.temporal_attn1")
+    def attend(frames, center):
+        ref = conv(frames[center], "fusion.temporal_attn1")
         likeness = [torch.sigmoid((conv(f, "fusion.temporal_attn2") * ref).sum(1, keepdim=True)) for f in frames]
         x = torch.cat([f * p for f, p in zip(frames, likeness, strict=True)], 1)
         feat = lrelu(conv(x, "fusion.feat_fusion"))
@@ -155,15 +155,15 @@ def written_out(w, lr, *, groups, tsa=True, predeblur=False, hr_in=False):
         add = conv(lrelu(conv(a, "fusion.spatial_attn_add1")), "fusion.spatial_attn_add2")
         return feat * torch.sigmoid(a) * 2 + add
 
-    centre = lr.shape[1] // 2
+    center = lr.shape[1] // 2
     levels = [pyramid(lr[:, t]) for t in range(lr.shape[1])]
-    aligned = [align(own, levels[centre]) for own in levels]
-    x = attend(aligned, centre) if tsa else conv(torch.cat(aligned, 1), "fusion")
+    aligned = [align(own, levels[center]) for own in levels]
+    x = attend(aligned, center) if tsa else conv(torch.cat(aligned, 1), "fusion")
     x = blocks(x, "reconstruction")
     for name in ("upconv1", "upconv2"):
         x = lrelu(F.pixel_shuffle(conv(x, name), 2))
     x = conv(lrelu(conv(x, "conv_hr")), "conv_last")
-    return x + (lr[:, centre] if hr_in else up(lr[:, centre], 4))
+    return x + (lr[:, center] if hr_in else up(lr[:, center], 4))
 
 
 @pytest.mark.parametrize(

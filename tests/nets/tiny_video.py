@@ -1,4 +1,4 @@
-"""A video network of EDVR's contract in a dozen lines: [B, T, 3, h, w] -> [B, 3, scale h, scale w], of the centre frame."""
+"""A video network of EDVR's contract in a dozen lines: [B, T, 3, h, w] -> [B, 3, scale h, scale w], of the center frame."""
 
 import torch
 from torch import nn
@@ -19,6 +19,6 @@ class TinyVideo(nn.Module):
         assert lr.ndim == 5
         assert lr.shape[1] == self.frames
         assert lr.shape[3] % 4 == lr.shape[4] % 4 == 0
-        centre = F.interpolate(lr[:, self.frames // 2], scale_factor=self.scale, mode="nearest")
+        center = F.interpolate(lr[:, self.frames // 2], scale_factor=self.scale, mode="nearest")
         out = self.last(F.relu(self.body(self.first(lr.flatten(1, 2)))))
-        return centre + self.res_scale * F.pixel_shuffle(out, self.scale)
+        return center + self.res_scale * F.pixel_shuffle(out, self.scale)

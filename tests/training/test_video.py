@@ -240,13 +240,13 @@ def test_the_protocols_of_the_papers_score_clips(invoke, folders):
     assert scores["vid4"] == scores["y_full"]
     assert {c: v["n"] for c, v in scores["reds4"]["clips"].items()} == {"000": 8, "001": 6, "011": 9}
     assert scores["reds4"]["psnr"] == pytest.approx(np.mean([v["psnr"] for v in scores["reds4"]["clips"].values()]))
-    centres = {"000": 4, "001": 3, "011": 4}
+    centers = {"000": 4, "001": 3, "011": 4}
     rows = list(csv.DictReader((folders / "scores" / "metrics.csv").open()))
     frames = {r["image"]: float(r["psnr"]) for r in rows if r["protocol"] == "vid4"}
     assert scores["vimeo90k"]["n"] == 3
-    for clip, centre in centres.items():
+    for clip, center in centers.items():
         found = scores["vimeo90k"]["clips"][clip]["psnr"]
-        assert found == pytest.approx(frames[f"{clip}/{centre:08d}"], abs=1e-6)
+        assert found == pytest.approx(frames[f"{clip}/{center:08d}"], abs=1e-6)
     assert "rgb_full, vid4, y_full: 3 clips of 23 frames" in done.stdout
     assert "vimeo90k: 3 clips of 3 frames" in done.stdout
     assert any(line.split()[:3] == ["001", "6", "vid4"] for line in done.stdout.splitlines())

@@ -16,7 +16,7 @@ from sr_train.data.images import BadFilesError, read_image, write_image
 from sr_train.data.module import SRData
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.reader import Store
-from sr_train.data.transforms import turn, unturn
+from sr_train.data.transforms import flip_rotate, undo_flip_rotate
 from sr_train.data.video.clips import Clips, clip_files
 from sr_train.data.video.dataset import EvalWindows, TrainWindows
 from sr_train.data.video.module import ClipData
@@ -57,24 +57,26 @@ def same(a, b):
 # -- training --------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_one_crop_and_one_turn_of_consecutive_frames_and_the_hr_of_the_center_frame(store, moving):
+def test_a_sample_is_one_crop_and_one_flip_or_rotation_of_consecutive_frames_and_the_hr_of_the_center_frame(
+    store, moving
+):
     dataset = data_of(store).dataset
     batch = dataset.__getitems__(range(12))
     assert batch["lr"].shape == (12, 5, 3, 8, 8)
     assert batch["hr"].shape == (12, 3, 16, 16)
     assert batch["lr"].dtype == batch["hr"].dtype == torch.uint8
     assert batch["lr"].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
-    turns = set()
+    drawn = set()
     for slot in range(12):
         k = dataset.sample(slot)[2]
-        turns.add(k)
-        low = [frame_of(unturn(frame.numpy(), k), moving, 2) for frame in batch["lr"][slot]]
-        clip, centre, top, left = frame_of(unturn(batch["hr"][slot].numpy(), k), moving)
-        assert [where[1] for where in low] == list(range(centre - 2, centre + 3))
+        drawn.add(k)
+        low = [frame_of(undo_flip_rotate(frame.numpy(), k), moving, 2) for frame in batch["lr"][slot]]
+        clip, center, top, left = frame_of(undo_flip_rotate(batch["hr"][slot].numpy(), k), moving)
+        assert [where[1] for where in low] == list(range(center - 2, center + 3))
         assert {(c, y, x) for c, _, y, x in low} == {(clip, top // 2, left // 2)}
         assert (top % 2, left % 2) == (0, 0)
-        assert batch["key"][slot] == f"{CLIPS[clip]}/{centre:08d}"
-    assert len(turns) > 4
+        assert batch["key"][slot] == f"{CLIPS[clip]}/{center:08d}"
+    assert len(drawn) > 4
 
 
 def test_every_center_whose_window_lies_inside_its_clip_is_drawn_once_an_epoch(store):
@@ -217,7 +219,7 @@ def test_every_frame_is_scored_with_its_padded_window(store, moving, padding):
         window = padded_window(t, frames=5, length=frames, padding=padding)
         for frame, source in zip(item.lr, window, strict=True):
             assert np.array_equal(frame.permute(1, 2, 0), reduce_image(hr[source], 2))
-        assert torch.equal(item.centre, item.lr[2])
+        assert torch.equal(item.center, item.lr[2])
 
 
 def test_score_centre_scores_only_the_center_frame(store):
@@ -232,7 +234,7 @@ def test_a_set_of_clips_is_shared_by_data_of_images_and_of_clips(store):
     assert images.names()[:6] == clips.names()
     assert images.clips() == ["001"] * 6 + [""]
     for number in range(6):
-        assert torch.equal(images[number].centre, clips[number].centre)
+        assert torch.equal(images[number].center, clips[number].center)
         assert torch.equal(images[number].hr, clips[number].hr)
 
 
@@ -270,8 +272,8 @@ def test_uniform_words_choose_crops_as_for_images(store):
     _, index, words = dataset.draws(5)
     frames, hr, k, _ = dataset.sample(5)
     top, left = below(words[0], 20 - 8 + 1), below(words[1], 24 - 8 + 1)
-    centre = dataset.sources[0].draw(index, words[3:6])[2]
-    lr, expected = dataset.sources[0].pairs.patch(centre, top, left, 8)
+    center = dataset.sources[0].draw(index, words[3:6])[2]
+    lr, expected = dataset.sources[0].pairs.patch(center, top, left, 8)
     assert np.array_equal(hr, expected)
     assert np.array_equal(frames[2], lr)
-    assert np.array_equal(turn(hr.transpose(2, 0, 1), k), dataset[5]["hr"][0])
+    assert np.array_equal(flip_rotate(hr.transpose(2, 0, 1), k), dataset[5]["hr"][0])

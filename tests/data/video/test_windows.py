@@ -38,25 +38,25 @@ def test_the_default_is_that_of_edvrs_super_resolution():
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_windows_stay_inside_and_differ_from_the_plain_one_only_at_the_ends(padding):
     for frames, length in itertools.product((1, 3, 5, 7), (7, 8, 30)):
-        for centre in range(length):
-            window = padded_window(centre, frames=frames, length=length, padding=padding)
-            plain = list(range(centre - frames // 2, centre + frames // 2 + 1))
+        for center in range(length):
+            window = padded_window(center, frames=frames, length=length, padding=padding)
+            plain = list(range(center - frames // 2, center + frames // 2 + 1))
             assert [w for w, p in zip(window, plain, strict=True) if 0 <= p < length] == [
                 p for p in plain if 0 <= p < length
             ]
-            assert window[frames // 2] == centre
+            assert window[frames // 2] == center
             assert all(0 <= w < length for w in window)
             if padding.endswith("circle"):
                 assert len(set(window)) == frames
-                mirrored = padded_window(length - 1 - centre, frames=frames, length=length, padding=padding)
+                mirrored = padded_window(length - 1 - center, frames=frames, length=length, padding=padding)
                 assert sorted(length - 1 - m for m in mirrored) == sorted(window)
 
 
 @pytest.mark.parametrize("padding", ["replicate", "reflection", "reflection_circle"])
 def test_a_clip_played_backwards_gives_the_windows_backwards(padding):
-    for centre in range(9):
-        window = padded_window(centre, frames=5, length=9, padding=padding)
-        assert window == [8 - w for w in padded_window(8 - centre, frames=5, length=9, padding=padding)][::-1]
+    for center in range(9):
+        window = padded_window(center, frames=5, length=9, padding=padding)
+        assert window == [8 - w for w in padded_window(8 - center, frames=5, length=9, padding=padding)][::-1]
 
 
 @pytest.mark.parametrize(
