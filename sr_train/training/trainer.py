@@ -32,7 +32,7 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
         k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
     }  # max_time becomes a callback
     try:
-        return build(
+        trainer = build(
             given,
             callbacks=list(callbacks),
             plugins=[StreamedCheckpoints()],
@@ -51,6 +51,14 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
+    # With several processes, Lightning lets all of them wait for a message of process 0 before every batch, to end at SIGTERM.
+    # Stop receives the signals instead of Lightning.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+    return trainer
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def try_trainer(
