@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-_Store = dict[str, torch.Tensor | None]  # a module's parameters or buffers by name
+from sr_train.tasks.tensors import Store, copy_all, lerp_all, places
 
 
 class Average(AveragedModel):
@@ -18,9 +17,9 @@ class Average(AveragedModel):
 
     Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
 
-    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step that the guard
-    refuses is an update as well: it averages the unchanged weights once more. So t is the number of steps, which every
-    process knows without asking the device which of them were refused.
+    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step that the
+    guard refuses is an update as well: it averages the unchanged weights once more. So t is the number of steps, which
+    every process knows without asking the device which of them were refused.
 
     Args:
         network: network to average; it is copied.
@@ -32,7 +31,7 @@ class Average(AveragedModel):
         self.decay = decay
         self._updates: int | None = None  # None: as n_averaged says
         self._source: weakref.ref[nn.Module] | None = None
-        self._pairs: list[tuple[_Store, _Store, str]] = []
+        self._pairs: list[tuple[Store, Store, str]] = []
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -42,11 +41,10 @@ class Average(AveragedModel):
         t = self._updates
         averages, currents, others, theirs = self._tensors(model)
         if t == 0:
-            torch._foreach_copy_([*averages, *others], [*currents, *theirs])
+            copy_all(averages, currents)
         else:
-            torch._foreach_lerp_(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
-            if others:  # BatchNorm's counters
-                torch._foreach_copy_(others, theirs)
+            lerp_all(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
+        copy_all(others, theirs)  # BatchNorm's counters
         self._updates = t + 1
         self.n_averaged.fill_(self._updates)
 
@@ -54,31 +52,19 @@ class Average(AveragedModel):
         """Return the averages of real numbers, the tensors that they follow, and both again for other types."""
         if self._source is None or self._source() is not model:
             self._source = weakref.ref(model)
-            pairs = zip(_places(self.module), _places(model), strict=True)
+            pairs = zip(places(self.module), places(model), strict=True)
             self._pairs = [(mine, its, name) for (mine, name), (its, _) in pairs]
         found: tuple[list[torch.Tensor], ...] = ([], [], [], [])
         for mine, its, name in self._pairs:
             average, current = mine[name], its[name]
-            assert average is not None and current is not None
             real = 0 if average.is_floating_point() else 2
             found[real].append(average)
             found[real + 1].append(current if current.dtype == average.dtype else current.to(average.dtype))
         return found
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
         self._updates = None
-
-
-def _places(network: nn.Module) -> Iterator[tuple[_Store, str]]:
-    """Return where each parameter and buffer is stored. They are looked up anew, as ``to()`` and assignments replace buffers."""
-    seen: set[int] = set()
-    for module in network.modules():
-        for store in (module._parameters, module._buffers):
-            for name, tensor in store.items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    yield store, name
 
 
 def averaged_copy(network: nn.Module, decay: float) -> Average:

@@ -11,6 +11,7 @@ from torch import nn
 
 from sr_train.batch import Batch
 from sr_train.tasks.host_copy import HostCopy
+from sr_train.tasks.tensors import Buffers
 
 #: Steps after which a verdict is read. A GPU has it long before, and still has the work of the newest steps: nobody waits.
 #: The number is fixed, so that all processes end at the same step. Other devices are read only by :meth:`Guard.look`.
@@ -57,13 +58,13 @@ class Guard:
         self.events: list[Event] = []  #: refused steps that are not yet written to events.csv
         self._keys: list[str] = []
         self._losses: list[torch.Tensor] = []
-        self._statistics: _Statistics | None = None
+        self._statistics: Buffers | None = None
         self._judged: deque[_Judged] = deque()
 
     def begin(self, batch: Batch, networks: Sequence[nn.Module]) -> None:
         """Keep a micro-batch's keys, and before the first one of a step BatchNorm's statistics, to undo the step."""
         if not self._keys:
-            self._statistics = _Statistics(networks)
+            self._statistics = Buffers(networks)
         self._keys += batch.get("suspects") or batch["key"]
 
     def see(self, loss: torch.Tensor) -> None:
@@ -92,7 +93,7 @@ class Guard:
         self._keys, self._losses, self._statistics = [], [], None
 
     def follow(self, step: int) -> None:
-        """Count the refused steps that the device has decided on before ``step``; raise NonFiniteError after too many in a row."""
+        """Count the refused steps, without a wait, after step ``step``; raise NonFiniteError after too many in a row."""
         while self._judged and (delay := self._judged[0].delay) is not None and self._judged[0].step + delay <= step:
             self._count(self._judged.popleft())
 
@@ -137,7 +138,11 @@ def spread(loss: torch.Tensor) -> None:
     the gradients then contains NaN in all of them, so all refuse the step without another message.
     """
     value = loss.detach()
-    loss.register_hook(lambda gradient: gradient + 0 * value)
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient + 0 * value
+
+    loss.register_hook(hook)  # pyright: ignore[reportUnknownMemberType]
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
@@ -160,36 +165,3 @@ def skip_step(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-
-class _Statistics:
-    """Copy of all buffers of networks, to restore them on the device."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        self._groups: dict[tuple[torch.device, torch.dtype], list[tuple[dict[str, Any], str, torch.Tensor]]] = {}
-        self._copies: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
-        for store in (module._buffers for network in networks for module in network.modules()):
-            for name, buffer in store.items():
-                if buffer is not None:
-                    self._groups.setdefault((buffer.device, buffer.dtype), []).append((store, name, buffer))
-        for kind, places in self._groups.items():  # one tensor for each type: few operations for many buffers
-            self._copies[kind] = torch.cat([buffer.detach().reshape(-1) for _, _, buffer in places])
-
-    @torch.no_grad()
-    def restore(self, refused: torch.Tensor) -> None:
-        """Set the buffers to their copies if ``refused`` is true. A buffer that now has another shape or type is left."""
-        for (device, dtype), places in self._groups.items():
-            copies = self._copies[device, dtype].split([buffer.numel() for _, _, buffer in places])
-            found = [
-                (store[name], copy)
-                for (store, name, buffer), copy in zip(places, copies, strict=True)
-                if store.get(name) is not None
-                and (store[name].shape, store[name].dtype, store[name].device) == (buffer.shape, dtype, device)
-            ]
-            if found:
-                now = torch.cat([buffer.reshape(-1) for buffer, _ in found])
-                kept = torch.where(refused.to(device), torch.cat([copy for _, copy in found]), now)
-                parts = kept.split([buffer.numel() for buffer, _ in found])
-                torch._foreach_copy_(
-                    [b for b, _ in found], [p.view_as(b) for p, (b, _) in zip(parts, found, strict=True)]
-                )

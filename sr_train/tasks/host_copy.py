@@ -10,9 +10,9 @@ import torch
 class HostCopy:
     """Copy of numbers that the device delivers to the host when it has computed them.
 
-    ``float(tensor)`` stops the host until the device has done all work that was queued, after which the device has nothing to do
-    until the host has queued the next work. A GPU instead copies into page-locked memory of the host behind that work. On a
-    CPU the values are there at once. Other devices have no such copy: :meth:`read` waits for them.
+    ``float(tensor)`` stops the host until the device has done all work that was queued. Then the device has nothing to do until
+    the host has queued more. A GPU instead copies into page-locked memory of the host, after that work. On a CPU the values
+    are there at once. Other devices have no such copy: :meth:`read` waits for them.
 
     Args:
         values: tensors of one element; they may change afterwards.

@@ -16,19 +16,17 @@ READS = (
 
 TO_HOST = ("cpu", "tolist")  #: methods that need the device's values on the host
 
-OWN_COPY = "host_copy.py"  #: the file that reads memory of the host, which the device has written, and asks for it first
+OWN_COPY = "host_copy.py"  #: reads memory of the host that the device has written before
 
 
 class Waits(L.Callback):
-    """Writes what waited after each step: {step: {"what at file:line < caller ...": times}}, one file per process.
+    """Writes what waited after each step: {step: {"what: called by < called by ...": times}}, one file per process.
 
-    Counted are operations whose result the host needs to go on (``.item()``, ``float()``, ``bool()``, ``nonzero``), methods that
-    bring a tensor to the host, and collectives. On a CPU all of them are quick, but they are called all the same. Left out is
-    what ddp's reducer calls in the backward pass, which is the reduction of the gradients.
+    Counted are operations whose result the host needs to go on (``.item()``, ``float()``, ``bool()``, ``nonzero``), methods
+    that bring a tensor to the host, and collectives. On a CPU all of them are quick, but they are called all the same.
     """
 
-    def __init__(self, folder="."):
-        self.folder = Path(folder)
+    def __init__(self):
         self.found = {}
         self.now = Counter()
         self.mode = None
@@ -50,8 +48,7 @@ class Waits(L.Callback):
         self.mode.__exit__(None, None, None)
         for name, method in self.methods.items():
             setattr(torch.Tensor, name, method)
-        path = self.folder / f"waits_{trainer.global_rank}.json"
-        path.write_text(json.dumps(self.found))
+        Path(f"waits_{trainer.global_rank}.json").write_text(json.dumps(self.found))
 
     def _keep(self):
         step = str(self.trainer.global_step)
@@ -60,12 +57,12 @@ class Waits(L.Callback):
         self.now = Counter()
 
     def note(self, what):
-        frames = [f for f in traceback.extract_stack() if not f.filename.endswith(("waits.py", "_python_dispatch.py", "_dynamo/eval_frame.py"))]
-        if what == "allreduce_" and frames[-1].name == "_engine_run_backward":
-            return  # by ddp's reducer: a function of our own in the backward pass would be the last frame
-        own = [f for f in frames if "site-packages/torch" not in f.filename] or frames
-        chain = [f"{f.name} ({'/'.join(Path(f.filename).parts[-2:])}:{f.lineno})" for f in (*own[-4:], *frames[-1:])]
-        self.now[f"{what}: {' < '.join(reversed(chain))}"] += 1
+        wrappers = ("waits.py", "_python_dispatch.py", "_dynamo/eval_frame.py", "torch/_compile.py")
+        frames = [f for f in traceback.extract_stack() if not f.filename.endswith(wrappers)]
+        torchs = [f for f in frames if "site-packages/torch" in f.filename][-4:]
+        shown = [f for f in frames if f in torchs or "site-packages/torch" not in f.filename][-12:]
+        chain = [f"{f.name} ({'/'.join(Path(f.filename).parts[-2:])}:{f.lineno})" for f in reversed(shown)]
+        self.now[f"{what}: {' < '.join(chain)}"] += 1
 
     def _counted(self, name, method):
         def counted(tensor, *args, **kwargs):
@@ -74,6 +71,19 @@ class Waits(L.Callback):
             return method(tensor, *args, **kwargs)
 
         return counted
+
+
+class States(L.Callback):
+    """Writes the weights after each step, one file per process."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.kept = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.kept[trainer.global_step] = {k: v.clone() for k, v in pl_module.model.state_dict().items()}
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(self.kept, f"states_{trainer.global_rank}.pt")
 
 
 class _Seen(TorchDispatchMode):
