@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or float32, C = 1, 3 (RGB) or 4
 
 
-class Batch(TypedDict):
+class _MayHave(TypedDict, total=False):
+    suspects: list[str]  #: those of ``key`` whose patches contain values that are not finite, as the loader found
+
+
+class Batch(_MayHave):
     """One batch, from a data loader to a task.
 
     The loader yields RGB pixels as uint8 in [0, 255], in channels-last memory. On the device, :func:`to_float` converts

@@ -21,12 +21,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 from torch.nn.functional import l1_loss
-from torch.optim.swa_utils import AveragedModel
 
 from sr_train.devices import native_bf16
 from sr_train.models.edsr import EDSR
 from sr_train.models.mdsr import MDSR
-from sr_train.tasks.base import ema_update
+from sr_train.tasks.averaging import Average
 
 SCALES = (2, 3, 4)
 
@@ -42,7 +41,7 @@ class Trained:
     def __init__(self, network: nn.Module, *, device: torch.device, bf16: bool) -> None:
         self.network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adam = torch.optim.Adam(self.network.parameters(), lr=1e-4)
-        self.average = AveragedModel(self.network, multi_avg_fn=ema_update(0.999), use_buffers=True)
+        self.average = Average(self.network, decay=0.999)
         self.cast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     def step(self, lr: torch.Tensor, hr: torch.Tensor, *arguments: int) -> None:

@@ -39,6 +39,11 @@ def _place(canvas: Image, patch: Image, k: int) -> None:
     np.copyto(_pixels(canvas), flip_rotate(_pixels(patch), k))
 
 
+def _finite(patch: Image) -> bool:
+    """Return true if all values of a patch are finite. The loader's processes check this, the training process does not."""
+    return patch.dtype.kind != "f" or bool(np.isfinite(patch).all())
+
+
 class TrainSource(Protocol):
     """Training images or windows of video, by index."""
 
@@ -114,7 +119,7 @@ class TrainPatches(Dataset[Batch]):
         """Batch of the samples at ``positions``."""
         n = len(positions)
         lr_out = hr_out = np.empty(0)
-        keys: list[str] = []
+        keys, suspects = list[str](), list[str]()
         for slot, position in enumerate(positions):
             lr, hr, k, key = self.sample(position)
             frames, time = (lr, (len(lr),)) if isinstance(lr, list) else ([lr], ())
@@ -127,7 +132,8 @@ class TrainPatches(Dataset[Batch]):
                 _place(canvas, frame, k)
             _place(hr_out[slot], hr, k)
             keys.append(key)
-        return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "scale": self.scale}
+            suspects += [] if all(map(_finite, (hr, *frames))) else [key]
+        return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "suspects": suspects, "scale": self.scale}
 
 
 class MultiScalePatches(Dataset[Batch]):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sr_train.batch import Batch
@@ -21,49 +21,10 @@ from sr_train.data.dataset import EvalImage
 from sr_train.inference.images import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
-from sr_train.tasks.guard import Guard
+from sr_train.tasks.averaging import Average, averaged_copy
+from sr_train.tasks.guard import Event, Guard, skip_step, spread
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
-
-_LOOK = 100  # steps between two reads of a network's alarm; a read waits for the device
-
-
-def ema_update(decay: float) -> Callable[..., None]:
-    """Averaging function for ``AveragedModel`` with the decay min(decay, (1 + t) / (10 + t)) after t updates.
-
-    Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
-    """
-
-    @torch.no_grad()
-    def update(averages: Sequence[torch.Tensor], currents: Sequence[torch.Tensor], updates: torch.Tensor | int) -> None:
-        t = int(updates)
-        weight = 1 - min(decay, (1 + t) / (10 + t))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current.to(average.dtype), weight)
-            else:  # BatchNorm's counter
-                average.copy_(current)
-
-    return update
-
-
-def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
-    """Return the EMA of a network. Raise ValueError if the network cannot be copied.
-
-    ``nn.utils.weight_norm`` keeps its computed weight as an attribute with a graph, which cannot be copied. The attribute is
-    detached here; it is computed again before every use.
-    """
-    for module in network.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
-                setattr(module, name, value.detach())
-    try:
-        return AveragedModel(network, multi_avg_fn=ema_update(decay), use_buffers=True).requires_grad_(False).eval()
-    except (NotImplementedError, RuntimeError, TypeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(
-            f"task.ema={decay}: {type(network).__name__} cannot be copied ({reason}); task.ema=null trains without an EMA"
-        ) from error
 
 
 def recompute_activations(network: nn.Module) -> int:
@@ -102,7 +63,7 @@ class SRTask(L.LightningModule):
         self.options = Options(**options)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         decay = self.options.ema
-        self.ema: AveragedModel | None = None if decay is None else averaged_copy(self.model, decay)
+        self.ema: Average | None = None if decay is None else averaged_copy(self.model, decay)
         if self.options.recompute:
             recompute_activations(self.model)
         if self.options.compile:
@@ -115,7 +76,6 @@ class SRTask(L.LightningModule):
         self.protocols = get_protocols(self.options.protocols)
         self.guard = Guard(self.options.patience)
         self.numbers: dict[str, torch.Tensor] = {}  #: numbers of the newest step by name, for the logs
-        self.events: list[tuple[str, str]] = []  #: (event, keys of the images) that are not yet written to events.csv
         self._alarmed = False
         self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
@@ -126,8 +86,13 @@ class SRTask(L.LightningModule):
 
     @property
     def refused(self) -> int:
-        """Number of steps refused so far."""
+        """Number of steps refused so far, as far as the host knows; :meth:`look` makes it exact."""
         return self.guard.refused
+
+    @property
+    def events(self) -> list[Event]:
+        """Events that are not yet written to events.csv."""
+        return self.guard.events
 
     # -- evaluated network ---------------------------------------------------------------------------------------
 
@@ -197,12 +162,20 @@ class SRTask(L.LightningModule):
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
         self.guard.see(loss)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            spread(loss)
         own = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
 
+    def on_train_start(self) -> None:
+        """Let the scaler of 16-mixed unscale the gradients before they are judged and clipped, also for a fused optimizer."""
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, "_step_supports_amp_scaling"):  # else it leaves that to the optimizer's step
+                optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse the step if its loss or gradient is not finite: without gradients the optimizer changes nothing."""
+        """Refuse the step if its loss or gradient is not finite. With a fused Adam the host does not wait for the decision."""
         norms = {
             f"train/grad_norm{group.get('suffix', '')}": get_total_norm(
                 [p.grad for p in group["params"] if p.grad is not None]
@@ -211,16 +184,8 @@ class SRTask(L.LightningModule):
         }
         self.numbers.update(norms)
         norm = torch.stack(list(norms.values())).sum()
-        loss = self.guard.total(norm)
-        finite = bool(torch.isfinite(norm + loss.to(norm.device)))
-        if self.trainer.world_size > 1:
-            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
-        if finite:
-            self.guard.in_a_row = 0
-            return
-        part = "gradient" if bool(torch.isfinite(loss)) else "loss"
-        self.events.append((f"refused: {part} not finite", self.guard.refuse(optimizer, self.networks())))
-        self.guard.check_patience(self.global_step + 1)
+        refused = self.guard.judge(self.global_step + 1, norm, alone=self.trainer.world_size == 1)
+        skip_step(optimizer, refused)
 
     def configure_gradient_clipping(
         self,
@@ -244,15 +209,21 @@ class SRTask(L.LightningModule):
     ) -> None:
         """Take one step and update the EMA, so that checkpoints and validations after step t use the EMA of t steps."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None and not self.guard.in_a_row:
+        if self.ema is not None:
             self.ema.update_parameters(self.model)
         self.guard.end()
-        self._listen()
+        self.guard.follow(self.global_step + 1)  # Lightning counts the step after this hook
 
-    def _listen(self) -> None:
-        """Print the alarm of the network as a warning, once per run."""
-        step = self.global_step + 1  # Lightning counts the step after this hook
-        if self._alarmed or step % _LOOK or not isinstance(self.model, contract.Watched):
+    def look(self) -> None:
+        """Wait for the device and count the refused steps; raise NonFiniteError after too many in a row.
+
+        It is called at logging steps, before a checkpoint and at the end.
+        """
+        self.guard.look()
+
+    def listen(self, step: int) -> None:
+        """Print the alarm of the network as a warning, once per run. It waits for the device and is called at logging steps."""
+        if self._alarmed or not isinstance(self.model, contract.Watched):
             return
         alarm = self.model.alarm()
         if alarm is not None:
@@ -260,13 +231,23 @@ class SRTask(L.LightningModule):
             if self.trainer.is_global_zero:
                 warnings.warn(f"step {step}: {alarm}", stacklevel=2)
 
+    def on_train_end(self) -> None:
+        """Count the refused steps of the end."""
+        self.look()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the guard's counters, the flag of the alarm, and the names of the optimizer's parameters."""
+        self.look()
         checkpoint["trained"] = self.trained()
         checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard's counters and the flag of the alarm."""
+        """Restore the guard's counters and the flag of the alarm; ``fused`` of the optimizer is that of the present config."""
+        for state in checkpoint.get("optimizer_states", ()):
+            fused = self.configure_optimizers().param_groups[0].get("fused")
+            for group in state["param_groups"]:
+                if "fused" in group:
+                    group["fused"] = fused
         guard = checkpoint.get("guard", {})
         self.guard.load_state_dict(guard)
         self._alarmed = bool(guard.get("alarmed", False))

@@ -14,6 +14,7 @@ from sr_train.batch import Batch, to_float
 from sr_train.losses.gan import AdversarialLoss
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import Curve
+from sr_train.tasks.host_copy import HostCopy
 
 _WINDOW = 200  # steps that the discriminator's accuracy is averaged over
 
@@ -82,6 +83,7 @@ class GANTask(SRTask):
         self.discriminator_curve = self.options.curve if discriminator_curve is None else discriminator_curve
         self._right: torch.Tensor | None = None  # sum of D's accuracies in this window
         self._seen = 0
+        self._mean: tuple[int, HostCopy] | None = None  # last step of a window, and D's mean accuracy in it
         self._warned = False
 
     # -- optimization --------------------------------------------------------------------------------------------
@@ -120,23 +122,28 @@ class GANTask(SRTask):
     # -- a discriminator that has won ----------------------------------------------------------------------------
 
     def _watch(self, accuracy: torch.Tensor) -> None:
-        """Warn once per run if D separates real from fake almost without error. The device is read once per window."""
+        """Warn once per run if D separates real from fake almost without error. The mean is read when it has arrived."""
         if self._warned:
             return
         self._right = accuracy.detach() if self._right is None else self._right + accuracy.detach()
         self._seen += 1
-        if self._seen < _WINDOW * max(1, self.trainer.accumulate_grad_batches):
-            return
-        mean = float(self._right) / self._seen
-        self._right, self._seen = None, 0
-        if mean > _WON:
-            self._warned = True
-            if self.trainer.is_global_zero:
-                warnings.warn(
-                    f"step {self.global_step + 1}: the discriminator has won: over the last {_WINDOW} steps it was right for "
-                    f"{mean:.1%} of the images. {_REMEDIES}",
-                    stacklevel=2,
-                )
+        if self._seen >= _WINDOW * max(1, self.trainer.accumulate_grad_batches):
+            self._mean = self.global_step + 1, HostCopy([self._right / self._seen])
+            self._right, self._seen = None, 0
+        if self._mean is not None and self._mean[1].arrived:
+            step, (mean,) = self._mean[0], self._mean[1].read()
+            self._mean = None
+            if mean > _WON:
+                self._warn(step, mean)
+
+    def _warn(self, step: int, mean: float) -> None:
+        self._warned = True
+        if self.trainer.is_global_zero:
+            warnings.warn(
+                f"step {step}: the discriminator has won: over the last {_WINDOW} steps it was right for {mean:.1%} of the "
+                f"images. {_REMEDIES}",
+                stacklevel=2,
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the guard's counters and the flag of the warning."""

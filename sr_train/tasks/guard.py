@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from sr_train.batch import Batch
+from sr_train.tasks.host_copy import HostCopy
+from sr_train.tasks.tensors import Buffers
+
+#: Steps after which a verdict is read. A GPU has it long before, and still has the work of the newest steps: nobody waits.
+#: The number is fixed, so that all processes end at the same step. Other devices are read only by :meth:`Guard.look`.
+_DELAY = {"cpu": 0, "cuda": 2}
+
+_GOOD, _GRADIENT, _LOSS = 0, 1, 2  # verdicts
 
 
 class NonFiniteError(ValueError):
     """Error for too many steps in a row with a loss or gradient that is not finite."""
 
 
+class Event(NamedTuple):
+    """A row of ``events.csv``."""
+
+    step: int
+    what: str
+    images: str  #: keys, with spaces between them
+
+
+class _Judged(NamedTuple):
+    """A step that the device has judged, or will judge when it gets there."""
+
+    step: int
+    keys: list[str]
+    verdict: HostCopy
+    delay: int | None
+
+
 class Guard:
-    """Collector of the keys and losses of a step's micro-batches; undoes a refused step.
+    """Collector of the keys and losses of a step's micro-batches; the device decides if the step is refused.
+
+    The host learns of refused steps later (:meth:`look`, :meth:`follow`). Their optimizer step is skipped on the device, or by
+    :func:`skip_step`.
 
     Args:
         patience: number of refused steps in a row that ends the run.
@@ -24,48 +53,68 @@ class Guard:
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
-        self.refused = 0  #: number of steps refused so far
+        self.refused = 0  #: number of steps refused so far, as far as the host knows
         self.in_a_row = 0  #: number of refused steps since the last good one
+        self.events: list[Event] = []  #: refused steps that are not yet written to events.csv
         self._keys: list[str] = []
         self._losses: list[torch.Tensor] = []
-        self._statistics: list[torch.Tensor] = []
+        self._statistics: Buffers | None = None
+        self._judged: deque[_Judged] = deque()
 
     def begin(self, batch: Batch, networks: Sequence[nn.Module]) -> None:
         """Keep a micro-batch's keys, and before the first one of a step BatchNorm's statistics, to undo the step."""
         if not self._keys:
-            self._statistics = [b.clone() for b in _buffers(networks)]
-        self._keys += _suspects(batch)
+            self._statistics = Buffers(networks)
+        self._keys += batch.get("suspects") or batch["key"]
 
     def see(self, loss: torch.Tensor) -> None:
         """Keep a micro-batch's loss."""
         self._losses.append(loss.detach())
 
+    def judge(self, step: int, norm: torch.Tensor, *, alone: bool) -> torch.Tensor:
+        """Return on the device 1.0 if the step is refused, else 0.0; restore the statistics of a refused step.
+
+        Args:
+            step: number of the step.
+            norm: norm of the gradient.
+            alone: there is one process. With several, only the norm decides, which is the same in all: :func:`spread` makes
+                the gradient of every process depend on the loss of each.
+        """
+        loss = (torch.stack(self._losses).sum() if self._losses else norm).to(norm.device)
+        refused = ~torch.isfinite(norm + loss if alone else norm)
+        verdict = refused * (_GRADIENT + (_LOSS - _GRADIENT) * ~torch.isfinite(loss))
+        self._judged.append(_Judged(step, self._keys, HostCopy([verdict]), _DELAY.get(norm.device.type)))
+        if self._statistics is not None:  # there are none if a hook was called directly
+            self._statistics.restore(refused)
+        return refused.float()
+
     def end(self) -> None:
-        """End a step: forget the image keys and losses that :meth:`begin` and :meth:`see` kept for it."""
-        self._keys, self._losses = [], []
+        """End a step: forget the image keys, losses and statistics that were kept for it."""
+        self._keys, self._losses, self._statistics = [], [], None
 
-    def total(self, default: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the step's losses; ``default`` if there are none."""
-        return torch.stack(self._losses).sum() if self._losses else default
+    def follow(self, step: int) -> None:
+        """Count the refused steps, without a wait, after step ``step``; raise NonFiniteError after too many in a row."""
+        while self._judged and (delay := self._judged[0].delay) is not None and self._judged[0].step + delay <= step:
+            self._count(self._judged.popleft())
 
-    def refuse(self, optimizer: torch.optim.Optimizer, networks: Sequence[nn.Module]) -> str:
-        """Drop all gradients, so that the optimizer changes nothing, and restore the statistics; return the step's keys."""
+    def look(self) -> None:
+        """Wait for the device and count all refused steps; raise NonFiniteError after too many in a row."""
+        while self._judged:
+            self._count(self._judged.popleft())
+
+    def _count(self, judged: _Judged) -> None:
+        (verdict,) = judged.verdict.read()
+        if verdict == _GOOD:
+            self.in_a_row = 0
+            return
         self.refused += 1
         self.in_a_row += 1
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
-        # there are no statistics if a hook was called directly
-        for buffer, before in zip(_buffers(networks), self._statistics, strict=False):
-            buffer.copy_(before)
-        return " ".join(self._keys)
-
-    def check_patience(self, step: int) -> None:
-        """Raise NonFiniteError if too many steps in a row were refused; ``step`` is the newest one."""
+        part = "gradient" if verdict == _GRADIENT else "loss"
+        self.events.append(Event(judged.step, f"refused: {part} not finite", " ".join(judged.keys)))
         if self.in_a_row >= self.patience:
             raise NonFiniteError(
-                f"step {step}: loss or gradient was not finite in {_steps(self.in_a_row)}; these steps did not change "
-                f"the weights. Last images: {', '.join(self._keys[:8])}. Try a lower task.rate, "
+                f"step {judged.step}: loss or gradient was not finite in {_steps(self.in_a_row)}; these steps did not change "
+                f"the weights. Last images: {', '.join(judged.keys[:8])}. Try a lower task.rate, "
                 "trainer.gradient_clip_val=1 or trainer.precision=32; events.csv lists the images"
             )
 
@@ -82,16 +131,37 @@ def _steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps in a row"
 
 
-def _buffers(networks: Sequence[nn.Module]) -> list[torch.Tensor]:
-    return [buffer for network in networks for buffer in network.buffers()]
+def spread(loss: torch.Tensor) -> None:
+    """Make the gradient NaN if the loss is not finite, and leave it bit for bit the same if it is.
+
+    The gradient may be finite where the loss is not, e.g. if a sum of squares overflows. With several processes the mean of
+    the gradients then contains NaN in all of them, so all refuse the step without another message.
+    """
+    value = loss.detach()
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient + 0 * value
+
+    loss.register_hook(hook)  # pyright: ignore[reportUnknownMemberType]
 
 
-def _suspects(batch: Batch) -> list[str]:
-    """Return the keys of the images in a batch that are not finite; all keys if every image is finite."""
-    pixels = batch["hr"]
-    if pixels.is_floating_point():
-        whole = torch.isfinite(pixels.flatten(1)).all(1) & torch.isfinite(batch["lr"].flatten(1)).all(1)
-        bad = [key for i, key in enumerate(batch["key"]) if not whole[i]]
-        if bad:
-            return bad
-    return list(batch["key"])
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Return true if the optimizer's step reads ``found_inf`` on the device and then changes neither weights nor state.
+
+    torch's fused Adam and AdamW do. Fused SGD does not: it leaves its momentum uninitialized if its first step is skipped.
+    """
+    exact = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)  # a subclass may have a step of its own
+    return exact and all(group.get("fused") for group in optimizer.param_groups)
+
+
+def skip_step(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:
+    """Let the optimizer change nothing if ``refused`` is 1.0.
+
+    Any optimizer but a fused Adam or AdamW waits here for the device. In a refused step it gets no gradients.
+    """
+    if skips_on_device(optimizer):
+        optimizer.found_inf = refused  # pyright: ignore[reportAttributeAccessIssue]
+    elif bool(refused):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None

@@ -85,7 +85,7 @@ class Explosion:
 
 
 class StepLog(StepCallback):
-    """Log of the task's numbers every ``every`` steps, and of its events in ``events.csv`` immediately.
+    """Log of the task's numbers every ``every`` steps, and of its events in ``events.csv`` as soon as the host knows of them.
 
     A warning is printed once per run if the loss explodes.
 
@@ -161,10 +161,16 @@ class StepLog(StepCallback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the events of the failed step."""
         if isinstance(pl_module, SRTask):
-            self._write_events(pl_module, trainer.global_step + 1)
+            self._write_events(pl_module)
 
-    def _write_events(self, task: SRTask, step: int) -> None:
-        for event, keys in task.events:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the events of the steps that the checkpoint contains, as a resumed run does not repeat these steps."""
+        assert isinstance(pl_module, SRTask)
+        pl_module.look()
+        self._write_events(pl_module)
+
+    def _write_events(self, task: SRTask) -> None:
+        for step, event, keys in task.events:
             self.events.parent.mkdir(parents=True, exist_ok=True)
             with naming(self.events), self.events.open("a", encoding="utf-8") as file:
                 file.write(f"{step},{event},{keys}\n")
@@ -172,11 +178,15 @@ class StepLog(StepCallback):
         task.events.clear()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Write events, and log if this step is due."""
-        self._write_events(task, step)
+        """Write events, and log if this step is due. Only a step that is due waits for the device."""
+        due = step % self.every == 0
+        if due or step == trainer.max_steps:
+            task.look()
+        self._write_events(task)
         self.explosion.see(task.numbers.get("train/loss"))
-        if step % self.every == 0:
+        if due:
             self._log(trainer, task, step)
+            task.listen(step)
         elif step == trainer.max_steps:
             self._warn(trainer, task, {name: float(value) for name, value in task.numbers.items()}, step)
 

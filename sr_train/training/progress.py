@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from tqdm import tqdm
 
 from sr_train.tasks.base import SRTask
+from sr_train.tasks.host_copy import HostCopy
 from sr_train.training.callbacks import StepLog
 from sr_train.training.step_callback import StepCallback
 
@@ -31,6 +33,7 @@ class Progress(StepCallback):
         self._bar: Any = None
         self._shown = self._started = 0.0
         self._shown_step = self._first = 0
+        self._numbers: tuple[list[str], HostCopy] | None = None  # wanted, but perhaps not here yet
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step that the run continues from."""
@@ -55,14 +58,20 @@ class Progress(StepCallback):
         self.record.speed.data_wanted()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Advance the display; numbers are shown rarely, because reading the loss waits for the device."""
+        """Advance the display. Numbers are shown rarely, and when they have arrived from the device."""
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
+        last = step == trainer.max_steps
         due = now - self._shown > (1.0 if self._bar is not None else self.lines_every)
-        if due or step == trainer.max_steps:
+        if last or (due and self._numbers is None):
+            numbers = task.progress()
+            self._numbers = list(numbers), HostCopy(list(numbers.values()))
+        if self._numbers is not None and (last or self._numbers[1].arrived):
+            names, values = self._numbers[0], self._numbers[1].read()
+            self._numbers = None
             rate = (step - self._shown_step) / max(now - self._shown, 1e-9)
-            text = self._text(trainer, task, rate)
+            text = self._text(trainer, task, rate, dict(zip(names, values, strict=True)))
             if self._bar is None:
                 left = (trainer.max_steps - step) / max((step - self._first) / max(now - self._started, 1e-9), 1e-9)
                 sys.stderr.write(f"step {step}/{trainer.max_steps}  {text}  left {_clock(left)}\n")
@@ -72,8 +81,8 @@ class Progress(StepCallback):
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float) -> str:
-        parts = [f"{k} {float(v):.4g}" for k, v in task.progress().items()]
+    def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float, numbers: Mapping[str, float]) -> str:
+        parts = [f"{k} {v:.4g}" for k, v in numbers.items()]
         pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         _, wait = self.record.speed.read()
         parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]

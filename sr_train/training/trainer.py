@@ -59,7 +59,14 @@ def build_trainer(
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
     if processes is not None:
         use_processes(trainer, processes)
+    # With several processes, Lightning lets all of them wait for a message of process 0 before every batch, to end at SIGTERM.
+    # Stop receives the signals instead of Lightning.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
     return trainer
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def try_trainer(

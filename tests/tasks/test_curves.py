@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from sr_train.tasks.base import ema_update
 from sr_train.tasks.curves import Constant, CosineRestarts, MultiStep, check_covers, try_optimizer
 
 
@@ -48,18 +47,6 @@ def test_invalid_curves_are_refused():
         MultiStep(milestones=[10, 5])
     with pytest.raises(ValueError, match="expected lists of the same length"):
         CosineRestarts(periods=[5, 5], weights=[1])
-
-
-def test_the_decay_of_the_ema_has_a_warm_up():
-    update = ema_update(0.9)
-    average, counter = torch.zeros(3), torch.tensor(0)
-    expected = 0.0
-    for t in range(200):
-        update([average, counter], [torch.full((3,), float(t)), torch.tensor(t)], torch.tensor(t))
-        decay = min(0.9, (1 + t) / (10 + t))
-        expected = decay * expected + (1 - decay) * t
-    assert average.tolist() == pytest.approx([expected] * 3, rel=1e-5)
-    assert counter.item() == 199
 
 
 def test_periods_that_end_before_the_stage_are_refused_with_the_sum():

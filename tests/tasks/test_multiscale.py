@@ -121,7 +121,7 @@ def test_a_step_changes_only_its_branch_and_the_shared_body(overrides, tmp_path)
 def test_training_equals_a_manual_loop(tmp_path):
     task, data, _ = train(8, "task.ema=null", tmp_path=tmp_path)
     network = untrained()
-    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     for step in range(8):
         batch = data.dataset.__getitems__(list(range(4 * step, 4 * step + 4)))
         adam.zero_grad(set_to_none=True)

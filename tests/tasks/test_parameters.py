@@ -10,11 +10,11 @@ from sr_train.console import ConfigError
 from sr_train.losses.adversarial import RelativisticAverage
 from sr_train.losses.gan import GANLoss
 from sr_train.models.edsr import EDSR
-from sr_train.tasks import base
 from sr_train.tasks.curves import MultiStep
 from sr_train.tasks.gan import GANTask
 from sr_train.tasks.parameters import freeze, split, suffixes
 from sr_train.tasks.pixel import PixelTask
+from sr_train.training.callbacks import StepLog
 
 SMALL = (
     "model=edsr_baseline", "data=toy", "sets=[]", "model.blocks=1", "model.channels=8", "data.workers=0",
@@ -54,7 +54,7 @@ class Seen(L.Callback):
         self.rates.append({g["suffix"]: g["lr"] for g in optimizer.param_groups})
 
 
-def fit(task, steps, *, resume=None, **options):
+def fit(task, steps, *, resume=None, callbacks=(), **options):
     generator = torch.Generator().manual_seed(1)
     batches = [
         {"lr": torch.rand(2, 3, 8, 8, generator=generator), "hr": torch.rand(2, 3, 16, 16, generator=generator),
@@ -63,7 +63,7 @@ def fit(task, steps, *, resume=None, **options):
     seen = Seen()
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,
-        enable_model_summary=False, max_steps=steps, callbacks=[seen], **options,
+        enable_model_summary=False, max_steps=steps, callbacks=[seen, *callbacks], **options,
     )  # fmt: skip
     start = 0 if resume is None else torch.load(resume, weights_only=True)["global_step"]
     with warnings.catch_warnings(record=True) as said:
@@ -207,15 +207,16 @@ class Alarming(EDSR):
 
 
 def test_numbers_of_a_network_are_logged_and_its_alarm_is_printed_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(base, "_LOOK", 2)
+    monkeypatch.setattr(StepLog, "_log", lambda *_: None)  # it needs a data module
+    logs = [StepLog(every=2, folder=str(tmp_path)) for _ in range(2)]
     tasks = [pixel() for _ in range(2)]
     for task in tasks:
         task.model.__class__ = Alarming
-    _, said = fit(tasks[0], 5)
+    _, said = fit(tasks[0], 5, callbacks=logs[:1])
     assert [s for s in said if "too high" in s] == ["step 2: too high; jump"]
     assert float(tasks[0].numbers["train/height"]) == 2.5
     tasks[0].trainer.save_checkpoint(tmp_path / "a.ckpt")
-    _, said = fit(tasks[1], 8, resume=tmp_path / "a.ckpt")
+    _, said = fit(tasks[1], 8, resume=tmp_path / "a.ckpt", callbacks=logs[1:])
     assert not any("too high" in s for s in said)
 
 

@@ -1,0 +1,78 @@
+"""Tensors of networks: where modules store them, and operations on all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+Store = dict[str, Any]  #: a module's parameters or buffers by name
+
+_torch: Any = torch  # its functions for lists of tensors are public by torch.optim only, and have no types
+
+
+def places(network: nn.Module) -> Iterator[tuple[Store, str]]:
+    """Return where each parameter and buffer is stored, once if it is shared.
+
+    Read the store again for each use: ``to()`` and assignments replace buffers by other tensors.
+    """
+    seen: set[int] = set()
+    for module in network.modules():
+        for store in (vars(module)["_parameters"], vars(module)["_buffers"]):
+            for name, tensor in store.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield store, name
+
+
+def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy tensors into others of the same shapes."""
+    if targets:
+        _torch._foreach_copy_(list(targets), list(sources))
+
+
+def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], weight: float) -> None:
+    """Move tensors towards others by a share of the difference, bit for bit as ``Tensor.lerp_`` does."""
+    if targets:
+        _torch._foreach_lerp_(list(targets), list(sources), weight)
+
+
+class Buffers:
+    """Copy of all buffers of networks, to restore them by a decision that the host does not know.
+
+    Buffers of one type are joined to one tensor, which needs few operations for many buffers.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self._places: dict[tuple[torch.device, torch.dtype], list[tuple[Store, str, torch.Size]]] = {}
+        found: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+        for store in (vars(module)["_buffers"] for network in networks for module in network.modules()):
+            for name, buffer in store.items():
+                if buffer is not None:
+                    kind = buffer.device, buffer.dtype
+                    self._places.setdefault(kind, []).append((store, name, buffer.shape))
+                    found.setdefault(kind, []).append(buffer)
+        self._copies = {kind: _joined(buffers) for kind, buffers in found.items()}
+
+    @torch.no_grad()
+    def restore(self, wanted: torch.Tensor) -> None:
+        """Set the buffers to their copies if ``wanted`` is true. A buffer that now has another shape or type is left."""
+        for (device, dtype), places in self._places.items():
+            copies = torch.split(self._copies[device, dtype], [shape.numel() for _, _, shape in places])
+            pairs = [
+                (buffer, copy)
+                for (store, name, shape), copy in zip(places, copies, strict=True)
+                if (buffer := store.get(name)) is not None
+                and (buffer.shape, buffer.dtype, buffer.device) == (shape, dtype, device)
+            ]
+            if pairs:
+                now, before = _joined([b for b, _ in pairs]), _joined([c for _, c in pairs])
+                kept = torch.where(wanted.to(device), before, now)
+                parts = torch.split(kept, [b.numel() for b, _ in pairs])
+                copy_all([b for b, _ in pairs], [p.view_as(b) for p, (b, _) in zip(parts, pairs, strict=True)])
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
