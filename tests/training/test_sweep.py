@@ -10,6 +10,7 @@ from sr_train.config.compose import parse
 from sr_train.config.plan import plan
 from sr_train.config.sweep import Sweep, run_sweep
 from sr_train.console import ConfigError
+from sr_train.training.run import Outcome
 from sr_train.training.sweep import SweepTable, best_score, check_score
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def sweep(tmp_path, monkeypatch):
             code = codes[len(seen) - 1] if len(seen) <= len(codes) else 0
             if isinstance(code, Exception):
                 raise code
-            return code
+            return code if isinstance(code, Outcome) else Outcome(code)
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sr-train", *arguments])
@@ -128,8 +129,8 @@ def test_a_failed_job_is_reported_and_a_signal_ends_the_sweep(sweep, capsys):
     assert "job run/seed-1: no such folder" in err
     assert "1 of 2 jobs failed: run/seed-1" in out
     with pytest.raises(SystemExit) as stop:
-        sweep("-m", *TINY, "seed=1,2", codes=(130,))
-    assert stop.value.code == 130
+        sweep("-m", *TINY, "seed=1,2", codes=(Outcome(75, by_signal=True),))
+    assert stop.value.code == 75
 
 
 def test_a_sweep_started_with_the_names_of_sr_train_0_1_0_continues(sweep, tmp_path):

@@ -44,7 +44,7 @@ REDUCER = (
 ALLOWED = {
     "adversarial.py": "the mean of D's logits over all images is a part of the loss, as its gradient is of the backward pass",
     "_sync_buffers": "ddp broadcasts the buffers of process 0 before a forward pass",
-    "stopping.py": "all processes agree to stop after the same step",
+    "agreement.py": "an exchange between the hosts, in the background; its result is read one step later",
 }
 
 
