@@ -30,6 +30,8 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/\\])(.*)")
 
+_REMEDY = "copy or download it again"
+
 _ASKS_FOR = re.compile(r"GLOBAL ([\w.]+)|unrecognized function (.+)|but got (<.+>)")
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -100,21 +102,21 @@ def _open_safetensors(path: Path) -> AbstractContextManager[Any]:
     return safe_open(path, framework="pt")
 
 
-def read_torch(path: Path, *, mapped: bool = False) -> object:
+def read_torch(path: Path, *, mapped: bool = False, remedy: str = _REMEDY) -> object:
     """Return the content of a torch file: tensors on the CPU and plain values. Anything else is refused.
 
     With ``mapped``, tensors of a zip are mapped to the file: copy those that you keep. Raise TorchFileError if the file
-    cannot be read.
+    cannot be read; ``remedy`` is the end of the message for a damaged one.
     """
     head = _head(path)
     if not _is_torchs(head):
-        raise TorchFileError(f"{path}: damaged, or not a torch file")
+        raise TorchFileError(f"{path}: damaged, or not a torch file; {remedy}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about pickle protocols and sparse tensors
             if not head.startswith(_ZIP):
                 return _load_pickle(path)
-            _check_archive(path)
+            _check_archive(path, remedy)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except TorchFileError:
         raise
@@ -127,7 +129,7 @@ def read_torch(path: Path, *, mapped: bool = False) -> object:
         ) from None
     except Exception as error:  # a damaged file can raise any exception
         raise TorchFileError(
-            f"{path}: not a readable torch file ({type(error).__name__}: {_short(error)}); copy or download it again"
+            f"{path}: not a readable torch file ({type(error).__name__}: {_short(error)}); {remedy}"
         ) from None
 
 
@@ -162,7 +164,7 @@ def _load_pickle(path: Path) -> object:
         return torch.load(cast("IO[bytes]", view), map_location="cpu", weights_only=True)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, remedy: str) -> None:
     """Raise TorchFileError for an archive that is truncated, compressed or has a wrong checksum.
 
     torch does not check the checksums, and unpacks a compressed archive to any size.
@@ -175,9 +177,9 @@ def _check_archive(path: Path) -> None:
                 raise TorchFileError(f"{path}: is a compressed archive, not a torch file; unpack it first")
             spoiled = archive.testzip()
     except zipfile.BadZipFile as error:
-        raise TorchFileError(f"{path}: damaged or truncated ({error}); copy or download it again") from None
+        raise TorchFileError(f"{path}: damaged or truncated ({error}); {remedy}") from None
     if spoiled is not None:
-        raise TorchFileError(f"{path}: damaged: the checksum of {spoiled} is wrong; copy or download it again")
+        raise TorchFileError(f"{path}: damaged: the checksum of {spoiled} is wrong; {remedy}")
 
 
 def _short(error: BaseException) -> str:

@@ -199,11 +199,11 @@ def read_upright(path: str | os.PathLike[str]) -> Image:
     data = _bytes(path)
     pixels = decode_image(data, path)
     try:
-        turned = int(_open(path, data).getexif().get(_ORIENTATION, 1))
+        orientation = int(_open(path, data).getexif().get(_ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError):  # a damaged tag is ignored
         return pixels
-    pixels = np.swapaxes(pixels, 0, 1) if turned in (5, 6, 7, 8) else pixels
-    vertical, horizontal = turned in (3, 4, 7, 8), turned in (2, 3, 6, 7)
+    pixels = np.swapaxes(pixels, 0, 1) if orientation in (5, 6, 7, 8) else pixels
+    vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     return np.ascontiguousarray(pixels[:: -1 if vertical else 1, :: -1 if horizontal else 1])
 
 
@@ -217,9 +217,9 @@ def encode_image(image: Image, suffix: str) -> bytes:
     if suffix not in SUFFIXES:
         raise ValueError(f"cannot write {suffix or 'a file without suffix'!r}: choose one of {', '.join(SUFFIXES)}")
     if image.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
-        raise ValueError(f"{suffix} holds 8 bits, the image has 16: write .png or .tiff")
+        raise ValueError(f"{suffix} files have 8 bits per sample, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (".jpg", ".jpeg", ".bmp"):
-        raise ValueError(f"{suffix} holds no alpha: write .png, .webp or .tiff")
+        raise ValueError(f"{suffix} files have no alpha channel: write .png, .webp or .tiff")
     options = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 3], ".jpg": _JPEG, ".jpeg": _JPEG}.get(suffix, [])
     try:
         if suffix == ".webp":  # OpenCV loses the colors of transparent pixels

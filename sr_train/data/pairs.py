@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from sr_train.batch import Image
+from sr_train.console import counted
 from sr_train.data.degrade import reduce_window
 from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_rgb
@@ -148,7 +149,9 @@ class Pairs:
                     f"{key}: HR {width}x{height} does not fit LR {low[1]}x{low[0]} at scale {self.scale}; {hint}"
                 )
         if problems:
-            raise BadFilesError(f"{self.hr.name}: {len(problems)} of {len(self.keys)} images cannot be used", problems)
+            raise BadFilesError(
+                f"{self.hr.name}: {len(problems)} of {counted(len(self.keys), 'image')} cannot be used", problems
+            )
 
     def __len__(self) -> int:
         return len(self.keys)

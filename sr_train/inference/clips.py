@@ -76,7 +76,7 @@ def super_resolve_clip(
         model: network in eval mode; it states ``scale`` and ``multiple_of``, and ``frames`` if it takes windows.
         frames: frames in order.
         padding: how frames beyond the ends are replaced.
-        tiling, ensemble, precision, done: as for :func:`sr_train.inference.images.super_resolve_bands`.
+        tiling, ensemble, precision, done: as for :func:`sr_train.inference.images.super_resolve`.
 
     Raises:
         ValueError: as in :func:`windows`.

@@ -82,7 +82,17 @@ def super_resolve(
 
     Networks that state ``frames`` take a window [T, C, h, w]; other networks get its center frame. Sides that are not
     multiples of ``model.multiple_of`` are padded by mirroring at the right and bottom, and the padding is cut off the
-    result. Arguments are those of :func:`super_resolve_bands`.
+    result.
+
+    Args:
+        model: network in eval mode; it states ``scale`` and ``multiple_of``.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network: tiles are
+            moved.
+        tiling: sides of the tiles; ``None`` for the whole image at once.
+        ensemble: average the outputs for eight flips and transposes of an image, or four flips of a clip.
+        precision: "32", or "bf16" for autocast.
+        features: cache of features, after ``begin`` with the frames of this window.
+        done: called with the number of LR pixels of every finished tile.
     """
     found = super_resolve_bands(
         model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
@@ -104,17 +114,7 @@ def super_resolve_bands(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Upscale one image and yield it in bands from top to bottom: (first row, [C, rows, scale w] in [0, 1]).
 
-    The float image is never held as a whole.
-
-    Args:
-        model: network in eval mode; it states ``scale`` and ``multiple_of``.
-        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network: tiles are
-            moved.
-        tiling: sides of the tiles; ``None`` for the whole image at once.
-        ensemble: average the outputs for eight flips and transposes of an image, or four flips of a clip.
-        precision: "32", or "bf16" for autocast.
-        features: cache of features, after ``begin`` with the frames of this window.
-        done: called with the number of LR pixels of every finished tile.
+    The float image is never held as a whole. Arguments are those of :func:`super_resolve`.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), lr.device)
     run = _ensemble if ensemble else _run

@@ -79,10 +79,10 @@ def _by_sampling(
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Yield the images to sample together, and the blocks of rows in them.
+    """Yield parts of the batch as (slice of its images, slices of their rows), to be computed one after the other.
 
-    There are enough images to keep all threads busy, with one thread for one group. Small maps are taken in larger numbers,
-    because every piece costs 40 calls.
+    A part has at least as many images times groups of channels as there are threads: a thread computes one group of an image.
+    Parts of small maps have more images, because each part costs 40 calls of torch functions, whatever its size.
     """
     batch, _, height, width = mask.shape
     together = max(math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1]), 2 * _PIECE // (height * width))

@@ -48,7 +48,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raise CheckpointError if the file is damaged or was not written by sr-train."""
     try:
-        content = read_torch(path)
+        content = read_torch(path, remedy="it can be deleted")
     except TorchFileError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(content, dict) or any(k not in content for k in _NEEDED) or not _is_state(content["state_dict"]):

@@ -53,7 +53,11 @@ def try_network(stage: Stage) -> list[str]:
 
 
 def _read_back(network: nn.Module, config: Mapping[str, Any], where: str) -> nn.Module | None:
-    """Write a network to memory and build it again; compare only names and shapes and return None if it is large."""
+    """Write a network to a weights file in memory, and return the network that is built from this file.
+
+    For a large network only names and shapes are compared, and None is returned. Raise ValueError if the file cannot be
+    written or does not fit the network.
+    """
     state = dict(network.state_dict())
     odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if odd:

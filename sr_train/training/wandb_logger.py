@@ -1,4 +1,4 @@
-"""Logger for Weights & Biases that is exact after a resume."""
+"""Logger for Weights & Biases that sends the numbers of each step exactly once, even if a run is killed and resumed."""
 
 from __future__ import annotations
 

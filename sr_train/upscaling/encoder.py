@@ -38,7 +38,7 @@ FIXED_RATE = (".avi",)  #: containers whose frames have no time stamps
 
 
 class Options(NamedTuple):
-    """Options of encoding a video."""
+    """Options for encoding a video."""
 
     codec: str = "auto"
     quality: int | None = None

@@ -145,7 +145,9 @@ class FilmWriter:
         try:
             self.container.start_encoding()
         except self._av.FFmpegError as error:
-            raise self._failed(error, f"{self.path.suffix} cannot hold {self.codec} or another stream") from None
+            raise self._failed(
+                error, f"{self.path.suffix} cannot hold {self.codec}, or a sound or subtitle that is copied"
+            ) from None
         except (ValueError, OSError) as error:
             raise self._failed(error, "cannot be written") from None
 

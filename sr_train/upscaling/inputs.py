@@ -57,7 +57,7 @@ class Job(NamedTuple):
 
 
 def image_suffix(config: Mapping[str, Any]) -> str | None:
-    """Return ``format=`` as a suffix. Raises UsageError."""
+    """Return the value of ``format=`` as a suffix, such as ``.png``. Raises UsageError for an unknown format."""
     if config["format"] is None:
         return None
     suffix = f".{str(config['format']).lower().removeprefix('.')}"

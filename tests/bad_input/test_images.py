@@ -59,7 +59,7 @@ CASES = [
         (*UPSCALE, "input=deep.png", "format=jpg"),
         picture("deep.png", 8, 8, dtype=np.uint16),
         1,
-        "holds 8 bits, the image has 16: write .png",
+        "files have 8 bits per sample, the image has 16: write .png",
     ),
     Case(
         "two names become one",

@@ -168,7 +168,7 @@ def test_formats_that_lose_data_are_refused_before_the_first_image(invoke, netwo
     write_image(tmp_path / "in" / "solid.png", np.zeros((8, 8, 3), np.uint8))
     done = invoke("sr-upscale", "weights=net.safetensors", "input=in", "output=out", "format=jpg", "device=cpu")
     assert done.returncode == 1
-    assert "in/clear.png: .jpg holds no alpha" in done.stderr
+    assert "in/clear.png: .jpg files have no alpha channel" in done.stderr
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["solid.jpg"]
     write_image(tmp_path / "in" / "solid.bmp", np.zeros((8, 8, 3), np.uint8))
     done = invoke("sr-upscale", "weights=net.safetensors", "input=in", "output=out", "format=png", "device=cpu")

@@ -52,7 +52,7 @@ class Record(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Iterator[Record]:
-        """Read consecutive records, the inverse of :meth:`pack`. Raises ValueError."""
+        """Read consecutive records, the inverse of :meth:`pack`. Raises ValueError if the last one is not complete."""
         if len(raw) % _RECORD.size:
             raise ValueError(f"records of {len(raw)} bytes, not a multiple of {_RECORD.size}")
         return map(cls._make, _RECORD.iter_unpack(raw))

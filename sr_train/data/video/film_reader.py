@@ -84,7 +84,7 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).split("\n")[0]
 
 
-def _turned(frame: VideoFrame) -> tuple[bool, bool, bool]:
+def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """Return (transpose, flip vertically, flip horizontally), which make a frame upright in this order."""
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
@@ -173,8 +173,8 @@ class FilmReader:
 
     def _look(self, frame: VideoFrame) -> Look:
         context, pixel = self.stream.codec_context, frame.format
-        turned = _turned(frame)[0]
-        height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        transposed = _orientation(frame)[0]
+        height, width = (frame.width, frame.height) if transposed else (frame.height, frame.width)
         aspect = self.stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
         pix_fmt = self._pixel_format(pixel)
         matrix = int(frame.colorspace)
@@ -194,11 +194,11 @@ class FilmReader:
         rate = self.stream.average_rate or self.stream.guessed_rate or self.stream.base_rate or Fraction(25)
         base = self.stream.time_base or 1 / rate
         left = context.name not in _CENTERED
-        aspect = 1 / Fraction(aspect) if turned else Fraction(aspect)
+        aspect = 1 / Fraction(aspect) if transposed else Fraction(aspect)
         return Look(height, width, pix_fmt, color, tagged, aspect, Fraction(rate), Fraction(base), left)
 
     def _pixel_format(self, pixel: Any) -> PixelFormat:
-        """Return the planar format that can store a pixel format without its alpha. Raises FilmError."""
+        """Return the planar format that can store a pixel format without its alpha. Raises FilmError if there is none."""
         try:
             pix_fmt = planar_format(pixel)
             self._av.VideoFormat(pix_fmt.name)
@@ -282,7 +282,7 @@ class FilmReader:
 
     def _pixels(self, frame: VideoFrame) -> torch.Tensor:
         pix_fmt = self._pixel_format(frame.format)
-        transpose, vertical, horizontal = _turned(frame)
+        transpose, vertical, horizontal = _orientation(frame)
         if frame.format.name not in (pix_fmt.name, pix_fmt.name.replace("yuv", "yuvj")):
             frame = frame.reformat(format=pix_fmt.name)  # only unpacks, without conversion
         planes = [plane_samples(plane, pix_fmt.depth) for plane in frame.planes]
@@ -291,8 +291,8 @@ class FilmReader:
         rgb = to_rgb(planes, pix_fmt, self.look.color, left=self.look.left)
         if transpose:
             rgb = rgb.transpose(1, 2)
-        if turned := [axis for axis, flip in ((1, vertical), (2, horizontal)) if flip]:
-            rgb = rgb.flip(turned)
+        if flipped := [axis for axis, flip in ((1, vertical), (2, horizontal)) if flip]:
+            rgb = rgb.flip(flipped)
         top, kind = (255, torch.uint8) if pix_fmt.depth == 8 else (65535, torch.uint16)
         return torch.floor(rgb * top + 0.5).to(kind)
 
