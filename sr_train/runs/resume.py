@@ -25,7 +25,7 @@ from sr_train.runs.checkpoints import list_checkpoints
 #: which makes a GPU's results reproducible.
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
-    "paths", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
+    "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
     "trainer.max_time", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
