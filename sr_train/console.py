@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ class ConfigError(ValueError):
         self.problems = list(dict.fromkeys(problems))
         super().__init__("\n".join(self.problems))
 
+
+_rank: dict[str, int] = {}  # "own": rank of this process, once it is known
 
 _warned: set[str] = set()  # warnings that the current command has printed
 
@@ -75,9 +78,16 @@ def told(problems: list[Exception], what: str = "", *, usage: bool = False, ours
         problems.append((UsageError if usage and not isinstance(error, ImportError) else ValueError)(text))
 
 
+def set_rank(rank: int) -> None:
+    """Set the rank of this process among the processes of its run."""
+    _rank["own"] = rank
+
+
 def is_child() -> bool:
-    """Return true in a process of a rank above 0."""
-    return any(int(os.environ.get(k) or 0) > 0 for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Return true in a process of a rank above 0. Before :func:`set_rank`, the environment variables of launchers tell it."""
+    if "own" in _rank:
+        return _rank["own"] > 0
+    return any(re.fullmatch(r"0*[1-9]\d*", os.environ.get(k, "")) for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -33,6 +33,15 @@ check_programs() {
     [ "$(id -u)" = 0 ] || fail "slurmd starts jobs as other users: run this as root"
 }
 
+check_ports() {
+    local i
+    for i in $(seq 0 "$nodes"); do
+        if (: < "/dev/tcp/127.0.0.1/$((port + i))") 2> /dev/null; then
+            fail "port $((port + i)) is in use, perhaps by another cluster; choose others: SLURM_TOY_PORT=$((port + 200)) $0 up $dir"
+        fi
+    done
+}
+
 write_config() {
     local host i
     host=$(hostname -s)
@@ -118,7 +127,10 @@ wait_for() { # SECONDS WHAT COMMAND...
     local end=$((SECONDS + $1)) what=$2
     shift 2
     until "$@"; do
-        [ $SECONDS -lt $end ] || fail "$what did not start; see $dir/log: $(tail -qn 2 "$dir"/log/* | tail -n 6)"
+        if [ $SECONDS -ge $end ]; then
+            down
+            fail "$what did not start; see $dir/log: $(tail -qn 2 "$dir"/log/* | tail -n 6)"
+        fi
         sleep 0.1
     done
 }
@@ -137,6 +149,7 @@ up() {
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     [ ! -e "$dir/pids" ] || down # a cluster that runs in this folder, or files of one that was killed
+    check_ports
     rm -rf "${dir:?}"/{state,spool,pid,log}
     mkdir -p "$dir"/{munge,state,spool,pid,log,bin}
     chmod 755 "$dir" "$dir/munge" # munge refuses a socket that others cannot reach

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sr_train.cli.main import run
 from sr_train.config.folders import files_of
 from sr_train.config.help import header
+from sr_train.runs.launch import find_launch
 
 _GROUPS = (
     "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "sets", "trainer", "logger",
@@ -52,10 +53,11 @@ def train(arguments: list[str]) -> int:
         from sr_train.runs.slurm_job import Jobs
 
         return Jobs(launcher).submit(plan(arguments), arguments).finish()
+    find_launch()  # before Lightning is imported, which reads the same variables
     composed = plan(arguments)
     from sr_train.training.run import run_plan
 
-    return run_plan(composed, arguments)
+    return run_plan(composed, arguments).code
 
 
 def _sweep(arguments: list[str]) -> int:
@@ -69,6 +71,7 @@ def _sweep(arguments: list[str]) -> int:
         jobs = Jobs(launcher)
         run_sweep(arguments, jobs.add)
         return jobs.finish()
+    find_launch()
     from sr_train.training.run import run_plan
     from sr_train.training.sweep import SweepTable
 

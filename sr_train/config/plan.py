@@ -8,6 +8,7 @@ checked here against the signatures of the constructors.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ class Stage:
     def folder(self) -> Path:
         """Folder that all files of the stage are written to."""
         return Path(self.config["folder"])
+
+
+def with_trainer(stage: Stage, **resolved: Any) -> Stage:
+    """Return a stage with other values for keys of ``trainer``."""
+    return dataclasses.replace(stage, config={**stage.config, "trainer": {**stage.config["trainer"], **resolved}})
 
 
 @dataclass(frozen=True)

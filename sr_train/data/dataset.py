@@ -173,8 +173,9 @@ def one_thread(_: int) -> None:
     """
     torch.set_num_threads(1)
     # timeout, systemd and scancel signal the whole process group; only the training process reacts, with a checkpoint.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):  # Windows has two of them
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

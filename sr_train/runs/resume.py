@@ -24,7 +24,7 @@ from sr_train.runs.checkpoints import list_checkpoints
 #: affect the weights may not change: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and deterministic,
 #: which makes a GPU's results reproducible.
 FREE = (
-    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "folder",
+    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",

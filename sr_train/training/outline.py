@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from sr_train.config.build import build
-from sr_train.config.plan import Stage
+from sr_train.config.plan import Stage, with_trainer
 from sr_train.console import UsageError, listed, told
 from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
@@ -56,11 +55,6 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores)
-
-
-def with_trainer(stage: Stage, **resolved: Any) -> Stage:
-    """Return a stage with other values for keys of ``trainer``."""
-    return dataclasses.replace(stage, config={**stage.config, "trainer": {**stage.config["trainer"], **resolved}})
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:

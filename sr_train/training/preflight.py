@@ -15,13 +15,14 @@ from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, LearningRa
 from lightning.pytorch.loggers import WandbLogger
 
 from sr_train.config.build import build
-from sr_train.config.plan import Plan, Stage
+from sr_train.config.plan import Plan, Stage, with_trainer
 from sr_train.console import ProblemsError, UsageError, is_child, message_of, say, told
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.tasks.curves import try_optimizer
+from sr_train.training.cluster import Processes
 from sr_train.training.network_check import try_network
-from sr_train.training.outline import outline, with_trainer
+from sr_train.training.outline import outline
 from sr_train.training.trainer import finding_unused, try_trainer, unchanged_globals
 from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
@@ -46,7 +47,7 @@ class Prepared:
         return source
 
 
-def preflight(plan: Plan) -> list[Prepared]:
+def preflight(plan: Plan, processes: Processes | None = None) -> list[Prepared]:
     """Build the task, data, trainer, optimizer, loggers and callbacks of every selected stage, then check warm starts.
 
     Raise all errors of all stages together. Nothing is written and no global state is changed.
@@ -55,7 +56,7 @@ def preflight(plan: Plan) -> list[Prepared]:
     prepared: list[Prepared] = []
     for stage in plan.stages:
         if stage.name in plan.selected:
-            ready = prepare(stage, found.setdefault(stage.name, []))
+            ready = prepare(stage, found.setdefault(stage.name, []), processes)
             prepared += [] if ready is None else [ready]
     if any(found.values()):
         _refuse(plan, found)
@@ -72,8 +73,6 @@ def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
         check_warm_starts(plan)
     problems = _merged(found)
     problems += [e for e in others if not any(message_of(e) in message_of(p) for p in problems)]
-    if is_child() and all(isinstance(p, UsageError) for p in problems):  # rank 0 prints the same errors
-        raise SystemExit(2)
     raise problems[0] if len(problems) == 1 else ProblemsError(problems)
 
 
@@ -97,14 +96,14 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
     return merged
 
 
-def prepare(stage: Stage, problems: list[Exception]) -> Prepared | None:
+def prepare(stage: Stage, problems: list[Exception], processes: Processes | None = None) -> Prepared | None:
     """Build and open one stage; on errors add them to ``problems`` and return None."""
     stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
         config = _moved(stage.config, str(stage.folder), folder)
         loggers = _build_loggers(config["logger"] or {}, problems)
         callbacks = _build_callbacks(config, loggers, scores, problems)
-        trainer = try_trainer(config, callbacks, problems)
+        trainer = try_trainer(config, callbacks, problems, processes)
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         if task is not None:
             with told(problems, "model"):

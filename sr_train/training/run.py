@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
+import signal
+import socket
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from torch import distributed
 
 from sr_train.config.plan import Plan
 from sr_train.config.plan import plan as compose_plan
-from sr_train.console import UsageError, is_child, say
+from sr_train.console import UsageError, explain, is_child, is_users_error, say, set_rank
 from sr_train.runs import lock, resume
+from sr_train.runs.checkpoints import list_checkpoints
+from sr_train.runs.launch import find_launch
+from sr_train.runs.ranks import FailedElsewhereError, LostRankError, Ranks
+from sr_train.runs.requeue import requeue
+from sr_train.training.cluster import Processes, place
 from sr_train.training.dry_run import check_plan
 from sr_train.training.preflight import preflight
+from sr_train.training.signals import Signals, StoppedError
 from sr_train.training.stage import run_stage
 from sr_train.training.trainer import unchanged_flags
-from sr_train.training.user_callbacks import StoppedError, start_clock
+from sr_train.training.user_callbacks import start_clock
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """End of a run; ``code`` is the exit code of the command."""
+
+    code: int
+    by_signal: bool = False
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -25,39 +47,120 @@ def train(arguments: Sequence[str]) -> int:
 
     Errors that the command would print are raised, e.g. ConfigError and UsageError.
     """
-    return run_plan(compose_plan(arguments), arguments)
+    return run_plan(compose_plan(arguments), arguments).code
 
 
-def run_plan(plan: Plan, arguments: Sequence[str]) -> int:
-    """Run the selected stages of a plan while holding the run's lock; return the exit code.
+def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
+    """Run the selected stages of a plan while holding the run's lock.
 
-    The code is 0 if all stages are finished, 128 + N if signal N ended the run, and 75 if a stage was left open for another
-    reason (:class:`sr_train.training.stopping.Stop`).
+    The exit code is 0 if all stages are finished, 130 after Ctrl-C, and 75 if a stage was left open for another reason: a
+    signal, a time limit or a callback. Under SLURM, a signal also requeues the job.
     """
     mode = plan.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
         raise UsageError(f"resume={mode}: choose from auto, force, never")
+    launch = find_launch()
+    set_rank(launch.rank)
+    try:
+        plan, launch, world = place(plan, launch)
+    except UsageError:
+        if is_child():  # rank 0 prints the same error
+            raise SystemExit(2) from None
+        raise
     start_clock()
-    command = shlex.join(["sr-train", *arguments])
     _quiet()
     if plan.stages[0].config["check"]:
-        return check_plan(plan)
-    with nullcontext() if is_child() else lock.hold(plan.folder):
-        if mode == "never" and not is_child():
-            _move_aside(plan)
-            command = command.replace(" resume=never", "")
-        say(f"run {plan.name}: {' -> '.join(plan.selected)} in {plan.folder}")
-        for note in plan.notes:
-            say(note)
-        stages = preflight(plan)
+        return Outcome(0 if is_child() else check_plan(plan))
+    ranks = Ranks(launch, world, timeout=_timeout(plan))
+    with Signals(ranks) as signals:
         try:
-            while stages:
-                with unchanged_flags():
-                    run_stage(plan, stages.pop(0))
+            ranks.start()
+            _run(plan, Processes(launch, ranks), signals, mode)
         except StoppedError as stopped:
-            say(f"sr-train: {stopped}; continue with: {command}", error=True)
-            return stopped.code
-    return 0
+            ranks.fail("stopped", stopped.code)
+            if not is_child():
+                _say_stopped(plan, stopped, arguments)
+            return Outcome(stopped.code, stopped.number is not None)
+        except FailedElsewhereError as elsewhere:
+            raise SystemExit(elsewhere.code) from None
+        except Exception as error:
+            _fail(ranks, error)
+        finally:
+            ranks.finish()
+    return Outcome(0)
+
+
+def _timeout(plan: Plan) -> float:
+    return float(plan.stages[0].config["trainer"].get("timeout") or 1800)
+
+
+def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
+    """Train the stages. Rank 0 decides if the run may begin, before another rank opens anything."""
+    ranks = processes.ranks
+    with nullcontext() if is_child() else lock.hold(plan.folder):
+        if not is_child():
+            if mode == "never":
+                _move_aside(plan)
+            say(f"run {plan.name}: {' -> '.join(plan.selected)} in {plan.folder}")
+            for note in plan.notes:
+                say(note)
+            stages = preflight(plan, processes)
+            ranks.decide("begin", lambda: True)
+        else:
+            ranks.decide("begin", lambda: True)
+            stages = preflight(plan, processes)
+        if processes.creates_processes_externally and ranks.by != "sr-train":
+            ranks.meet("ready")
+        while stages:
+            if signals.received is not None:
+                raise StoppedError(signal.Signals(signals.received).name, None, signals.received)
+            with unchanged_flags():
+                run_stage(plan, stages.pop(0), processes, signals)
+
+
+def _say_stopped(plan: Plan, stopped: StoppedError, arguments: Sequence[str]) -> None:
+    """Print how the run continues; under SLURM, return the job to the queue."""
+    command = shlex.join(["sr-train", *(a for a in arguments if a != "resume=never")])
+    again = None
+    if stopped.number is not None and stopped.code == 75 and plan.stages[0].config["requeue"]:
+        again = requeue(plan.folder, {s.name: _newest_step(s.folder) for s in plan.stages})
+    say(f"sr-train: {stopped}; {f'{again}; ' if again else ''}continue with: {command}", error=True)
+
+
+def _newest_step(folder: Path) -> int:
+    return next((step for step, _ in list_checkpoints(folder / "checkpoints")), 0)
+
+
+_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    """Return true for an error of an operation with the other processes."""
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and _CONNECTION.search(str(error)) is not None
+    )
+
+
+def _fail(ranks: Ranks, error: Exception) -> NoReturn:
+    """Raise the error with the name of its rank; end this process without a message if another one has failed first."""
+    if ranks.world == 1:
+        raise error
+    if _is_broken_connection(error):
+        lost = ranks.explain_loss()
+        if lost is None or not ranks.fail(lost, 1):
+            raise SystemExit(1 if ranks.failure is None else int(ranks.failure["code"])) from None
+        raise LostRankError(lost) from None
+    users = is_users_error(error)
+    text, code = explain(error) if users else (f"{type(error).__name__}: {error}", 1)
+    if not ranks.fail(text, code):
+        raise SystemExit(code) from None
+    if ranks.rank == 0 or isinstance(error, LostRankError):
+        raise error
+    where = f"rank {ranks.rank} on {socket.gethostname()}"
+    if not users:
+        sys.stderr.write(f"{where}:\n")
+        raise error
+    raise (UsageError if code == 2 else ValueError)(f"{where}: {text}") from None
 
 
 def _move_aside(plan: Plan) -> None:

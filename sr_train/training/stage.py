@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from traceback import walk_tb
@@ -17,21 +18,26 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import sr_train
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
-from sr_train.console import is_child, listed, say
+from sr_train.console import listed, say
 from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
 from sr_train.runs import resume
 from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkpoint
+from sr_train.runs.launch import Launch
+from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
+from sr_train.training.agreement import Beats
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.cluster import Processes
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
+from sr_train.training.signals import Signals, StoppedError
 from sr_train.training.stage_folder import StageFolder, check_continues, remove_set_aside
 from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
-from sr_train.training.user_callbacks import OPEN, StoppedError, callback_specs, finished_early, name_of, own_callbacks
+from sr_train.training.user_callbacks import callback_specs, finished_early, name_of, own_callbacks
 from sr_train.training.validation import Validate
 from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.file import Weights, load_weights, save_weights
@@ -68,7 +74,9 @@ class Export:
         save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
 
 
-def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L.Callback]:
+def _callbacks(
+    prepared: Prepared, export: Export, files: StageFolder, ranks: Ranks, signals: Signals
+) -> list[L.Callback]:
     """Build the user's callbacks, then the standard ones in the order of a step: log, validate, save, stop, display."""
     stage, data = prepared.stage, prepared.data
     config, last = stage.config, int(stage.config["trainer"]["max_steps"])
@@ -85,9 +93,11 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
         perceptual=prepared.perceptual,
         means=data.means,
         basis={"lpips": Path(config["validate"]["lpips"] or "").name},
+        signals=signals,
+        ranks=ranks,
         **options,
     )
-    stop = Stop(save, own=own_callbacks(config, prepared.scores), specs=callback_specs(config))
+    stop = Stop(save, signals=signals, own=own_callbacks(config, prepared.scores), specs=callback_specs(config))
     ours: list[L.Callback] = [record, validate, save, stop]
     if config["profile"]:
         ours.append(
@@ -101,7 +111,7 @@ def _callbacks(prepared: Prepared, export: Export, files: StageFolder) -> list[L
                 compiled=config["task"].get("compile", False),
             )
         )
-    return [*stop.watched(), *ours, Progress(record)]
+    return [*stop.watched(), *ours, Progress(record), Beats(ranks)]
 
 
 def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> SRTask:
@@ -114,49 +124,106 @@ def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> 
     return build(config["task"], **parts)
 
 
-def run_stage(plan: Plan, prepared: Prepared) -> Path:
+def run_stage(
+    plan: Plan, prepared: Prepared, processes: Processes | None = None, signals: Signals | None = None
+) -> Path:
     """Train one stage from its newest checkpoint or from the start, unless it is finished; return its weights file.
 
-    Raise StoppedError if it was stopped before its end; a checkpoint has been written.
+    Rank 0 decides which checkpoint all ranks continue from. Raise StoppedError if the stage was stopped before its end; a
+    checkpoint has been written.
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
-    last = int(config["trainer"]["max_steps"])
+    if processes is None:
+        processes = Processes(Launch(), Ranks(Launch()))
+    ranks, signals = processes.ranks, signals or Signals()
     source = find_origin(plan, stage, prepared.take_origin())
-    described = resume.describe(
-        config, [p for pairs in data.by_scale.values() for p in pairs], [] if source is None else [source.digest]
-    )
-    notes = resume.check(folder, described, force=config["resume"] == "force")
-    done = folder / WEIGHTS
-    trained = _trained(stage) if done.exists() else 0
-    early = finished_early(done, config) if done.exists() else None
-    if done.exists() and (early is not None or trained >= last):
-        _say_all(stage, notes)
-        if not is_child():
-            remove_set_aside(folder)  # an earlier process may have been killed before it did this
-        say(f"stage {stage.name}: already finished ({done}{f'; by {early}' if early else ''})")
-        return done
-    found = newest_checkpoint(folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
-    if found is not None and found.step > last:
-        raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
+    sources = [p for pairs in data.by_scale.values() for p in pairs]
+    described = resume.describe(config, sources, [] if source is None else [source.digest])
+    begin = Begin(stage, described, ranks)
+    if begin.is_finished():
+        return folder / WEIGHTS
     gc.collect()  # networks of the checks and of the previous stage are in reference cycles: 160 MB with two VGG19
     task = build_task(config, stage.name, source)
-    check_continues(stage.name, folder, task, found, last, notes)
-    found = None if found is None else found._replace(content={})  # Lightning reads the file again
-    _say_all(stage, notes)
+    found = begin.choose_checkpoint(task)
     export, files = Export(plan, stage, source), StageFolder(folder, described, new=found is None)
     del source  # its tensors are copied; this frees the memory of one network
-    callbacks = _callbacks(prepared, export, files)
-    trainer = build_trainer(config, callbacks, folder)
+    callbacks = _callbacks(prepared, export, files, ranks, signals)
+    trainer = build_trainer(config, callbacks, folder, processes)
     data.per_device(trainer.world_size)
     if trainer.is_global_zero:
         files.begin()
     _introduce(stage, task, data, found)
-    _fit(trainer, task, data, found)
-    _finish(trainer, task, callbacks, export, stage, files)
+    signals.training = True
+    try:
+        _fit(trainer, task, data, found)
+        _finish(trainer, task, callbacks, export, stage, files)
+    finally:
+        signals.training = False
     if trainer.is_global_zero:
         remove_set_aside(folder)
-    return done
+    return folder / WEIGHTS
+
+
+class Begin:
+    """Decisions of rank 0 about a stage, which read its folder: is it finished, and which checkpoint does it continue from?
+
+    Args:
+        stage: the stage.
+        described: content of its ``config.yaml``.
+        ranks: processes of the run.
+    """
+
+    def __init__(self, stage: Stage, described: Mapping[str, Any], ranks: Ranks) -> None:
+        self.stage = stage
+        self.described = described
+        self.ranks = ranks
+        self.last = int(stage.config["trainer"]["max_steps"])
+        self.notes: list[str] = []
+
+    def is_finished(self) -> bool:
+        """Return true, and say so, if the stage is finished. Raise ChangedError if it was started with another config."""
+        return self.ranks.decide(f"stage {self.stage.name}: finished", self._is_finished)
+
+    def _is_finished(self) -> bool:
+        stage, config = self.stage, self.stage.config
+        self.notes = resume.check(stage.folder, self.described, force=config["resume"] == "force")
+        done = stage.folder / WEIGHTS
+        early = finished_early(done, config) if done.exists() else None
+        if not done.exists() or (early is None and _trained(stage) < self.last):
+            return False
+        _say_all(stage, self.notes)
+        remove_set_aside(stage.folder)  # an earlier process may have been killed before it did this
+        say(f"stage {stage.name}: already finished ({done}{f'; by {early}' if early else ''})")
+        return True
+
+    def choose_checkpoint(self, task: SRTask) -> Checkpoint | None:
+        """Return the checkpoint to continue from, without its content; raise CheckpointError if it does not fit the task."""
+        chosen = self.ranks.decide(f"stage {self.stage.name}: checkpoint", lambda: self._choose_checkpoint(task))
+        if chosen is None:
+            return None
+        path = self.stage.folder / "checkpoints" / chosen["name"]
+        deadline = time.monotonic() + _PATIENCE
+        while not path.exists():  # a network file system may show a new file a little later
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"{path}: rank 0 continues from this checkpoint, but this node does not have it: paths.runs must be a "
+                    "folder that all nodes share"
+                )
+            time.sleep(0.2)
+        return Checkpoint(path, chosen["step"], {})  # Lightning reads the file again
+
+    def _choose_checkpoint(self, task: SRTask) -> dict[str, Any] | None:
+        stage, last = self.stage, self.last
+        found = newest_checkpoint(stage.folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
+        if found is not None and found.step > last:
+            raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
+        check_continues(stage.name, stage.folder, task, found, last, self.notes)
+        _say_all(stage, self.notes)
+        return None if found is None else {"name": found.path.name, "step": found.step}
+
+
+_PATIENCE = 30.0  # seconds that a rank waits for rank 0's checkpoint to appear in its file system
 
 
 def _trained(stage: Stage) -> int:
@@ -209,17 +276,19 @@ def _finish(
 ) -> None:
     """Write the stage's weights, or raise StoppedError if the stage is not finished."""
     stop = next(c for c in callbacks if isinstance(c, Stop))
+    validate = next(c for c in callbacks if isinstance(c, Validate))
     step = trainer.global_step
     finished = None if step == trainer.max_steps else stop.finished
-    if step != trainer.max_steps and finished is None:
-        if stop.received is not None or not (stop.asked or trainer.should_stop):
-            number = stop.received or signal.SIGINT
-            raise StoppedError(signal.Signals(number).name, step, 128 + number)
-        raise StoppedError(name_of(stop.by, stage.config), step, OPEN)
+    if validate.pending or (step != trainer.max_steps and finished is None):
+        number = stop.received or stop.signals.agreed
+        if number is None and not (stop.asked or trainer.should_stop):
+            number = stop.signals.received or signal.SIGINT
+        if number is not None:
+            raise StoppedError(signal.Signals(number).name, step, number)
+        raise StoppedError(name_of(stop.by, stage.config), step)
     if finished is not None:
         say(f"stage {stage.name}: finished by {finished['by']} at step {finished['step']}")
     done = stage.folder / WEIGHTS
-    validate = next(c for c in callbacks if isinstance(c, Validate))
     if trainer.is_global_zero:
         files.finish()
         export(task, done, validate.scores, step, finished)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -14,7 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from sr_train.tasks.base import SRTask
+from sr_train.training.agreement import LateAgreement
 from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.signals import Signals
 from sr_train.training.step_callback import StepCallback
 
 
@@ -33,9 +31,10 @@ class _After(L.Callback):
 
 
 class Stop(StepCallback):
-    """Callback that ends the run after a step, with a checkpoint, on SIGTERM, Ctrl-C or ``trainer.should_stop``.
+    """Callback that ends the run after a step, with a checkpoint, on a signal or ``trainer.should_stop``.
 
-    A second Ctrl-C ends the run immediately. This class and :func:`still_finished` decide if a stop finishes the stage:
+    With several processes the end is agreed upon one step late, so that no step waits. This class and
+    :func:`still_finished` decide if a stop finishes the stage:
 
     - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage starts.
     - Signals, Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open: the same command
@@ -43,6 +42,7 @@ class Stop(StepCallback):
 
     Args:
         checkpoints: callback that writes checkpoints.
+        signals: signals of the run.
         own: the user's callbacks, in the order of ``specs``.
         specs: configs of these callbacks.
     """
@@ -51,6 +51,7 @@ class Stop(StepCallback):
         self,
         checkpoints: Checkpoints,
         *,
+        signals: Signals | None = None,
         own: Sequence[L.Callback] = (),
         specs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
@@ -58,11 +59,12 @@ class Stop(StepCallback):
         self.checkpoints = checkpoints
         self.own = list(own)
         self.specs = list(specs)
-        self.received: int | None = None
+        self.signals = signals or Signals()
+        self.received: int | None = None  #: signal that all ranks have agreed upon
         self.asked = False  #: true after ``trainer.should_stop`` was set
         self.by: L.Callback | None = None  #: the callback that set it
         self.finished: dict[str, Any] | None = None  #: description of the end by EarlyStopping
-        self._before: dict[int, Any] = {}
+        self._agreement: LateAgreement | None = None
 
     def watched(self) -> list[L.Callback]:
         """Return the user's callbacks, each followed by a callback that detects a stop by it."""
@@ -107,18 +109,16 @@ class Stop(StepCallback):
                     state |= {"wait_count": 0, "stopping_reason": _GOES_ON.value, "stopping_reason_message": None}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace Lightning's signal handlers, which end the run within a step. This works only in the main thread."""
-        super().on_train_start(trainer, pl_module)
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._receive)
+        """Take the signals back from Lightning, whose handlers end the run within a step.
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        sys.stderr.write(f"\n{signal.Signals(number).name}: stopping after this step\n")
+        If a repeated validation has met EarlyStopping's condition, the stage is finished without another step.
+        """
+        super().on_train_start(trainer, pl_module)
+        self.signals.install()
+        self._agreement = LateAgreement(trainer.world_size)
+        self.note(trainer, None)
+        if self.asked and isinstance(self.by, EarlyStopping):
+            self._end(trainer, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,24 +130,25 @@ class Stop(StepCallback):
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Stop on all ranks at the same step."""
-        received, asked = self.received is not None, self.asked
-        if trainer.world_size > 1:
-            decide = trainer.strategy.reduce_boolean_decision
-            if decide(received or asked, all=False):
-                received, asked = decide(received, all=False), decide(asked, all=False)
+        assert self._agreement is not None
+        received, asked = self._agreement.exchange([self.signals.received or 0, int(self.asked)])
+        received = self.signals.agreed or received
+        early = self.asked and isinstance(self.by, EarlyStopping)  # it has asked on all ranks
         if received:
-            self.received = self.received or signal.SIGTERM
-        if received or asked:
-            self.asked = asked
-            self.checkpoints.save(trainer, step)
-            self.finished = self._finish(trainer)
-            trainer.should_stop = True
+            self.received = received
+        if received or asked or early:
+            self.asked = bool(asked) or early
+            self._end(trainer, step)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Restore the signal handlers."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+    def _end(self, trainer: L.Trainer, step: int) -> None:
+        self.finished = self._finish(trainer)
+        self.checkpoints.save(trainer, step)
+        trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the exchange that is under way."""
+        if self._agreement is not None:
+            self._agreement.finish()
 
 
 _GOES_ON = EarlyStoppingReason.NOT_STOPPED

@@ -16,6 +16,7 @@ from sr_train.config.plan import Plan, Stage
 from sr_train.config.sweep import Job
 from sr_train.console import UsageError, explain, is_users_error, say
 from sr_train.evaluation.metrics import PROTOCOL
+from sr_train.training.run import Outcome
 from sr_train.training.validation import best_metric
 
 
@@ -23,10 +24,10 @@ class SweepTable:
     """Runner of a sweep's jobs that counts them and keeps the names of failed ones.
 
     Args:
-        run_plan: function (plan, arguments of the job) -> exit code that trains a plan.
+        run_plan: function (plan, arguments of the job) -> outcome that trains a plan.
     """
 
-    def __init__(self, run_plan: Callable[[Plan, Sequence[str]], int]) -> None:
+    def __init__(self, run_plan: Callable[[Plan, Sequence[str]], Outcome]) -> None:
         self.run_plan = run_plan
         self.code, self.jobs, self.failed = 0, 0, list[str]()
 
@@ -38,7 +39,7 @@ class SweepTable:
             if job.sweeper is not None:
                 check_score(composed, job.sweeper)
             with job.alone(), _clean_process():
-                code = self.run_plan(composed, job.arguments)
+                outcome = self.run_plan(composed, job.arguments)
         except Exception as error:
             if not is_users_error(error) or job.sweeper is not None or os.environ.get("SR_DEBUG"):
                 raise
@@ -47,9 +48,9 @@ class SweepTable:
             say(f"sr-train: error: job {job.name}: {message}", error=True)
             self.code = max(self.code, code)
             return math.nan
-        self.code = max(self.code, code)
-        if code > 128:  # a signal ends the whole sweep
-            raise SystemExit(code)
+        self.code = max(self.code, outcome.code)
+        if outcome.by_signal:  # it ends the whole sweep
+            raise SystemExit(outcome.code)
         return best_score(composed)
 
     def finish(self) -> int:

@@ -20,22 +20,28 @@ from sr_train.config.build import build
 from sr_train.console import UsageError, told
 from sr_train.devices import memory_is_full
 from sr_train.training.checkpointing import StreamedCheckpoints
+from sr_train.training.cluster import Processes, use_processes
 
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "single_device")
 
 _PROFILERS = ("simple", "advanced", "pytorch")
 
 
-def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
-    """Build Lightning's Trainer with our callbacks instead of its checkpoints, validation and display."""
+def build_trainer(
+    config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path, processes: Processes | None = None
+) -> L.Trainer:
+    """Build Lightning's Trainer with our callbacks instead of its checkpoints, validation and display.
+
+    Raise ValueError if Lightning refuses an option.
+    """
     given = {
         k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
     }  # max_time becomes a callback
     try:
-        return build(
+        trainer = build(
             given,
             callbacks=list(callbacks),
-            plugins=[StreamedCheckpoints()],
+            plugins=[StreamedCheckpoints(), *([] if processes is None else [processes])],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
             max_epochs=-1,
@@ -49,12 +55,18 @@ def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], fo
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
+    if processes is not None:
+        use_processes(trainer, processes)
+    return trainer
 
 
 def try_trainer(
-    config: Mapping[str, Any], callbacks: Sequence[L.Callback], problems: list[Exception]
+    config: Mapping[str, Any],
+    callbacks: Sequence[L.Callback],
+    problems: list[Exception],
+    processes: Processes | None = None,
 ) -> L.Trainer | None:
     """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
@@ -68,7 +80,7 @@ def try_trainer(
     kept = {k: v for k, v in options.items() if k not in refused}
     trainer = None
     with told(problems, "trainer", usage=True):
-        trainer = build_trainer({**config, "trainer": kept, "logger": {}}, callbacks, Path(config["folder"]))
+        trainer = build_trainer({**config, "trainer": kept, "logger": {}}, callbacks, Path(config["folder"]), processes)
         known = isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
         if not known or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise _refused_strategy(options["strategy"])
@@ -77,7 +89,7 @@ def try_trainer(
 
 def on_one_device(trainer: Mapping[str, Any]) -> bool:
     """Return true if the trainer's options select one device."""
-    return trainer["devices"] in (1, "1") and trainer["num_nodes"] == 1
+    return trainer["devices"] in (1, "1", "auto") and trainer["num_nodes"] == 1
 
 
 def finding_unused(trainer: Mapping[str, Any]) -> str:

@@ -17,18 +17,6 @@ from sr_train.console import UsageError
 from sr_train.training.stopping import still_finished
 from sr_train.weights.file import origin_of
 
-#: Exit code of a run that was stopped before its end, but not by a signal; the same command continues it.
-OPEN = 75  # EX_TEMPFAIL of sysexits.h
-
-
-class StoppedError(Exception):
-    """Signal that a run stopped before its end, with a checkpoint; ``code`` is the exit code of the command."""
-
-    def __init__(self, by: str, step: int, code: int) -> None:
-        self.code = code
-        super().__init__(f"stopped by {by} at step {step}")
-
-
 _clock = {"began": time.monotonic()}  # start of the run in this process
 
 

@@ -25,8 +25,11 @@ from sr_train.inference.tiling import MemoryFullError
 from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
 from sr_train.models.bicubic import Bicubic
+from sr_train.runs.launch import Launch
+from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
 from sr_train.training.loggers import log_picture
+from sr_train.training.signals import Signals
 from sr_train.training.step_callback import StepCallback, log_numbers
 
 Exporter = Callable[[SRTask, Path, dict[str, float], int], object]
@@ -56,6 +59,9 @@ class Validate(StepCallback):
         means: name of a mean -> its sets, e.g. ``set5_mean`` -> ``set5_x2``, ``set5_x3``, ``set5_x4``.
         basis: name of a metric -> another property that its value depends on, e.g. the file of LPIPS. Scores with different
             values of it cannot be compared.
+        signals: signals of the run; one that arrives during a validation ends it after the current image. The scores are
+            dropped, and the validation is repeated when the run continues.
+        ranks: processes of the run, which are told what this one does.
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class Validate(StepCallback):
         perceptual: Mapping[str, Metric] | None = None,
         means: Mapping[str, Sequence[str]] | None = None,
         basis: Mapping[str, str] | None = None,
+        signals: Signals | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         if every < 1:
@@ -88,6 +96,9 @@ class Validate(StepCallback):
         self.perceptual = dict(perceptual or {})
         self.means = dict(means or {})
         self.basis = dict(basis or {})
+        self.signals = signals or Signals()
+        self.ranks = ranks or Ranks(Launch())
+        self.pending = False  #: the validation of the newest step was ended by a signal
         self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
@@ -97,36 +108,67 @@ class Validate(StepCallback):
     def state_dict(self) -> dict[str, Any]:
         """Return the best score so far, its metric, and the newest scores."""
         by = None if self.best_by is None else list(self.best_by)
-        return {"best": self.best, "best_step": self.best_step, "best_by": by, "scores": dict(self.scores)}
+        state = {"best": self.best, "best_step": self.best_step, "best_by": by, "scores": dict(self.scores)}
+        return {**state, "pending": True} if self.pending else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score so far, its metric, and the newest scores."""
         self.best, self.best_step, self.scores = state_dict["best"], state_dict["best_step"], dict(state_dict["scores"])
+        self.pending = bool(state_dict.get("pending", False))
         by = state_dict.get("best_by")  # missing in checkpoints of earlier versions
         self.best_by = None if by is None else (by[0], by[1])
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Repeat a validation that a signal has ended."""
+        super().on_train_start(trainer, pl_module)
+        self._repeat(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Repeat it also if it was that of the last step, after which nothing is trained."""
+        self._repeat(trainer, pl_module)
+
+    def _repeat(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.pending and self.signals.received is None:
+            assert isinstance(pl_module, SRTask)
+            self._validate(trainer, pl_module, trainer.global_step)
+
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Validate if this step is due."""
-        if self.images is not None and (step % self.every == 0 or step == self.last):
-            for hook in ("on_validation_start", "on_validation_epoch_start"):
-                _call(trainer, task, hook)
-            self.run(trainer, task, step)
+        if step % self.every == 0 or step == self.last:
+            self._validate(trainer, task, step)
+
+    def _validate(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
+        if self.images is None:
+            self.pending = False
+            return
+        for hook in ("on_validation_start", "on_validation_epoch_start"):
+            _call(trainer, task, hook)
+        self.pending = not self.run(trainer, task, step)
+        if not self.pending:
             for hook in ("on_validation_epoch_end", "on_validation_end"):
                 _call(trainer, task, hook)
 
-    def run(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Score all images, log the scores, write the network if it is the best."""
+    def run(self, trainer: L.Trainer, task: SRTask, step: int) -> bool:
+        """Score all images, log the scores, write the network if it is the best; return false if a signal has ended it."""
         assert self.images is not None
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
+            if self.signals.received is not None:
+                break
             image = self.images[number]
+            self.ranks.doing(f"validates {image.set}: {image.key}")
             with naming_the_image(image):
                 sr = task.upscale(image)
                 mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
             if number in self._shown:
                 self._picture(trainer, image, sr, step)
+        self.ranks.doing("waits for the validation of the other ranks")
+        found = _gather(trainer, [(mine, self.signals.received or 0)])
+        self.signals.agreed = max(number for _, number in found) or None
+        if self.signals.agreed is not None:
+            return False
         meter = Meter()
-        for _, set_name, key, clip, scores in sorted(_gather(trainer, mine)):
+        for _, set_name, key, clip, scores in sorted(entry for entries, _ in found for entry in entries):
             for protocol, values in scores.items():
                 meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
@@ -136,6 +178,7 @@ class Validate(StepCallback):
             shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
             tqdm.write(f"step {step}: {shown}", file=sys.stderr)
         self._keep_best(trainer, task, step)
+        return True
 
     def _score(self, task: SRTask, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         scores = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,9 @@ def slurm(tmp_path_factory):
         (pytest.fail if os.environ.get("SR_TEST_SLURM") else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("slurm")
     settings = folder / "cluster"
-    started = subprocess.run([str(SCRIPT), "up", str(settings), "2"], capture_output=True, text=True, timeout=60)
+    ports = {**os.environ, "SLURM_TOY_PORT": str(free_ports(3))}
+    up = [str(SCRIPT), "up", str(settings), "2"]
+    started = subprocess.run(up, capture_output=True, text=True, timeout=60, env=ports)
     assert started.returncode == 0, started.stderr
     cluster = Cluster(folder, settings)
     yield cluster
@@ -38,6 +42,19 @@ def slurm(tmp_path_factory):
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join([*head, *map(str, cluster.rows), ""]))
     sys.stdout.write(f"\n{TABLE.read_text()}{TABLE}\n")
+
+
+def free_ports(count):
+    """Return the first of ``count`` adjacent ports that nobody uses."""
+    for first in range(17400, 20000, 10):
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,150 @@
+"""Processes of a run for Lightning: their ranks, and the start of those that no launcher has started."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+from sr_train.config.plan import Plan, Stage, with_trainer
+from sr_train.console import say
+from sr_train.runs.launch import PARENT, Launch, count_devices, resolve_devices
+from sr_train.runs.ranks import Ranks
+
+_GRACE = 2.0  # seconds that a failed process has to tell why
+
+
+class Processes(ClusterEnvironment):
+    """Ranks of a :class:`~sr_train.runs.launch.Launch` for Lightning, which would otherwise read the environment itself.
+
+    Lightning's own class for SLURM saves inside its signal handler, which ends in a deadlock with two ranks, and refuses
+    ``--ntasks``.
+    """
+
+    def __init__(self, launch: Launch, ranks: Ranks) -> None:
+        super().__init__()
+        self.launch = launch
+        self.ranks = ranks
+        self._rank, self._world = launch.rank, launch.world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """True if the processes exist."""
+        return self.launch.by != "" or os.environ.get(PARENT) == str(os.getpid())
+
+    @property
+    def main_address(self) -> str:
+        """Host of rank 0."""
+        return os.environ.get("MASTER_ADDR", self.launch.address) if self.launch.by == "" else self.launch.address
+
+    @property
+    def main_port(self) -> int:
+        """Port of rank 0."""
+        return self.ranks.port
+
+    @staticmethod
+    def detect() -> bool:
+        """Return false: this class is only given to the trainer."""
+        return False
+
+    def world_size(self) -> int:
+        """Return the number of processes."""
+        return self._world
+
+    def set_world_size(self, size: int) -> None:
+        """Keep the number of processes that Lightning has computed from its devices."""
+        self._world = size
+
+    def global_rank(self) -> int:
+        """Return the rank of this process."""
+        return self._rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Keep the rank that Lightning has computed."""
+        self._rank = rank
+
+    def local_rank(self) -> int:
+        """Return the rank among the processes of this node."""
+        return self.launch.local_rank
+
+    def node_rank(self) -> int:
+        """Return the number of this node."""
+        return int(os.environ.get("NODE_RANK", "0")) if self.launch.by == "" else self.launch.node
+
+
+class ChildProcesses(_SubprocessScriptLauncher):
+    """Launcher of the other processes of this node.
+
+    Lightning's own kills all processes when one has ended; here the process that failed is named first.
+    """
+
+    def __init__(self, environment: Processes, processes: int, nodes: int) -> None:
+        super().__init__(environment, processes, nodes)
+        self.ranks = environment.ranks
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
+        """Start the processes unless they exist, then call ``function``."""
+        if not self.cluster_environment.creates_processes_externally:
+            os.environ[PARENT] = str(os.getpid())
+            os.environ["SR_TRAIN_NODES"] = str(self.num_nodes)
+            self._call_children_scripts()
+            threading.Thread(target=self._observe, args=(list(self.procs),), daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+    def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
+        """Tell all processes when a child has failed without a message."""
+        while any(child.poll() is None for child in children):
+            failed = next(((i, c) for i, c in enumerate(children, 1) if c.returncode), None)
+            if failed is not None:
+                time.sleep(_GRACE)
+                code = failed[1].returncode
+                how = (
+                    f"was ended by signal {-code} (killed, or out of memory)" if code < 0 else f"ended with code {code}"
+                )
+                self.ranks.lose(f"rank {failed[0]} {how}")
+                return
+            time.sleep(0.2)
+
+
+def use_processes(trainer: L.Trainer, environment: Processes) -> None:
+    """Let the trainer start its processes by :class:`ChildProcesses`."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and environment.launch.by == "":
+        strategy._launcher = ChildProcesses(environment, strategy.num_processes, strategy.num_nodes)
+
+
+def gpus_of(accelerator: object) -> int:
+    """Return the number of GPUs that a trainer may use in this process."""
+    return torch.cuda.device_count() if str(accelerator) in ("auto", "gpu", "cuda") else 0
+
+
+def place(plan: Plan, launch: Launch) -> tuple[Plan, Launch, int]:
+    """Compare all stages with the launcher; return the plan with final devices, the launch, and the number of processes.
+
+    Raise UsageError if a stage contradicts the launcher.
+    """
+    worlds, seen, stages = [1], launch, list[Stage]()
+    for stage in plan.stages:
+        trainer = stage.config["trainer"]
+        gpus = gpus_of(trainer["accelerator"])
+        options, seen = resolve_devices(trainer, launch, gpus=gpus)
+        stages.append(with_trainer(stage, **options))
+        if stage.name in plan.selected:
+            count = count_devices(options["devices"], gpus) or gpus
+            worlds.append(max(1, count) * int(options.get("num_nodes", trainer["num_nodes"])))
+    if launch.world > 1 and launch.by != "sr-train":
+        nodes = "1 node" if launch.nodes == 1 else f"{launch.nodes} nodes"
+        say(f"{launch.by}: {launch.world} processes on {nodes}")
+    return dataclasses.replace(plan, stages=tuple(stages)), seen, max(launch.world, *worlds)
