@@ -11,11 +11,13 @@ class Brake(L.Callback):
 
     Args:
         seconds: seconds to wait.
+        rank: the only rank that waits; None for all.
     """
 
-    def __init__(self, *, seconds: float = 0.4):
+    def __init__(self, *, seconds: float = 0.4, rank: int | None = None):
         self.seconds = seconds
+        self.rank = rank
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if Path("brake").exists():
+        if Path("brake").exists() and self.rank in (None, trainer.global_rank):
             time.sleep(self.seconds)
