@@ -127,9 +127,9 @@ def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
     return message_of(error), 2 if isinstance(error, UsageError) else 1
 
 
-def counted(number: int, noun: str) -> str:
-    """Format a number of things: "1 image", "2 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Format a number of things: "1 image", "2 images"; ``plural`` is given if it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def listed(scales: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sr_train.console import UsageError
+from sr_train.console import UsageError, counted
 
 #: Set by the first process for the processes that it starts: its own process id.
 PARENT = "SR_TRAIN_PARENT"
@@ -52,6 +52,13 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
     by srun.
     """
     env = os.environ if environment is None else environment
+    found = _find(env)
+    if found.world > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch prints its stack when a process is lost
+    return found
+
+
+def _find(env: Mapping[str, str]) -> Launch:
     if env.get(PARENT) not in (None, str(os.getpid())):
         return _started_by_us(env)
     if "TORCHELASTIC_RUN_ID" in env:
@@ -65,8 +72,12 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
 
 
 def command_line() -> str:
-    """Return the command line of this process as a user would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command line of this process as a user would type it, without keys that count processes."""
+    return shlex.join([Path(sys.argv[0]).name, *_arguments()])
+
+
+def _arguments() -> list[str]:
+    return [a for a in sys.argv[1:] if not a.startswith(("trainer.devices=", "trainer.num_nodes="))]
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
@@ -91,6 +102,8 @@ def _torchrun(env: Mapping[str, str]) -> Launch:
     rank, world, local = (_number(env, n) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     nodes = _number(env, "GROUP_WORLD_SIZE") if "GROUP_WORLD_SIZE" in env else 1
     if world % nodes or world // nodes != _number(env, "LOCAL_WORLD_SIZE"):
+        if rank > 0:
+            raise SystemExit(2)
         raise UsageError(
             f"torchrun has started {world} processes on {nodes} nodes, but each node needs the same number: give the same "
             "--nproc-per-node everywhere"
@@ -114,6 +127,8 @@ def _srun(env: Mapping[str, str]) -> Launch:
         return Launch()
     layout = env.get("SLURM_STEP_TASKS_PER_NODE", env.get("SLURM_TASKS_PER_NODE", ""))
     if world % nodes or "," in layout:
+        if rank > 0:  # rank 0 prints the same error
+            raise SystemExit(2)
         raise UsageError(
             f"srun has started {world} processes on {nodes} nodes ({layout} per node), but each node needs the same number: "
             f"srun --nodes={nodes} --ntasks-per-node={max(1, world // nodes)} {command_line()}"
@@ -138,7 +153,7 @@ def _refuse_without_srun(env: Mapping[str, str]) -> None:
     tasks = env.get("SLURM_NTASKS", env.get("SLURM_NPROCS", "1"))
     if "SLURM_JOB_ID" in env and tasks.isdecimal() and int(tasks) > 1:
         raise UsageError(
-            f"this job has {tasks} tasks, but sr-train was not started by srun: srun {command_line()}; or, with one process: "
+            f"this SLURM job has {tasks} tasks, but sr-train was not started by srun: srun {command_line()}; or, with one process: "
             f"{_without('SLURM_NTASKS', 'SLURM_NPROCS')}"
         )
     if int(env.get("OMPI_COMM_WORLD_SIZE") or env.get("PMI_SIZE") or 1) > 1:
@@ -146,7 +161,7 @@ def _refuse_without_srun(env: Mapping[str, str]) -> None:
 
 
 def _module() -> str:
-    return f"sr_train train {shlex.join(sys.argv[1:])}".rstrip()
+    return f"sr_train train {shlex.join(_arguments())}".rstrip()
 
 
 def _by_hand(env: Mapping[str, str]) -> Launch:
@@ -226,7 +241,8 @@ def _contradiction(trainer: Mapping[str, Any], launch: Launch, wanted: int | Non
         "torchrun": f"torchrun --nnodes={nodes} --nproc-per-node={per_node} -m {_module()}",
     }.get(launch.by, f"WORLD_SIZE={nodes * per_node}")
     return (
-        f"{given}: contradicts {launch.by}, which has started {launch.per_node} processes on each of {launch.nodes} nodes. "
+        f"{given}: contradicts {launch.by}, which has started {counted(launch.per_node, 'process', 'processes')} per "
+        f"node on {counted(launch.nodes, 'node')}. "
         f"Leave both out, or start as many: {start}"
     )
 

@@ -33,6 +33,8 @@ def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str,
     ):  # the second one is missing in a shell of salloc, which ends with its user
         return None
     state = _scontrol("show", "job", job, "--oneliner")
+    if state is not None and "BatchFlag=0" in state.split():  # srun without sbatch: nothing could start it again
+        return None
     if state is None or "JobState=RUNNING" not in state.split():
         return f"SLURM job {job} is not requeued: it was cancelled or is ending"
     if "Requeue=0" in state.split():

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from sr_train.config.plan import Plan, Stage, with_trainer
-from sr_train.console import say
+from sr_train.console import counted, say
 from sr_train.runs.launch import PARENT, Launch, count_devices, resolve_devices
 from sr_train.runs.ranks import Ranks
 
@@ -98,6 +98,7 @@ class ChildProcesses(_SubprocessScriptLauncher):
         if not self.cluster_environment.creates_processes_externally:
             os.environ[PARENT] = str(os.getpid())
             os.environ["SR_TRAIN_NODES"] = str(self.num_nodes)
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the errors are explained by sr_train.runs.ranks
             self._call_children_scripts()
             threading.Thread(target=self._observe, args=(list(self.procs),), daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
@@ -145,6 +146,5 @@ def place(plan: Plan, launch: Launch) -> tuple[Plan, Launch, int]:
             count = count_devices(options["devices"], gpus) or gpus
             worlds.append(max(1, count) * int(options.get("num_nodes", trainer["num_nodes"])))
     if launch.world > 1 and launch.by != "sr-train":
-        nodes = "1 node" if launch.nodes == 1 else f"{launch.nodes} nodes"
-        say(f"{launch.by}: {launch.world} processes on {nodes}")
+        say(f"{launch.by}: {launch.world} processes on {counted(launch.nodes, 'node')}")
     return dataclasses.replace(plan, stages=tuple(stages)), seen, max(launch.world, *worlds)
