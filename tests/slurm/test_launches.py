@@ -198,7 +198,7 @@ def test_a_rank_that_another_program_left_in_the_environment(slurm, rank):
 def test_a_second_command_on_a_run_that_trains(slurm, two):
     row = slurm.row("the same command, while the run trains")
     slurm.brake()
-    first = slurm.start("srun", "--ntasks=2", *command("busy"))
+    first = slurm.start("srun", "--ntasks=2", *command("busy", "callbacks.brake.seconds=3"))
     slurm.until_step("busy")
     second = slurm.run("srun", "--ntasks=2", *command("busy"), row=row)
     slurm.brake(False)
