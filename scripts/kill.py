@@ -136,7 +136,7 @@ def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
         return False
     process.send_signal(number)
     output, _ = process.communicate()
-    if number == signal.SIGTERM and process.returncode not in (143, -15):
+    if number == signal.SIGTERM and process.returncode not in (75, -15):
         sys.exit(f"SIGTERM: exit code {process.returncode}\n{output}")
     return True
 

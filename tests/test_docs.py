@@ -358,7 +358,9 @@ def test_files_and_links_of_a_page_exist(page):
     spans = [span for _, span in inline(page)]
     named = {span for span in spans if re.fullmatch(r"[\w./*-]+\.(py|yaml|md|toml)|(\w+/)+", span)}
     if page.stem != "basicsr":  # whose scripts are another program's
-        named |= {word for span in spans for word in span.split() if re.fullmatch(r"scripts/[\w/]+\.(py|sh|sbatch)", word)}
+        named |= {
+            word for span in spans for word in span.split() if re.fullmatch(r"scripts/[\w/]+\.(py|sh|sbatch)", word)
+        }
     ours = {n for n in named - written if n.split("/")[0] in ("conf", "scripts", "tests", "sr_train", "docs", "bench")}
     ours |= {n for n in named if "/" not in n and n.endswith(".py")} - written
     missing = [n for n in ours if not any(list(at.glob(n.rstrip("/"))) for at in (ROOT, ROOT / "scripts"))]

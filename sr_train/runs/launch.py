@@ -153,8 +153,8 @@ def _refuse_without_srun(env: Mapping[str, str]) -> None:
     tasks = env.get("SLURM_NTASKS", env.get("SLURM_NPROCS", "1"))
     if "SLURM_JOB_ID" in env and tasks.isdecimal() and int(tasks) > 1:
         raise UsageError(
-            f"this SLURM job has {tasks} tasks, but sr-train was not started by srun: srun {command_line()}; or, with one process: "
-            f"{_without('SLURM_NTASKS', 'SLURM_NPROCS')}"
+            f"this SLURM job has {tasks} tasks, but sr-train was not started by srun: srun {command_line()}; or, with one "
+            f"process: {_without('SLURM_NTASKS', 'SLURM_NPROCS')}"
         )
     if int(env.get("OMPI_COMM_WORLD_SIZE") or env.get("PMI_SIZE") or 1) > 1:
         raise UsageError(f"mpirun cannot start sr-train: use srun, or torchrun --nproc-per-node=N -m {_module()}")

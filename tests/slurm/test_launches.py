@@ -211,12 +211,13 @@ def test_a_second_command_on_a_run_that_trains(slurm, two):
 # -- disturbed ---------------------------------------------------------------------------------------------------------
 
 
-def job(slurm, name, *options, more=()):
+def job(slurm, name, *options, more=(), wait=True):
     """Submit a job of two ranks with a brake, and wait for step 5."""
     slurm.brake()
     line = slurm.line("srun", "--kill-on-bad-exit=1", *command(name, *more))
     number = slurm.submit("--ntasks=2", "--requeue", f"--job-name={name}", *options, lines=line)
-    slurm.until_step(name)
+    if wait:
+        slurm.until_step(name)
     return number
 
 
@@ -264,9 +265,9 @@ def test_a_preempted_job_comes_back(slurm, two, more):
 
 
 def test_a_signal_before_the_time_limit(slurm, two):
-    row = slurm.row("--time=2 --signal=USR1@90")
-    number = job(slurm, "limit", "--time=2", "--signal=USR1@90", more=("callbacks.brake.seconds=4",))
-    slurm.until("it is requeued", lambda: slurm.field(number, "JobState") == "PENDING", 120)
+    row = slurm.row("--time=2 --signal=USR1@60")
+    number = job(slurm, "limit", "--time=2", "--signal=USR1@60", more=("callbacks.brake.seconds=6",), wait=False)
+    slurm.until("it is requeued", lambda: slurm.field(number, "Restarts") == "1", 150)
     row.outcome = "saves, is requeued, continues by itself"
     came_back(slurm, row, number, "limit", two)
 
