@@ -2,13 +2,14 @@
 #                   mix the two networks, show the mixtures side by side, score them. FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
 # make unit         set up .venv, then lint, types and the tests that run no command: the loop while you write
 # make test         set up .venv, then lint, types and every test, in JOBS=2 processes of one thread each
+# make test-slurm   the table of launches on a SLURM cluster that is started on this machine; as root, writes build/launches.md
 # make docs         build the pages as a site in build/docs; a dead link, anchor or name fails
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 JOBS   ?= 2
 
-.PHONY: quickstart unit fast test lint docs install clean
+.PHONY: quickstart unit fast test test-slurm lint docs install clean
 install: $(STAMP)
 
 # torch and torchvision in one command, so that pip picks builds that match.
@@ -36,6 +37,9 @@ fast: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-slurm: $(STAMP)
+	SR_TEST_SLURM=1 $(BIN)/python -m pytest -s -m slurm tests/slurm
 
 docs: .venv/.docs
 	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs

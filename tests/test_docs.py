@@ -310,8 +310,8 @@ def test_a_gan_loss_can_have_a_term_of_the_user(monkeypatch, house):
 def configs():
     """Stages that have, together, every key that a recipe can have."""
     names = ("quickstart_edsr", "esrgan_x4", "edvr_l_x4", "edsr_baseline_x2", "quickstart_mdsr")
-    loggers = "logger=[tensorboard,csv,wandb]"
-    return [stage for name in names for stage in plan([f"experiment={name}", loggers]).stages]
+    more = ("logger=[tensorboard,csv,wandb]", "launcher=slurm")
+    return [stage for name in names for stage in plan([f"experiment={name}", *more]).stages]
 
 
 def is_known(word, configs):
@@ -358,7 +358,9 @@ def test_files_and_links_of_a_page_exist(page):
     spans = [span for _, span in inline(page)]
     named = {span for span in spans if re.fullmatch(r"[\w./*-]+\.(py|yaml|md|toml)|(\w+/)+", span)}
     if page.stem != "basicsr":  # whose scripts are another program's
-        named |= {word for span in spans for word in span.split() if re.fullmatch(r"scripts/[\w/]+\.py", word)}
+        named |= {
+            word for span in spans for word in span.split() if re.fullmatch(r"scripts/[\w/]+\.(py|sh|sbatch)", word)
+        }
     ours = {n for n in named - written if n.split("/")[0] in ("conf", "scripts", "tests", "sr_train", "docs", "bench")}
     ours |= {n for n in named if "/" not in n and n.endswith(".py")} - written
     missing = [n for n in ours if not any(list(at.glob(n.rstrip("/"))) for at in (ROOT, ROOT / "scripts"))]

@@ -9,7 +9,7 @@ from sr_train.runs.launch import find_launch
 
 _GROUPS = (
     "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "sets", "trainer", "logger",
-    "callbacks", "paths",
+    "callbacks", "paths", "launcher",
 )  # fmt: skip
 
 _SWEEP = ("-m", "--multirun")
@@ -45,8 +45,14 @@ def train(arguments: list[str]) -> int:
     if options.intersection(_CFG):
         print(_config_text(arguments))
         return 0
+    from sr_train.config.launcher import split_launcher
     from sr_train.config.plan import plan
 
+    launcher, arguments = split_launcher(arguments)
+    if launcher is not None:
+        from sr_train.runs.slurm_job import Jobs
+
+        return Jobs(launcher).submit(plan(arguments), arguments).finish()
     find_launch()  # before Lightning is imported, which reads the same variables
     composed = plan(arguments)
     from sr_train.training.run import run_plan
@@ -55,8 +61,17 @@ def train(arguments: list[str]) -> int:
 
 
 def _sweep(arguments: list[str]) -> int:
-    find_launch()
+    from sr_train.config.launcher import split_launcher
     from sr_train.config.sweep import run_sweep
+
+    launcher, arguments = split_launcher(arguments)
+    if launcher is not None:
+        from sr_train.runs.slurm_job import Jobs
+
+        jobs = Jobs(launcher)
+        run_sweep(arguments, jobs.add)
+        return jobs.finish()
+    find_launch()
     from sr_train.training.run import run_plan
     from sr_train.training.sweep import SweepTable
 

@@ -27,6 +27,8 @@ _LOST = 8 * BEAT  # seconds without a beat after which a process counts as ended
 
 SILENCE = 60.0  # seconds without a step after which rank 0 prints what the processes do
 
+_NOTICE = 3.0  # seconds that a process that has failed waits for the others to notice
+
 _GRACE = 5.0  # seconds that a process has to end by itself after another one has failed
 
 
@@ -93,12 +95,17 @@ class Ranks:
         self._thread.start()
 
     def finish(self) -> None:
-        """End the messages. Rank 0 waits until no other process needs its table."""
-        if self._store is not None and self.failure is None:
+        """End the messages. Rank 0 waits until no other process needs its table.
+
+        The process that fails first waits a little until the others have read its exit code: srun ends a job's other processes
+        by SIGTERM as soon as one has failed, and they would exit with another code.
+        """
+        first = self.failure is not None and self.failure.get("rank") == self.rank
+        if self._store is not None:
             try:
                 self._store.set(f"done/{self.rank}", "1")
-                if self.rank == 0:
-                    self._wait_for_the_others(self._store)
+                if first or (self.rank == 0 and self.failure is None):
+                    self._wait_for_the_others(self._store, _NOTICE if first else 30.0)
             except RuntimeError:  # the connection is gone, and with it the others
                 pass
         self._ended.set()
@@ -107,9 +114,9 @@ class Ranks:
         if self.failure is not None and self.world > 1:
             _guard_exit(int(self.failure["code"]))
 
-    def _wait_for_the_others(self, store: Store) -> None:
-        deadline = time.monotonic() + 30
-        others = [r for r in range(1, self.world) if store.check([f"beat/{r}"])]
+    def _wait_for_the_others(self, store: Store, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        others = [r for r in range(self.world) if r != self.rank and store.check([f"beat/{r}"])]
         while time.monotonic() < deadline and not all(store.check([f"done/{r}"]) for r in others):
             time.sleep(0.05)
 

@@ -15,6 +15,12 @@ _LIMIT = 3  # requeues in a row without a new step
 _FILE = "requeue.json"
 
 
+def is_restart(environment: Mapping[str, str] | None = None) -> bool:
+    """Return true if SLURM or torchrun has started this command before: resume=never must not rename what it has trained."""
+    env = os.environ if environment is None else environment
+    return any(env.get(name, "0") not in ("", "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
 def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str, str] | None = None) -> str | None:
     """Ask SLURM to requeue this job; return a sentence for the user, or None outside of SLURM.
 

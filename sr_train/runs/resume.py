@@ -25,7 +25,7 @@ from sr_train.runs.checkpoints import list_checkpoints
 #: which makes a GPU's results reproducible.
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "requeue", "folder",
-    "paths", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
+    "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "task.optimizer.fused",
     "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",

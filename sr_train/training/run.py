@@ -24,7 +24,7 @@ from sr_train.runs import lock, resume
 from sr_train.runs.checkpoints import list_checkpoints
 from sr_train.runs.launch import find_launch
 from sr_train.runs.ranks import FailedElsewhereError, LostRankError, Ranks
-from sr_train.runs.requeue import requeue
+from sr_train.runs.requeue import is_restart, requeue
 from sr_train.training.cluster import Processes, place
 from sr_train.training.dry_run import check_plan
 from sr_train.training.preflight import preflight
@@ -77,13 +77,16 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
             ranks.start()
             _run(plan, Processes(launch, ranks), signals, mode)
         except StoppedError as stopped:
+            signals.ended = True
             ranks.fail("stopped", stopped.code)
             if not is_child():
                 _say_stopped(plan, stopped, arguments)
             return Outcome(stopped.code, stopped.number is not None)
         except FailedElsewhereError as elsewhere:
+            signals.ended = True
             raise SystemExit(elsewhere.code) from None
         except Exception as error:
+            signals.ended = True
             _fail(ranks, error)
         finally:
             ranks.finish()
@@ -99,7 +102,7 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
     ranks = processes.ranks
     with nullcontext() if is_child() else lock.hold(plan.folder):
         if not is_child():
-            if mode == "never":
+            if mode == "never" and not is_restart():
                 _move_aside(plan)
             say(f"run {plan.name}: {' -> '.join(plan.selected)} in {plan.folder}")
             for note in plan.notes:

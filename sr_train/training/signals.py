@@ -49,6 +49,9 @@ class Signals:
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.ranks = ranks
         self.training = False
+        self.ended = (
+            False  #: the run has ended: SIGTERM of srun, which ends the rest of a job, must not change the exit code
+        )
         self.agreed: int | None = None  #: signal that all ranks know at the same step, because it has cut a validation
         self._own: int | None = None
         self._before: dict[int, Any] = {}
@@ -66,7 +69,7 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         """Restore the handlers."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.ended and number == signal.SIGTERM else handler)
         self._before.clear()
 
     def install(self) -> None:
@@ -79,6 +82,8 @@ class Signals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and (self._own is not None or not self.training):
             raise KeyboardInterrupt
+        if self.ended:
+            return
         self._own = number
         if self.ranks is not None:
             self.ranks.ask_to_stop(number)

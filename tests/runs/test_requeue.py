@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from sr_train.runs.requeue import requeue
+from sr_train.runs.requeue import is_restart, requeue
 
 JOB = {"SLURM_JOB_ID": "17", "SLURM_PROCID": "0"}
 
@@ -83,3 +83,12 @@ def test_a_job_without_progress_is_requeued_twice_and_no_more(scontrol, tmp_path
     assert requeue(tmp_path, {"x2": 101}, JOB) == "SLURM job 17 is requeued", "a new step counts from the beginning"
     assert len(requeued()) == 3
     assert json.loads((tmp_path / "requeue.json").read_text()) == {"progress": {"x2": 101}, "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("variables", "again"),
+    [({}, False), ({"SLURM_RESTART_COUNT": "0"}, False), ({"SLURM_RESTART_COUNT": "2"}, True),
+     ({"TORCHELASTIC_RESTART_COUNT": "1"}, True)],
+)  # fmt: skip
+def test_a_requeued_job_is_a_restart(variables, again):
+    assert is_restart(variables) is again

@@ -27,8 +27,11 @@ from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints, write_checkpoint
 from sr_train.training.loggers import MetricsCsv, TensorBoard
+from sr_train.training.profiling.exchange import Exchange
 from sr_train.training.profiling.report import (
+    BACKWARD,
     CHECKPOINT,
+    COMMUNICATION,
     LOGGING,
     PARTS,
     VALIDATION,
@@ -88,6 +91,7 @@ class StepProfiler(StepCallback):
         self.rows: list[tuple[int, dict[str, float]]] = []  #: (step, seconds by part)
         self._first = 0
         self._timer: StepTimer | None = None
+        self._exchange: Exchange | None = None
         self._trace: torch.profiler.profile | None = None
         self._before: Any = None
         self._done = False
@@ -105,13 +109,15 @@ class StepProfiler(StepCallback):
         done = step - self._first
         if self._timer is not None:
             self.rows.append((step, self._timer.take()))
+            assert self._exchange is not None
+            self._exchange.read()
         if done == WARM_UP + self.steps:
             self._timer = None
             self._open_trace(trainer)
         elif done == WARM_UP + self.steps + TRACED:
             self._close(trainer, task)
         elif done == WARM_UP:
-            self._timer = StepTimer(task.device)
+            self._timer, self._exchange = StepTimer(task.device), Exchange(trainer)
             trainer.profiler = self._timer  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -172,13 +178,22 @@ class StepProfiler(StepCallback):
             precision=str(trainer.precision),
             native_bf16=self.native_bf16,
             compiled=self.compiled,
+            exchange=None if (found := self._exchanged()) is None else (trainer.world_size, found[0]),
             fused=bool(trainer.optimizers[0].defaults.get("fused")),
             memory=memory,
         )
 
+    def _exchanged(self) -> tuple[float, float] | None:
+        return None if self._exchange is None else self._exchange.means()
+
     def _profile(self, trainer: L.Trainer, task: SRTask) -> Profile:
         count = len(self.rows)
         parts = {p: sum(row[p] for _, row in self.rows) / count for p in PARTS}
+        if (
+            exchanged := self._exchanged()
+        ) is not None:  # Lightning counts the wait for gradients as a part of backward
+            parts[COMMUNICATION] = min(exchanged[1], parts[BACKWARD])
+            parts[BACKWARD] -= parts[COMMUNICATION]
         rare: dict[str, Rare] = {}
         tries: list[tuple[str, int, int, Callable[[], float]]] = [
             (LOGGING, self.record.every, -1, lambda: self._try_logging(trainer, task)),

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 DATA, COPY, FORWARD, BACKWARD = "data wait", "copy", "forward", "backward"
 
+COMMUNICATION = "communication"  # the part of the exchange of gradients that the backward pass does not hide
+
 GUARD, OPTIMIZER, CALLBACKS, OTHER = "gradient check", "optimizer", "callbacks", "other"
 
 LOGGING, VALIDATION, CHECKPOINT = "logging", "validation", "checkpoint"
@@ -18,6 +20,7 @@ PARTS: tuple[str, ...] = (
     COPY,
     FORWARD,
     BACKWARD,
+    COMMUNICATION,
     GUARD,
     OPTIMIZER,
     LOGGING,
@@ -48,6 +51,7 @@ class Setup(NamedTuple):
     native_bf16: bool = False  #: the hardware computes in bf16
     compiled: bool = False  #: the network is compiled
     fused: bool = False  #: the optimizer is fused
+    exchange: tuple[int, float] | None = None  #: (processes, seconds per step from the first to the last gradient sent)
     memory: tuple[int, int] | None = None  #: memory of the GPU in bytes: (maximum that was reserved, total)
 
 
@@ -93,13 +97,16 @@ def table(profile: Profile, setup: Setup) -> list[str]:
     lines = [f"  {'part':<{width}}  {'ms a step':>9}  {'share':>6}"]
     for part in PARTS:
         seconds = profile.parts.get(part, 0.0)
-        if part == CALLBACKS and not seconds:
+        if (part == CALLBACKS and not seconds) or (part == COMMUNICATION and setup.exchange is None):
             continue
         line = f"  {part:<{width}}  {seconds * 1e3:>9.2f}  {profile.share(part):>6.1%}"
         if part in profile.rare:
             each, every, seen = profile.rare[part]
             how = f"{seen} in these steps" if seen else "none in these steps: timed after them"
             line += f"  {each * 1e3:,.1f} ms every {every:,} steps ({how})"
+        if part == COMMUNICATION and setup.exchange is not None:
+            count, whole = setup.exchange
+            line += f"  {count} processes exchange gradients for {whole * 1e3:,.1f} ms; the rest is hidden by the backward pass"
         lines.append(line)
     lines.append(f"  {'step':<{width}}  {profile.step * 1e3:>9.2f}  {1:>6.1%}")
     walls = [1e3 * s for s in profile.walls]
@@ -125,6 +132,7 @@ def advise(profile: Profile, setup: Setup) -> list[str]:
     """Return advice for a faster run, the most promising first."""
     found = [
         *_about_data(profile, setup),
+        *_about_communication(profile),
         *_about_intervals(profile),
         *_about_computation(profile, setup),
         *_about_the_machine(profile),
@@ -167,6 +175,17 @@ def _about_data(profile: Profile, setup: Setup) -> list[str]:
             f"- data.workers={setup.workers} already uses all {setup.cores} cores: use a faster disk or more cores"
         )
     return ["\n".join(lines)]
+
+
+def _about_communication(profile: Profile) -> list[str]:
+    """Return advice about waiting for the other processes."""
+    share = profile.share(COMMUNICATION)
+    if share <= 0.15:
+        return []
+    return [
+        f"{share:.0%} of a step is waiting for the gradients of the other processes: give a larger data.batch, or fewer nodes; "
+        "if one node is slower or loads data more slowly, all wait for it"
+    ]
 
 
 def _about_intervals(profile: Profile) -> list[str]:

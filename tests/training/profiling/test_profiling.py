@@ -1,5 +1,6 @@
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sr_train.training.profiling.report import (
     BACKWARD,
     CALLBACKS,
     CHECKPOINT,
+    COMMUNICATION,
     DATA,
     FORWARD,
     LOGGING,
@@ -108,6 +110,7 @@ SETUP = Setup(pairs=16, workers=2, cores=8)
         (_profile(optimizer=0.03), SETUP._replace(fused=True), "25%: give a larger data.batch"),
         (_profile(optimizer=0.03), SETUP._replace(precision="16-mixed"), "25%: give a larger data.batch"),
         (_profile(other=0.03), SETUP, "neither data nor network"),
+        (_profile(communication=0.03), SETUP, "25% of a step is waiting for the gradients of the other processes"),
         (_profile(logging=0.01, rare={LOGGING: Rare(0.02, 2, 9)}), SETUP, "record.every=20 instead of 2"),
         (_profile(checkpoint=0.01, rare={CHECKPOINT: Rare(1.0, 100, 0)}), SETUP, "checkpoint.every=600 instead of 100"),
         (_profile(validation=0.06, rare={VALIDATION: Rare(6.0, 100, 0)}), SETUP, "validate.every=700 instead of 100"),
@@ -247,3 +250,26 @@ def test_two_processes_print_one_table(command, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("profile of steps 4 to 8") == 1
     assert (tmp_path / "runs" / "quickstart_edsr" / "x2" / "profile" / "trace.json").exists()
+
+
+def test_the_wait_for_a_slower_process_is_communication(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "nets"))
+    (tmp_path / "brake").touch()
+    slow = "callbacks.brake={_target_: brakes.Brake, seconds: 0.15, rank: 1}"
+    done = command(
+        "sr-train",
+        *SMALL,
+        slow,
+        "sets=[]",
+        "trainer.max_steps=11",
+        "trainer.devices=2",
+        "profile=true",
+        "profile_steps=6",
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/quickstart_edsr/x2/profile"
+    rows = [line.split(",") for line in (folder / "profile.csv").read_text().splitlines()[1:]]
+    seconds = {part: float(value) for part, value, *_ in rows}
+    assert 0.1 < seconds[COMMUNICATION] < 0.2
+    assert seconds[BACKWARD] < 0.1
+    assert "2 processes exchange gradients for" in (folder / "profile.txt").read_text()

@@ -1,0 +1,250 @@
+"""``launcher=slurm``: write a job file for each run and submit it with sbatch.
+
+The job file starts the ordinary command by srun, one process per task, so the job is the same as one that a user writes.
+Nothing of this process is stored in it, and the command that runs in the job owns its signals, exit codes and requeues.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sr_train.config.build import build
+from sr_train.config.plan import Plan
+from sr_train.config.sweep import Job
+from sr_train.console import UsageError, say
+from sr_train.files import write_bytes
+
+_SET = ("trainer.devices", "trainer.num_nodes")  # keys that follow from the number of nodes and tasks
+
+
+class Submitted(NamedTuple):
+    """A job that sbatch has accepted."""
+
+    id: str
+    name: str  #: name of the run
+    log: Path
+    waiting: subprocess.Popen[str] | None  #: sbatch, if it waits for the job's end
+
+
+class SlurmJob:
+    """Size and limits of a job, as in ``conf/launcher/slurm.yaml``.
+
+    Args:
+        nodes: number of machines.
+        gpus_per_node: GPUs of each machine; 0 trains on the CPU.
+        tasks_per_node: processes of each machine; None is one per GPU.
+        cpus_per_task: CPU cores of each process; None is ``data.workers + 1``.
+        hours: time limit.
+        grace: seconds before the time limit at which the run saves.
+        partition: partition, None for the default.
+        account: account, None for the default.
+        memory: memory of each machine, None for the default.
+        options: further options of sbatch.
+        setup: shell commands before the program.
+        wait: wait for the job's end.
+    """
+
+    def __init__(
+        self,
+        *,
+        nodes: int = 1,
+        gpus_per_node: int = 1,
+        tasks_per_node: int | None = None,
+        cpus_per_task: int | None = None,
+        hours: float = 24.0,
+        grace: int = 120,
+        partition: str | None = None,
+        account: str | None = None,
+        memory: str | None = None,
+        options: list[str] | None = None,
+        setup: list[str] | None = None,
+        wait: bool = False,
+    ) -> None:
+        self.nodes = nodes
+        self.gpus = gpus_per_node
+        self.tasks = tasks_per_node or max(gpus_per_node, 1)
+        self.cpus = cpus_per_task
+        self.minutes = round(hours * 60)
+        self.grace = grace
+        self.given = {"partition": partition, "account": account, "mem": memory}
+        self.options = list(options or ())
+        self.setup = list(setup or ())
+        self.wait = wait
+        for name, value, least in (("nodes", nodes, 1), ("gpus_per_node", gpus_per_node, 0), ("grace", grace, 0)):
+            if value < least:
+                raise UsageError(f"launcher.{name}={value}: expected an integer of at least {least}")
+        if self.minutes < 1 or self.minutes * 60 <= grace:
+            raise UsageError(f"launcher.hours={hours:g}: expected more than launcher.grace={grace} seconds")
+        if gpus_per_node and self.tasks != gpus_per_node:
+            raise UsageError(
+                f"launcher.tasks_per_node={self.tasks}: every process uses one GPU; give launcher.gpus_per_node={self.tasks}"
+            )
+        wrong = [o for o in self.options if not o.startswith("-")]
+        if wrong:
+            raise UsageError(
+                f"launcher.options={wrong}: expected options of sbatch, e.g. launcher.options=[--exclusive]"
+            )
+
+    def arguments(self, typed: Sequence[str]) -> list[str]:
+        """Return the arguments of the command in the job. Raise UsageError for keys that the launcher sets."""
+        for argument in typed:
+            key = argument.partition("=")[0].lstrip("+")
+            if key.endswith(_SET):
+                raise UsageError(
+                    f"{argument}: launcher=slurm sets this key; give launcher.nodes and launcher.gpus_per_node, or "
+                    "launcher.tasks_per_node with launcher.gpus_per_node=0"
+                )
+        accelerator = [] if self.gpus else ["trainer.accelerator=cpu"]
+        size = [f"trainer.num_nodes={self.nodes}", f"trainer.devices={self.tasks}"]
+        return [*typed, *accelerator, *size, "launcher=local"]
+
+    def text(self, name: str, arguments: Sequence[str], workers: int, log: str) -> str:
+        """Return the job file of a run.
+
+        Args:
+            name: name of the run.
+            arguments: arguments of the command.
+            workers: loader workers of each process.
+            log: file for the output; ``%j`` is the job's number.
+        """
+        cpus = self.cpus or workers + 1
+        hours, minutes = divmod(self.minutes, 60)
+        options = [
+            f"--job-name={name}",
+            f"--output={log}",
+            "--open-mode=append",  # a requeued job continues the log
+            f"--nodes={self.nodes}",
+            f"--ntasks-per-node={self.tasks}",
+            f"--cpus-per-task={cpus}",
+            *([f"--gpus-per-node={self.gpus}"] if self.gpus else []),
+            f"--time={hours}:{minutes:02d}:00",
+            f"--signal=USR1@{self.grace}",
+            "--requeue",
+            *(f"--{key}={value}" for key, value in self.given.items() if value is not None),
+            *self.options,
+        ]
+        program = [sys.executable, "-m", "sr_train", "train", *arguments]
+        lines = [
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in options),
+            *self.setup,
+            f"export SRUN_CPUS_PER_TASK={cpus}",  # srun no longer takes it from sbatch
+            f"srun --kill-on-bad-exit=1 {shlex.join(program)}",
+        ]
+        return "\n".join([*lines, ""])
+
+    def submit(self, plan: Plan, typed: Sequence[str]) -> Submitted:
+        """Submit the job of a plan, and print how to follow and cancel it.
+
+        Args:
+            plan: the run.
+            typed: its arguments, without those of the launcher.
+        """
+        config = plan.stages[0].config
+        folder = Path(config["paths"]["runs"]) / "slurm" / plan.name
+        arguments = self.arguments(typed)
+        for program in ("sbatch", "squeue"):
+            if shutil.which(program) is None:
+                raise UsageError(
+                    f"launcher=slurm: {program} is not on PATH; type this on a login node of a SLURM cluster, "
+                    "or leave launcher=slurm out to train here"
+                )
+        _refuse_a_second(folder, plan.name)
+        workers = max((_workers(stage.config) for stage in plan.stages), default=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "job.sbatch"
+        write_bytes(file, self.text(plan.name, arguments, workers, f"{folder}/%j.log").encode())
+        job, waiting = self._sbatch(file)
+        log = folder / f"{job}.log"
+        write_bytes(folder / "job", f"{job}\n".encode())
+        follow = "" if self.wait else f"; follow it: tail -F {shlex.quote(str(log))}; cancel it: scancel {job}"
+        say(f"run {plan.name}: submitted as job {job} ({file}){follow}")
+        return Submitted(job, plan.name, log, waiting)
+
+    def _sbatch(self, file: Path) -> tuple[str, subprocess.Popen[str] | None]:
+        command = ["sbatch", "--parsable", *(["--wait"] if self.wait else []), str(file)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        job = process.stdout.readline().strip().partition(";")[0]  # JOB or JOB;CLUSTER
+        if not job:
+            reason = " ".join(process.communicate()[1].split()).removeprefix("sbatch: error: ")
+            raise ValueError(f"{file}: sbatch refused this job: {reason or f'exit code {process.returncode}'}")
+        if self.wait:
+            return job, process
+        process.communicate()
+        return job, None
+
+
+def _workers(config: Mapping[str, Any]) -> int:
+    workers = config["data"].get("workers", 0)
+    return workers if isinstance(workers, int) else 0
+
+
+def _refuse_a_second(folder: Path, name: str) -> None:
+    """Raise UsageError if the last job of this run still waits or runs: two jobs cannot train one run."""
+    file = folder / "job"
+    job = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if not job:
+        return
+    asked = subprocess.run(["squeue", "--noheader", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
+    state = asked.stdout.strip()  # empty, or an error, for a job that has ended
+    if asked.returncode == 0 and state:
+        raise UsageError(
+            f"run {name}: its job {job} is {state}; follow it: tail -F {folder / f'{job}.log'}; cancel it: scancel {job}; "
+            "or give another name=NAME"
+        )
+
+
+class Jobs:
+    """Submitted jobs of one command, one per run.
+
+    Args:
+        launcher: config of the launcher.
+    """
+
+    def __init__(self, launcher: Mapping[str, Any]) -> None:
+        self.job: SlurmJob = build(launcher)
+        self.submitted: list[Submitted] = []
+
+    def submit(self, plan: Plan, typed: Sequence[str]) -> Jobs:
+        """Submit the job of a plan; ``typed`` are its arguments without those of the launcher."""
+        self.submitted.append(self.job.submit(plan, typed))
+        return self
+
+    def add(self, job: Job) -> float:
+        """Submit a job of a sweep. Its score is not known here, so it is NaN."""
+        if job.sweeper is not None:
+            raise UsageError(
+                "launcher=slurm: the sweeper needs the jobs' scores, and launcher=slurm does not wait for them; run the sweep "
+                "in one job without launcher=slurm, or give hydra/launcher=submitit_slurm (package hydra-submitit-launcher)"
+            )
+        composed = job.compose()
+        self.submit(composed, job.arguments)
+        return math.nan
+
+    def finish(self) -> int:
+        """Wait for the jobs if the launcher does, print their errors, and return the highest exit code."""
+        return max((_outcome(job) for job in self.submitted), default=0)
+
+
+def _outcome(job: Submitted) -> int:
+    """Wait for a job's end, print its error in one line, and return its exit code; 0 for a job that is not waited for."""
+    if job.waiting is None:
+        return 0
+    job.waiting.communicate()
+    code = job.waiting.returncode
+    if code:
+        text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.exists() else ""
+        errors = re.findall(r"^(?:\d+: )?(?:sr-train: error: |slurmstepd: error: )(.+)$", text, re.MULTILINE)
+        reason = errors[0] if errors else f"exit code {code}"
+        say(f"sr-train: error: job {job.id} (run {job.name}): {reason}; log: {job.log}", error=True)
+    return code
