@@ -25,6 +25,7 @@ from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkp
 from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
+from sr_train.training.parallel import prepare_networks, statistics_notes
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
@@ -142,16 +143,21 @@ def run_stage(plan: Plan, prepared: Prepared) -> Path:
     gc.collect()  # networks of the checks and of the previous stage are in reference cycles: 160 MB with two VGG19
     task = build_task(config, stage.name, source)
     check_continues(stage.name, folder, task, found, last, notes)
-    found = None if found is None else found._replace(content={})  # Lightning reads the file again
+    if found is not None:
+        notes += statistics_notes(task, resume.read_config(folder), config)
+        found = found._replace(content={})  # Lightning reads the file again
     _say_all(stage, notes)
     export, files = Export(plan, stage, source), StageFolder(folder, described, new=found is None)
     del source  # its tensors are copied; this frees the memory of one network
     callbacks = _callbacks(prepared, export, files)
     trainer = build_trainer(config, callbacks, folder)
+    statistics = prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
     data.per_device(trainer.world_size)
     if trainer.is_global_zero:
         files.begin()
     _introduce(stage, task, data, found)
+    if statistics is not None:
+        say(f"stage {stage.name}: {statistics}")
     _fit(trainer, task, data, found)
     _finish(trainer, task, callbacks, export, stage, files)
     if trainer.is_global_zero:

@@ -20,21 +20,27 @@ from sr_train.config.build import build
 from sr_train.console import UsageError, told
 from sr_train.devices import memory_is_full
 from sr_train.training.checkpointing import StreamedCheckpoints
+from sr_train.training.parallel import MicroBatches, check_timeout, strategy_of
 
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "single_device")
+
+_NOT_LIGHTNINGS = {
+    "max_time": "becomes a callback, see user_callbacks.py",
+    "timeout": "belongs to the strategy",
+    "sync_batchnorm": "Lightning's converts to a class that refuses the CPU; ours is models/batchnorm.py",
+}
 
 _PROFILERS = ("simple", "advanced", "pytorch")
 
 
 def build_trainer(config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path) -> L.Trainer:
     """Build Lightning's Trainer with our callbacks instead of its checkpoints, validation and display."""
-    given = {
-        k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
-    }  # max_time becomes a callback
+    given = {k: v for k, v in config["trainer"].items() if v is not None and k not in _NOT_LIGHTNINGS}
+    given["strategy"] = strategy_of(config)
     try:
         return build(
             given,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, MicroBatches()],
             plugins=[StreamedCheckpoints()],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
@@ -58,7 +64,7 @@ def try_trainer(
 ) -> L.Trainer | None:
     """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
-    for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices):
+    for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices, check_timeout):
         with told(problems):
             check(options)
     # Options with errors get Lightning's defaults, so that the others are checked as well.

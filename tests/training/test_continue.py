@@ -282,6 +282,10 @@ def test_a_stage_that_is_being_extended_counts_as_unfinished(invoke, kill, finis
         ({"trainer": {"max_steps": 2}}, {"trainer": {"max_steps": 2, "profiler": "simple"}}),
         ({"trainer": {"profiler": None}}, {"trainer": {"profiler": {"_target_": "lightning.Profiler"}}}),
         ({"trainer": {"devices": 2}}, {"trainer": {"devices": [0, 1]}}),
+        ({"trainer": {"timeout": 1800}}, {"trainer": {"timeout": 60.5}}),
+        ({"trainer": {"sync_batchnorm": "auto"}}, {"trainer": {"sync_batchnorm": False}}),
+        ({"trainer": {"accumulate_grad_batches": 1}}, {"trainer": {"accumulate_grad_batches": 4}}),
+        ({"data": {"accumulate": 1, "prefetch_factor": 2}}, {"data": {"accumulate": 4, "prefetch_factor": None}}),
         ({"trainer": {"strategy": "ddp"}}, {"trainer": {"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}}),
         ({"validate": {"best": None, "metrics": ["psnr"]}}, {"validate": {"best": "toy/y/psnr", "metrics": ["psnr", "ssim"]}}),
         ({"task": {"protocols": ["y"]}}, {"task": {"protocols": []}}),
@@ -295,8 +299,7 @@ def test_keys_that_do_not_affect_weights_may_change(old, new):
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("precision", ("32", "bf16-mixed")), ("accumulate_grad_batches", (1, 2)), ("gradient_clip_val", (None, 1.0)),
-        ("sync_batchnorm", (False, True)), ("deterministic", (False, True)),
+        ("precision", ("32", "bf16-mixed")), ("gradient_clip_val", (None, 1.0)), ("deterministic", (False, True)),
     ],
 )  # fmt: skip
 def test_keys_that_affect_weights_may_not_change(key, values):
