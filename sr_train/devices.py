@@ -119,7 +119,8 @@ def full_fp32() -> Iterator[None]:
     cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image has another size. All
     settings are restored, also after an error.
     """
-    cudnn, units = torch.backends.cudnn, _fp32_units()
+    cudnn: Any = torch.backends.cudnn
+    units = _fp32_units()
     matmul, convolution = _unless_mixed(torch.get_float32_matmul_precision), _unless_mixed(lambda: cudnn.allow_tf32)
     benchmark, precisions = cudnn.benchmark, [unit.fp32_precision for unit in units]
     try:
@@ -151,7 +152,8 @@ def _unless_mixed(setting: Callable[[], Any]) -> Any:
 
 def _fp32_units() -> list[Any]:
     """Return the parts of torch that have an ``fp32_precision``; there are none before torch 2.9."""
-    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    cudnn: Any = torch.backends.cudnn
+    mkldnn = torch.backends.mkldnn
     names = ((cudnn, "conv"), (cudnn, "rnn"), (mkldnn, "conv"), (mkldnn, "matmul"), (mkldnn, "rnn"))
     units = [torch.backends.cuda.matmul, *(getattr(backend, name, None) for backend, name in names)]
     return [unit for unit in units if unit is not None and getattr(torch.backends, "fp32_precision", None) is not None]

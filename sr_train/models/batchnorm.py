@@ -7,8 +7,9 @@ same on any number of processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,10 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-Statistics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Statistics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  #: mean [C], variance [C], number of values
 
 
 def _over_processes(x: torch.Tensor) -> Statistics:
@@ -31,7 +35,8 @@ def _over_processes(x: torch.Tensor) -> Statistics:
     mine = torch.cat((mean.double(), variance.double(), count))
     every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(every, mine)
-    means, variances, counts = torch.stack(every).split((len(mean), len(mean), 1), dim=1)
+    table, channels = torch.stack(every), len(mean)
+    means, variances, counts = table[:, :channels], table[:, channels:-1], table[:, -1:]
     total = counts.sum()
     mean = (means * counts).sum(0) / total
     variance = ((variances + (means - mean).square()) * counts).sum(0) / total
@@ -74,6 +79,11 @@ class _Normalized(torch.autograd.Function):
         return of_x.addcmul_(of_out.to(mean.dtype), scale.view(shape)).to(x.dtype), of_weight, of_bias, None, None
 
 
+def _not_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Exclude a function from ``torch.compile``, which cannot trace what is between processes."""
+    return cast("Any", torch.compiler).disable(function)
+
+
 class _Synchronized(_BatchNorm):
     """Mixin of the classes that :func:`synchronized` makes: BatchNorm over the batches of all processes."""
 
@@ -83,14 +93,15 @@ class _Synchronized(_BatchNorm):
             return super().forward(input)
         return self._normalize(input)
 
-    @torch.compiler.disable  # pyright: ignore[reportUnknownMemberType, reportUntypedFunctionDecorator] - it communicates
+    @_not_compiled
     def _normalize(self, x: torch.Tensor) -> torch.Tensor:
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # pyright: ignore[reportUnknownMemberType]
         with torch.no_grad():
             mean, variance, total = statistics = _over_processes(x)
             self._track(mean, variance * (total / (total - 1)))
-        weight = mean.new_ones(len(mean)) if self.weight is None else self.weight
-        bias = mean.new_zeros(len(mean)) if self.bias is None else self.bias
+        weight, bias = (self._parameters.get(name) for name in ("weight", "bias"))
+        weight = mean.new_ones(len(mean)) if weight is None else weight
+        bias = mean.new_zeros(len(mean)) if bias is None else bias
         normalized = _Normalized.apply(x, weight, bias, statistics, self.eps)
         assert isinstance(normalized, torch.Tensor)
         return normalized
@@ -123,10 +134,12 @@ def synchronize(network: nn.Module) -> int:
 
 def local_layers(network: nn.Module) -> int:
     """Return the number of BatchNorm layers whose statistics are those of one process."""
-    return sum(isinstance(m, _BatchNorm) and not isinstance(m, (_Synchronized, nn.SyncBatchNorm)) for m in network.modules())
+    return sum(
+        isinstance(m, _BatchNorm) and not isinstance(m, (_Synchronized, nn.SyncBatchNorm)) for m in network.modules()
+    )
 
 
 def synchronized_buffers(network: nn.Module) -> set[str]:
     """Return the names of the buffers of synchronized layers, which are equal in all processes."""
-    layers = [(name, m) for name, m in network.named_modules() if isinstance(m, _Synchronized)]
-    return {f"{name}.{buffer}".lstrip(".") for name, m in layers for buffer, _ in m.named_buffers(recurse=False)}
+    own = {id(b) for m in network.modules() if isinstance(m, _Synchronized) for b in m.buffers(recurse=False)}
+    return {name for name, buffer in network.named_buffers() if id(buffer) in own}

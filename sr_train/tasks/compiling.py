@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -27,9 +28,10 @@ def outermost(blocks: list[nn.Module]) -> list[nn.Module]:
 
 
 @contextmanager
-def uncompiled(network: nn.Module) -> Iterator[None]:
+def uncompiled(network: nn.Module) -> Generator[None]:
     """Run a network without its compiled programs: every image of a validation has another size to compile for."""
-    compiled = [(m, m._compiled_call_impl) for m in network.modules() if m._compiled_call_impl is not None]
+    modules: list[Any] = list(network.modules())
+    compiled = [(m, m._compiled_call_impl) for m in modules if m._compiled_call_impl is not None]
     try:
         for module, _ in compiled:
             module._compiled_call_impl = None

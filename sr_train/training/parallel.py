@@ -44,7 +44,7 @@ def strategy_of(config: Mapping[str, Any]) -> Any:
     Names without an entry here, and strategies that a user configures, are left to Lightning.
     """
     options = config["trainer"]
-    name = options.get("strategy", "auto")
+    name = options.get("strategy") or "auto"
     if name == "auto" and processes(options) > 1:
         name = "ddp"
     if name not in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"):
@@ -94,7 +94,9 @@ def prepare_networks(task: SRTask, given: bool | str, world: int) -> str | None:
     if shared and not local:
         return f"BatchNorm: statistics over all {world} devices"
     if shared:
-        return f"BatchNorm: statistics over all {world} devices in {shared} layers, over each device's images in {local}"
+        return (
+            f"BatchNorm: statistics over all {world} devices in {shared} layers, over each device's images in {local}"
+        )
     why = "trainer.sync_batchnorm=false" if given is False else "layers with a forward of their own"
     return f"BatchNorm: statistics over each device's images ({why})" if local else None
 
@@ -125,8 +127,16 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
         return []
     old, new = before.get("trainer") or {}, config["trainer"]
     defaults = {"accumulate_grad_batches": 1, "sync_batchnorm": "auto"}
-    changed = [f"trainer.{k}: {old.get(k, d)} -> {new.get(k, d)}" for k, d in defaults.items() if old.get(k, d) != new.get(k, d)]
-    return [f"BatchNorm's statistics are over other numbers of images from here on ({', '.join(changed)})"] if changed else []
+    changed = [
+        f"trainer.{k}: {old.get(k, d)} -> {new.get(k, d)}"
+        for k, d in defaults.items()
+        if old.get(k, d) != new.get(k, d)
+    ]
+    return (
+        [f"BatchNorm's statistics are over other numbers of images from here on ({', '.join(changed)})"]
+        if changed
+        else []
+    )
 
 
 class MicroBatches(L.Callback):

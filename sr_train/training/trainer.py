@@ -15,10 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from torch import nn
 
 from sr_train.config.build import build
 from sr_train.console import UsageError, told
 from sr_train.devices import memory_is_full
+from sr_train.models.deform import DeformableConv
 from sr_train.training.checkpointing import StreamedCheckpoints
 from sr_train.training.parallel import MicroBatches, check_timeout, strategy_of
 
@@ -79,6 +81,18 @@ def try_trainer(
         if not known or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise _refused_strategy(options["strategy"])
     return trainer if len(problems) == before else None
+
+
+def check_deterministic(options: Mapping[str, Any], network: nn.Module, device: torch.device) -> None:
+    """Raise ValueError if ``trainer.deterministic=true`` cannot be: torch would raise its error in the first step."""
+    convs = [m for m in network.modules() if isinstance(m, DeformableConv)]
+    trained = any(p.requires_grad for conv in convs for p in conv.parameters())
+    if options.get("deterministic") is True and device.type == "cuda" and trained:
+        raise ValueError(
+            f"trainer.deterministic=true: {type(network).__name__}'s deformable convolution has no deterministic backward pass "
+            "on CUDA (grid_sample and torchvision's deform_conv2d add in any order); give trainer.deterministic=warn, which "
+            "makes the rest deterministic, or false"
+        )
 
 
 def on_one_device(trainer: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ class ClipData(SRData):
         batch: training windows per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
-        prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2. Not used without workers.
+        prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
         stage: the stage's name; seed and stage determine every draw.
         augment: apply the eight flips and rotations to windows.
