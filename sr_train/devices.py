@@ -1,11 +1,14 @@
-"""Devices: free memory, precisions that the hardware supports natively, the report of ``--version``."""
+"""Devices: free memory, precisions of the hardware and of torch, the report of ``--version``."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -107,6 +110,53 @@ def inference_precision(precision: str, accelerator: str) -> str:
     if precision == "bf16":
         warn_of_emulation("precision=bf16", accelerator)
     return precision
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Compute float32 in float32, as scores need it: without TF32 on CUDA and without bf16 on a CPU.
+
+    cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image has another size. All
+    settings are restored, also after an error.
+    """
+    cudnn: Any = torch.backends.cudnn
+    units = _fp32_units()
+    matmul, convolution = _unless_mixed(torch.get_float32_matmul_precision), _unless_mixed(lambda: cudnn.allow_tf32)
+    benchmark, precisions = cudnn.benchmark, [unit.fp32_precision for unit in units]
+    try:
+        if matmul is not None:
+            torch.set_float32_matmul_precision("highest")
+        if convolution is not None:
+            cudnn.allow_tf32 = False
+        cudnn.benchmark = False
+        for unit in units:
+            unit.fp32_precision = "ieee"
+        yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if convolution is not None:
+            cudnn.allow_tf32 = convolution
+        cudnn.benchmark = benchmark
+        for unit, precision in zip(units, precisions, strict=True):
+            unit.fp32_precision = precision
+
+
+def _unless_mixed(setting: Callable[[], Any]) -> Any:
+    """Return a setting; None where torch refuses to read it, because only the newer ``fp32_precision`` was used."""
+    try:
+        return setting()
+    except RuntimeError:
+        return None
+
+
+def _fp32_units() -> list[Any]:
+    """Return the parts of torch that have an ``fp32_precision``; there are none before torch 2.9."""
+    cudnn: Any = torch.backends.cudnn
+    mkldnn = torch.backends.mkldnn
+    names = ((cudnn, "conv"), (cudnn, "rnn"), (mkldnn, "conv"), (mkldnn, "matmul"), (mkldnn, "rnn"))
+    units = [torch.backends.cuda.matmul, *(getattr(backend, name, None) for backend, name in names)]
+    return [unit for unit in units if unit is not None and getattr(torch.backends, "fp32_precision", None) is not None]
 
 
 def hardware() -> list[str]:

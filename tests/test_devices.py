@@ -92,3 +92,55 @@ def test_hardware_of_a_system_without_proc(monkeypatch):
     _, cpu, gpu = devices.hardware()
     assert "AVX2 yes" not in cpu
     assert gpu == "GPU Apple (MPS)"
+
+
+FLAGS = {  # settings that a user's code may have made
+    "default": lambda: None,
+    "TF32": lambda: torch.set_float32_matmul_precision("high"),
+    "bf16 on a CPU": lambda: torch.set_float32_matmul_precision("medium"),
+    "benchmark": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "no TF32 in cuDNN": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+}
+
+
+def _flags():
+    cudnn = torch.backends.cudnn
+    units = [unit.fp32_precision for unit in devices._fp32_units()]
+    matmul = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+    return [*matmul, cudnn.allow_tf32, cudnn.benchmark, *units]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_fp32_is_fp32_inside_and_all_settings_are_restored_after_an_error(name):
+    first = _flags()
+    with devices.full_fp32():  # whose end restores what the test sets
+        pass
+    assert _flags() == first
+    try:
+        FLAGS[name]()
+        before = _flags()
+        with devices.full_fp32():
+            assert _flags() == ["highest", False, False, False, *["ieee"] * len(devices._fp32_units())]
+        assert _flags() == before
+        with pytest.raises(ZeroDivisionError), devices.full_fp32():
+            _ = 1 / 0
+        assert _flags() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, True
+    assert _flags()[:4] == first[:4]
+
+
+def test_settings_of_the_newer_kind_alone_are_restored():
+    units = devices._fp32_units()
+    if not units:
+        pytest.skip("torch before 2.9")
+    before = [unit.fp32_precision for unit in units]
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        with devices.full_fp32():
+            assert {unit.fp32_precision for unit in units} == {"ieee"}
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        for unit, precision in zip(units, before, strict=True):
+            unit.fp32_precision = precision

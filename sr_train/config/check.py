@@ -23,6 +23,8 @@ _OURS = {  # arguments of Lightning's Trainer that sr-train sets: a user's value
     "enable_autolog_hparams", "inference_mode", "model_registry",
 }  # fmt: skip
 
+_ADDED = ("timeout",)  # keys of trainer that are no arguments of Lightning's Trainer
+
 _GIVEN = {"model", "loss", "curve"}  # arguments of a task that have their own config groups
 
 
@@ -38,7 +40,8 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     if target == "lightning.Trainer":
-        return {name: p for name, p in parameters.items() if name not in _OURS}
+        own = {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ADDED}
+        return {name: p for name, p in parameters.items() if name not in _OURS} | own
     return parameters
 
 
@@ -85,6 +88,8 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "checkpoint.every": int,
     "checkpoint.keep": int,
     "record.every": int,
+    "trainer.sync_batchnorm": bool | Literal["auto"],
+    "trainer.timeout": float,
 }
 
 _UNCHECKED = {"trainer.precision"}  # "auto" is not a value of Lightning

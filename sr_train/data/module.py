@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
@@ -31,6 +30,7 @@ class SRData(L.LightningDataModule):
         batch: training pairs per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
+        prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
         stage: the stage's name; seed and stage determine every draw.
         augment: apply the eight flips and rotations to patches.
@@ -50,6 +50,7 @@ class SRData(L.LightningDataModule):
         batch: int = 16,
         accumulate: int = 1,
         workers: int = 2,
+        prefetch_factor: int | None = 2,
         seed: int = 0,
         stage: str = "main",
         augment: bool = True,
@@ -62,6 +63,7 @@ class SRData(L.LightningDataModule):
         self.batch = batch
         self.accumulate = accumulate
         self.workers = workers
+        self.prefetch = (prefetch_factor or 2) if workers else 0  #: batches that each loader process prepares ahead
         self.seed = seed
         self.stage = stage
         self.augment = augment
@@ -144,7 +146,8 @@ class SRData(L.LightningDataModule):
             world=world,
             accumulate=self.accumulate,
         )
-        return self.loader(sampler, pin_memory=torch.cuda.is_available())
+        pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return self.loader(sampler, pin_memory=pin)
 
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
@@ -155,6 +158,7 @@ class SRData(L.LightningDataModule):
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless, so it has no len(); torch allows that
             collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - items are whole batches
             num_workers=self.workers,
+            prefetch_factor=self.prefetch or None,
             worker_init_fn=one_thread,
             persistent_workers=self.workers > 0,
             multiprocessing_context=context if self.workers else None,

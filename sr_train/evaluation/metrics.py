@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from sr_train.console import UsageError, warn
+from sr_train.devices import full_fp32
 from sr_train.metrics.lpips import LPIPS, released_version
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 from sr_train.torch_files import read_tensors
@@ -43,8 +44,9 @@ class PerceptualMetric:
     definition: str  #: text for the line below a table
 
     def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> float:
-        """Score a result against HR, [3, H, W] each, on one device."""
-        return self.compute(sr, hr)
+        """Score a result against HR, [3, H, W] each, on one device, in fp32."""
+        with full_fp32():
+            return self.compute(sr, hr)
 
 
 def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexnet", "vgg16"]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sr_train.batch import to_float
-from sr_train.devices import memory_is_full
+from sr_train.devices import full_fp32, memory_is_full
 from sr_train.inference.frame_features import FrameFeatures
 from sr_train.inference.tiling import WHOLE, Tiling, is_too_large, packed, tiles_instead
 from sr_train.models import contract
@@ -43,7 +44,8 @@ def _run(
     if down or right:
         mode = "reflect" if down < height and right < width else "replicate"
         x = F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3])
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    fp32 = full_fp32() if precision == "32" else nullcontext()
+    with fp32, torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         sr = model(x) if features is None else features(x, place)
     return sr[..., : height * scale, : width * scale].clamp(0, 1)
 

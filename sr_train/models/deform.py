@@ -2,9 +2,11 @@
 
 Two ways to compute it have the same outputs and gradients up to float rounding:
 
-- ``torchvision``: its compiled operator, fast on CUDA;
-- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product. It is several times as fast on a
-  CPU, the product may be in bf16, and it can be exported like ``grid_sample``.
+- ``torchvision``: its compiled operator. Its product is in the offsets' float32, and it needs the least memory.
+- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. It is several
+  times as fast on a CPU, and it can be exported like ``grid_sample``.
+
+``auto`` is ``sampling`` on a CPU, so that a run continues with the same bits. On CUDA the first use measures both.
 
 The gradient of an offset jumps where a tap hits the center of a pixel, as all taps do before training, with offsets of 0.
 Both ways use the same side there. For this, maps are padded to 2^k + 1, which makes torch's coordinates in [-1, 1] exact.
@@ -15,13 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torchvision.ops import deform_conv2d  # pyright: ignore[reportMissingTypeStubs]
+
+from sr_train.models.fastest import fastest
 
 Way = Literal["auto", "torchvision", "sampling"]
 
@@ -177,11 +182,14 @@ def deformable_conv(
         mask: [B, groups 9, h, w], the factor of each tap.
         weight: [C', C, 3, 3].
         bias: [C'].
-        way: see the module; ``auto`` is torchvision's on CUDA, sampling elsewhere.
+        way: see the module; ``auto`` is the faster one on CUDA, sampling elsewhere.
         dtype: dtype of the result and, for sampling, of the matrix product; ``None`` for that of ``offset``.
     """
     dtype = offset.dtype if dtype is None else dtype
-    if way == "torchvision" or (way == "auto" and x.is_cuda):
+    if way == "auto" and x.is_cuda:
+        ways = {w: partial(deformable_conv, way=w, dtype=dtype) for w in ("torchvision", "sampling")}
+        way = cast("Way", fastest("deformable_conv", ways, (x, offset, mask, weight, bias), dtype))
+    if way == "torchvision":
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)

@@ -21,15 +21,16 @@ from sr_train.runs.checkpoints import list_checkpoints
 
 #: Keys, each with all keys below it, that may change when a run is resumed. A change of any other key needs another run.
 #: Data and source weights are compared by content (``fingerprint``), not by path. The arguments of Lightning's Trainer that
-#: affect the weights may not change: precision, gradient_clip_*, accumulate_grad_batches, sync_batchnorm, and deterministic,
-#: which makes a GPU's results reproducible.
+#: affect the weights may not change: precision, gradient_clip_*, and deterministic, which makes a GPU's results reproducible.
+#: How a step's batch is divided into devices and micro-batches may change; with BatchNorm a note reports it.
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
-    "data.cache", "data.train", "task.protocols", "task.patience", "task.compile", "task.recompute", "task.optimizer.fused",
-    "model.deform",
+    "data.cache", "data.train", "data.accumulate", "data.prefetch_factor", "task.protocols", "task.patience", "task.compile",
+    "task.recompute", "task.optimizer.fused", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
-    "trainer.max_time", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
+    "trainer.max_time", "trainer.timeout", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
+    "trainer.accumulate_grad_batches", "trainer.sync_batchnorm",
 )  # fmt: skip
 
 _STEPS = "trainer.max_steps"

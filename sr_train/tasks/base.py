@@ -22,6 +22,7 @@ from sr_train.inference.images import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
+from sr_train.tasks.compiling import compile_network, uncompiled
 from sr_train.tasks.guard import Event, Guard, skip_step, spread
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
@@ -67,7 +68,7 @@ class SRTask(L.LightningModule):
         if self.options.recompute:
             recompute_activations(self.model)
         if self.options.compile:
-            self.model.compile()  # pyright: ignore[reportUnknownMemberType]  # in place: no _orig_mod. in the keys
+            compile_network(self.model)
         freeze(self.model, self.options.trainable)
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
@@ -263,7 +264,8 @@ class SRTask(L.LightningModule):
         training = network.training
         network.eval()
         try:
-            return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
+            with uncompiled(network):
+                return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
         finally:
             network.train(training)
 

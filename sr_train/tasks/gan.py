@@ -48,8 +48,8 @@ class GANTask(SRTask):
     sum of both losses keeps the graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this
     needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
 
-    With accumulation, the averages of a relativistic loss and of BatchNorm are over a micro-batch. On several devices the
-    averages of BatchNorm are local unless ``trainer.sync_batchnorm=true``.
+    With accumulation, the averages of a relativistic loss and of BatchNorm are over a micro-batch, on several devices over the
+    micro-batches of all of them. ``trainer.sync_batchnorm=false`` makes those of BatchNorm local.
 
     Args:
         discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage, saved only in checkpoints.

@@ -32,7 +32,7 @@ class Options:
     patience: int = 10
     """Number of refused steps in a row (loss or gradient not finite) that ends the run."""
     compile: bool = False
-    """Run the network through ``torch.compile``."""
+    """Run the network's blocks through ``torch.compile`` in training; all of it if it has no blocks."""
     recompute: bool = False
     """Activation checkpointing: less memory for one more forward pass."""
     trainable: Sequence[str] = ("*",)

@@ -23,6 +23,7 @@ from sr_train.data.dataset import EvalImages
 from sr_train.data.module import SRData
 from sr_train.models import contract
 from sr_train.tasks.base import SRTask
+from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
@@ -111,6 +112,7 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
     few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(few, [timing], Path(folder))
+        prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
         data.per_device(trainer.world_size)
         with advising_less_memory():
             trainer.fit(task, datamodule=data)

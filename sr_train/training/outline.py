@@ -71,7 +71,7 @@ def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
     """Return a message for each number that is out of its range."""
     leasts = {
         "trainer": {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
-        "data": {"batch": 1, "lr_patch": 1, "workers": 0},
+        "data": {"batch": 1, "lr_patch": 1, "workers": 0, "prefetch_factor": 1},
         "validate": {"pictures": 0, "crop": 1, "every": 1},
         "checkpoint": {"every": 1, "keep": 2},
         "record": {"every": 1},

@@ -23,7 +23,7 @@ from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline
-from sr_train.training.trainer import finding_unused, try_trainer, unchanged_globals
+from sr_train.training.trainer import check_deterministic, finding_unused, try_trainer, unchanged_globals
 from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
 from sr_train.training.warm_starts import Origin, check_warm_starts
@@ -106,6 +106,8 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
         trainer = try_trainer(config, callbacks, problems, processes)
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         if task is not None:
+            with collect_error(problems):
+                check_deterministic(config["trainer"], task.model, device)
             with collect_error(problems, "model"):
                 stage = _reaching_all(stage, type(task.model).__name__, try_network(stage))
             with collect_error(problems, "task.optimizer", usage=True, names_key=False):

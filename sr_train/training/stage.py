@@ -30,6 +30,7 @@ from sr_train.training.agreement import Beats
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.cluster import Processes
+from sr_train.training.parallel import prepare_networks, statistics_notes
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
@@ -150,10 +151,13 @@ def run_stage(
     del source  # its tensors are copied; this frees the memory of one network
     callbacks = _callbacks(prepared, export, files, ranks, signals)
     trainer = build_trainer(config, callbacks, folder, processes)
+    statistics = prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
     data.per_device(trainer.world_size)
     if trainer.is_global_zero:
         files.begin()
     _introduce(stage, task, data, found)
+    if statistics is not None:
+        say(f"stage {stage.name}: {statistics}")
     signals.training = True
     try:
         _fit(trainer, task, data, found)
@@ -219,6 +223,8 @@ class Begin:
         if found is not None and found.step > last:
             raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
         check_continues(stage.name, stage.folder, task, found, last, self.notes)
+        if found is not None:
+            self.notes += statistics_notes(task, resume.read_config(stage.folder), stage.config)
         _say_all(stage, self.notes)
         return None if found is None else {"name": found.path.name, "step": found.step}
 

@@ -15,14 +15,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from torch import nn
 
 from sr_train.config.build import build
 from sr_train.console import UsageError, collect_error
 from sr_train.devices import memory_is_full
+from sr_train.models.deform import DeformableConv
 from sr_train.training.checkpointing import StreamedCheckpoints
 from sr_train.training.cluster import Processes, use_processes
+from sr_train.training.parallel import MicroBatches, check_timeout, strategy_of
 
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "single_device")
+
+_NOT_LIGHTNINGS = {
+    "max_time": "becomes a callback, see user_callbacks.py",
+    "timeout": "belongs to the strategy",
+    "sync_batchnorm": "Lightning's converts to a class that refuses the CPU; ours is models/batchnorm.py",
+}
 
 _PROFILERS = ("simple", "advanced", "pytorch")
 
@@ -34,13 +43,12 @@ def build_trainer(
 
     Raise ValueError if Lightning refuses an option.
     """
-    given = {
-        k: v for k, v in config["trainer"].items() if v is not None and k != "max_time"
-    }  # max_time becomes a callback
+    given = {k: v for k, v in config["trainer"].items() if v is not None and k not in _NOT_LIGHTNINGS}
+    given["strategy"] = strategy_of(config)
     try:
         trainer = build(
             given,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, MicroBatches()],
             plugins=[StreamedCheckpoints(), *([] if processes is None else [processes])],
             logger=[build(spec) for spec in (config["logger"] or {}).values() if spec],
             default_root_dir=str(folder),
@@ -77,7 +85,7 @@ def try_trainer(
 ) -> L.Trainer | None:
     """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
-    for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices):
+    for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices, check_timeout):
         with collect_error(problems):
             check(options)
     # Options with errors get Lightning's defaults, so that the others are checked as well.
@@ -92,6 +100,18 @@ def try_trainer(
         if not known or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise _refused_strategy(options["strategy"])
     return trainer if len(problems) == before else None
+
+
+def check_deterministic(options: Mapping[str, Any], network: nn.Module, device: torch.device) -> None:
+    """Raise ValueError if ``trainer.deterministic=true`` cannot be: torch would raise its error in the first step."""
+    convs = [m for m in network.modules() if isinstance(m, DeformableConv)]
+    trained = any(p.requires_grad for conv in convs for p in conv.parameters())
+    if options.get("deterministic") is True and device.type == "cuda" and trained:
+        raise ValueError(
+            f"trainer.deterministic=true: {type(network).__name__}'s deformable convolution has no deterministic backward pass "
+            "on CUDA (grid_sample and torchvision's deform_conv2d add in any order); give trainer.deterministic=warn, which "
+            "makes the rest deterministic, or false"
+        )
 
 
 def on_one_device(trainer: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sr_train.batch import to_float
 from sr_train.data.dataset import EvalImage, EvalImages
 from sr_train.data.images import write_image
-from sr_train.devices import memory_is_full
+from sr_train.devices import full_fp32, memory_is_full
 from sr_train.inference.tiling import MemoryFullError
 from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
@@ -29,6 +29,7 @@ from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
 from sr_train.training.loggers import log_picture
+from sr_train.training.parallel import share_buffers
 from sr_train.training.signals import Signals
 from sr_train.training.step_callback import StepCallback, log_numbers
 
@@ -143,7 +144,9 @@ class Validate(StepCallback):
             return
         for hook in ("on_validation_start", "on_validation_epoch_start"):
             _call(trainer, task, hook)
-        self.pending = not self.run(trainer, task, step)
+        share_buffers(trainer, task.averaged())
+        with full_fp32():
+            self.pending = not self.run(trainer, task, step)
         if not self.pending:
             for hook in ("on_validation_epoch_end", "on_validation_end"):
                 _call(trainer, task, hook)

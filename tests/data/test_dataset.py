@@ -1,5 +1,6 @@
 import itertools
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,3 +339,19 @@ def test_evaluation_images_may_be_changed_by_who_gets_them(folder, tmp_path):
 def test_passthrough_hands_a_batch_on_as_it_is(folder):
     batch = dataset_of(folder)[0]
     assert passthrough(batch) is batch
+
+
+@pytest.mark.parametrize(("workers", "given", "expected"), [(0, 2, None), (1, 5, 5), (2, None, 2)])
+def test_workers_prepare_as_many_batches_ahead_as_asked(workers, given, expected):
+    data = SRData(train=[{"hr": "toy:coffee"}], scale=2, lr_patch=8, workers=workers, prefetch_factor=given)
+    assert data.train_dataloader().prefetch_factor == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_is_pinned_for_the_device_of_the_trainer(monkeypatch, device):
+    """And not because the machine has a GPU, which a run on the CPU would only initialize."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = SRData(train=[{"hr": "toy:coffee"}], scale=2, lr_patch=8, workers=0)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
+    assert data.train_dataloader().pin_memory == (device == "cuda")

@@ -52,6 +52,30 @@ def test_two_processes_equal_one(command, invoke, folder, monkeypatch):
     assert names[0] == names[1]
 
 
+SRRESNET = (
+    "experiment=srresnet_x4", "data=toy", "sets=[toy]", "model.channels=8", "model.blocks=2", "task.rate=1e-3",
+    "curve=constant", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=12",
+    "validate.every=100", "validate.pictures=0", "checkpoint.every=4", "logger=csv",
+)  # fmt: skip
+
+
+def test_batchnorm_on_one_two_and_one_process_is_that_of_one(command, invoke, folder, monkeypatch):
+    """One and two threads differ by 1.1e-4 here, two processes with local statistics by 1.3e-2."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = ("trainer.devices=2", "trainer.strategy=ddp")
+    runs = [("bn1", invoke, 12, ()), ("bn2", command, 12, two)]
+    runs += [("bn3", invoke, 4, ()), ("bn3", command, 8, two), ("bn3", invoke, 12, ())]
+    for name, run, last, more in runs:
+        done = run("sr-train", *SRRESNET, f"name={name}", f"trainer.max_steps={last}", *more, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert ("stage psnr: BatchNorm: statistics over all 2 devices\n" in done.stdout) == (more == two)
+        assert done.stdout.count("BatchNorm") == (more == two), "only process 0 prints it"
+    one, two, mixed = (load_file(folder / "runs" / f"bn{n}" / "psnr" / "weights.safetensors") for n in (1, 2, 3))
+    assert {int(v) for k, v in two.items() if "num_batches" in k} == {12}
+    assert relative_l2(one, two) < 3e-4
+    assert relative_l2(one, mixed) < 3e-4
+
+
 def test_a_batch_that_two_devices_cannot_share_is_refused(invoke, folder):
     done = invoke(
         "sr-train", *SMALL, "name=odd", "data.batch=7", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder
@@ -64,15 +88,15 @@ GAN = (
     "experiment=esrgan_x4", "stage=gan", "init.weights=start.safetensors", "data=toy", "sets=[toy]", "model.blocks=1",
     "model.channels=16", "model.growth=8", "loss.perceptual=null", "trainer.max_steps=10", "trainer.precision=32",
     "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=8", "validate.pictures=0", "logger=csv",
-    "task.discriminator._target_=plain.Discriminator", "task.discriminator.size=32", "trainer.gradient_clip_val=1",
+    "task.discriminator.size=32", "trainer.gradient_clip_val=1",
 )  # fmt: skip
 PLAIN = """
 from torch import nn
 
 class Discriminator(nn.Sequential):
-    # Without BatchNorm, whose statistics are each process' own, and without biases: a relativistic loss does not depend on
-    # the last one, nor on one whose units are all on one side of zero, and Adam makes whole steps of the rounding that is
-    # left as their gradient.
+    # Without BatchNorm, which makes rounding large, and without biases: a relativistic loss does not depend on the last one,
+    # nor on one whose units are all on one side of zero, and Adam makes whole steps of the rounding that is left as their
+    # gradient.
 
     def __init__(self, *, size: int = 32):
         last = nn.Linear(size * size // 2, 1, bias=False)
@@ -80,7 +104,15 @@ class Discriminator(nn.Sequential):
 """
 
 
-def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        (("task.discriminator._target_=plain.Discriminator",), 1e-5),
+        (("task.discriminator.channels=4", "init.weights=start.safetensors"), 1e-3),
+    ],
+    ids=["without BatchNorm", "with BatchNorm"],
+)
+def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch, options, bound):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.syspath_prepend(str(folder))
@@ -89,16 +121,18 @@ def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch)
     model = {"scale": 4, "channels": 16, "growth": 8, "blocks": 1}
     start = Weights({"_target_": "sr_train.models.rrdbnet.RRDBNet", **model}, RRDBNet(**model).state_dict())
     save_weights(folder / "start.safetensors", start)
-    for run, name, more in ((invoke, "gan1", ()), (command, "gan2", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = run("sr-train", *GAN, f"name={name}", *more, cwd=folder)
+    names, two = [f"gan{processes}-{bound}" for processes in (1, 2)], ("trainer.devices=2", "trainer.strategy=ddp")
+    for run, name, more in zip((invoke, command), names, ((), two), strict=True):
+        done = run("sr-train", *GAN, *options, f"name={name}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
     states = [
         read_checkpoint(list_checkpoints(folder / "runs" / n / "gan" / "checkpoints")[0][1]).content["state_dict"]
-        for n in ("gan1", "gan2")
+        for n in names
     ]
     for network in ("model.", "ema.module.", "discriminator."):
         one, two = ({k: v for k, v in s.items() if k.startswith(network)} for s in states)
-        assert relative_l2(one, two) < 1e-5, network
+        print(network, relative_l2(one, two))
+        assert relative_l2(one, two) < bound, network
     assert relative_l2({k: v for k, v in start.state.items()}, {k: states[0][f"model.{k}"] for k in start.state}) > 1e-4
 
 

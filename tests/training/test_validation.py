@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -143,3 +144,52 @@ def test_the_best_of_a_checkpoint_that_does_not_name_its_metric_is_kept():
     validate.scores = {"toy/y/psnr": 99.5}
     validate._keep_best(SimpleNamespace(is_global_zero=True), None, 9)  # pyright: ignore[reportArgumentType]
     assert (validate.best, validate.best_step) == (99.5, 9)
+
+
+def _validated(tmp_path, upscale):
+    """Run one validation of a task whose ``upscale`` is replaced."""
+    images = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})
+    validate = Validate(
+        images=images, every=1, last=1, best=None, export=lambda *a: None, folder=str(tmp_path), pictures=0
+    )
+    task = SimpleNamespace(upscale=upscale, score=lambda image, sr: {"y": {"psnr": 1.0}}, averaged=lambda: None)
+    for hook in ("start", "epoch_start", "epoch_end", "end"):
+        setattr(task, f"on_validation_{hook}", lambda: None)
+    trainer = SimpleNamespace(
+        world_size=1, global_rank=0, is_global_zero=True, callbacks=[], loggers=[], callback_metrics={}
+    )
+    validate.on_step_end(trainer, task, 1)
+
+
+def test_validation_is_without_tf32_and_benchmark_which_come_back_even_after_an_error(tmp_path):
+    cudnn, seen = torch.backends.cudnn, []
+
+    def flags():
+        return (
+            torch.get_float32_matmul_precision(),
+            torch.backends.cuda.matmul.allow_tf32,
+            cudnn.allow_tf32,
+            cudnn.benchmark,
+        )
+
+    def upscale(image):
+        seen.append(flags())
+        return image.hr.float()
+
+    def fails(image):
+        raise ZeroDivisionError
+
+    before = flags()
+    try:
+        torch.set_float32_matmul_precision("high")
+        cudnn.benchmark = True
+        _validated(tmp_path, upscale)
+        assert seen == [("highest", False, False, False)]
+        assert flags() == ("high", True, True, True)
+        with pytest.raises(ZeroDivisionError):
+            _validated(tmp_path, fails)
+        assert flags() == ("high", True, True, True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.benchmark = False
+    assert flags() == before

@@ -32,6 +32,7 @@ class ClipData(SRData):
         batch: training windows per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
+        prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
         stage: the stage's name; seed and stage determine every draw.
         augment: apply the eight flips and rotations to windows.
@@ -52,6 +53,7 @@ class ClipData(SRData):
         batch: int = 32,
         accumulate: int = 1,
         workers: int = 2,
+        prefetch_factor: int | None = 2,
         seed: int = 0,
         stage: str = "main",
         augment: bool = True,
@@ -68,6 +70,7 @@ class ClipData(SRData):
             batch=batch,
             accumulate=accumulate,
             workers=workers,
+            prefetch_factor=prefetch_factor,
             seed=seed,
             stage=stage,
             augment=augment,

@@ -262,7 +262,7 @@ def loader_alone(data: SRData, steps: int) -> float:
     """
     loader = data.train_dataloader()
     batches = iter(loader)
-    for _ in range(2 * data.workers + 1):  # skip batches that were loaded while the workers started
+    for _ in range(data.prefetch * data.workers + 1):  # skip batches that were loaded while the workers started
         next(batches)
     start, pairs, count = time.perf_counter(), 0, 0
     while count < steps * data.accumulate or time.perf_counter() - start < _AT_LEAST:
