@@ -139,7 +139,7 @@ class Stop(StepCallback):
             self.received = self.received or signal.SIGTERM
         if received or asked:
             self.asked = asked
-            self.checkpoints.save(trainer, step)
+            self.checkpoints.save(trainer, step, wait=True)
             self.finished = self._finish(trainer)
             trainer.should_stop = True
 
