@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -116,6 +116,71 @@ class Lines:
             write_all(handle, self.kept.encode())
         finally:
             os.close(handle)
+
+
+class Reader:
+    """File that is read at any position. A read that fails is repeated with a new handle, as the old one may be stale.
+
+    A process that is forked may use the same handle, because reads do not move its position.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return ``length`` bytes from position ``at``. Raise OSError with the file's name if they cannot be read."""
+        with naming(self.path):
+            return retried(lambda: self._read(at, length), self.path)
+
+    def _read(self, at: int, length: int) -> bytes:
+        try:
+            if self._handle is None:
+                self._handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            parts: list[bytes] = []
+            while length:
+                parts.append(_pread(self._handle, length, at))
+                if not parts[-1]:
+                    raise OSError(errno.EIO, f"ends at byte {at}, but {length} more were expected")
+                at, length = at + len(parts[-1]), length - len(parts[-1])
+        except OSError:
+            self.close()
+            raise
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            with suppress(OSError):  # a stale handle
+                os.close(handle)
+
+
+def _pread(handle: int, length: int, at: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, length, at)
+    os.lseek(handle, at, os.SEEK_SET)  # Windows, which does not fork
+    return os.read(handle, length)
+
+
+_NETWORK = (
+    "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "9p", "afs", "panfs", "pvfs2", "wekafs",
+)  # fmt: skip
+
+
+def on_network(path: str | os.PathLike[str]) -> bool:
+    """Return true if the system lists the path's file system as one of a network; false if it has no such list."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    where, best, kind = Path(path).resolve(), -1, ""
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        point = Path(mount.split()[4].encode().decode("unicode_escape"))
+        if where.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), rest.split()[0]
+    return kind in _NETWORK or kind.startswith("fuse.")
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:

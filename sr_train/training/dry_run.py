@@ -112,6 +112,7 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(few, [timing], Path(folder))
         data.per_device(trainer.world_size)
+        data.stage = None  # check=true copies nothing
         with advising_less_memory():
             trainer.fit(task, datamodule=data)
     return timing.times

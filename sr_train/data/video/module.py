@@ -33,7 +33,8 @@ class ClipData(SRData):
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
         seed: the run's seed.
-        stage: the stage's name; seed and stage determine every draw.
+        stage_name: the stage's name; seed and name determine every draw.
+        stage: folder on a local disk of the node, to which the stores of ``train`` are copied; ``$TMPDIR`` is expanded.
         augment: apply the eight flips and rotations to windows.
         arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files of folders in memory; stores need no cache.
@@ -53,7 +54,8 @@ class ClipData(SRData):
         accumulate: int = 1,
         workers: int = 2,
         seed: int = 0,
-        stage: str = "main",
+        stage_name: str = "main",
+        stage: str | None = None,
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
@@ -69,6 +71,7 @@ class ClipData(SRData):
             accumulate=accumulate,
             workers=workers,
             seed=seed,
+            stage_name=stage_name,
             stage=stage,
             augment=augment,
             arithmetic=arithmetic,
