@@ -90,7 +90,8 @@ class Lines:
                 raise
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"{self.path}: {error.strerror}; its lines are kept and written later", stacklevel=2)
+                reason = str(error.strerror).partition(";")[0]
+                warnings.warn(f"{self.path}: {reason}; the lines are kept and written later", stacklevel=2)
 
     def flush(self, pauses: Sequence[float] | None = None) -> None:
         """Write the kept lines. Raise OSError with the file's name if that fails."""

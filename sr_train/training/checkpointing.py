@@ -251,12 +251,14 @@ def write_checkpoint(folder: Path, step: int, keep: int, content: dict[str, Any]
         retried(attempt, path)
         write_bytes(folder / "last", f"{path.name}\n".encode())
     except OSError as error:
-        remedy = "the next checkpoint tries again" if may_pass(error) else "free some disk space"
+        reason, remedy = first_line(error), "free some disk space"
+        if may_pass(error):
+            reason, remedy = str(error.strerror).partition(";")[0], "check that its file system is mounted and answers"
         try:
             temporary.unlink(missing_ok=True)
         except OSError:
             remedy += f"; {temporary.name} could not be removed"
-        warnings.warn(f"{path}: NOT WRITTEN ({first_line(error)}); the run continues; {remedy}", stacklevel=2)
+        warnings.warn(f"{path}: NOT WRITTEN ({reason}); the run continues; {remedy}", stacklevel=2)
         return None
     with suppress(OSError):  # the next checkpoint tries again
         for _, old in list_checkpoints(folder)[keep:]:

@@ -183,7 +183,7 @@ def test_a_file_system_that_fails_for_long_is_a_warning_with_a_remedy(tmp_path, 
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.warns(
-        UserWarning, match=r"NOT WRITTEN \(.*Input/output error \(2 attempts\).*next checkpoint tries again"
+        UserWarning, match=r"NOT WRITTEN \(.*Input/output error \(2 attempts\)\); the run continues; check that"
     ):
         assert write_checkpoint(tmp_path, 4, 2, content()) is None
 
