@@ -1,4 +1,7 @@
-"""Write files atomically: after a crash there is the old file or the new one, never a part of it."""
+"""Write files atomically: after a crash there is the old file or the new one, never a part of it.
+
+Reads and writes that fail by an error of a shared file system that may pass are repeated (:func:`retried`).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,186 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 if sys.platform != "win32":
     import fcntl
+
+PAUSES = (0.1, 0.4, 1.5, 3.0)  # seconds between the attempts of :func:`retried`
+
+_PASSING = frozenset(  # stale handles, time-outs, a server that restarts; not every system has every number
+    getattr(errno, name)
+    for name in (
+        "ESTALE", "EIO", "EREMOTEIO", "EAGAIN", "EBUSY", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "ECONNRESET", "ECONNABORTED",
+        "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+
+_Result = TypeVar("_Result")
+
+
+def may_pass(error: OSError) -> bool:
+    """Return true for an error that a shared file system reports while its server or the network does not answer."""
+    return error.errno in _PASSING
+
+
+def retried(
+    attempt: Callable[[], _Result], path: str | os.PathLike[str], pauses: Sequence[float] | None = None
+) -> _Result:
+    """Return ``attempt()``; repeat it after pauses while it fails by an error that may pass (:func:`may_pass`).
+
+    The last error contains the path and what to do. ``attempt`` must start again from nothing: after a failed fsync, the
+    data of earlier writes are lost.
+    """
+    pauses = PAUSES if pauses is None else pauses
+    for pause in pauses:
+        try:
+            return attempt()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+        time.sleep(pause)
+    try:
+        return attempt()
+    except OSError as error:
+        if not may_pass(error):
+            raise
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        text = (
+            f"{reason} ({len(pauses) + 1} attempts); check that its file system is mounted and answers, then run the same "
+            "command again"
+        )
+        raise OSError(error.errno, text, str(path)) from None
+
+
+class Lines:
+    """Text file to which lines are appended. Lines that cannot be written for a moment are kept and written later.
+
+    Args:
+        path: the file; only one process writes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept = ""  #: lines that are not in the file
+        self._size: int | None = None  # size without a part of the kept lines
+        self._warned = False
+
+    def append(self, text: str) -> None:
+        """Append lines. If a shared file system does not answer, warn once and keep them for the next call."""
+        self.kept += text
+        try:
+            self.flush(PAUSES[:2])
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            if not self._warned:
+                self._warned = True
+                reason = str(error.strerror).partition(";")[0]
+                warnings.warn(f"{self.path}: {reason}; the lines are kept and written later", stacklevel=2)
+
+    def flush(self, pauses: Sequence[float] | None = None) -> None:
+        """Write the kept lines. Raise OSError with the file's name if that fails."""
+        if self.kept:
+            with naming(self.path):
+                retried(self._write, self.path, pauses)
+            self.kept, self._size = "", None
+
+    def replace(self, text: str) -> None:
+        """Replace the whole file atomically; drop the kept lines."""
+        self.kept, self._size = "", None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.path, text.encode())
+
+    def _write(self) -> None:
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            if self._size is None:
+                self._size = os.fstat(handle).st_size
+            else:
+                os.ftruncate(handle, self._size)  # an earlier attempt may have written a part
+            os.lseek(handle, self._size, os.SEEK_SET)
+            write_all(handle, self.kept.encode())
+        finally:
+            os.close(handle)
+
+
+class Reader:
+    """File that is read at any position. A read that fails is repeated with a new handle, as the old one may be stale.
+
+    A process that is forked may use the same handle, because reads do not move its position.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def read(self, at: int, length: int) -> bytes:
+        """Return ``length`` bytes from position ``at``. Raise OSError with the file's name if they cannot be read."""
+        with naming(self.path):
+            return retried(lambda: self._read(at, length), self.path)
+
+    def _read(self, at: int, length: int) -> bytes:
+        try:
+            if self._handle is None:
+                self._handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            parts: list[bytes] = []
+            while length:
+                parts.append(_pread(self._handle, length, at))
+                if not parts[-1]:
+                    raise OSError(errno.EIO, f"ends at byte {at}, but {length} more were expected")
+                at, length = at + len(parts[-1]), length - len(parts[-1])
+        except OSError:
+            self.close()
+            raise
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            with suppress(OSError):  # a stale handle
+                os.close(handle)
+
+
+def _pread(handle: int, length: int, at: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, length, at)
+    os.lseek(handle, at, os.SEEK_SET)  # Windows, which does not fork
+    return os.read(handle, length)
+
+
+_NETWORK = (
+    "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "9p", "afs", "panfs", "pvfs2", "wekafs",
+)  # fmt: skip
+
+
+def on_network(path: str | os.PathLike[str]) -> bool:
+    """Return true if the system lists the path's file system as one of a network; false if it has no such list."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    where, best, kind = Path(path).resolve(), -1, ""
+    for line in lines:
+        mount, _, rest = line.partition(" - ")
+        point = Path(mount.split()[4].encode().decode("unicode_escape"))
+        if where.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), rest.split()[0]
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def write_all(handle: int, data: bytes | memoryview) -> None:
+    """Write all bytes to an open file; a single call may write a part."""
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(handle, left) :]
 
 
 @contextmanager
@@ -28,7 +204,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file atomically: to a temporary file in the same folder, which is synced and renamed."""
     path = Path(path)
     try:
-        _write(path, data)
+        retried(lambda: _write(path, data), path)
     except OSError as error:
         raise OSError(
             error.errno, error.strerror or str(error), str(path)
@@ -38,10 +214,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def _write(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            write_all(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         _finish(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

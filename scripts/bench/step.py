@@ -42,7 +42,7 @@ from torch.nn.functional import l1_loss
 from sr_train.batch import Batch, to_float
 from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import StepLog
-from sr_train.training.checkpointing import write_checkpoint
+from sr_train.training.checkpointing import CheckpointWriter, dump
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
 CHECKPOINT_EVERY, RECORD_EVERY = 1000, 100  # conf/train.yaml
@@ -94,7 +94,7 @@ class Bare:
 class Costs(L.Callback):
     """Callback that alternates blocks of the loop, the bare step and the loop without its guard, and times a step of each.
 
-    Between the blocks, a checkpoint and a log entry are written and timed. The time of the loop does not contain them.
+    Between the blocks, the wait for a checkpoint and a log entry are timed. The time of the loop does not contain them.
 
     Args:
         block: steps per block.
@@ -111,6 +111,7 @@ class Costs(L.Callback):
         pl_module.on_before_optimizer_step = self._timed(self.guard, "guarding")
         if pl_module.ema is not None:
             pl_module.ema.update_parameters = self._timed(pl_module.ema.update_parameters, "averaging")
+        self.writer = CheckpointWriter(Path(trainer.default_root_dir, "checkpoints"), 3)
         self.kind, self.left = "warm", self.block
         self.bare: Bare | None = None
         RESULT.update({k: [] for k in ("warm", "loop", "bare", "unguarded", "guard", "ema", "checkpoint", "record")})
@@ -152,10 +153,10 @@ class Costs(L.Callback):
             return
         self.kind = "loop"
         task.on_before_optimizer_step = self._timed(self.guard, "guarding")
-        folder = Path(trainer.default_root_dir, "checkpoints")
         start = now()
-        write_checkpoint(folder, trainer.global_step, 3, trainer.save_checkpoint, rank_zero=True)
+        self.writer.start(dump(trainer), trainer.global_step)
         RESULT["checkpoint"].append(now() - start)
+        self.writer.collect(wait=True)
         record = next(c for c in trainer.callbacks if isinstance(c, StepLog))  # pyright: ignore[reportAttributeAccessIssue]
         start = now()
         record._log(trainer, task, trainer.global_step)

@@ -15,7 +15,7 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
     "data.scales": ("${scales}", "scales={}"),
     "data.accumulate": ("${trainer.accumulate_grad_batches}", "trainer.accumulate_grad_batches={}"),
     "data.seed": ("${seed}", "seed={}"),
-    "data.stage": ("${stage}", "the stage another name, in stages={{NAME: ...}}"),
+    "data.stage_name": ("${stage}", "the stage another name, in stages={{NAME: ...}}"),
     "model.scale": ("${scale}", "scale={}"),
     "model.scales": ("${scales}", "scales={}"),
     "task.model": ("", "model=NAME and model.KEY=VALUE"),
@@ -54,6 +54,12 @@ def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
     Such a value would be ignored, or change only a part of what depends on the source key.
     """
     problems = []
+    data = config.get("data")
+    if isinstance(data, Mapping) and "stage_name" not in data and data.get("stage") == config.get("stage") is not None:
+        problems.append(
+            f"{where}: data.stage={data['stage']}: is now the folder for local copies of stores; in a YAML file of an earlier "
+            "version, replace stage: ${stage} by stage_name: ${stage}"
+        )
     for key, (made_of, remedy) in _DERIVED.items():
         exists, value = _lookup(config, key)
         sources = _SOURCE.findall(made_of)

@@ -9,10 +9,12 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
+from sr_train.console import say
 from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.pairs import Pairs, check_shared
-from sr_train.data.sources import check_source
+from sr_train.data.sources import StoreSource, check_source
+from sr_train.data.store.local_copy import local_folder, use_copies
 from sr_train.data.video.sets import is_clip_set, open_set
 
 
@@ -32,7 +34,8 @@ class SRData(L.LightningDataModule):
         workers: loader processes per device; 0 loads in the training process.
         prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
-        stage: the stage's name; seed and stage determine every draw.
+        stage_name: the stage's name; seed and name determine every draw.
+        stage: folder on a local disk of the node, to which the stores of ``train`` are copied; ``$TMPDIR`` is expanded.
         augment: apply the eight flips and rotations to patches.
         arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files of folders in memory; stores need no cache.
@@ -52,7 +55,8 @@ class SRData(L.LightningDataModule):
         workers: int = 2,
         prefetch_factor: int | None = 2,
         seed: int = 0,
-        stage: str = "main",
+        stage_name: str = "main",
+        stage: str | None = None,
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
@@ -65,8 +69,10 @@ class SRData(L.LightningDataModule):
         self.workers = workers
         self.prefetch = (prefetch_factor or 2) if workers else 0  #: batches that each loader process prepares ahead
         self.seed = seed
-        self.stage = stage
+        self.stage_name = stage_name
+        self.stage = None if stage is None else local_folder(stage)
         self.augment = augment
+        self._told = False
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
@@ -88,7 +94,7 @@ class SRData(L.LightningDataModule):
                 f"data.scale_weights={list(scale_weights)} needs data.scales, but only data.scale is given"
             )
         if scales is not None:
-            self.step_scales = StepScales(self.scales, weights=scale_weights, seed=seed, stage=stage)
+            self.step_scales = StepScales(self.scales, weights=scale_weights, seed=seed, stage=stage_name)
         self.dataset = self._dataset()
 
     def _open_all(
@@ -123,7 +129,25 @@ class SRData(L.LightningDataModule):
         return Pairs(given["hr"], lr=given.get("lr"), **options)
 
     def _draws(self) -> Draws:
-        return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage)
+        return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage_name)
+
+    def prepare_data(self) -> None:
+        """Copy the stores to ``data.stage``. Lightning calls this in one process of each node; the others wait."""
+        self._use_copies()
+
+    def setup(self, stage: str) -> None:
+        """Read the pixels from the copies in ``data.stage``, in every process."""
+        self._use_copies()
+
+    def _use_copies(self) -> None:
+        if self.stage is None:
+            return
+        sources = [s for pairs in self.by_scale.values() for p in pairs for s in (p.hr, p.lr) if s is not None]
+        use_copies([s.store for s in sources if isinstance(s, StoreSource)], self.stage)
+        if not self._told:
+            for name in dict.fromkeys(s.name for s in sources if not isinstance(s, StoreSource)):
+                say(f"{name}: is not a store, so data.stage does not copy it")
+        self._told = True
 
     def per_device(self, world: int) -> int:
         """Return the pairs per device and micro-batch; raise ValueError if the batch cannot be divided evenly."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
-from sr_train.files import naming
+from sr_train.files import naming, retried
 
 try:
     import fcntl as _fcntl
@@ -57,19 +57,30 @@ def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """
     path = lock_file(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    handle, locked = retried(lambda: _open(path, run_folder, patience), path)
     try:
-        supported = fcntl is not None and _record_lock(handle, path, run_folder, patience)
-        if supported:
-            with naming(path):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, _who().encode(), 0)
+        if locked:
             yield
         else:
             with _claim(path, run_folder, patience):
                 yield
     finally:
         os.close(handle)
+
+
+def _open(path: Path, run_folder: Path, patience: float) -> tuple[int, bool]:
+    """Open the lock file and lock it; return the handle, and false if the file system has no locks."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        locked = fcntl is not None and _record_lock(handle, path, run_folder, patience)
+        if locked:
+            with naming(path):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _who().encode(), 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle, locked
 
 
 def _refuse(path: Path, run_folder: Path, seen: str = "") -> FileExistsError:
@@ -201,10 +212,24 @@ def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event
     """
     while not done.wait(HEARTBEAT):
         with suppress(OSError):  # the network may fail for a moment
-            _write(handle, text)
+            try:
+                _write(handle, text)
+            except OSError:
+                _reopen(_numbered(path, number), handle, text)
+                _write(handle, text)
             if _newest(path) > number:
                 sys.stderr.write(
                     f"{path}: another process took over this run: the heartbeat of this process had stopped\n"
                 )
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+
+
+def _reopen(claim: Path, handle: int, text: str) -> None:
+    """Let a stale handle refer to the claim again, if the claim still contains this process's token."""
+    new = os.open(claim, os.O_RDWR)
+    try:
+        if os.read(new, len(text) + 1) == text.encode():
+            os.dup2(new, handle, inheritable=False)
+    finally:
+        os.close(new)

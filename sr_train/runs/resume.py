@@ -26,8 +26,8 @@ from sr_train.runs.checkpoints import list_checkpoints
 FREE = (
     "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
-    "data.cache", "data.train", "data.accumulate", "data.prefetch_factor", "task.protocols", "task.patience", "task.compile",
-    "task.recompute", "task.optimizer.fused", "model.deform",
+    "data.cache", "data.stage", "data.train", "data.accumulate", "data.prefetch_factor", "task.protocols", "task.patience",
+    "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
     "trainer.max_time", "trainer.timeout", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
     "trainer.accumulate_grad_batches", "trainer.sync_batchnorm",
@@ -124,7 +124,11 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         raise ChangedError(f"{path}: cannot be read ({str(error).splitlines()[0]}); resume=force replaces it") from None
     if not isinstance(loaded, dict):
         raise ChangedError(f"{path}: is not a config; resume=force replaces it")
-    return {str(k): _with_new_paths(v) for k, v in loaded.items()}
+    config: dict[str, Any] = {str(k): _with_new_paths(v) for k, v in loaded.items()}
+    data = config.get("data")
+    if isinstance(data, dict) and "stage" in data and "stage_name" not in data:  # of an earlier version
+        data["stage_name"] = data.pop("stage")
+    return config
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
-from sr_train.files import naming, write_bytes
+from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
 from sr_train.training.step_callback import StepCallback, log_numbers
 
@@ -101,6 +101,7 @@ class StepLog(StepCallback):
             raise ValueError(f"record.every={every} must be at least 1")
         self.every = every
         self.events = Path(folder) / "events.csv"
+        self._lines = Lines(self.events)
         self.speed = Speed()
         self.explosion = Explosion()
         self.hyperparameters = dict(hyperparameters or {})
@@ -129,7 +130,7 @@ class StepLog(StepCallback):
         if trainer.is_global_zero and self.events.exists():
             lines = self.events.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [x for x in lines if x.endswith("\n") and int(x.partition(",")[0]) <= trainer.global_step]
-            write_bytes(self.events, "".join(kept).encode())
+            self._lines.replace("".join(kept))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the loggers if no step was trained, so that they finish what an earlier process left."""
@@ -172,8 +173,7 @@ class StepLog(StepCallback):
     def _write_events(self, task: SRTask) -> None:
         for step, event, keys in task.events:
             self.events.parent.mkdir(parents=True, exist_ok=True)
-            with naming(self.events), self.events.open("a", encoding="utf-8") as file:
-                file.write(f"{step},{event},{keys}\n")
+            self._lines.append(f"{step},{event},{keys}\n")
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
         task.events.clear()
 

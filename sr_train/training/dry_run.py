@@ -114,6 +114,7 @@ def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[fl
         trainer = build_trainer(few, [timing], Path(folder))
         prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
         data.per_device(trainer.world_size)
+        data.stage = None  # check=true copies nothing
         with advising_less_memory():
             trainer.fit(task, datamodule=data)
     return timing.times

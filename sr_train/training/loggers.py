@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from sr_train.files import write_bytes
+from sr_train.files import Lines
 from sr_train.runs.metrics import HEADER, read_rows, rows_text
 
 
@@ -70,6 +70,7 @@ class MetricsCsv(Logger):
     """Logger of ``metrics.csv``: one number per row, ``step,name,value``.
 
     Lightning's CSVLogger deletes its file when a run resumes. This one removes the rows after the checkpoint and appends.
+    Rows that a shared file system does not accept for a moment are kept and written later.
 
     Args:
         folder: folder of the stage.
@@ -78,6 +79,7 @@ class MetricsCsv(Logger):
     def __init__(self, *, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
+        self._lines = Lines(self.path)
 
     @property
     def name(self) -> str:
@@ -96,20 +98,27 @@ class MetricsCsv(Logger):
     def resume(self, step: int) -> None:
         """Remove the rows after ``step``; the run writes them again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.path, rows_text([HEADER, *rows]).encode())
+        self._lines.replace(rows_text([HEADER, *rows]))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append numbers in full precision."""
-        if not self.path.exists():
+        if not self._lines.kept and not self.path.exists():
             self.resume(-1)
-        lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items())
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(lines)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        self._lines.append("".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items()))
+
+    @rank_zero_only
+    def checkpointed(self, step: int) -> None:
+        """Write rows that were kept, because a run that resumes from the checkpoint does not write them again."""
+        self._lines.append("")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write rows that were kept. Raise OSError if that fails, unless the run has failed by another error."""
+        if status == "success":
+            self._lines.flush()
+        else:
+            self._lines.append("")
 
 
 _print_traceback = threading.excepthook

@@ -142,7 +142,7 @@ class Stop(StepCallback):
 
     def _end(self, trainer: L.Trainer, step: int) -> None:
         self.finished = self._finish(trainer)
-        self.checkpoints.save(trainer, step)
+        self.checkpoints.save(trainer, step, wait=True)
         trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

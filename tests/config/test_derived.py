@@ -64,7 +64,7 @@ TYPED = {
     "data.scale=4": "is derived from scale (2); give scale=4",
     "data.scales=[2,4]": "is derived from scales (null); give scales=[2,4]",
     "data.seed=3": "is derived from seed (0); give seed=3",
-    "data.stage=foo": "is derived from stage (x2); give the stage another name, in stages={NAME: ...}",
+    "data.stage_name=foo": "is derived from stage (x2); give the stage another name, in stages={NAME: ...}",
     "model.scale=3": "is derived from scale (2); give scale=3",
     "folder=X": "is derived from paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
     "task.optimizer.lr=0.01": "is derived from task.rate (0.003); give task.rate=0.01",
@@ -117,3 +117,16 @@ def test_a_missing_derived_key_is_no_problem():
     assert check_derived({"scale": 2, "data": {"scale": None}}, "stage a") == [
         "stage a: data.scale=null: is derived from scale (2); give scale=null"
     ]
+
+
+def test_a_data_file_of_an_earlier_version_that_names_the_stage_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text(
+        "_target_: sr_train.data.module.SRData\ntrain: [{hr: toy}]\nval: ${sets}\nscale: ${scale}\nscales: ${scales}\n"
+        "lr_patch: 8\nbatch: 2\naccumulate: ${trainer.accumulate_grad_batches}\nseed: ${seed}\nstage: ${stage}\n"
+    )
+    monkeypatch.setenv("SR_CONF", str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"stage x2: data\.stage=x2: is now the folder for local copies.*stage_name: "
+    ):
+        plan(["experiment=quickstart_edsr", "data=mine"])

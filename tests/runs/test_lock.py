@@ -1,6 +1,7 @@
 """Locks where the file system has none: of several starts at once, one wins."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import threading
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from sr_train import files
 from sr_train.runs import lock
 from sr_train.runs.lock import hold, lock_file
 
@@ -136,3 +138,55 @@ def test_a_holder_whose_claim_was_taken_over_is_stopped(tmp_path, monkeypatch, c
     assert signals == [(os.getpid(), 15)]
     assert "another process took over this run" in capsys.readouterr().err
     assert other.read_text() == "{}", "what another process holds is not given back"
+
+
+def test_a_stale_handle_is_opened_again_only_for_the_own_claim(tmp_path):
+    own, other = _leave(tmp_path, 1, "me"), _leave(tmp_path, 2, "you")
+    for claim, same in ((other, False), (own, True)):
+        handle = os.open(os.devnull, os.O_RDWR)
+        lock._reopen(claim, handle, "me")
+        assert (os.fstat(handle).st_ino == claim.stat().st_ino) == same
+        os.close(handle)
+
+
+def test_a_heartbeat_goes_on_after_a_stale_handle(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
+    real, failed = lock._write, []
+
+    def fails_once(handle, text):
+        if text != "now" and threading.current_thread() is not threading.main_thread() and not failed:
+            failed.append(handle)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        real(handle, text)
+
+    monkeypatch.setattr(lock, "_write", fails_once)
+    with hold(tmp_path / "run"):
+        (claim,) = _claims(tmp_path)
+        before = claim.stat().st_mtime_ns
+        end = time.monotonic() + 10
+        while claim.stat().st_mtime_ns == before and time.monotonic() < end:
+            time.sleep(0.01)
+        assert failed
+        assert claim.stat().st_mtime_ns > before
+
+
+def test_a_lock_is_taken_when_the_file_system_answers_again(tmp_path, monkeypatch):
+    class Stale:
+        """fcntl that fails twice."""
+
+        LOCK_EX, LOCK_NB, calls = 1, 2, 0
+
+        @classmethod
+        def lockf(cls, *_):
+            cls.calls += 1
+            if cls.calls <= 2:
+                raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(files, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(lock, "fcntl", Stale)
+    with hold(tmp_path / "run"):
+        assert str(os.getpid()) in lock_file(tmp_path / "run").read_text()
+    Stale.calls = -9
+    text = r"Stale file handle \(3 attempts\); check that its file system.*\.run\.lock"
+    with pytest.raises(OSError, match=text), hold(tmp_path / "run"):
+        pass

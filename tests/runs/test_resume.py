@@ -307,3 +307,15 @@ def _plant(tmp_path, photographs):
     store = Store(tmp_path / "nan.lmdb")
     assert store.view(1, "0002").dtype == np.float32
     assert np.isnan(store.view(1, "0002")).all()
+
+
+def test_the_stages_name_of_an_earlier_version_is_found_under_its_present_key(tmp_path):
+    """``data.stage`` was the stage's name; now it is the folder of local copies, which may change."""
+    old = {"data": {"seed": 0, "stage": "x2"}, "environment": {}}
+    (tmp_path / "weights.safetensors").touch()
+    resume.write_config(tmp_path, old)
+    new = {"data": {"seed": 0, "stage_name": "x2", "stage": "/local"}, "environment": {}}
+    assert resume.check(tmp_path, new, force=False) == []
+    other = {"data": {"seed": 0, "stage_name": "x4", "stage": None}, "environment": {}}
+    with pytest.raises(resume.ChangedError, match=r'data\.stage_name: "x2" -> "x4"'):
+        resume.check(tmp_path, other, force=False)

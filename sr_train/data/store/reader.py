@@ -15,6 +15,9 @@ An unfinished store is ``NAME.lmdb.partial``; it is renamed at the end, so a ``N
 
 A reader does not use the LMDB library. It reads pixels from a memory map of the file at the positions in the index, a crop
 as one band of rows. The library reads the whole value into memory for each access: 8 MB of disk for a crop of a 2K image.
+
+On a network file system the pixels are read by ``pread`` instead, which can be repeated when the server does not answer. An
+access to a memory map that fails kills the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from sr_train.data.store.format import (
     record_name,
 )
 from sr_train.data.store.index_file import Index
+from sr_train.files import Reader, on_network
 
 
 class Store:
@@ -62,11 +66,18 @@ class Store:
                 raise StoreError(f"{self.path}: contains no data.mdb, so it is not a store of sr-prepare")
             raise MissingStoreError(self.path)
         self._map: mmap.mmap | None = None
+        self._reader = Reader(self.path / "data.mdb") if on_network(self.path) else None
         self._offsets: dict[tuple[int, str], int] = {}
         self.records: dict[int, dict[str, Record]] = {}
         index = self._read_index()
         self.summary = self._read_summary(self._mapped()[index.at : index.at + index.length])
         self._unpack(index)
+        self.digest = f"{index.checksum:08x}{index.identity:08x}"  #: equal for stores with equal files
+
+    def use(self, copy: Path) -> None:
+        """Read the pixels from a copy with the same digest; the records in memory stay."""
+        self.path, self._map = copy, None
+        self._reader = Reader(copy / "data.mdb") if on_network(copy) else None
 
     def _read_index(self) -> Index:
         """Read the index from its file, which must fit ``data.mdb``, or without that file from LMDB's pages."""
@@ -156,7 +167,8 @@ class Store:
         return summary
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
+        reader = None if self._reader is None else Reader(self._reader.path)
+        return {**self.__dict__, "_map": None, "_reader": reader}
 
     @property
     def scales(self) -> list[int]:
@@ -170,8 +182,10 @@ class Store:
         return sorted(self.records[scale])
 
     def view(self, scale: int, key: str) -> Image:
-        """Return the whole image [H, W, C] as a read-only view into the memory map."""
+        """Return the whole image [H, W, C], read-only; a view into the memory map unless the store is on a network."""
         record = self.records[scale][key]
+        if self._reader is not None:
+            return np.ndarray(record.shape, record.dtype, self._reader.read(self._offsets[scale, key], record.nbytes))
         return np.ndarray(record.shape, record.dtype, self._mapped(), self._offsets[scale, key])
 
     def _read_ahead(self, scale: int, key: str, first: int, last: int) -> None:
@@ -183,7 +197,8 @@ class Store:
 
     def read(self, scale: int, key: str) -> Image:
         """Read the whole image [H, W, C] in one disk access. Raises StoreError if its checksum is not the stored one."""
-        self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
+        if self._reader is None:
+            self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
         image = self.view(scale, key)
         if zlib.crc32(image.data) != self.records[scale][key].crc:
             raise StoreError(f"{self.path}: image {key!r} (scale {scale}): checksum differs, the pixels are damaged")
@@ -193,6 +208,9 @@ class Store:
         """Return a window [height, width, C] as a read-only view; its band of rows is read in one disk access."""
         record = self.records[scale][key]
         row = record.width * record.channels * record.depth
+        if self._reader is not None:
+            band = self._reader.read(self._offsets[scale, key] + top * row, height * row)
+            return np.ndarray((height, *record.shape[1:]), record.dtype, band)[:, left : left + width]
         self._read_ahead(scale, key, top * row, (top + height) * row)
         return self.view(scale, key)[top : top + height, left : left + width]
 

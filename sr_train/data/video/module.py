@@ -34,7 +34,8 @@ class ClipData(SRData):
         workers: loader processes per device; 0 loads in the training process.
         prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
-        stage: the stage's name; seed and stage determine every draw.
+        stage_name: the stage's name; seed and name determine every draw.
+        stage: folder on a local disk of the node, to which the stores of ``train`` are copied; ``$TMPDIR`` is expanded.
         augment: apply the eight flips and rotations to windows.
         arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files of folders in memory; stores need no cache.
@@ -55,7 +56,8 @@ class ClipData(SRData):
         workers: int = 2,
         prefetch_factor: int | None = 2,
         seed: int = 0,
-        stage: str = "main",
+        stage_name: str = "main",
+        stage: str | None = None,
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
@@ -72,6 +74,7 @@ class ClipData(SRData):
             workers=workers,
             prefetch_factor=prefetch_factor,
             seed=seed,
+            stage_name=stage_name,
             stage=stage,
             augment=augment,
             arithmetic=arithmetic,

@@ -25,7 +25,7 @@ from sr_train.data.sources import FileSource
 from sr_train.files import write_bytes
 from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import StepLog
-from sr_train.training.checkpointing import Checkpoints, write_checkpoint
+from sr_train.training.checkpointing import Checkpoints, CheckpointWriter, dump
 from sr_train.training.loggers import MetricsCsv, TensorBoard
 from sr_train.training.profiling.exchange import Exchange
 from sr_train.training.profiling.report import (
@@ -227,11 +227,17 @@ class StepProfiler(StepCallback):
         return seconds
 
     def _try_checkpoint(self, trainer: L.Trainer) -> float:
-        """Return the seconds for a checkpoint, which is removed. All ranks must call this, as they write it together."""
-        folder = self.folder / "trial"
-        start = time.perf_counter()
-        write_checkpoint(folder, trainer.global_step, 2, trainer.save_checkpoint, rank_zero=trainer.is_global_zero)
-        seconds = time.perf_counter() - start
+        """Return the seconds that the training waits for a checkpoint, which is removed. All ranks must call this."""
+        folder, seconds = self.folder / "trial", 0.0
+        writer = CheckpointWriter(folder, 2)
+        for step in range(2):  # the first allocates the memory of the copy
+            start = time.perf_counter()
+            content = dump(trainer)
+            if trainer.is_global_zero:
+                writer.start(content, step)
+                seconds = time.perf_counter() - start
+                writer.collect(wait=True)
+        trainer.strategy.barrier()
         if trainer.is_global_zero:
             shutil.rmtree(folder)
         return seconds
