@@ -12,7 +12,7 @@ from sr_train.batch import to_float
 from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import Draws, PositionSampler, below
-from sr_train.data.images import BadFilesError, read_image, to_rgb
+from sr_train.data.images import BadFilesError, read_image, to_real, to_rgb
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
@@ -65,6 +65,25 @@ def test_a_batch_is_uint8_of_the_promised_shapes_in_channels_last_memory(folder,
         assert tensor.is_contiguous(memory_format=torch.channels_last)
     assert len(batch["key"]) == 5
     assert set(batch["key"]) <= {f"{k:02d}" for k in range(6)}
+
+
+def test_patches_with_values_that_are_not_finite_are_named(folder, monkeypatch):
+    """The loader's processes look for them, so that the training process does not."""
+    dataset = dataset_of(folder)
+    sample = dataset.sample
+    assert dataset.__getitems__(range(20))["suspects"] == []
+
+    def broken(position):
+        lr, hr, k, key = sample(position)
+        lr, hr = np.array(to_real(lr)), np.array(to_real(hr))
+        if key in ("03", "04"):
+            (lr if key == "03" else hr)[0, -1, 1] = np.nan if key == "03" else np.inf
+        return lr, hr, k, key
+
+    monkeypatch.setattr(dataset, "sample", broken)
+    batch = dataset.__getitems__(range(20))
+    assert batch["suspects"] == [key for key in batch["key"] if key in ("03", "04")]
+    assert {"03", "04"} <= set(batch["suspects"]) < set(batch["key"])
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
