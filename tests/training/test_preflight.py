@@ -85,7 +85,10 @@ BAD_VALUES = [
     ({"x4.task.optimizer.betas": [0.9, 1.5]}, "task.optimizer: Invalid beta parameter at index 1: 1.5"),
     ({"x4.task.optimizer.weight_decay": -1}, "task.optimizer: Invalid weight_decay value: -1"),
     ({"x4.task.optimizer.fused": True, "x4.task.optimizer.foreach": True}, "`fused` and `foreach` cannot be `True` together"),
-    ({"x4.task.optimizer.capturable": True}, "task.optimizer: AssertionError: If capturable=True"),  # by its first step
+    (  # by its first step
+        {"x4.task.optimizer.capturable": True, "x4.task.optimizer.fused": False},
+        "task.optimizer: AssertionError: If capturable=True",
+    ),
     ({"x4.callbacks.a": {"_target_": f"{CALLBACKS}.EarlyStopping", "monitor": "a", "mode": "best"}}, "callbacks.a: `mode` can"),
     ({"x4.callbacks.a": {"_target_": f"{CALLBACKS}.LearningRateMonitor"}, "x4.logger": {}}, "callbacks.a: .* needs a logger"),
     ({"x4.callbacks.a": {"_target_": "torch.nn.ReLU"}}, "callbacks.a: torch.nn.ReLU is not a lightning.pytorch.callbacks.Call"),
