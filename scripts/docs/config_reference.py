@@ -40,6 +40,7 @@ TYPES = {
     "format": "string or null", "quality": "integer or null", "preset": "string or null", "paths.data": "string",
     "sets.hr": "string", "sets.lr": "string", "sets.clips": "all, list of strings or string",
     "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
+    "trainer.sync_batchnorm": "auto, true or false", "trainer.timeout": "number",
 }  # fmt: skip
 
 # Keys with the same meaning in every file.

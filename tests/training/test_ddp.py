@@ -108,7 +108,7 @@ class Discriminator(nn.Sequential):
     ("options", "bound"),
     [
         (("task.discriminator._target_=plain.Discriminator",), 1e-5),
-        (("task.discriminator.channels=4", "init.weights=start.safetensors"), 1e-3),
+        (("task.discriminator.channels=4", "init.weights=start.safetensors"), 2e-5),
     ],
     ids=["without BatchNorm", "with BatchNorm"],
 )
