@@ -43,7 +43,8 @@ class ProblemsError(ValueError):
 def message_of(error: BaseException) -> str:
     """Return an error's message; ``FILE: REASON`` for an OSError."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        hint = ", but a folder is needed here; give another path" if isinstance(error, FileExistsError) else ""
+        return f"{error.filename}: {error.strerror}{hint}"
     return str(error) or type(error).__name__
 
 

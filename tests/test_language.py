@@ -27,7 +27,7 @@ WORDS = {  # not: but
     r"grey\w*": "gray",
     r"normalis\w+|initialis\w+|optimis\w+|quantis\w+|recognis\w+|summaris\w+|serialis\w+": "-ize",
     r"behaviours?|neighbours?|neighbouring|favourites?|honours?": "-or",
-    r"centred?|centres": "center",
+    r"centre\w*|centring": "center",
     r"licence[sd]?": "license",
 }
 FORBIDDEN = re.compile("|".join(rf"(?<![\w./`-])(?:{words})(?![\w./-])" for words in WORDS), re.IGNORECASE)

@@ -29,6 +29,8 @@ def _sources(config: Mapping[str, Any]) -> tuple[list[str], Path]:
 
     typed = config["run"]
     folder = Path(str(typed)) if typed is not None else newest_run(Path(config["paths"]["runs"]), stages)
+    if not folder.is_dir():
+        raise ValueError(f"run={folder}: there is no such folder; give the folder of a run, runs/NAME")
     open_ones = [s for s in stages if not (folder / str(s) / "weights.safetensors").exists()]
     if open_ones:
         raise ValueError(f"{folder}: {_stages(open_ones)} not finished; finish the run, or give weights=[A,B]")

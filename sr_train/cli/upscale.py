@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
-from sr_train.console import UsageError, counted, expect
+from sr_train.console import UsageError, counted, expect, message_of
 
 if TYPE_CHECKING:
     from sr_train.inference.network import Network
@@ -94,7 +94,7 @@ def upscale(arguments: list[str]) -> int:
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
-                problems.append(f"{error.filename or job.source}: {error.strerror or error}")
+                problems.append(message_of(error) if error.filename else f"{job.source}: {error.strerror or error}")
             except (ValueError, RuntimeError, ImportError) as error:
                 text = str(error).splitlines()[0]
                 known = str(job.source) in text or str(job.target) in text

@@ -10,13 +10,13 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from sr_train.config.folders import groups, near, search_path
+from sr_train.config.folders import check_choice, groups, near, search_path
 from sr_train.console import ConfigError
 
 CONF = "sr_train.conf"
@@ -97,6 +97,11 @@ def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
         key, values = o.key_or_group, (o.input_line or "").partition("=")[2]
         one = isinstance(OmegaConf.select(defaults, key), (bool, int, float))
         problems.append(f"{o.input_line}: {'expected one value' if one else f'give a list, {key}=[{values}]'}")
+    for o in (o for o in overrides if o.key_or_group in groups() and not o.is_sweep_override()):
+        value = o.value()
+        names = value if isinstance(value, list) else [value]
+        if all(isinstance(n, str | QuotedString) for n in names):
+            problems += check_choice(o.key_or_group, [n.text if isinstance(n, QuotedString) else str(n) for n in names])
     if problems:
         raise ConfigError(problems)
     composed = compose_config(config, arguments)

@@ -78,6 +78,16 @@ def near(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 
+def check_choice(group: str, names: Sequence[str]) -> list[str]:
+    """Return a problem for each name that is no option of a config group, with similar names."""
+    options, noun = options_of(group), {"sets": "set", "data": "data set"}.get(group, group)
+    return [
+        f"{group}={n}: there is no such {noun}{near(n, options)}; there are {', '.join(options)}"
+        for n in names
+        if n not in options
+    ]
+
+
 _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type in sr-train
     (
         "hydra.run.dir hydra.sweep.dir hydra.sweep.subdir hydra.output_subdir hydra.job.chdir default_root_dir output_dir "

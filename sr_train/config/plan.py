@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived
-from sr_train.config.folders import foreign_hint, groups, near, options_of
+from sr_train.config.folders import check_choice, foreign_hint, groups, near
 from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
@@ -65,15 +65,6 @@ class Plan:
         return self.stages[0].folder.parent
 
 
-def _check_choice(group: str, names: Sequence[str]) -> list[str]:
-    options = options_of(group)
-    return [
-        f"{group}={n}: there is no such {group}{near(n, options)}; there are {', '.join(options)}"
-        for n in names
-        if n not in options
-    ]
-
-
 def _check_choices(overrides: Sequence[Override]) -> list[str]:
     """Return a problem for each option of a config group that does not exist, with similar names."""
     problems = []
@@ -83,7 +74,7 @@ def _check_choices(overrides: Sequence[Override]) -> list[str]:
             value = as_typed(override)
             names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
             if all(isinstance(n, str) for n in names):
-                problems += _check_choice(group, names)
+                problems += check_choice(group, names)
     return problems
 
 
@@ -138,7 +129,7 @@ def plan(arguments: Sequence[str]) -> Plan:
     )
     wrong += _check_choices(overrides)
     if experiment is not None:
-        wrong += _check_choice("experiment", [str(experiment)])
+        wrong += check_choice("experiment", [str(experiment)])
     if wrong:
         raise ConfigError(wrong)
     chosen = [] if experiment is None else [f"experiment='{str(experiment).replace(chr(39), chr(92) + chr(39))}'"]

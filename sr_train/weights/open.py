@@ -68,6 +68,10 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     if address is not None:
         raise UsageError(address)
     path = Path(source)
+    if not path.exists():
+        raise WeightsError(
+            f"{path}: there is no such file or folder; give a weights file or a stage's folder, runs/NAME/STAGE"
+        )
     if not path.is_dir():
         return load_weights(path, allow=allow, scale=scale), path
     finished = finished_file(path)

@@ -60,7 +60,13 @@ CASES = [
         1,
         "x3.safetensors: File exists",
     ),
-    Case("runs below a file", (*TRAIN, "paths.runs=net.safetensors"), nothing, 1, "net.safetensors: File exists"),
+    Case(
+        "runs below a file",
+        (*TRAIN, "paths.runs=net.safetensors"),
+        nothing,
+        1,
+        "net.safetensors: File exists, but a folder is needed",
+    ),
     Case(
         "store below a file",
         ("sr-prepare", "images=hr", "store=net.safetensors/y.lmdb"),

@@ -85,7 +85,7 @@ CASES = [
         2,
         "choose from y, y_matlab, rgb, div2k",
     ),
-    Case("unknown set in training", (*TRAIN, "sets=[set99]"), nothing, 2, "there is no such sets; did you mean"),
+    Case("unknown set in training", (*TRAIN, "sets=[set99]"), nothing, 2, "there is no such set; did you mean"),
     Case(
         "unknown set in scoring",
         (*EVAL, "weights=net.safetensors", "sets=[set99]"),

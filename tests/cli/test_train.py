@@ -93,7 +93,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(invoke, tmp_p
         (
             ["experiment=quickstart_edsr", "stage=x2", "model=edsrr", "loss=l3", "sets=[tpy]"],
             2,
-            "there is no such sets; did you mean toy",
+            "there is no such set; did you mean toy",
         ),
         (["experiment=quickstart_edsr", "stage=x2", "data.train=[{hr: 5}]"], 1, "hr and lr must be folders, stores"),
         (
