@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sr_train.files import naming, write_bytes
 from sr_train.tasks.base import SRTask
+from sr_train.training.rank_events import gathered
 from sr_train.training.step_callback import StepCallback, log_numbers
 
 
@@ -102,6 +103,9 @@ class StepLog(StepCallback):
         self.every = every
         self.events = Path(folder) / "events.csv"
         self.speed = Speed()
+        self.means: dict[
+            str, float
+        ] = {}  #: numbers of the last log entry, averaged over the ranks; empty with one rank
         self.explosion = Explosion()
         self.hyperparameters = dict(hyperparameters or {})
         self._since = 0
@@ -161,19 +165,20 @@ class StepLog(StepCallback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the events of the failed step."""
         if isinstance(pl_module, SRTask):
-            self._write_events(pl_module, trainer.global_step + 1)
+            self._write_events(trainer, pl_module.events, trainer.global_step + 1)
+            pl_module.events.clear()
 
-    def _write_events(self, task: SRTask, step: int) -> None:
-        for event, keys in task.events:
+    def _write_events(self, trainer: L.Trainer, events: Sequence[tuple[str, ...]], step: int) -> None:
+        for event, keys in events if trainer.is_global_zero else ():
             self.events.parent.mkdir(parents=True, exist_ok=True)
             with naming(self.events), self.events.open("a", encoding="utf-8") as file:
                 file.write(f"{step},{event},{keys}\n")
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
-        task.events.clear()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Write events, and log if this step is due."""
-        self._write_events(task, step)
+        self._write_events(trainer, gathered(task.events, trainer.world_size), step)
+        task.events.clear()
         self.explosion.see(task.numbers.get("train/loss"))
         if step % self.every == 0:
             self._log(trainer, task, step)
@@ -191,7 +196,8 @@ class StepLog(StepCallback):
             names = list(numbers)
             values = torch.tensor([numbers[n] for n in names], dtype=torch.float64, device=task.device)
             reduced = trainer.strategy.reduce(values.float(), reduce_op="mean")
-            numbers = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+            numbers = self.means = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+        numbers = dict(numbers)
         self._warn(trainer, task, numbers, step)
         seconds, waited = self.speed.read()
         self.speed.restart()
