@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
+from sr_train.training.rank_events import gathered
 from sr_train.training.step_callback import StepCallback, log_numbers
 
 
@@ -103,6 +104,7 @@ class StepLog(StepCallback):
         self.events = Path(folder) / "events.csv"
         self._lines = Lines(self.events)
         self.speed = Speed()
+        self.means: dict[str, float] = {}  #: numbers of the last log entry, means over the ranks; empty with one rank
         self.explosion = Explosion()
         self.hyperparameters = dict(hyperparameters or {})
         self._since = 0
@@ -162,27 +164,32 @@ class StepLog(StepCallback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the events of the failed step."""
         if isinstance(pl_module, SRTask):
-            self._write_events(pl_module)
+            pl_module.events, events = [], pl_module.events
+            self._write_events(trainer, events)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the events of the steps that the checkpoint contains, as a resumed run does not repeat these steps."""
         assert isinstance(pl_module, SRTask)
         pl_module.look()
-        self._write_events(pl_module)
+        self._gather_events(trainer, pl_module)
 
-    def _write_events(self, task: SRTask) -> None:
-        for step, event, keys in task.events:
+    def _gather_events(self, trainer: L.Trainer, task: SRTask) -> None:
+        """Write the events of all ranks. All learn of a refused step at the same step; without events nothing is sent."""
+        task.events, events = [], task.events
+        self._write_events(trainer, gathered(events, trainer.world_size))
+
+    def _write_events(self, trainer: L.Trainer, events: Sequence[tuple[int, str, str]]) -> None:
+        for step, event, keys in events if trainer.is_global_zero else ():
             self.events.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append(f"{step},{event},{keys}\n")
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
-        task.events.clear()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Write events, and log if this step is due. Only a step that is due waits for the device."""
         due = step % self.every == 0
         if due or step == trainer.max_steps:
             task.look()
-        self._write_events(task)
+        self._gather_events(trainer, task)
         self.explosion.see(task.numbers.get("train/loss"))
         if due:
             self._log(trainer, task, step)
@@ -201,7 +208,8 @@ class StepLog(StepCallback):
             names = list(numbers)
             values = torch.tensor([numbers[n] for n in names], dtype=torch.float64, device=task.device)
             reduced = trainer.strategy.reduce(values.float(), reduce_op="mean")
-            numbers = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+            numbers = self.means = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+        numbers = dict(numbers)
         self._warn(trainer, task, numbers, step)
         seconds, waited = self.speed.read()
         self.speed.restart()

@@ -19,6 +19,8 @@ from sr_train.training.step_callback import StepCallback
 class Progress(StepCallback):
     """Display of a stage's step, loss, speed, share of time waiting for data, rate and remaining time.
 
+    With several ranks, the loss is their mean at the last log entry.
+
     It is a bar on a terminal, and otherwise a line every ``lines_every`` seconds.
 
     Args:
@@ -82,7 +84,8 @@ class Progress(StepCallback):
             self._bar.update(step - self._bar.n)
 
     def _text(self, trainer: L.Trainer, task: SRTask, steps_per_s: float, numbers: Mapping[str, float]) -> str:
-        parts = [f"{k} {v:.4g}" for k, v in numbers.items()]
+        means = {k: self.record.means.get(f"train/{k.replace(' ', '_')}", v) for k, v in numbers.items()}
+        parts = [f"{k} {v:.4g}" for k, v in means.items()]
         pairs = steps_per_s * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         _, wait = self.record.speed.read()
         parts += [f"{steps_per_s:.2f} it/s", f"{pairs:.0f} samples/s", f"data wait {wait:.0%}"]

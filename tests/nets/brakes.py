@@ -1,4 +1,4 @@
-"""A callback that slows a run down, so that a test can disturb it between two steps."""
+"""Callbacks that slow a run down."""
 
 import time
 from pathlib import Path
@@ -11,13 +11,28 @@ class Brake(L.Callback):
 
     Args:
         seconds: seconds to wait.
-        rank: the only rank that waits; None for all.
     """
 
-    def __init__(self, *, seconds: float = 0.4, rank: int | None = None):
+    def __init__(self, *, seconds: float = 0.4):
+        self.seconds = seconds
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if Path("brake").exists():
+            time.sleep(self.seconds)
+
+
+class SlowRank(L.Callback):
+    """Wait before the backward pass of one rank, for which the others then wait.
+
+    Args:
+        seconds: seconds to wait.
+        rank: the slow rank.
+    """
+
+    def __init__(self, *, seconds: float, rank: int):
         self.seconds = seconds
         self.rank = rank
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if Path("brake").exists() and self.rank in (None, trainer.global_rank):
+    def on_before_backward(self, trainer, pl_module, loss):
+        if trainer.global_rank == self.rank:
             time.sleep(self.seconds)

@@ -254,8 +254,7 @@ def test_two_processes_print_one_table(command, tmp_path, monkeypatch):
 
 def test_the_wait_for_a_slower_process_is_communication(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "nets"))
-    (tmp_path / "brake").touch()
-    slow = "callbacks.brake={_target_: brakes.Brake, seconds: 0.15, rank: 1}"
+    slow = "callbacks.slow={_target_: brakes.SlowRank, seconds: 0.15, rank: 1}"
     done = command(
         "sr-train",
         *SMALL,
@@ -270,6 +269,6 @@ def test_the_wait_for_a_slower_process_is_communication(command, tmp_path, monke
     folder = tmp_path / "runs/quickstart_edsr/x2/profile"
     rows = [line.split(",") for line in (folder / "profile.csv").read_text().splitlines()[1:]]
     seconds = {part: float(value) for part, value, *_ in rows}
-    assert 0.1 < seconds[COMMUNICATION] < 0.2
+    assert 0.1 < seconds[COMMUNICATION] < 0.25
     assert seconds[BACKWARD] < 0.1
     assert "2 processes exchange gradients for" in (folder / "profile.txt").read_text()
