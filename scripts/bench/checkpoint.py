@@ -25,7 +25,7 @@ from sr_train import train
 from sr_train.files import sync_folder, write_bytes
 from sr_train.training.checkpointing import CheckpointWriter, dump
 
-RESULT: dict[str, list[float]] = {k: [] for k in ("in the thread", "copied", "complete", "step", "step beside")}
+RESULT: dict[str, list[float]] = {k: [] for k in ("in the thread", "copied", "complete", "step", "step during a write")}
 SIZE: list[int] = []
 SMALL = (
     "experiment=edsr_x4", "stage=x2", "data=toy", "sets=[]", "data.batch=1", "data.workers=0", "trainer.accelerator=auto",
@@ -55,11 +55,11 @@ class Clock(L.Callback):
     ) -> None:
         _wait(pl_module)
         step, number = time.perf_counter() - self.since, trainer.global_step
-        if self.kind == "beside":  # one step while the thread writes
+        if self.kind == "during":  # one step while the thread writes
             job = self.writer._job
             assert job is not None
             if not job.done.is_set() and number > 3:
-                RESULT["step beside"].append(step)
+                RESULT["step during a write"].append(step)
             self.writer.collect(wait=True)
             if number > 3:
                 RESULT["complete"].append(time.perf_counter() - self.started)
@@ -81,7 +81,7 @@ class Clock(L.Callback):
         if self.kind != "warm":
             RESULT["in the thread"].append(before)
             RESULT["copied"].append(copied)
-        self.kind = "beside"
+        self.kind = "during"
 
 
 def _wait(module: L.LightningModule) -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     for name, seconds in RESULT.items():
         if seconds:
             shown = f"{median(seconds):8.3f} s (median of {len(seconds)}, {min(seconds):.3f} to {max(seconds):.3f})"
-            print(f"{name:14} {shown}")
+            print(f"{name:19} {shown}")
 
 
 if __name__ == "__main__":
