@@ -1,4 +1,4 @@
-"""Seconds that a checkpoint takes from the training thread: written in it, and by another thread, in one run.
+"""Seconds that a checkpoint takes from the training thread: written in it, and by another thread, side by side.
 
     python scripts/bench/checkpoint.py --count 7
 
@@ -25,7 +25,7 @@ from sr_train import train
 from sr_train.files import sync_folder, write_bytes
 from sr_train.training.checkpointing import CheckpointWriter, dump
 
-RESULT: dict[str, list[float]] = {k: [] for k in ("in the thread", "copied", "complete", "step", "step next to")}
+RESULT: dict[str, list[float]] = {k: [] for k in ("in the thread", "copied", "complete", "step", "step during a write")}
 SIZE: list[int] = []
 SMALL = (
     "experiment=edsr_x4", "stage=x2", "data=toy", "sets=[]", "data.batch=1", "data.workers=0", "trainer.accelerator=auto",
@@ -43,7 +43,11 @@ class Clock(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder = Path(trainer.default_root_dir) / "bench"
         self.folder.mkdir()
-        self.writer = CheckpointWriter(self.folder, 2)
+        self.writer = CheckpointWriter(self.folder, 2, self._written)
+
+    def _written(self, step: int) -> None:
+        if step > 1:
+            RESULT["complete"].append(time.perf_counter() - self.started)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -55,14 +59,10 @@ class Clock(L.Callback):
     ) -> None:
         _wait(pl_module)
         step, number = time.perf_counter() - self.since, trainer.global_step
-        if self.kind == "next to":  # one step while the thread writes
-            job = self.writer._job
-            assert job is not None
-            if not job.done.is_set() and number > 3:
-                RESULT["step next to"].append(step)
+        if self.kind == "during":  # the thread writes during a part of this step, or longer
             self.writer.collect(wait=True)
             if number > 3:
-                RESULT["complete"].append(time.perf_counter() - self.started)
+                RESULT["step during a write"].append(step)
             self.kind = "alone"
             return
         if self.kind == "alone":
@@ -81,7 +81,7 @@ class Clock(L.Callback):
         if self.kind != "warm":
             RESULT["in the thread"].append(before)
             RESULT["copied"].append(copied)
-        self.kind = "next to"
+        self.kind = "during"
 
 
 def _wait(module: L.LightningModule) -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     for name, seconds in RESULT.items():
         if seconds:
             shown = f"{median(seconds):8.3f} s (median of {len(seconds)}, {min(seconds):.3f} to {max(seconds):.3f})"
-            print(f"{name:14} {shown}")
+            print(f"{name:19} {shown}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
+from sr_train.tasks.guard import Event
 from sr_train.training.rank_events import gathered
 from sr_train.training.step_callback import StepCallback, log_numbers
 
@@ -164,8 +165,8 @@ class StepLog(StepCallback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the events of the failed step."""
         if isinstance(pl_module, SRTask):
-            pl_module.events, events = [], pl_module.events
-            self._write_events(trainer, events)
+            self._write_events(trainer, pl_module.events)  # without the other ranks, which may be gone
+            pl_module.events.clear()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the events of the steps that the checkpoint contains, as a resumed run does not repeat these steps."""
@@ -175,10 +176,10 @@ class StepLog(StepCallback):
 
     def _gather_events(self, trainer: L.Trainer, task: SRTask) -> None:
         """Write the events of all ranks. All learn of a refused step at the same step; without events nothing is sent."""
-        task.events, events = [], task.events
-        self._write_events(trainer, gathered(events, trainer.world_size))
+        self._write_events(trainer, gathered(task.events, trainer.world_size))
+        task.events.clear()
 
-    def _write_events(self, trainer: L.Trainer, events: Sequence[tuple[int, str, str]]) -> None:
+    def _write_events(self, trainer: L.Trainer, events: Sequence[Event]) -> None:
         for step, event, keys in events if trainer.is_global_zero else ():
             self.events.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append(f"{step},{event},{keys}\n")

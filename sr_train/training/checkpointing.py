@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import Profiler
 
+from sr_train.devices import return_freed_memory
 from sr_train.files import may_pass, retried, sync_folder, write_all, write_bytes
 from sr_train.runs.checkpoints import file_name, first_line, list_checkpoints
 from sr_train.tasks.base import SRTask
@@ -160,6 +161,11 @@ class Checkpoints(StepCallback):
         self.writer = CheckpointWriter(self.folder, keep, written)
         self.saved = -1
         self._warned = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Return the memory of the checkpoint that the stage was resumed from."""
+        super().on_train_start(trainer, pl_module)
+        return_freed_memory()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         """Save if this step is due."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import distributed
 
-Event = tuple[int, str, str]  #: (step, event, keys of its images separated by spaces)
+from sr_train.tasks.guard import Event
 
 
 def gathered(events: Sequence[Event], world: int) -> list[Event]:
@@ -29,6 +29,6 @@ def merged(same: Iterable[Event]) -> Event:
     If only some ranks have found the loss not finite, their images caused it, and only these are listed.
     """
     events = list(same)
-    causes = [e for e in events if "loss" in e[1]] or events
-    images = " ".join(dict.fromkeys(key for e in causes for key in e[2].split()))
-    return (*causes[0][:2], images)
+    causes = [e for e in events if "loss" in e.event] or events
+    images = " ".join(dict.fromkeys(key for e in causes for key in e.images.split()))
+    return causes[0]._replace(images=images)

@@ -213,7 +213,7 @@ def test_a_store_on_a_network_gives_the_same_pixels_and_repeats_reads(store, mon
 def test_a_run_copies_its_store_and_ends_as_without(invoke, store, local, tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL", str(local))
     small = ("experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",
-             "data.lr_patch=8", "trainer.accelerator=cpu", "logger=csv", "sets=[]", "trainer.max_steps=4",
+             "data.lr_patch=8", "trainer.accelerator=cpu", "logger=csv", "sets=[]", "curve=constant", "trainer.max_steps=4",
              f"data.train=[{{hr: {store}, lr: {store}}}]")  # fmt: skip
     for name, more in (("plain", ()), ("copied", ("data.stage=$LOCAL",))):
         checked = invoke("sr-train", *small, *more, f"name={name}", "check=true")
