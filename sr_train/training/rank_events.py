@@ -29,6 +29,6 @@ def merged(same: Iterable[Event]) -> Event:
     If only some ranks have found the loss not finite, their images caused it, and only these are listed.
     """
     events = list(same)
-    causes = [e for e in events if "loss" in e.event] or events
+    causes = [e for e in events if "loss" in e.what] or events
     images = " ".join(dict.fromkeys(key for e in causes for key in e.images.split()))
     return causes[0]._replace(images=images)
