@@ -232,14 +232,6 @@ def test_global_flags_of_a_stage_do_not_affect_the_next():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_only_the_first_rank_reports_a_wrong_value(composed, monkeypatch, capsys):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit) as stop:
-        preflight(change(composed, {"x4.task.optimizer.eps": -1}))
-    assert stop.value.code == 2
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize(
     "keys",
     [
