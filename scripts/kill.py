@@ -6,12 +6,15 @@ All weights, the content of the last checkpoint (discriminator, optimizer state)
 speed must be equal, bit for bit. ``--kills`` is the number of kills in each stage, ``--between`` the number after a stage
 and before the first checkpoint of the next one. ``--term 5`` also ends each stage five times with SIGTERM. ``--torn``
 damages the newest checkpoint after each kill, as a power failure may. ``--writing 5`` also kills each stage five times
-while it writes a checkpoint (a ``.part`` file).
+while it writes a checkpoint (a ``.part`` file). ``--any-process`` sends each signal to a random process of the run, e.g. with
+``trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu``: to one of the ranks or to a loader's worker. All processes must
+be gone within ``--gone`` seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import subprocess
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -130,13 +134,44 @@ def strike_writing(folder: Path, arguments: list[str], stage: str) -> bool:
     return writing(folder, stage)
 
 
-def strike(process: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Send a signal to a process, unless it has finished."""
+SECONDS: list[float] = []  # from a signal to the end of all processes
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(p for child in children for p in tree(int(child)))]
+
+
+def alive(pid: int) -> bool:
+    """Return true for a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def strike(
+    process: subprocess.Popen[str], number: signal.Signals, chance: random.Random, options: argparse.Namespace
+) -> bool:
+    """Send a signal to a process, or to a random one of its tree, unless it has finished."""
     if process.poll() is not None:
         return False
-    process.send_signal(number)
+    everyone = tree(process.pid)
+    victim = chance.choice(everyone) if options.any_process else process.pid
+    start = time.monotonic()
+    with suppress(ProcessLookupError):
+        os.kill(victim, number)
     output, _ = process.communicate()
-    if number == signal.SIGTERM and process.returncode not in (75, -15):
+    while any(alive(pid) for pid in everyone):
+        if time.monotonic() - start > options.gone:
+            sys.exit(f"{number.name}: processes live {options.gone} s later\n{output}")
+        time.sleep(0.05)
+    SECONDS.append(time.monotonic() - start)
+    if number == signal.SIGTERM and process.returncode not in (0, 75, -15):
         sys.exit(f"SIGTERM: exit code {process.returncode}\n{output}")
     return True
 
@@ -159,7 +194,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             else:
                 wait(process, lambda: newest(folder, stage) != before or finished.exists())  # noqa: B023 - used at once
                 time.sleep(chance.uniform(0, options.longest))
-            done[number] += strike(process, number)
+            done[number] += strike(process, number, chance, options)
             if number == signal.SIGKILL and options.torn:
                 tear(folder, chance)
             if finished.exists():
@@ -173,7 +208,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             process = launch(folder, arguments)
             wait(process, finished.exists)
             time.sleep(chance.uniform(0, 2))
-            between += not newest(folder, stages[i + 1]) and strike(process, signal.SIGKILL)
+            between += not newest(folder, stages[i + 1]) and strike(process, signal.SIGKILL, chance, options)
             process.kill()
             process.wait()
         if options.between and i + 1 < len(stages):
@@ -192,6 +227,8 @@ def main() -> None:
     parser.add_argument(
         "--writing", type=int, default=0, help="kills in each stage while a checkpoint is being written"
     )
+    parser.add_argument("--any-process", action="store_true", help="send signals to random processes of the run")
+    parser.add_argument("--gone", type=float, default=60, help="seconds within which all processes must have ended")
     parser.add_argument("--torn", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options, arguments = parser.parse_known_args()
