@@ -91,7 +91,7 @@ CASES = [
         (*EVAL, "weights=net.safetensors", "sets=[set99]"),
         nothing,
         2,
-        "Could not load 'sets/set99'",
+        "there is no such set; did you mean set5",
     ),
     Case("no yaml", (*TRAIN, "data.train=[{hr: hr"), nothing, 2, "not KEY=VALUE"),
     Case("no key", ("sr-eval", "net.safetensors"), nothing, 2, "'net.safetensors': not KEY=VALUE"),
