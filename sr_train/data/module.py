@@ -182,7 +182,7 @@ class SRData(L.LightningDataModule):
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless, so it has no len(); torch allows that
             collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - items are whole batches
             num_workers=self.workers,
-            prefetch_factor=self.prefetch or None,
+            prefetch_factor=self.prefetch or None if self.workers else None,
             worker_init_fn=one_thread,
             persistent_workers=self.workers > 0,
             multiprocessing_context=context if self.workers else None,
