@@ -236,7 +236,7 @@ def test_global_flags_of_a_stage_do_not_affect_the_next():
     "keys",
     [
         {".task.optimizer.fused": True},
-        {".task.optimizer.foreach": True},
+        {".task.optimizer.foreach": True, ".task.optimizer.fused": False},
         {".task.optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "weight_decay": 0.1}},
         {".task.rate_scale": {"body*": 0.1}},
         {".trainer.strategy": "ddp", ".trainer.devices": 2},
