@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from traceback import walk_tb
@@ -22,27 +21,28 @@ from sr_train.console import listed, say
 from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
 from sr_train.runs import resume
-from sr_train.runs.checkpoints import Checkpoint, CheckpointError, newest_checkpoint
+from sr_train.runs.checkpoints import Checkpoint, CheckpointError
 from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
 from sr_train.training.agreement import Beats
+from sr_train.training.begin import Begin
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.cluster import Processes
-from sr_train.training.parallel import prepare_networks, statistics_notes
+from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
 from sr_train.training.signals import Signals, StoppedError
-from sr_train.training.stage_folder import StageFolder, check_continues, remove_set_aside
+from sr_train.training.stage_folder import StageFolder, remove_set_aside
 from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
-from sr_train.training.user_callbacks import callback_specs, finished_early, name_of, own_callbacks
+from sr_train.training.user_callbacks import callback_specs, name_of, own_callbacks
 from sr_train.training.validation import Validate
 from sr_train.training.warm_starts import Origin, find_origin
-from sr_train.weights.file import Weights, load_weights, save_weights
-from sr_train.weights.open import WEIGHTS, full_arguments, own_packages
+from sr_train.weights.file import Weights, save_weights
+from sr_train.weights.open import WEIGHTS, full_arguments
 from sr_train.weights.warm_start import warm_start
 
 
@@ -167,80 +167,6 @@ def run_stage(
     if trainer.is_global_zero:
         remove_set_aside(folder)
     return folder / WEIGHTS
-
-
-class Begin:
-    """Decisions of rank 0 about a stage, which read its folder: is it finished, and which checkpoint does it continue from?
-
-    Args:
-        stage: the stage.
-        described: content of its ``config.yaml``.
-        ranks: processes of the run.
-    """
-
-    def __init__(self, stage: Stage, described: Mapping[str, Any], ranks: Ranks) -> None:
-        self.stage = stage
-        self.described = described
-        self.ranks = ranks
-        self.last = int(stage.config["trainer"]["max_steps"])
-        self.notes: list[str] = []
-
-    def is_finished(self) -> bool:
-        """Return true, and say so, if the stage is finished. Raise ChangedError if it was started with another config."""
-        return self.ranks.decide(f"stage {self.stage.name}: finished", self._is_finished)
-
-    def _is_finished(self) -> bool:
-        stage, config = self.stage, self.stage.config
-        self.notes = resume.check(stage.folder, self.described, force=config["resume"] == "force")
-        done = stage.folder / WEIGHTS
-        early = finished_early(done, config) if done.exists() else None
-        if not done.exists() or (early is None and _trained(stage) < self.last):
-            return False
-        _say_all(stage, self.notes)
-        remove_set_aside(stage.folder)  # an earlier process may have been killed before it did this
-        say(f"stage {stage.name}: already finished ({done}{f'; by {early}' if early else ''})")
-        return True
-
-    def choose_checkpoint(self, task: SRTask) -> Checkpoint | None:
-        """Return the checkpoint to continue from, without its content; raise CheckpointError if it does not fit the task."""
-        chosen = self.ranks.decide(f"stage {self.stage.name}: checkpoint", lambda: self._choose_checkpoint(task))
-        if chosen is None:
-            return None
-        path = self.stage.folder / "checkpoints" / chosen["name"]
-        deadline = time.monotonic() + _PATIENCE
-        while not path.exists():  # a network file system may show a new file a little later
-            if time.monotonic() > deadline:
-                raise CheckpointError(
-                    f"{path}: rank 0 continues from this checkpoint, but this node does not have it: paths.runs must be a "
-                    "folder that all nodes share"
-                )
-            time.sleep(0.2)
-        return Checkpoint(path, chosen["step"], {})  # Lightning reads the file again
-
-    def _choose_checkpoint(self, task: SRTask) -> dict[str, Any] | None:
-        stage, last = self.stage, self.last
-        found = newest_checkpoint(stage.folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
-        if found is not None and found.step > last:
-            raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
-        check_continues(stage.name, stage.folder, task, found, last, self.notes)
-        if found is not None:
-            self.notes += statistics_notes(task, resume.read_config(stage.folder), stage.config)
-        _say_all(stage, self.notes)
-        return None if found is None else {"name": found.path.name, "step": found.step}
-
-
-_PATIENCE = 30.0  # seconds that a rank waits for rank 0's checkpoint to appear in its file system
-
-
-def _trained(stage: Stage) -> int:
-    """Return the steps of a finished stage. The weights are read completely, so that damaged ones raise an error."""
-    step = load_weights(stage.folder / WEIGHTS, allow=own_packages(stage.config)).origin.get("step")
-    return step if isinstance(step, int) else 0
-
-
-def _say_all(stage: Stage, notes: Sequence[str]) -> None:
-    for note in notes:
-        say(f"stage {stage.name}: {note}")
 
 
 def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | None) -> None:

@@ -14,8 +14,8 @@ from sr_train.config.plan import plan
 from sr_train.runs.checkpoints import CheckpointError
 from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
-from sr_train.training import stage as stage_module
-from sr_train.training.stage import Begin
+from sr_train.training import begin as begin_module
+from sr_train.training.begin import Begin
 
 SMALL = (
     "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=4",
@@ -90,7 +90,7 @@ class Told(Ranks):
 
 def test_a_checkpoint_that_only_rank_0_sees_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(begin_module, "_PATIENCE", 0.1)
     stage = plan([*SMALL, "data=toy"]).stages[0]
     begin = Begin(stage, {}, Told({"name": "step_00000700.ckpt", "step": 700}))
     with pytest.raises(
