@@ -6,9 +6,9 @@ All weights, the content of the last checkpoint (discriminator, optimizer state)
 speed must be equal, bit for bit. ``--kills`` is the number of kills in each stage, ``--between`` the number after a stage
 and before the first checkpoint of the next one. ``--term 5`` also ends each stage five times with SIGTERM. ``--torn``
 damages the newest checkpoint after each kill, as a power failure may. ``--writing 5`` also kills each stage five times
-while it writes a checkpoint (a ``.part`` file). ``--any-process`` sends each signal to a random process of the run: to one of the
-ranks or to a loader's worker, e.g. with ``trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu``. All processes
-must be gone within ``--gone`` seconds.
+while it writes a checkpoint (a ``.part`` file).
+``--any-process`` sends each signal to a random process of the run: to one of the ranks or to a loader's worker, e.g. with
+``trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu``. All processes must be gone within ``--gone`` seconds.
 """
 
 from __future__ import annotations
