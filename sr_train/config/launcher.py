@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sr_train.config.check import check_values, known_names
 from sr_train.config.compose import compose_config, parse
-from sr_train.config.folders import near
+from sr_train.config.folders import check_choice, near
 from sr_train.console import ConfigError
 
 _GROUP = "launcher"
@@ -29,6 +29,12 @@ def split_launcher(arguments: Sequence[str]) -> tuple[dict[str, Any] | None, lis
     rest = [a for a in arguments if a not in own]
     recipe = [a for a, o in overrides.items() if o.key_or_group == "experiment" and not _swept(o)]
     chosen = [a for a in own if overrides[a].key_or_group == _GROUP]
+    for name in (overrides[a].value() for a in chosen):
+        problems += check_choice(_GROUP, [str(name)])
+    if problems:
+        raise ConfigError(problems)
+    if any(check_choice("experiment", [str(overrides[a].value())]) for a in recipe):
+        return None, rest  # the plan reports it
     config = compose_config("train", [*recipe, *chosen])
     for key in (overrides[a].key_or_group for a in own if a not in chosen):
         names = known_names(config, key) or []
