@@ -83,6 +83,11 @@ class Processes(ClusterEnvironment):
         return int(os.environ.get("NODE_RANK", "0")) if self.launch.by == "" else self.launch.node
 
 
+def one_process() -> Processes:
+    """Return the processes of a run that this process trains alone."""
+    return Processes(Launch(), Ranks(Launch()))
+
+
 class ChildProcesses(_SubprocessScriptLauncher):
     """Launcher of the other processes of this node.
 

@@ -23,6 +23,7 @@ from sr_train.data.dataset import EvalImages
 from sr_train.data.module import SRData
 from sr_train.models import contract
 from sr_train.tasks.base import SRTask
+from sr_train.training.cluster import Processes
 from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
@@ -105,13 +106,13 @@ class _Timing(StepCallback):
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(now - self.start > _SECONDS, all=False)
 
 
-def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData) -> list[float]:
+def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData, processes: Processes) -> list[float]:
     """Train a few steps, at least one per scale, with the run's trainer; return the seconds of each."""
     steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
     steps, timing = min(steps, int(config["trainer"]["max_steps"])), _Timing()
     few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(few, [timing], Path(folder))
+        trainer = build_trainer(few, [timing], Path(folder), processes)
         prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
         data.per_device(trainer.world_size)
         data.stage = None  # check=true copies nothing
@@ -187,7 +188,7 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
     return total
 
 
-def check_stage(plan: Plan, prepared: Prepared) -> Finding:
+def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
     """Test a stage and print its needs. Raise ValueError if it cannot be trained here."""
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)
@@ -204,7 +205,7 @@ def check_stage(plan: Plan, prepared: Prepared) -> Finding:
     say(
         f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} for training, all sizes match; validation: {sets}"
     )
-    times = _few_steps(config, task, data)
+    times = _few_steps(config, task, data, processes)
     device = task.trainer.strategy.root_device
     kind, middle = ("mean", statistics.mean) if len(stage.scales) > 1 else ("median", statistics.median)
     step = middle(times[1:] or times)
@@ -233,14 +234,14 @@ def check_stage(plan: Plan, prepared: Prepared) -> Finding:
     return Finding(seconds, size)
 
 
-def check_plan(plan: Plan) -> int:
+def check_plan(plan: Plan, processes: Processes) -> None:
     """Test every selected stage: networks, warm starts, sources, sizes, steps, images. Nothing is written."""
     for note in plan.notes:
         say(note)
-    stages, found = preflight(plan), list[Finding]()
+    stages, found = preflight(plan, processes), list[Finding]()
     while stages:
         _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        found.append(check_stage(plan, stages.pop(0)))
+        found.append(check_stage(plan, stages.pop(0), processes))
     size, free = sum(f.bytes for f in found), _free(plan.folder)
     if size > free:
         raise ValueError(
@@ -249,4 +250,3 @@ def check_plan(plan: Plan) -> int:
     total = _duration(sum(f.seconds for f in found))
     stages_found = "1 stage" if len(found) == 1 else f"{len(found)} stages"
     say(f"check passed: {stages_found}, about {total}, {_mb(size)} on disk at most; nothing was changed")
-    return 0

@@ -69,13 +69,14 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
         raise
     start_clock()
     _quiet()
-    if plan.stages[0].config["check"]:
-        return Outcome(0 if is_child() else check_plan(plan))
     ranks = Ranks(launch, world, timeout=_timeout(plan))
     with Signals(ranks) as signals:
         try:
             ranks.start()
-            _run(plan, Processes(launch, ranks), signals, mode)
+            if plan.stages[0].config["check"]:
+                check_plan(plan, Processes(launch, ranks))
+            else:
+                _run(plan, Processes(launch, ranks), signals, mode)
         except StoppedError as stopped:
             signals.ended = True
             ranks.fail("stopped", stopped.code)
@@ -125,7 +126,8 @@ def _say_stopped(plan: Plan, stopped: StoppedError, arguments: Sequence[str]) ->
     """Print how the run continues; under SLURM, return the job to the queue."""
     command = shlex.join(["sr-train", *(a for a in arguments if a != "resume=never")])
     again = None
-    if stopped.number is not None and stopped.code == 75 and plan.stages[0].config["requeue"]:
+    config = plan.stages[0].config
+    if stopped.number is not None and stopped.code == 75 and config["requeue"] and not config["check"]:
         again = requeue(plan.folder, {s.name: _newest_step(s.folder) for s in plan.stages})
     say(f"sr-train: {stopped}; {f'{again}; ' if again else ''}continue with: {command}", error=True)
 

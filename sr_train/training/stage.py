@@ -22,14 +22,13 @@ from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
 from sr_train.runs import resume
 from sr_train.runs.checkpoints import Checkpoint, CheckpointError
-from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
 from sr_train.training.agreement import Beats
 from sr_train.training.begin import Begin
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
-from sr_train.training.cluster import Processes
+from sr_train.training.cluster import Processes, one_process
 from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
@@ -135,9 +134,8 @@ def run_stage(
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
-    if processes is None:
-        processes = Processes(Launch(), Ranks(Launch()))
-    ranks, signals = processes.ranks, signals or Signals()
+    processes, signals = processes or one_process(), signals or Signals()
+    ranks = processes.ranks
     source = find_origin(plan, stage, prepared.take_origin())
     sources = [p for pairs in data.by_scale.values() for p in pairs]
     described = resume.describe(config, sources, [] if source is None else [source.digest])

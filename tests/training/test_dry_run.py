@@ -62,12 +62,13 @@ def test_problems_found_by_check_are_errors(invoke, tmp_path, monkeypatch):
 
 
 def test_the_predicted_disk_space_covers_a_run(invoke, tmp_path):
+    from sr_train.training.cluster import one_process
     from sr_train.training.dry_run import check_stage
     from sr_train.training.preflight import preflight
 
     composed = plan(["experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=8", "checkpoint.every=2", *SMALL,
                      f"paths.runs={tmp_path / 'runs'}", "trainer.precision=32-true"])  # fmt: skip
-    foretold = check_stage(composed, preflight(composed)[0]).bytes
+    foretold = check_stage(composed, preflight(composed)[0], one_process()).bytes
     done = invoke(
         "sr-train", "experiment=quickstart_edsr", "stage=x2", "trainer.max_steps=8", "checkpoint.every=2", *SMALL
     )

@@ -104,3 +104,12 @@ def test_a_checkpoint_that_only_rank_0_sees_is_named(tmp_path, monkeypatch):
     assert found is not None
     assert found.step == 700
     assert Begin(stage, {}, Told(None)).choose_checkpoint(None) is None
+
+
+@pytest.mark.slow
+def test_two_tasks_check_a_recipe_together(tmp_path, photographs):
+    first, second = srun([tmp_path, tmp_path], "check=true")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "check passed: 1 stage" in first.stdout
+    assert second.stdout == ""
+    assert not (tmp_path / "runs").exists()
