@@ -240,6 +240,7 @@ def main() -> None:
         counts = disturb(disturbed, options, arguments, stages)
         finish(disturbed, arguments)
         problems = compare(calm, disturbed)
+        print(f"from a signal to the end of all processes: at most {max(SECONDS, default=0):.1f} s", flush=True)
         print(f"{counts}{'; damaged checkpoints' if options.torn else ''}: {problems or 'all equal'}")
         sys.exit(bool(problems))
 
