@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -101,18 +103,37 @@ class ChildProcesses(_SubprocessScriptLauncher):
     def launch(self, function: Callable[..., Any], *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
         """Start the processes unless they exist, then call ``function``."""
         if not self.cluster_environment.creates_processes_externally:
-            os.environ[PARENT] = str(os.getpid())
-            os.environ["SR_TRAIN_NODES"] = str(self.num_nodes)
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the errors are explained by sr_train.runs.ranks
-            self._call_children_scripts()
+            self._start()
             threading.Thread(target=self._observe, args=(list(self.procs),), daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
+    def _start(self) -> None:
+        """Run this command once more for each of the other ranks of this node."""
+        environment = self.cluster_environment
+        os.environ |= {
+            PARENT: str(os.getpid()),
+            "SR_TRAIN_NODES": str(self.num_nodes),
+            "MASTER_ADDR": environment.main_address,
+            "MASTER_PORT": str(environment.main_port),
+            "NODE_RANK": str(environment.node_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the errors are explained by sr_train.runs.ranks
+        program = Path(sys.argv[0])
+        # without a file, e.g. if another program has changed sys.argv, the module is run
+        command = [str(program.absolute())] if program.is_file() else ["-m", "sr_train", "train"]
+        for rank in range(1, self.num_processes):
+            own = {**os.environ, "LOCAL_RANK": str(rank)}
+            self.procs.append(subprocess.Popen([sys.executable, *command, *sys.argv[1:]], env=own))
+
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
         """Tell all processes when a child has failed without a message."""
-        while any(child.poll() is None for child in children):
+        while True:
+            running = [child.poll() is None for child in children]
             failed = next(((i, c) for i, c in enumerate(children, 1) if c.returncode), None)
+            if failed is None and not any(running):
+                return
             if failed is not None:
                 time.sleep(_GRACE)
                 code = failed[1].returncode

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,6 +16,8 @@ from sr_train.runs.ranks import Ranks
 OPEN = 75  # EX_TEMPFAIL of sysexits.h
 
 HANDLED = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+
+_STUCK = 25.0  # seconds that the main thread may take to react to a signal; SLURM kills a process after 30
 
 
 class StoppedError(Exception):
@@ -49,12 +53,12 @@ class Signals:
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.ranks = ranks
         self.training = False
-        self.ended = (
-            False  #: the run has ended: SIGTERM of srun, which ends the rest of a job, must not change the exit code
-        )
+        #: the run has ended: SIGTERM of srun, which ends the rest of a job, must not change the exit code
+        self.ended = False
         self.agreed: int | None = None  #: signal that all ranks know at the same step, because it has cut a validation
         self._own: int | None = None
         self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int, int] | None = None  # ends of a pipe, and Python's descriptor before
 
     @property
     def received(self) -> int | None:
@@ -64,6 +68,11 @@ class Signals:
     def __enter__(self) -> Signals:
         """Install the handlers; outside of the main thread Python allows none."""
         self.install()
+        if threading.current_thread() is threading.main_thread():
+            read, write = os.pipe()
+            os.set_blocking(write, False)
+            self._pipe = read, write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(read,), name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,6 +80,26 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.ended and number == signal.SIGTERM else handler)
         self._before.clear()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._pipe[2])
+            os.close(self._pipe[1])  # ends the thread, which closes the other end
+            self._pipe = None
+
+    def _watch(self, read: int) -> None:
+        """End the process if the main thread does not react to a signal.
+
+        Python's handlers run in the main thread only. It may wait in native code for ever, e.g. for another rank that hangs.
+        """
+        with os.fdopen(read, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                deadline = time.monotonic() + _STUCK
+                while number[0] in HANDLED and self._own is None and not self.ended and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                if number[0] in HANDLED and self._own is None and not self.ended and number[0] != signal.SIGINT:
+                    name = signal.Signals(number[0]).name
+                    sys.stderr.write(f"{name}: training does not react, so it ends without a new checkpoint\n")
+                    sys.stderr.flush()
+                    os._exit(OPEN)
 
     def install(self) -> None:
         """Install the handlers again, because Lightning has replaced some of them."""

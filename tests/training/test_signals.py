@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from sr_train.runs.checkpoints import list_checkpoints
 from sr_train.tasks.base import SRTask
+from sr_train.training import signals as module
 from sr_train.training.signals import HANDLED, Signals, StoppedError
 
 SMALL = (
@@ -35,6 +36,21 @@ def test_a_signal_is_noted_while_training_and_ends_the_run_at_once_otherwise(num
     assert signal.getsignal(number) is before
     with Signals(), pytest.raises(KeyboardInterrupt if number == signal.SIGINT else StoppedError):
         os.kill(os.getpid(), number)
+
+
+def test_a_process_that_cannot_react_is_ended_before_the_cluster_kills_it(monkeypatch, capsys):
+    """Here, the byte that Python writes for a signal comes without the handler, as if the main thread were in native code."""
+    ended = []
+    monkeypatch.setattr(module, "_STUCK", 0.2)
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    with Signals() as signals:
+        assert signals._pipe is not None
+        os.write(signals._pipe[1], bytes([signal.SIGTERM]))
+        deadline = time.monotonic() + 5
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert ended == [75]
+    assert "SIGTERM: training does not react" in capsys.readouterr().err
 
 
 def test_exit_codes_tell_an_interruption_from_a_stop_that_can_be_called_again():
