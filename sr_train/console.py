@@ -35,6 +35,7 @@ class ProblemsError(ValueError):
     """
 
     def __init__(self, problems: Sequence[Exception]) -> None:
+        self.errors = list(problems)
         self.problems = list(dict.fromkeys(map(message_of, problems)))
         self.code = 2 if any(isinstance(p, UsageError) for p in problems) else 1
         super().__init__("\n".join(self.problems))
@@ -70,7 +71,7 @@ def collect_error(
         if isinstance(error, MemoryError) or not (foreign or isinstance(error, _REFUSALS)):
             raise
         if isinstance(error, UsageError) or (names_key and not usage and isinstance(error, (ValueError, OSError))):
-            problems.append(error)
+            problems += error.errors if isinstance(error, ProblemsError) else [error]
             return
         text = message_of(error)
         if not (names_key and isinstance(error, ValueError)):

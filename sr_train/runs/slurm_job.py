@@ -118,8 +118,8 @@ class SlurmJob:
         cpus = self.cpus or workers + 1
         hours, minutes = divmod(self.minutes, 60)
         options = [
-            f"--job-name={name}",
-            f"--output={log}",
+            f"--job-name={_for_sbatch(name)}",
+            f"--output={_for_sbatch(log)}",
             "--open-mode=append",  # a requeued job continues the log
             f"--nodes={self.nodes}",
             f"--ntasks-per-node={self.tasks}",
@@ -161,7 +161,7 @@ class SlurmJob:
         workers = max((_workers(stage.config) for stage in plan.stages), default=0)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "job.sbatch"
-        write_bytes(file, self.text(plan.name, arguments, workers, f"{folder}/%j.log").encode())
+        write_bytes(file, self.text(plan.name, arguments, workers, f"{str(folder).replace('%', '%%')}/%j.log").encode())
         job, waiting = self._sbatch(file)
         log = folder / f"{job}.log"
         write_bytes(folder / "job", f"{job}\n".encode())
@@ -184,6 +184,11 @@ class SlurmJob:
         return job, None
 
 
+def _for_sbatch(text: str) -> str:
+    r"""Return a text as sbatch reads it in a job file: a backslash protects spaces, quotes and ``#``."""
+    return re.sub(r"[\s'\"#\\]", r"\\\g<0>", text)
+
+
 def _workers(config: Mapping[str, Any]) -> int:
     workers = config["data"].get("workers", 0)
     return workers if isinstance(workers, int) else 0
@@ -199,7 +204,7 @@ def _refuse_a_second(folder: Path, name: str) -> None:
     state = asked.stdout.strip()  # empty, or an error, for a job that has ended
     if asked.returncode == 0 and state:
         raise UsageError(
-            f"run {name}: its job {job} is {state}; follow it: tail -F {folder / f'{job}.log'}; cancel it: scancel {job}; "
+            f"run {name}: its job {job} is {state}; follow it: tail -F {shlex.quote(str(folder / f'{job}.log'))}; cancel it: scancel {job}; "
             "or give another name=NAME"
         )
 
