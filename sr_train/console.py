@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,3 +150,9 @@ def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], w
     ):
         raise ConfigError([f"{key}={value!r}: expected {what}"])
     return value
+
+
+def for_shell(argument: str) -> str:
+    """Return KEY=VALUE for a message, so that it can be pasted into a shell."""
+    plain = re.fullmatch(r"[\w@%+=:,./\[\]-]*", argument, re.ASCII)
+    return argument if plain else shlex.quote(argument)

@@ -18,12 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from sr_train.config.folders import check_choice, groups, near, none_chosen, search_path
-from sr_train.config.paths import for_shell, quote_paths
-from sr_train.console import ConfigError
+from sr_train.config.paths import quote_paths
+from sr_train.console import ConfigError, for_shell
 
 CONF = "sr_train.conf"
 
-_SOURCE_PATH = re.compile(r"\b(hr|lr|clips|without):\s*([^\s\"'\[{,}\]][^,}\]]*)")  # a path without quotes in a list of sources
+_SOURCE_PATH = re.compile(
+    r"\b(hr|lr|clips|without):\s*([^\s\"'\[{,}\]][^,}\]]*)"
+)  # a path without quotes in a list of sources
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -97,7 +99,11 @@ def _quoting(typed: str) -> str:
     if value[:1] in ("[", "{"):
         inner = _SOURCE_PATH.sub(lambda m: f"{m[1]}: {json.dumps(m[2].strip(), ensure_ascii=False)}", value)
     else:
-        inner = f"[{{hr: {json.dumps(value, ensure_ascii=False)}}}]" if key.endswith("data.train") else json.dumps(value, ensure_ascii=False)
+        inner = (
+            f"[{{hr: {json.dumps(value, ensure_ascii=False)}}}]"
+            if key.endswith("data.train")
+            else json.dumps(value, ensure_ascii=False)
+        )
     try:
         OverridesParser.create().parse_override(f"{key}={inner}")
     except HydraException:

@@ -93,11 +93,7 @@ def check_choice(group: str, names: Sequence[str]) -> list[str]:
     """Return a problem for each name that is no option of a config group, with similar names."""
     options, noun = options_of(group), {"sets": "set", "data": "data set"}.get(group, group)
     known = f"there are {', '.join(options)}"
-    return [
-        f"{group}={n}: there is no such {noun}{then(near(n, options), known)}"
-        for n in names
-        if n not in options
-    ]
+    return [f"{group}={n}: there is no such {noun}{then(near(n, options), known)}" for n in names if n not in options]
 
 
 _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type in sr-train

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_train.config.check import OWN, callable_at, is_known
 from sr_train.config.folders import groups
-from sr_train.config.paths import for_shell, kind_of, unquoted
+from sr_train.config.paths import kind_of, unquoted
 from sr_train.config.type_hints import fits, hints_of
-from sr_train.console import ConfigError
+from sr_train.console import ConfigError, for_shell
 
 NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
 

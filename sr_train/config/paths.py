@@ -8,7 +8,6 @@ In a sweep, commas separate the values; a value that contains a comma is put in 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-
 
 
 class Kind(NamedTuple):
@@ -138,7 +136,7 @@ def _value(value: str, kind: Kind) -> str:
 
 def _item(text: str, kind: Kind) -> str:
     """Return one item of a list or of a sweep in Hydra's grammar."""
-    text = text.strip()
+    text = text if not kind.written and _exists(text) else text.strip()
     if _QUOTED.fullmatch(text) or (text == "null" and kind.null):
         return text
     return quote(text, literal=not kind.filled or (not kind.written and _exists(text)))
@@ -191,9 +189,3 @@ def unquoted(command: str, argument: str) -> str:
         return argument
     text = OverridesParser.create().parse_override(f"key={value}").value()
     return f"{key}={text}"
-
-
-def for_shell(argument: str) -> str:
-    """Return KEY=VALUE for a message, so that it can be pasted into a shell."""
-    plain = re.fullmatch(r"[\w@%+=:,./\[\]-]*", argument, re.ASCII)
-    return argument if plain else shlex.quote(argument)

@@ -23,9 +23,9 @@ from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
 from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
+from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
-
 
 _NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths")  # groups that cannot be null
 
@@ -73,6 +73,8 @@ def _check_choices(overrides: Sequence[Override]) -> list[str]:
     problems = []
     for override in overrides:
         group = override.key_or_group.rpartition(".")[2]
+        if kind_of("train", override.key_or_group) is not None:  # paths.data
+            continue
         if group in groups() and override.key_or_group.count(".") < 2 and not override.is_sweep_override():
             value = as_typed(override)
             names = [value] if isinstance(value, str) else value if isinstance(value, list) else []

@@ -203,8 +203,9 @@ def _refuse_a_second(folder: Path, name: str) -> None:
     asked = subprocess.run(["squeue", "--noheader", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
     state = asked.stdout.strip()  # empty, or an error, for a job that has ended
     if asked.returncode == 0 and state:
+        log = shlex.quote(str(folder / f"{job}.log"))
         raise UsageError(
-            f"run {name}: its job {job} is {state}; follow it: tail -F {shlex.quote(str(folder / f'{job}.log'))}; cancel it: scancel {job}; "
+            f"run {name}: its job {job} is {state}; follow it: tail -F {log}; cancel it: scancel {job}; "
             "or give another name=NAME"
         )
 

@@ -122,8 +122,8 @@ def test_missing_values_are_named():
             "model=1e3": "model=1e3: there is no such model",
         },
         {
-            "data.train=d/rgb": "expected a list of sources, e.g. data.train=[{hr: d/rgb}]",
-            "sets.mine=d/rgb": "expected a mapping, e.g. sets.mine={hr: d/rgb}",
+            "data.train=d/rgb": "expected a list of sources, e.g. 'data.train=[{hr: d/rgb}]'",
+            "sets.mine=d/rgb": "expected a mapping, e.g. 'sets.mine={hr: d/rgb}'",
         },
         {
             "callbacks.c={_target_: lightning.pytorch.callbacks.ModelCheckpoint}": "not used; give checkpoint.every=STEPS",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sr_train.console import for_shell
 
 SUMMARY = b"store"
 
@@ -35,7 +36,7 @@ class MissingStoreError(StoreError):
         self.path = path
         self.made_of = made_of
         lr = f" scales=[{','.join(map(str, scales))}]" if scales else ""
-        command = f"sr-prepare {made_of}=DIR {shlex.quote(f'store={path}')}{lr}"
+        command = f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
         super().__init__(f"{path}: there is no such store; make it with {command}")
 
 
