@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 
 class Kind(NamedTuple):
-    """How the value of a path-valued key is read."""
+    """Rules for reading the value of a path-valued key."""
 
     written: bool = False  #: an output, which is literal whatever exists
     listed: bool = False  #: a list is also allowed
