@@ -185,7 +185,8 @@ def _parses_to_itself(value: str) -> bool:
 def unquoted(command: str, argument: str) -> str:
     """Return an argument in Hydra's grammar as a user types it: a value of a path-valued key is literal."""
     key, sign, value = argument.partition("=")
-    if not sign or kind_of(command, key) is None or not _QUOTED.fullmatch(value):
+    if not sign or kind_of(command, key) is None:
         return argument
-    text = OverridesParser.create().parse_override(f"key={value}").value()
-    return f"{key}={text}"
+    override = OverridesParser.create().parse_override(f"key={value}")
+    text = None if override.is_sweep_override() else override.value()
+    return f"{key}={text}" if isinstance(text, str) else argument

@@ -117,6 +117,16 @@ def _jobs(sweep):
     return BasicSweeper.split_arguments(parse(sweep.argv[1:], command=None), None)[0]
 
 
+def test_paths_with_any_characters_are_swept(sweep):
+    code, seen = sweep("-m", *TINY, "init.weights=b c.pth,it's.pth,'x,y.pth'", "name=n (1)", "paths.runs=r [2]")
+    assert code == 0
+    given = ["b c.pth", "it's.pth", "x,y.pth"]
+    assert [c.stages[0].config["init"]["weights"] for c, *_ in seen] == given
+    assert [f"init.weights={name}" in typed for (_, typed, *_), name in zip(seen, given, strict=True)] == [True] * 3
+    assert [c.folder for c, *_ in seen] == [Path("r [2]") / c.name for c, *_ in seen]
+    assert seen[0][0].name.startswith("n (1)/init.weights-b-c.pth-")
+
+
 def test_the_discriminator_is_swept_like_any_other_group(sweep):
     code, seen = sweep("-m", "task=gan", "loss=gan", "discriminator=srgan,vgg")
     assert code == 0
