@@ -150,6 +150,11 @@ class SlurmJob:
         """
         config = plan.stages[0].config
         folder = Path(config["paths"]["runs"]) / "slurm" / plan.name
+        if "\\" in str(folder):
+            raise UsageError(
+                f"{folder}: sbatch cannot write a log to a folder whose name contains a backslash; give another name=NAME or "
+                "paths.runs=DIR"
+            )
         arguments = self.arguments(typed)
         for program in ("sbatch", "squeue"):
             if shutil.which(program) is None:
@@ -158,10 +163,11 @@ class SlurmJob:
                     "or leave launcher=slurm out to train here"
                 )
         _refuse_a_second(folder, plan.name)
+        log_folder = str(folder).replace("%", "%%")
         workers = max((_workers(stage.config) for stage in plan.stages), default=0)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "job.sbatch"
-        write_bytes(file, self.text(plan.name, arguments, workers, f"{str(folder).replace('%', '%%')}/%j.log").encode())
+        write_bytes(file, self.text(plan.name, arguments, workers, f"{log_folder}/%j.log").encode())
         job, waiting = self._sbatch(file)
         log = folder / f"{job}.log"
         write_bytes(folder / "job", f"{job}\n".encode())
@@ -185,8 +191,10 @@ class SlurmJob:
 
 
 def _for_sbatch(text: str) -> str:
-    r"""Return a text as sbatch reads it in a job file: a backslash protects spaces, quotes and ``#``."""
-    return re.sub(r"[\s'\"#\\]", r"\\\g<0>", text)
+    """Quote a text for a job file. Inside double quotes sbatch reads a backslash as in a shell; outside it splits at spaces."""
+    if not re.search(r"[\s'\"#\\]", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def _workers(config: Mapping[str, Any]) -> int:

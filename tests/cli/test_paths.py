@@ -12,7 +12,7 @@ from sr_train.config.folders import conf_folder
 from sr_train.config.help import keys_of
 from sr_train.config.paths import PATH_KEYS
 from sr_train.config.plan import plan
-from sr_train.console import ConfigError
+from sr_train.console import ConfigError, UsageError
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store.reader import Store
 from sr_train.models.edsr import EDSR
@@ -219,3 +219,11 @@ def test_a_run_of_any_name_trains_and_continues(image, invoke, tmp_path):
     done = invoke(*call, "name=next [2]", f"init.weights={weights}")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "next [2]" / "x2" / "weights.safetensors").exists()
+
+
+def test_slurm_refuses_a_folder_that_its_log_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "a\\b"
+    with pytest.raises(UsageError, match="contains a backslash; give another name=NAME"):
+        SlurmJob(gpus_per_node=0).submit(plan([f"name={name}"]), [f"name={name}"])
+    assert not list(tmp_path.iterdir())
