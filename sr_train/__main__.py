@@ -18,7 +18,7 @@ COMMANDS = {  # name of the command without "sr-" -> module of sr_train.cli
 def main() -> None:
     """Run the command that the first argument names."""
     from sr_train.cli.main import HELP, VERSION, fail, version_text
-    from sr_train.config.folders import near
+    from sr_train.config.folders import near, then
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in HELP:
@@ -31,7 +31,8 @@ def main() -> None:
     known = {**COMMANDS, **{f"sr-{c}": module for c, module in COMMANDS.items()}, "evaluate": "evaluate"}
     if name not in known:
         choices = ", ".join(COMMANDS)
-        fail("sr_train", f"{name!r} is not a command{near(name, list(COMMANDS))}; choose from {choices}", 2)
+        hint = then(near(name, list(COMMANDS)), f"choose from {choices}")
+        fail("sr_train", f"{name!r} is not a command{hint}", 2)
     del sys.argv[1]
     # alter_sys: Lightning starts the processes of the other ranks from the module's own name
     runpy.run_module(f"sr_train.cli.{known[name]}", run_name="__main__", alter_sys=True)

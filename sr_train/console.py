@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class ProblemsError(ValueError):
     """
 
     def __init__(self, problems: Sequence[Exception]) -> None:
+        self.errors = list(problems)
         self.problems = list(dict.fromkeys(map(message_of, problems)))
         self.code = 2 if any(isinstance(p, UsageError) for p in problems) else 1
         super().__init__("\n".join(self.problems))
@@ -70,7 +72,7 @@ def collect_error(
         if isinstance(error, MemoryError) or not (foreign or isinstance(error, _REFUSALS)):
             raise
         if isinstance(error, UsageError) or (names_key and not usage and isinstance(error, (ValueError, OSError))):
-            problems.append(error)
+            problems += error.errors if isinstance(error, ProblemsError) else [error]
             return
         text = message_of(error)
         if not (names_key and isinstance(error, ValueError)):
@@ -148,3 +150,9 @@ def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], w
     ):
         raise ConfigError([f"{key}={value!r}: expected {what}"])
     return value
+
+
+def for_shell(argument: str) -> str:
+    """Return KEY=VALUE for a message, so that it can be pasted into a shell."""
+    plain = re.fullmatch(r"[\w@%+=:,./\[\]-]*", argument, re.ASCII)
+    return argument if plain else shlex.quote(argument)

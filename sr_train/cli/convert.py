@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sr_train.cli.main import run
-from sr_train.console import UsageError, expect, listed
+from sr_train.console import UsageError, expect, for_shell, listed
 
 
 def convert(arguments: list[str]) -> int:
@@ -18,7 +18,8 @@ def convert(arguments: list[str]) -> int:
     source, out = str(config["weights"]), Path(str(config["out"]))
     if out.suffix != ".safetensors":
         raise UsageError(
-            f"out={out}: give a name that ends in .safetensors, e.g. out={out.with_suffix('.safetensors')}"
+            f"out={out}: give a name that ends in .safetensors, e.g. "
+            + for_shell(f"out={out.with_suffix('.safetensors')}")
         )
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: already exists; give another name or overwrite=true")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from sr_train.config.folders import conf_folder, foreign_hint, groups, near
+from sr_train.config.folders import conf_folder, foreign_hint, groups, near, then
 from sr_train.config.help import help_text, keys_of
 from sr_train.console import UsageError, explain, forget_warnings, is_users_error
 
@@ -55,9 +55,8 @@ def check_options(config: str, arguments: Sequence[str], known: Sequence[str]) -
         advice = foreign_hint(word) if config == "train" else None
         hint = f"; {advice}" if advice else near(name, known) or near(word, [*keys, *groups()])
         options = ", ".join(known)
-        raise UsageError(
-            f"unknown option {name!r}{hint}; keys are typed without dashes, KEY=VALUE; options are {options}"
-        )
+        rule = f"keys are typed without dashes, KEY=VALUE; options are {options}"
+        raise UsageError(f"unknown option {name!r}{then(hint, rule)}")
 
 
 def fail(command: str, message: str, code: int = 1) -> NoReturn:

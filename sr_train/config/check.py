@@ -11,7 +11,9 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from sr_train.config.folders import foreign_hint, near, present_path
+from sr_train.config.paths import quote
 from sr_train.config.type_hints import fits, hints_of, name_of
+from sr_train.console import for_shell
 
 _OPEN = ("sets", "callbacks", "data.train", "data.val")  # nodes that contain names chosen by the user
 
@@ -99,18 +101,24 @@ def _expected(key: str, value: Any, hint: Any) -> str:
     """Return the message of the expected value, with an example for data.train and data.val."""
     if key == "data.train":
         source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
-        source = value if isinstance(value, Mapping) else source
-        example = ", ".join(f"{k}: {v}" for k, v in source.items())
-        return f"expected a list of sources, e.g. data.train=[{{{example}}}], with LR files data.train=[{{hr: DIR, lr: DIR}}]"
+        example = _braces(value if isinstance(value, Mapping) else source)
+        typed = for_shell(f"data.train=[{example}]")
+        return f"expected a list of sources, e.g. {typed}, with LR files 'data.train=[{{hr: DIR, lr: DIR}}]'"
     if key == "data.val":
-        return "expected sets by name, e.g. data.val={mine: {hr: DIR}}"
+        return "expected sets by name, e.g. 'data.val={mine: {hr: DIR}}'"
     return f"expected {name_of(hint)}"
+
+
+def _braces(source: Mapping[str, Any]) -> str:
+    """Format a source as it is typed: {hr: DIR, lr: DIR}."""
+    items = (f"{k}: {quote(v) if isinstance(v, str) else json.dumps(v, default=str)}" for k, v in source.items())
+    return f"{{{', '.join(items)}}}"
 
 
 def _check_sets(sets: Mapping[str, Any], where: str) -> list[str]:
     return [
-        f"{where}: sets.{name}={json.dumps(spec, default=str)}: expected a mapping, e.g. sets.{name}={{hr: "
-        f"{spec if isinstance(spec, str) else 'DIR'}}}"
+        f"{where}: sets.{name}={json.dumps(spec, default=str)}: expected a mapping, e.g. "
+        + for_shell(f"sets.{name}={_braces({'hr': spec if isinstance(spec, str) else 'DIR'})}")
         for name, spec in sets.items()
         if not isinstance(spec, Mapping)
     ]

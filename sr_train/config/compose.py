@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -16,10 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from sr_train.config.folders import check_choice, groups, near, search_path
-from sr_train.console import ConfigError
+from sr_train.config.folders import check_choice, groups, near, none_chosen, search_path
+from sr_train.config.paths import quote_paths
+from sr_train.console import ConfigError, for_shell
 
 CONF = "sr_train.conf"
+
+_SOURCE_PATH = re.compile(
+    r"\b(hr|lr|clips|without):\s*([^\s\"'\[{,}\]][^,}\]]*)"
+)  # a path without quotes in a list of sources
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -64,47 +70,70 @@ def shorten(message: str) -> str:
     )
 
 
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse command-line arguments with Hydra's grammar. Raise ConfigError with all that are not KEY=VALUE."""
+def parse(overrides: Sequence[str], *, command: str | None = "train", sweep: bool = False) -> list[Override]:
+    """Parse command-line arguments with Hydra's grammar. Raise ConfigError with all that are not KEY=VALUE.
+
+    Args:
+        overrides: arguments as typed.
+        command: command whose path-valued keys are taken literally; None if all values have Hydra's grammar.
+        sweep: commas separate the values of a sweep.
+    """
     parsed, problems = [], []
     parser = OverridesParser.create()
-    for text in overrides:
+    quoted = overrides if command is None else quote_paths(command, overrides, sweep=sweep)
+    for typed, text in zip(overrides, quoted, strict=True):
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            problems.append(f"{text!r}: not KEY=VALUE ({shorten(str(error))})")
+            problems.append(f"{typed!r}: not KEY=VALUE ({shorten(str(error))}){_quoting(typed)}")
     if problems:
         raise ConfigError(problems)
     return parsed
 
 
-def quote_template(argument: str) -> str:
-    """Quote the value of ``KEY=DIR/{stem}_x{scale}``, which Hydra would parse as a mapping."""
-    key, _, value = argument.partition("=")
-    template = re.match(r"[^\[({'\"]|\{(?:stem|scale)\}", value) and re.search(r"\{(?:stem|scale)\}", value)
-    return f"{key}='{value}'" if template and not set(value) & set("'\",[]()") else argument
+def _quoting(typed: str) -> str:
+    """Return a hint for an argument whose value needs quotes, empty if quotes do not help."""
+    key, sign, value = typed.partition("=")
+    if not sign or not key.strip("+"):
+        return ""
+    if value[:1] in ("[", "{"):
+        inner = _SOURCE_PATH.sub(lambda m: f"{m[1]}: {json.dumps(m[2].strip(), ensure_ascii=False)}", value)
+    else:
+        inner = (
+            f"[{{hr: {json.dumps(value, ensure_ascii=False)}}}]"
+            if key.endswith("data.train")
+            else json.dumps(value, ensure_ascii=False)
+        )
+    try:
+        OverridesParser.create().parse_override(f"{key}={inner}")
+    except HydraException:
+        return ""
+    quoted = for_shell(f"{key}={inner}")
+    return f"; put names in quotes: {quoted}"
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Compose a command's config from ``KEY=VALUE`` arguments to plain values. Raise ConfigError with all problems."""
-    arguments = [quote_template(a) for a in arguments]
     defaults = compose_config(config, [])
     base = [str(k) for k in defaults]
-    overrides = parse(arguments)
+    overrides = parse(arguments, command=config)
     tops = [o.key_or_group.partition(".")[0] for o in overrides]
     problems = [f"unknown key {t!r}{near(t, [*base, *groups()])}" for t in tops if t not in base and t not in groups()]
-    for o in (o for o in overrides if o.is_sweep_override()):
-        key, values = o.key_or_group, (o.input_line or "").partition("=")[2]
+    for typed in (a for a, o in zip(arguments, overrides, strict=True) if o.is_sweep_override()):
+        key, _, values = typed.partition("=")
         one = isinstance(OmegaConf.select(defaults, key), (bool, int, float))
-        problems.append(f"{o.input_line}: {'expected one value' if one else f'give a list, {key}=[{values}]'}")
+        as_list = for_shell(f"{key}=[{values}]")
+        problems.append(f"{typed}: {'expected one value' if one else f'give a list, {as_list}'}")
     for o in (o for o in overrides if o.key_or_group in groups() and not o.is_sweep_override()):
         value = o.value()
         names = value if isinstance(value, list) else [value]
+        if value is None:
+            problems.append(none_chosen(o.key_or_group))
         if all(isinstance(n, str | QuotedString) for n in names):
             problems += check_choice(o.key_or_group, [n.text if isinstance(n, QuotedString) else str(n) for n in names])
     if problems:
         raise ConfigError(problems)
-    composed = compose_config(config, arguments)
+    composed = compose_config(config, [o.input_line or "" for o in overrides])
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise ConfigError([f"{k} has no value; give {k}=..." for k in missing])

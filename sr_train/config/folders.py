@@ -78,14 +78,22 @@ def near(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 
+def then(hint: str, text: str) -> str:
+    """Join a hint of :func:`near` and a following clause: "; there are a, b", or "; did you mean a? There are a, b"."""
+    return f"{hint} {text[:1].upper()}{text[1:]}" if hint.endswith("?") else f"{hint}; {text}"
+
+
+def none_chosen(group: str) -> str:
+    """Return the message for ``GROUP=null`` where an option is needed."""
+    none = "for none, give sets=[]; or choose" if group == "sets" else "choose"
+    return f"{group}=null: {none} from {', '.join(options_of(group))}"
+
+
 def check_choice(group: str, names: Sequence[str]) -> list[str]:
     """Return a problem for each name that is no option of a config group, with similar names."""
     options, noun = options_of(group), {"sets": "set", "data": "data set"}.get(group, group)
-    return [
-        f"{group}={n}: there is no such {noun}{near(n, options)}; there are {', '.join(options)}"
-        for n in names
-        if n not in options
-    ]
+    known = f"there are {', '.join(options)}"
+    return [f"{group}={n}: there is no such {noun}{then(near(n, options), known)}" for n in names if n not in options]
 
 
 _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type in sr-train

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sr_train.config.folders import conf_folder, files_of, groups, near, options_of
+from sr_train.config.folders import conf_folder, files_of, groups, near, options_of, then
 from sr_train.console import UsageError
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>[^#]*)(?:# *(?P<comment>.*))?$")
@@ -99,7 +99,8 @@ def topic_text(command: str, config: str, topic: str, groups: Sequence[str]) -> 
     if rest and head in groups:
         return _group_text(command, head)
     known = [*groups, *dict.fromkeys(row.key.partition(".")[0] for row in rows)]
-    raise UsageError(f"--help {topic}: there is no such group or key{near(head, known)}; there are {', '.join(known)}")
+    listed = then(near(head, known), f"there are {', '.join(known)}")
+    raise UsageError(f"--help {topic}: there is no such group or key{listed}")
 
 
 def _group_text(command: str, group: str) -> str:

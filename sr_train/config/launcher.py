@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sr_train.config.check import check_values, known_names
 from sr_train.config.compose import compose_config, parse
-from sr_train.config.folders import check_choice, near
+from sr_train.config.folders import check_choice, near, then
 from sr_train.console import ConfigError
 
 _GROUP = "launcher"
@@ -39,8 +39,9 @@ def split_launcher(arguments: Sequence[str]) -> tuple[dict[str, Any] | None, lis
     for key in (overrides[a].key_or_group for a in own if a not in chosen):
         names = known_names(config, key) or []
         if key.rpartition(".")[2] not in names:
-            keys = f"; keys are {', '.join(n for n in names if n != '_target_')}" if names else "; add launcher=slurm"
-            problems.append(f"{key}: this launcher has no such key{near(key.rpartition('.')[2], names)}{keys}")
+            keys = f"keys are {', '.join(n for n in names if n != '_target_')}" if names else "add launcher=slurm"
+            hint = near(key.rpartition(".")[2], names)
+            problems.append(f"{key}: this launcher has no such key{then(hint, keys)}")
     if problems:
         raise ConfigError(problems)
     config = compose_config("train", [*recipe, *own])[_GROUP]

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sr_train.config.check import OWN, callable_at, is_known
 from sr_train.config.folders import groups
+from sr_train.config.paths import kind_of, unquoted
 from sr_train.config.type_hints import fits, hints_of
-from sr_train.console import ConfigError
+from sr_train.console import ConfigError, for_shell
 
 NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
 
@@ -78,6 +79,8 @@ def split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictC
     problems: list[str] = []
     for override in overrides:
         text = override.input_line or override.key_or_group
+        if kind_of("train", override.key_or_group) is not None:
+            text = for_shell(unquoted("train", text))
         head, _, rest = override.key_or_group.partition(".")
         stage, key = (head, rest) if head in names and rest else (None, override.key_or_group)
         if override.is_sweep_override():

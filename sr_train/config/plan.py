@@ -21,10 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived
-from sr_train.config.folders import check_choice, foreign_hint, groups, near
+from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
 from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
+from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
+
+_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths")  # groups that cannot be null
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,13 @@ def _check_choices(overrides: Sequence[Override]) -> list[str]:
     problems = []
     for override in overrides:
         group = override.key_or_group.rpartition(".")[2]
+        if kind_of("train", override.key_or_group) is not None:  # paths.data
+            continue
         if group in groups() and override.key_or_group.count(".") < 2 and not override.is_sweep_override():
             value = as_typed(override)
             names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+            if value is None and group in _NEEDED:
+                problems.append(none_chosen(group))
             if all(isinstance(n, str) for n in names):
                 problems += check_choice(group, names)
     return problems
@@ -258,11 +265,14 @@ def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
     lists = [known_names(c, wrong) or [] for c in configs if _known_depth(c, parts) == depth]
     names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
     shown = names and (depth or leaf) and not foreign_hint(typed.key)
-    keys = f"; keys are {', '.join(sorted(names)[:30])}" if shown else ""
+    keys = f"keys are {', '.join(sorted(names)[:30])}" if shown else ""
     if typed.stage:
         before = ".".join([typed.stage, *parts[:depth], ""])
-        return f"stage {typed.stage} has no {wrong!r}{hint_at(typed.key, names, parts[depth], before)}{keys}"
-    if leaf:
-        return f"no stage has this key{hint_at(typed.key, names, parts[depth])}{keys}"
-    names = names if depth else [*names, *composed]
-    return f"no stage has {wrong!r}{hint_at(typed.key, names, parts[depth], '.'.join([*parts[:depth], '']).lstrip('.'))}{keys}"
+        subject, hint = f"stage {typed.stage} has no {wrong!r}", hint_at(typed.key, names, parts[depth], before)
+    elif leaf:
+        subject, hint = "no stage has this key", hint_at(typed.key, names, parts[depth])
+    else:
+        names = names if depth else [*names, *composed]
+        before = ".".join([*parts[:depth], ""]).lstrip(".")
+        subject, hint = f"no stage has {wrong!r}", hint_at(typed.key, names, parts[depth], before)
+    return f"{subject}{then(hint, keys) if keys else hint}"

@@ -26,6 +26,7 @@ from hydra.core.override_parser.types import Override
 
 from sr_train.config.compose import parse
 from sr_train.config.folders import foreign_hint, groups, options_of, search_path
+from sr_train.config.paths import quote_paths, unquoted
 from sr_train.config.plan import Plan, plan
 from sr_train.console import ConfigError, say
 
@@ -38,7 +39,7 @@ _SIMPLE = re.compile(r"[^A-Za-z0-9._-]+")  # characters that need quotes on a co
 
 def show_hydra(arguments: Sequence[str]) -> None:
     """Let Hydra print the information that its own options request."""
-    _run_hydra(sys.argv[0], arguments, arguments, lambda: 0.0)  # runs no job
+    _run_hydra(sys.argv[0], arguments, quote_paths("train", arguments), lambda: 0.0)  # runs no job
 
 
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
@@ -99,7 +100,7 @@ class Job:
     @property
     def name(self) -> str:
         """Name of the job's run."""
-        return self.arguments[-1].partition("=")[2].strip("'")
+        return self.arguments[-1].partition("=")[2]
 
     def compose(self) -> Plan:
         """Compose the job. A job that an earlier version of sr-train started keeps its old name."""
@@ -107,7 +108,7 @@ class Job:
         older = _older(composed, self.arguments) if self.unnamed else None
         if older is None:
             return composed
-        self.arguments[-1] = _named(older)
+        self.arguments[-1] = f"name={older}"
         return plan(self.arguments)
 
     @contextmanager
@@ -138,7 +139,7 @@ class Sweep:
     def __init__(self, program: str, arguments: Sequence[str]) -> None:
         self.program = program
         typed = [a for a in arguments if "=" in a and not a.startswith("-")]
-        overrides = parse(typed)
+        overrides = parse(typed, sweep=True)
         keys = [o.key_or_group for o in overrides]
         problems = [
             f"{k}: {foreign_hint(k)}"
@@ -156,7 +157,7 @@ class Sweep:
 
     def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
         """Compose every job that Hydra's basic sweeper will make. Raise ConfigError with their problems."""
-        overrides = parse(given)
+        overrides = parse(given, command=None)
         if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
             return
         problems: list[str] = []
@@ -175,12 +176,14 @@ class Sweep:
     def arguments(self, overrides: Sequence[str]) -> list[str]:
         """Return the arguments of a job for its overrides from Hydra."""
         task = [o.lstrip("+").removeprefix(_TYPED) for o in overrides]
-        return [*(t for t in task if not t.startswith("name=")), _named(self.name(task))]
+        kept = [unquoted("train", t) for t in task if not t.startswith("name=")]
+        return [*kept, f"name={self.name(task)}"]
 
     def name(self, task: Sequence[str]) -> str:
         """Return a job's name: the sweep's name and the swept values, in characters that need no quotes."""
         values = {key: value for key, _, value in (text.partition("=") for text in task)}
-        name = values.get("name", values.get("experiment", "run")).strip("'\"")
+        given = unquoted("train", f"name={values['name']}").partition("=")[2] if "name" in values else None
+        name = values.get("experiment", "run").strip("'\"") if given is None else given
         shown = {"name", "resume"} if "name" in values else {"name", "resume", "experiment"}
         swept = [_word(key, value) for key, value in values.items() if key not in self.fixed | shown]
         if not swept:
@@ -208,7 +211,7 @@ def _given(override: Override) -> str:
     if override.is_sweep_override() and hasattr(override._value, "filter"):  # glob(edsr*)
         text = ",".join(override._value.filter(options_of(group)))  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     if key == "name" and not override.is_sweep_override():
-        return f"name='{text.strip(chr(39))}'"
+        return f"name={text}"
     if key not in groups():
         return f"++{key}={text}"
     plain = override.is_sweep_override() or isinstance(override.value(), (str, list))
@@ -228,10 +231,6 @@ def shortened(name: str, longest: int = 200) -> str:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
     return f"{name.encode()[: longest - 9].decode(errors='ignore')}-{digest}"
-
-
-def _named(name: str) -> str:
-    return f"name={name}" if re.fullmatch(r"[A-Za-z0-9._/+-]+", name) else f"name='{name}'"
 
 
 def _older(composed: Plan, arguments: Sequence[str]) -> str | None:

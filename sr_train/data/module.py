@@ -9,11 +9,12 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
-from sr_train.console import say
+from sr_train.console import ProblemsError, collect_error, say
 from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.pairs import Pairs, check_shared
 from sr_train.data.sources import StoreSource, check_source
+from sr_train.data.store.format import MissingStoreError
 from sr_train.data.store.local_copy import local_folder, use_copies
 from sr_train.data.video.sets import is_clip_set, open_set
 
@@ -76,7 +77,17 @@ class SRData(L.LightningDataModule):
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
-        opened = [self._open_all(f"data.train[{i}]", source, options, self._open) for i, source in enumerate(train)]
+        problems: list[Exception] = []
+        opened: list[dict[int, Any]] = []
+        for i, source in enumerate(train):
+            with collect_error(problems, "data"):
+                opened.append(self._open_all(f"data.train[{i}]", source, options, self._open))
+        sets: dict[str, dict[int, Any]] = {}
+        for name, spec in (val or {}).items():
+            with collect_error(problems, "data"):
+                sets[name] = self._open_all(f"data.val.{name}", spec, options, self._open_set)
+        if problems:
+            raise problems[0] if len(problems) == 1 else ProblemsError(problems)
         self.by_scale = {s: [pairs[s] for pairs in opened] for s in self.scales}
         self.sources = self.by_scale[self.scales[0]]  #: HR images, with LR of the first scale
         given = [source.get("weight") for source in train]
@@ -84,8 +95,7 @@ class SRData(L.LightningDataModule):
             raise ValueError(f"data.train: give every source a weight or none; weights are {given}")
         self.weights = None if given[0] is None else [float(w) for w in given if w is not None]
         self.val: dict[str, EvalSet] = {}
-        for name, spec in (val or {}).items():
-            found = self._open_all(f"data.val.{name}", spec, options, self._open_set)
+        for name, found in sets.items():
             self.val |= {set_name(name, s, scales or ()): pairs for s, pairs in found.items()}
         self.means = means_of(list(val or {}), scales or ())
         self.step_scales: StepScales | None = None
@@ -104,7 +114,11 @@ class SRData(L.LightningDataModule):
         found: dict[int, Any] = {}
         for scale in self.scales:
             shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
-            found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
+            try:
+                found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
+            except MissingStoreError as error:
+                held = [s for s in self.scales if s > 1] if spec.get("lr") == spec["hr"] else []
+                raise MissingStoreError(error.path, error.made_of, held) from None
         check_shared(where, found)
         return found
 

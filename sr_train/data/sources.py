@@ -125,8 +125,8 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
 
 
 def at_scale(where: str, scale: int) -> str:
-    """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``."""
-    return where.replace("{scale}", str(scale))
+    """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``. A path that exists as given is not changed."""
+    return where if Path(where).exists() else where.replace("{scale}", str(scale))
 
 
 def check_source(

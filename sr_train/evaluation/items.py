@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from sr_train.console import UsageError
+from sr_train.console import UsageError, for_shell
 from sr_train.data.dataset import EvalImages, EvalSet
 from sr_train.data.images import BadFilesError, to_rgb, to_uint8
 from sr_train.data.pairing import Paired, pair_names, split_template
@@ -85,7 +85,7 @@ def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted:
         held = f"{', '.join(sr.keys[:3])}{', ...' if len(sr.keys) > 3 else ''}"
         raise BadFilesError(
             f"{where} contains {held}; these cannot be paired with the images of {hr.name}. If all names follow one pattern, "
-            f"give it, e.g. sr='{where}/{{stem}}_x{{scale}}_SR'",
+            f"give it, e.g. {for_shell(f'sr={where}/{{stem}}_x{{scale}}_SR')}",
             paired.problems,
         )
     return paired

@@ -118,8 +118,8 @@ class SlurmJob:
         cpus = self.cpus or workers + 1
         hours, minutes = divmod(self.minutes, 60)
         options = [
-            f"--job-name={name}",
-            f"--output={log}",
+            f"--job-name={_for_sbatch(name)}",
+            f"--output={_for_sbatch(log)}",
             "--open-mode=append",  # a requeued job continues the log
             f"--nodes={self.nodes}",
             f"--ntasks-per-node={self.tasks}",
@@ -150,6 +150,11 @@ class SlurmJob:
         """
         config = plan.stages[0].config
         folder = Path(config["paths"]["runs"]) / "slurm" / plan.name
+        if "\\" in str(folder):
+            raise UsageError(
+                f"{folder}: sbatch cannot write a log to a folder whose name contains a backslash; give another name=NAME or "
+                "paths.runs=DIR"
+            )
         arguments = self.arguments(typed)
         for program in ("sbatch", "squeue"):
             if shutil.which(program) is None:
@@ -158,10 +163,11 @@ class SlurmJob:
                     "or leave launcher=slurm out to train here"
                 )
         _refuse_a_second(folder, plan.name)
+        log_folder = str(folder).replace("%", "%%")
         workers = max((_workers(stage.config) for stage in plan.stages), default=0)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "job.sbatch"
-        write_bytes(file, self.text(plan.name, arguments, workers, f"{folder}/%j.log").encode())
+        write_bytes(file, self.text(plan.name, arguments, workers, f"{log_folder}/%j.log").encode())
         job, waiting = self._sbatch(file)
         log = folder / f"{job}.log"
         write_bytes(folder / "job", f"{job}\n".encode())
@@ -184,6 +190,13 @@ class SlurmJob:
         return job, None
 
 
+def _for_sbatch(text: str) -> str:
+    """Quote a text for a job file. Inside double quotes sbatch reads a backslash as in a shell; outside it splits at spaces."""
+    if not re.search(r"[\s'\"#\\]", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
 def _workers(config: Mapping[str, Any]) -> int:
     workers = config["data"].get("workers", 0)
     return workers if isinstance(workers, int) else 0
@@ -198,8 +211,9 @@ def _refuse_a_second(folder: Path, name: str) -> None:
     asked = subprocess.run(["squeue", "--noheader", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
     state = asked.stdout.strip()  # empty, or an error, for a job that has ended
     if asked.returncode == 0 and state:
+        log = shlex.quote(str(folder / f"{job}.log"))
         raise UsageError(
-            f"run {name}: its job {job} is {state}; follow it: tail -F {folder / f'{job}.log'}; cancel it: scancel {job}; "
+            f"run {name}: its job {job} is {state}; follow it: tail -F {log}; cancel it: scancel {job}; "
             "or give another name=NAME"
         )
 

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import sr_train
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
-from sr_train.console import listed, say
+from sr_train.console import for_shell, listed, say
 from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
 from sr_train.runs import resume
@@ -191,7 +191,8 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise CheckpointError(
                 f"{found.path}: cannot be restored; nothing was changed ({reason}). Give the options that the run was started "
-                f"with, or train another run from its weights: name=OTHER init.weights={found.path.parent.parent}"
+                "with, or train another run from its weights: name=OTHER "
+                + for_shell(f"init.weights={found.path.parent.parent}")
             ) from None
         raise
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sr_train.console import UsageError
+from sr_train.console import UsageError, for_shell
 from sr_train.runs.checkpoints import list_checkpoints, newest_checkpoint
 from sr_train.runs.resume import read_config
 from sr_train.torch_files import web_address
@@ -80,7 +80,9 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     if (path / "checkpoints").is_dir():
         return _from_checkpoint(path, allow)
     stages = sorted(p.name for p in path.iterdir() if (p / "config.yaml").exists())
-    hint = f"; its stages are {', '.join(stages)}; give e.g. weights={path / stages[-1]}" if stages else ""
+    hint = (
+        f"; its stages are {', '.join(stages)}; give e.g. {for_shell(f'weights={path / stages[-1]}')}" if stages else ""
+    )
     raise WeightsError(f"{path}: this folder has no weights.safetensors and no checkpoints{hint}")
 
 

@@ -281,7 +281,7 @@ def test_the_error_for_unpaired_results_lists_the_names_tried(invoke, photograph
     done = invoke(*call, "sr=results")
     assert done.returncode == 1
     assert "results contains 0000_EDSR, 0000_RCAN, 0001_EDSR, ...; these cannot be paired with" in done.stderr
-    assert "e.g. sr='results/{stem}_x{scale}_SR'" in done.stderr
+    assert "e.g. 'sr=results/{stem}_x{scale}_SR'" in done.stderr
     assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
     assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0
     (tmp_path / "other").mkdir()
@@ -301,6 +301,6 @@ def test_the_error_for_unpaired_results_lists_the_names_tried(invoke, photograph
     ],
 )
 def test_templates_need_no_quotes_for_hydra(typed, expected):
-    from sr_train.config.compose import parse, quote_template
+    from sr_train.config.compose import parse
 
-    assert parse([quote_template(typed)])[0].value() == expected
+    assert parse([typed], command="evaluate")[0].value() == expected

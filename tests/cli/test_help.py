@@ -141,7 +141,7 @@ def test_the_package_runs_each_command_by_name(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("sr_train", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2
-    assert "'trian' is not a command; did you mean train?; choose from train, eval," in capsys.readouterr().err
+    assert "'trian' is not a command; did you mean train? Choose from train, eval," in capsys.readouterr().err
 
 
 def test_several_values_need_a_list_or_a_sweep(invoke):
@@ -149,3 +149,12 @@ def test_several_values_need_a_list_or_a_sweep(invoke):
     assert done.returncode == 2
     assert "sets=toy,set5: give a list, sets=[toy,set5]" in done.stderr
     assert "ensemble=true,false: expected one value" in done.stderr
+
+
+def test_null_is_no_option_of_a_group(invoke):
+    done = invoke("sr-eval", "weights=bicubic", "sets=null")
+    assert done.returncode == 2
+    assert "sets=null: for none, give sets=[]; or choose from b100, " in done.stderr
+    done = invoke("sr-train", "experiment=quickstart", "model=null", "trainer=null")
+    assert "model=null: choose from edsr, " in done.stderr
+    assert "trainer=null: choose from cpu, " in done.stderr

@@ -9,6 +9,7 @@ from helpers import SPAWN, photograph, write_all
 from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
+from sr_train.console import ProblemsError, collect_error
 from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import Draws, PositionSampler, below
@@ -16,6 +17,7 @@ from sr_train.data.images import BadFilesError, read_image, to_real, to_rgb
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
+from sr_train.data.store.format import MissingStoreError
 from sr_train.data.transforms import FLIP_ROTATIONS, flip_rotate
 
 CHELSEA = photograph()
@@ -374,3 +376,21 @@ def test_memory_is_pinned_for_the_device_of_the_trainer(monkeypatch, device):
     strategy = SimpleNamespace(root_device=torch.device(device))
     data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
     assert data.train_dataloader().pin_memory == (device == "cuda")
+
+
+def test_all_sources_that_cannot_be_opened_are_reported_with_the_scales_of_their_stores(folder, tmp_path):
+    stores = [str(tmp_path / name) for name in ("a b.lmdb", "c.lmdb", "d.lmdb")]
+    train = [{"hr": stores[0], "lr": stores[0]}, {"hr": folder}, {"hr": stores[1]}]
+    val = {"good": {"hr": folder}, "bad": {"hr": stores[2], "lr": stores[2], "clips": "all"}}
+    with pytest.raises(ProblemsError) as caught:
+        SRData(train=train, val=val, scales=[2, 4], lr_patch=12)
+    both, plain, clips = caught.value.problems
+    assert both.endswith(f"make it with sr-prepare images=DIR 'store={stores[0]}' scales=[2,4]")
+    assert plain.endswith(f"make it with sr-prepare images=DIR store={stores[1]}")
+    assert clips.endswith(f"make it with sr-prepare clips=DIR store={stores[2]} scales=[2,4]")
+    with pytest.raises(MissingStoreError, match="images=DIR"):
+        SRData(train=train[2:], scale=2, lr_patch=12)
+    problems = []
+    with collect_error(problems, "data"):
+        SRData(train=train, val=val, scale=2, lr_patch=12)
+    assert len(problems) == 3

@@ -88,6 +88,9 @@ def test_argparse_of_python_3_14_accepts_the_options_of_hydra(sweep, monkeypatch
         (["name=1e3"], ["1e3"]),
         (["name=sw", "seed=1,2", "main.data.batch=2,4"], ["sw/seed-1+main.data.batch-2", None, None, None]),
         (["name=a,b"], ["a", "b"]),
+        (["name='a,b',写 (1)"], ["a,b", "写 (1)"]),
+        (["name=it's", "seed=1,2"], ["it's/seed-1", "it's/seed-2"]),
+        (["init.weights=写 (1).pth,b=c.pth"], ["run/init.weights--1-.pth-*", "run/init.weights-b-c.pth-*"]),
         (["model=glob(edsr*)"], ["run/model-edsr", "run/model-edsr_baseline"]),
         (["task.weight=1,2"], r"task.weight=1: no stage has this key"),
         (["trainer.detect_anomaly=true,false"], ["run/trainer.detect_anomaly-True", None]),
@@ -111,7 +114,17 @@ def test_jobs_are_named_and_checked_before_the_first_one_starts(arguments, names
 def _jobs(sweep):
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    return BasicSweeper.split_arguments(parse(sweep.argv[1:]), None)[0]
+    return BasicSweeper.split_arguments(parse(sweep.argv[1:], command=None), None)[0]
+
+
+def test_paths_with_any_characters_are_swept(sweep):
+    code, seen = sweep("-m", *TINY, "init.weights=b c.pth,it's.pth,'x,y.pth'", "name=n (1)", "paths.runs=r [2]")
+    assert code == 0
+    given = ["b c.pth", "it's.pth", "x,y.pth"]
+    assert [c.stages[0].config["init"]["weights"] for c, *_ in seen] == given
+    assert [f"init.weights={name}" in typed for (_, typed, *_), name in zip(seen, given, strict=True)] == [True] * 3
+    assert [c.folder for c, *_ in seen] == [Path("r [2]") / c.name for c, *_ in seen]
+    assert seen[0][0].name.startswith("n (1)/init.weights-b-c.pth-")
 
 
 def test_the_discriminator_is_swept_like_any_other_group(sweep):

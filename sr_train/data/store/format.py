@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sr_train.console import for_shell
 
 SUMMARY = b"store"
 
@@ -27,11 +29,15 @@ class MissingStoreError(StoreError):
     Args:
         path: path of the store.
         made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
+        scales: scales of the LR images that are needed in it.
     """
 
-    def __init__(self, path: Path, made_of: str = "images") -> None:
+    def __init__(self, path: Path, made_of: str = "images", scales: Sequence[int] = ()) -> None:
         self.path = path
-        super().__init__(f"{path}: there is no such store; make it with sr-prepare {made_of}=DIR store={path}")
+        self.made_of = made_of
+        lr = f" scales=[{','.join(map(str, scales))}]" if scales else ""
+        command = f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
+        super().__init__(f"{path}: there is no such store; make it with {command}")
 
 
 class Record(NamedTuple):
