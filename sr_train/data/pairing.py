@@ -40,6 +40,7 @@ class Matched(NamedTuple):
     names: dict[str, str]
     ambiguous: dict[str, str]  #: error messages for HR names that several LR names fit
     extra: list[str]  #: LR names that belong to no HR name
+    missing: dict[str, str]  #: error messages for HR names that no LR name fits
 
 
 class Paired(NamedTuple):
@@ -114,23 +115,33 @@ def match_lr(
     """
     held, known = set(names), set(stems)
     if pattern is None and held <= known:  # the usual case, and the fastest
-        return Matched(where, {stem: stem for stem in stems if stem in held}, {}, [])
+        missing = {stem: _no_lr(stem, scale) for stem in stems if stem not in held}
+        return Matched(where, {stem: stem for stem in stems if stem in held}, {}, [], missing)
     roots = roots_of(stems)
     if pattern is not None:
         fill = pattern.replace("{scale}", str(scale))
-        fits = {s: [n for r in roots[s] if (n := fill.replace("{stem}", r)) in held] for s in stems}
+        tried = {stem: [fill.replace("{stem}", root) for root in roots[stem]] for stem in stems}
+        fits = {stem: [name for name in own_names if name in held] for stem, own_names in tried.items()}
+        missing = {stem: f"{stem}: no {' or '.join(tried[stem])}" for stem, found in fits.items() if not found}
     else:
         fits = _by_lr_endings(roots, held, scale)
+        missing = {stem: _no_lr(stem, scale) for stem, found in fits.items() if not found}
     own = set(own)
     fits = {stem: [n for n in found if n not in own] or found for stem, found in fits.items()}
     ambiguous = {stem: f"{stem}: {' and '.join(found)} both fit" for stem, found in fits.items() if len(found) > 1}
+    names = {stem: found[0] for stem, found in fits.items() if len(found) == 1}
     used = {name for found in fits.values() for name in found}
+    return Matched(where, names, ambiguous, _extra(held - used - own, roots), missing)
+
+
+def _extra(names: Collection[str], roots: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names that are no LR of an image at any scale: ``0001x4`` next to ``0001x2`` is no extra file."""
     owners = {root for of_stem in roots.values() for root in of_stem}
-    # An LR file of another scale, or one that another pattern would choose, is no extra file.
-    extra = sorted(
-        n for n in held - used - own if n not in owners and not any(n[:cut] in owners for cut in _cuts(n, _ANY_LR))
-    )
-    return Matched(where, {stem: found[0] for stem, found in fits.items() if len(found) == 1}, ambiguous, extra)
+    return sorted(n for n in names if n not in owners and not any(n[:cut] in owners for cut in _cuts(n, _ANY_LR)))
+
+
+def _no_lr(stem: str, x: int) -> str:
+    return f"{stem}: no {stem}, {stem}x{x}, {stem}_x{x}, {stem}_LR, {stem}_LRBI_x{x} or {stem}_SRF_{x}_LR"
 
 
 def _by_lr_endings(roots: Mapping[str, Sequence[str]], names: set[str], scale: int) -> dict[str, list[str]]:

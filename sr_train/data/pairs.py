@@ -94,10 +94,8 @@ class Pairs:
     def _match(self, low: Matched) -> None:
         """Use the LR images of ``low``. Raises BadFilesError that lists HR images without LR or with several."""
         assert self.lr is not None
-        x = self.scale
-        problems = [low.ambiguous[key] for key in self.keys if key in low.ambiguous]
-        lone = [key for key in self.keys if key not in low.names and key not in low.ambiguous]
-        problems += [f"{k}: no {k}, {k}x{x}, {k}_x{x}, {k}_LR, {k}_LRBI_x{x} or {k}_SRF_{x}_LR" for k in lone]
+        lone = [low.missing[key] for key in self.keys if key in low.missing]
+        problems = [low.ambiguous[key] for key in self.keys if key in low.ambiguous] + lone
         if problems:
             what = (
                 f"LR is missing for {len(lone)} of the {len(self.keys)} images"

@@ -8,6 +8,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+import torch
 from helpers import SPAWN, write_all
 from stores import files_below, picture
 
@@ -114,9 +115,9 @@ def test_hr_and_lr_are_paired_by_key_and_train_as_files_do(tmp_path):
         SRData(train=[source], val={"mine": source}, **options).dataset.__getitems__([3, 4, 5, 6])
         for source in (stores, folders)
     ]
-    assert np.array_equal(batches[0].lr, batches[1].lr)
-    assert np.array_equal(batches[0].hr, batches[1].hr)
-    assert list(batches[0].key) == list(batches[1].key)
+    assert torch.equal(batches[0]["lr"], batches[1]["lr"])
+    assert torch.equal(batches[0]["hr"], batches[1]["hr"])
+    assert batches[0]["key"] == batches[1]["key"]
 
 
 def test_lr_names_in_an_lmdb_may_follow_a_template(tmp_path):
