@@ -2,7 +2,7 @@
 
 A line of ``meta_info.txt`` is ``KEY.png (height,width,channels) LEVEL``. It gives the size of an image, so nothing is decoded
 when an LMDB is opened. Keys are ``0001_s001`` for images, ``000/00000000`` for REDS and ``00001/0001/im1`` for Vimeo-90K.
-MMagic's ``000_00000000`` and ``00001_0001_1`` are renamed to these.
+MMagic's ``000_00000000`` and ``00001_0001_1``, and ``X4/000/00000000``, are renamed to these.
 
 Positions of the values are read from LMDB's pages, without the LMDB library: no lock file is written, a damaged file kills no
 process, and forked and spawned processes may use the same object (see :mod:`sr_train.data.store.index_file`).
@@ -30,7 +30,11 @@ META = "meta_info.txt"
 
 _LINE = re.compile(r"(?P<key>.+?)(?:\.\w+)?\s+\((?P<h>\d+),\s*(?P<w>\d+),\s*(?P<c>\d+)\)(?:\s+\S+)*")
 
-_MMAGIC = ((re.compile(r"(\d{3})_(\d{8})"), r"\1/\2"), (re.compile(r"(\d{5})_(\d{4})_(\d)"), r"\1/\2/im\3"))
+_RENAMED = (  # if all keys have a form: MMagic's REDS and Vimeo-90K; REDS' LR made from the folder above X4
+    (re.compile(r"(\d{3})_(\d{8})"), r"\1/\2"),
+    (re.compile(r"(\d{5})_(\d{4})_(\d)"), r"\1/\2/im\3"),
+    (re.compile(r"X\d+/(.+)"), r"\1"),
+)
 
 _LARGEST = 1 << 20  # side of an image in pixels
 
@@ -89,8 +93,8 @@ def list_entries(path: str | os.PathLike[str]) -> dict[str, InputFile]:
 
 
 def _renamed(keys: list[str]) -> dict[str, str]:
-    """Map each key to its name: the key itself, or ``CLIP/FRAME`` if all keys are of MMagic's forms for clips."""
-    for form, name in _MMAGIC:
+    """Map each key to its name: the key itself, or another if all keys are of one of the forms above."""
+    for form, name in _RENAMED:
         if all(form.fullmatch(key) for key in keys):
             return {key: form.sub(name, key) for key in keys}
     return {key: key for key in keys}

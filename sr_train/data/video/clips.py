@@ -190,9 +190,10 @@ class Clips:
                 lone += [f"no HR for {min(more)}"] if more else []
                 problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
-            raise BadFilesError(
-                f"{where} and {low.where}: HR and LR differ in {counted(len(problems), 'clip')}", problems
-            )
+            few = all(len(names) == 1 for names in self.frames.values()) and low.extra
+            hint = "; HR has only one frame of each clip (GT_only4th?), all frames are needed" if few else ""
+            what = f"{where} and {low.where}: HR and LR differ in {counted(len(problems), 'clip')}{hint}"
+            raise BadFilesError(what, problems)
 
     def _check_files(self) -> None:
         """Raise BadFilesError unless all frames of a clip have the same size and all files are complete."""

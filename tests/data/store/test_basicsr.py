@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lmdb
@@ -50,7 +51,7 @@ def put(path, **values):
 IMAGES = {
     "0001_s001": picture(1, 40, 52),
     "0001_s002": picture(2, 44, 48, 1),  # gray
-    "0002_s001": picture(3, 48, 40, 3, np.uint16),
+    "0002_s001": picture(3, 48, 40).astype(np.uint16) * 257,
     "0003_s001": picture(4, 5, 6),  # as small as the pages of LMDB hold next to each other
 }
 
@@ -110,7 +111,7 @@ def test_hr_and_lr_are_paired_by_key_and_train_as_files_do(tmp_path):
     lr = {key: reduce_image(image, 2) for key, image in hr.items()}
     stores = {"hr": write_lmdb(tmp_path / "HR.lmdb", hr), "lr": write_lmdb(tmp_path / "LR.lmdb", lr)}
     folders = {"hr": write_all(tmp_path / "HR", hr), "lr": write_all(tmp_path / "LR", lr)}
-    options = {"scale": 2, "lr_patch": 12, "batch": 4, "workers": 0}
+    options: dict[str, Any] = {"scale": 2, "lr_patch": 12, "batch": 4, "workers": 0}
     batches = [
         SRData(train=[source], val={"mine": source}, **options).dataset.__getitems__([3, 4, 5, 6])
         for source in (stores, folders)
@@ -155,7 +156,7 @@ def test_clips_in_lmdbs_train_and_are_scored_as_sets(reds, tmp_path):
     listed = tmp_path / "meta_info_REDS_GT.txt"
     listed.write_text("000 8 (40,48,3) 00000000\n011 9 (40,48,3) 00000000\n")
     spec = {"hr": reds["HR.lmdb"], "lr": reds["LR.lmdb"], "clips": str(listed)}
-    options = {"frames": 3, "options": {"scale": 2}}
+    options: dict[str, Any] = {"frames": 3, "options": {"scale": 2}}
     windows = open_training("data.train[0]", spec, intervals=[1], reverse=False, **options)
     assert len(windows) == 6 + 7
     frames, hr, key = windows.cut(0, [0, 0, 0, 0, 0, 0], 8)
@@ -175,6 +176,22 @@ def test_keys_of_vimeo_are_clips_also_in_mmagics_form(tmp_path, stored, key):
     assert clips.pairs.keys[4] == key
     assert np.array_equal(clips.pairs.whole(4)[1], picture(25, 40, 52))
     assert np.array_equal(Pairs(str(tmp_path / "x.lmdb"), scale=2).whole(0)[1], picture(11, 40, 52))
+
+
+def test_lr_of_reds_made_from_the_folder_above_x4_is_paired(tmp_path, write_clips):
+    frames = {key: read_image(path) for key, path in list_images(write_clips(tmp_path / "LR", lr=2)).items()}
+    low = write_lmdb(tmp_path / "LR.lmdb", {f"X2/{key}": image for key, image in frames.items()})
+    clips = Clips(write_clips(tmp_path / "HR"), scale=2, lr=low)
+    assert np.array_equal(clips.pairs.whole(9)[0], frames["001/00000001"])
+
+
+def test_hr_of_center_frames_only_is_refused_with_the_reason(tmp_path):
+    lr = {f"00001/0001/im{n}": picture(n, 20, 26) for n in range(1, 8)}
+    hr = write_lmdb(tmp_path / "GT_only4th.lmdb", {"00001/0001/im4": picture(4, 40, 52)})
+    with pytest.raises(
+        BadFilesError, match=r"HR has only one frame of each clip \(GT_only4th\?\), all frames are needed"
+    ):
+        Clips(hr, scale=2, lr=write_lmdb(tmp_path / "LR.lmdb", lr))
 
 
 # -- sr-prepare ------------------------------------------------------------------------------------------------------
