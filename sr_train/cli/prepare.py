@@ -50,8 +50,8 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
-    if clips is None and config["list"] is not None:
-        raise UsageError("list= needs clips=DIR")
+    if images is None and clips is None and config["list"] is not None:
+        raise UsageError("list= needs images=DIR or clips=DIR")
     if clips is not None and skip_bad:
         raise UsageError(
             "skip_bad=true cannot be used with clips=, because a clip needs all of its frames; leave out whole clips with list="
@@ -59,11 +59,12 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     return None if images is None and clips is None else str(images if clips is None else clips)
 
 
-def _clips(folder: str, names: Any) -> dict[str, Any]:
+def _clips(folder: str, names: str | None) -> dict[str, Any]:
     """Return the options of :class:`StoreBuilder` for clips: the files to store, and a check of their sizes."""
-    from sr_train.data.video.clips import clip_files, read_list, split_key, unequal_sizes
+    from sr_train.data.lists import read_clip_list
+    from sr_train.data.video.clips import clip_files, split_key, unequal_sizes
 
-    files = clip_files(folder, None if names is None else read_list(str(names)))
+    files = clip_files(folder, None if names is None else read_clip_list(names))
     clips = len({split_key(key)[0] for key in files})
     print(f"{folder}: {counted(clips, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
     return {"files": files, "check": unequal_sizes}
@@ -93,7 +94,8 @@ def prepare(arguments: list[str]) -> int:
     from sr_train.data.store.reader import Store
 
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
-    options |= {} if config["clips"] is None else _clips(folder, config["list"])
+    listed = None if config["list"] is None else str(config["list"])
+    options |= {"listed": listed} if config["clips"] is None else _clips(folder, listed)
     builder = StoreBuilder(folder, path, **options)
     if builder.complete():
         left_out = Store(path).summary.get("skipped", [])

@@ -23,9 +23,10 @@ class SRData(L.LightningDataModule):
     """Training patches and validation images.
 
     Args:
-        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, weight: w}``.
-            Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ...}``, or of clips (see :class:`.video.module.ClipData`).
+        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight: w}``.
+            ``list`` is a text file with the names of the images to use. Without weights every image is drawn equally often.
+        val: validation sets by name; each ``{hr: SOURCE, lr: ..., list: FILE}``, or of clips (see
+            :class:`.video.module.ClipData`).
         scale: HR pixels per LR pixel.
         scales: several scales instead of ``scale``, one drawn per step; sets are validated at each scale as ``NAME_xSCALE``.
         scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
@@ -139,8 +140,8 @@ class SRData(L.LightningDataModule):
         )
 
     def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        given = check_source(where, spec, {"hr", "lr", "weight"})
-        return Pairs(given["hr"], lr=given.get("lr"), **options)
+        given = check_source(where, spec, {"hr", "lr", "list", "weight"})
+        return Pairs(given["hr"], lr=given.get("lr"), listed=given.get("list"), **options)
 
     def _draws(self) -> Draws:
         return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage_name)

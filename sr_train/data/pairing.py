@@ -1,6 +1,7 @@
 """Pairs of images by their names, where a program has added an ending to the names of one folder.
 
-A name is paired with a stem in one of three ways:
+:func:`match_lr` pairs LR with HR images, by a pattern or by the endings that data sets use (``0001x2``, ``baby_LRBI_x2``).
+:func:`pair_names` pairs finished images with HR images. A name is paired with a stem in one of three ways:
 
 - It is a usual name of the stem (``baby``, ``babyx2``).
 - It is the only name that begins with the stem, and all such names have the same ending (``baby_x2_SR``, ``bird_x2_SR``).
@@ -22,12 +23,33 @@ from sr_train.data.images import SUFFIXES
 _HR_ENDING = re.compile(r"(?:[_-]x\d+)?[_-](?:HR|GT)(?:[_-]?x\d+)?$", re.IGNORECASE)  # baby_HR_x2, baby_GT
 
 
+_SELFEXSR = re.compile(r"^(?P<stem>.*)_SRF_(?P<scale>\d+)_(?P<kind>HR|LR)$")
+
+# 0001x2, 0001x4m (DIV2K mild), baby_x2, baby_LR, baby_LRBI_x2, baby_x2_LR, img_001_SRF_2_LR; N is the scale
+_LR_ENDING = r"[_-]?xN[mdw]?|[_-]LR(?:[_-]?(?:BI|BD|DN|bicubic))?(?:[_-]?xN)?|[_-]?xN[_-]LR|_SRF_N_LR"
+
+_ANY_LR = re.compile(_LR_ENDING.replace("N", r"\d+"), re.IGNORECASE)
+
+_ENDING_START = re.compile(r"[_-]?x\d|[_-]LR|_SRF_", re.IGNORECASE)
+
+
+class Matched(NamedTuple):
+    """LR names by HR name."""
+
+    where: str  #: name of the LR source, for messages
+    names: dict[str, str]
+    ambiguous: dict[str, str]  #: error messages for HR names that several LR names fit
+    extra: list[str]  #: LR names that belong to no HR name
+    missing: dict[str, str]  #: error messages for HR names that no LR name fits
+
+
 class Paired(NamedTuple):
     """Names by stem, and error messages for the stems that cannot be paired."""
 
     names: dict[str, str]
     problems: list[str]
     ending: str  #: common ending of the names that begin with a stem, e.g. "_x2_SR"; "" if there are none
+    extra: Sequence[str] = ()  #: names that belong to no stem
 
 
 def split_template(where: str) -> tuple[str, str | None]:
@@ -47,6 +69,96 @@ def roots_of(stems: Collection[str]) -> dict[str, list[str]]:
     bases = {stem: _HR_ENDING.sub("", stem) for stem in stems}
     taken = Counter([*stems, *(base for stem, base in bases.items() if base != stem)])
     return {s: [s, base] if base not in ("", s) and taken[base] == 1 else [s] for s, base in bases.items()}
+
+
+def hr_names(keys: Sequence[str]) -> dict[str, int]:
+    """Map the name of each HR image to its index.
+
+    ``img_001_SRF_2_HR`` (SelfExSR) is named ``img_001``. LR files next to their HR files are left out: ``img_001_SRF_2_LR``,
+    and ``baby_LR`` or ``baby_x2`` next to ``baby_HR``.
+    """
+    names: dict[str, int] = {}
+    bases = {base for key in keys if (base := _HR_ENDING.sub("", key)) != key}
+    for index, key in enumerate(keys):
+        match = _SELFEXSR.match(key)
+        if match is not None:
+            names |= {match["stem"]: index} if match["kind"] == "HR" else {}
+        elif not bases or _HR_ENDING.search(key) or not any(key[:cut] in bases for cut in _cuts(key, _ANY_LR)):
+            names[key] = index
+    return names
+
+
+def _cuts(name: str, ending: re.Pattern[str]) -> list[int]:
+    """Return the positions in a name after which only an ending follows, the last one first."""
+    starts = [m.start() for m in _ENDING_START.finditer(name)]
+    return [cut for cut in reversed(starts) if cut and ending.fullmatch(name, cut)]
+
+
+def match_lr(
+    stems: Collection[str],
+    names: Collection[str],
+    *,
+    scale: int,
+    where: str,
+    pattern: str | None = None,
+    own: Collection[str] = (),
+) -> Matched:
+    """Find the LR name that belongs to each HR name.
+
+    Args:
+        stems: names of the HR images, see :func:`hr_names`.
+        names: names of the LR images.
+        scale: value of ``{scale}`` in the pattern, and of the ``x2`` in endings.
+        where: name of the LR source, for messages.
+        pattern: name with ``{stem}`` in it; if it is given, no other name is searched.
+        own: names of HR files that are among ``names`` because both are in one source.
+    """
+    held, known = set(names), set(stems)
+    if pattern is None and held <= known:  # the usual case, and the fastest
+        missing = {stem: _no_lr(stem, scale) for stem in stems if stem not in held}
+        return Matched(where, {stem: stem for stem in stems if stem in held}, {}, [], missing)
+    roots = roots_of(stems)
+    if pattern is not None:
+        fill = pattern.replace("{scale}", str(scale))
+        tried = {stem: [fill.replace("{stem}", root) for root in roots[stem]] for stem in stems}
+        fits = {stem: [name for name in own_names if name in held] for stem, own_names in tried.items()}
+        missing = {stem: f"{stem}: no {' or '.join(tried[stem])}" for stem, found in fits.items() if not found}
+    else:
+        fits = _by_lr_endings(roots, held, scale)
+        missing = {stem: _no_lr(stem, scale) for stem, found in fits.items() if not found}
+    own = set(own)
+    fits = {stem: [n for n in found if n not in own] or found for stem, found in fits.items()}
+    ambiguous = {stem: f"{stem}: {' and '.join(found)} both fit" for stem, found in fits.items() if len(found) > 1}
+    names = {stem: found[0] for stem, found in fits.items() if len(found) == 1}
+    used = {name for found in fits.values() for name in found}
+    return Matched(where, names, ambiguous, _extra(held - used - own, roots), missing)
+
+
+def _extra(names: Collection[str], roots: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names that are no LR of an image at any scale: ``0001x4`` next to ``0001x2`` is no extra file."""
+    owners = {root for of_stem in roots.values() for root in of_stem}
+    return sorted(n for n in names if n not in owners and not any(n[:cut] in owners for cut in _cuts(n, _ANY_LR)))
+
+
+def _no_lr(stem: str, x: int) -> str:
+    return f"{stem}: no {stem}, {stem}x{x}, {stem}_x{x}, {stem}_LR, {stem}_LRBI_x{x} or {stem}_SRF_{x}_LR"
+
+
+def _by_lr_endings(roots: Mapping[str, Sequence[str]], names: set[str], scale: int) -> dict[str, list[str]]:
+    """Return the names that fit each stem: its own name, or a beginning of it and an ending of LR files."""
+    owner = {root: stem for stem, of_stem in roots.items() for root in of_stem}
+    fits: dict[str, list[str]] = {stem: [stem] if stem in names else [] for stem in roots}
+    ending = re.compile(_LR_ENDING.replace("N", str(scale)), re.IGNORECASE)
+    for name in sorted(names - roots.keys()):
+        cut = next((cut for cut in (len(name), *_cuts(name, ending)) if name[:cut] in owner), None)
+        if cut is not None:
+            fits[owner[name[:cut]]].append(name)
+    return fits
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Format the first names of a list: ``a, b, c, ...``."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def pair_names(
@@ -69,15 +181,29 @@ def pair_names(
     roots, names = roots_of(stems), set(names)
     if pattern is not None:
         fill = pattern.replace("{scale}", str(scale))
-        return _by_candidates({s: [fill.replace("{stem}", r) for r in roots[s]] for s in stems}, names)
-    looked = {stem: list(dict.fromkeys(n for root in roots[stem] for n in usual(root))) for stem in stems}
-    exact = {stem: next((n for n in looked[stem] if n in names), None) for stem in stems}
-    found = {stem: name for stem, name in exact.items() if name is not None}
-    rest = {stem: looked[stem] for stem in stems if stem not in found}
-    if not rest:
-        return Paired(found, _shared(found), "")
-    begun = _begun(roots, names - set(found.values()), scale)
-    return _by_beginning(found, rest, roots, begun)
+        paired = _by_candidates({s: [fill.replace("{stem}", r) for r in roots[s]] for s in stems}, names)
+    else:
+        looked = {stem: list(dict.fromkeys(n for root in roots[stem] for n in usual(root))) for stem in stems}
+        found, problems = _exact(looked, names)
+        rest = {stem: looked[stem] for stem in stems if not any(n in names for n in looked[stem])}
+        problems += _shared(found)
+        begun = _begun(roots, names - set(found.values()), scale) if rest else {}
+        paired = _by_beginning(found, rest, roots, begun, problems)
+    return paired._replace(extra=sorted(names - set(paired.names.values())))
+
+
+def _exact(looked: Mapping[str, Sequence[str]], names: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Pair by usual names; return also a message for every stem that has two. A name that is a stem belongs to that stem."""
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for stem, candidates in looked.items():
+        there = [n for n in candidates if n in names]
+        there = [n for n in there if n == stem or n not in looked] or there
+        if len(there) > 1:
+            problems.append(f"{stem}: {' and '.join(there)} both fit")
+        elif there:
+            found[stem] = there[0]
+    return found, problems
 
 
 def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Paired:
@@ -122,9 +248,10 @@ def _by_beginning(
     rest: Mapping[str, Sequence[str]],
     roots: Mapping[str, Sequence[str]],
     begun: Mapping[str, Mapping[str, str]],
+    problems: list[str],
 ) -> Paired:
     """Pair each stem with the only name that begins with it, if all these names have the same ending."""
-    names, problems = dict(found), _shared(found)
+    names = dict(found)
     endings: dict[str, str] = {}
     for stem, looked in rest.items():
         options = begun.get(stem, {})

@@ -1,58 +1,25 @@
 """Pairs of HR and LR images from folders, stores or the toy photographs.
 
-A source is given as one string: a folder, a ``NAME.lmdb`` store, ``toy:NAME,NAME`` (photographs of scikit-image) or
-``toy_clips:NAME,NAME`` (clips made from them).
+A source is given as one string: a folder, a ``NAME.lmdb`` store, an LMDB of BasicSR, ``toy:NAME,NAME`` (photographs of
+scikit-image) or ``toy_clips:NAME,NAME`` (clips made from them).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from sr_train.batch import Image
-from sr_train.console import counted
+from sr_train.console import counted, warn
 from sr_train.data.degrade import reduce_window
 from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_rgb
+from sr_train.data.lists import listed_images
+from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
 from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
 from sr_train.data.store.format import StoreError
 from sr_train.resampling import check_arithmetic
-
-_SELFEXSR = re.compile(r"^(?P<stem>.*)_SRF_(?P<scale>\d+)_(?P<kind>HR|LR)$")
-
-
-def hr_names(keys: Sequence[str]) -> dict[str, int]:
-    """Map the name of each HR image to its index; LR files of a SelfExSR folder (``img_001_SRF_2_LR``) are skipped."""
-    names: dict[str, int] = {}
-    for index, key in enumerate(keys):
-        match = _SELFEXSR.match(key)
-        if match is None:
-            names[key] = index
-        elif match["kind"] == "HR":
-            names[match["stem"]] = index
-    return names
-
-
-def lr_names(keys: Sequence[str], scale: int) -> dict[str, int]:
-    """Map the name of each HR image to the index of its LR image, by the three conventions in use.
-
-    ``0001``, ``0001x2`` (DIV2K) and ``img_001_SRF_2_LR`` (SelfExSR) all belong to their stem. A file with the same name
-    as its HR file takes precedence over one with a suffix.
-    """
-    names: dict[str, int] = {}
-    for index, key in enumerate(keys):
-        match = _SELFEXSR.match(key)
-        if match is not None:
-            if match["kind"] == "LR" and int(match["scale"]) == scale:
-                names[match["stem"]] = index
-        elif key.endswith(f"x{scale}"):
-            names.setdefault(key.removesuffix(f"x{scale}"), index)
-    for index, key in enumerate(keys):
-        if _SELFEXSR.match(key) is None:
-            names[key] = index
-    return names
 
 
 class Pairs:
@@ -62,9 +29,11 @@ class Pairs:
         hr: source of HR images; ``{scale}`` in it is filled in.
         scale: HR pixels per LR pixel.
         lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
+            ``DIR/{stem}_LRBI_x{scale}`` states how the name of an LR image follows from that of HR.
+        listed: text file with the names of the HR images to use; default: all.
         arithmetic: arithmetic of that reduction.
         cache: keep decoded files in memory.
-        choose: function (HR source, names of its images, LR source) -> the names to use, in order; default: all.
+        choose: function (name of the HR source, names of its images, LR names) -> the names to use, in order; default: all.
         opened: the source of ``hr`` if it is open already; several scales share it and its cache.
 
     Raises:
@@ -81,7 +50,8 @@ class Pairs:
         lr: str | Mapping[int, str] | None = None,
         arithmetic: str = "float",
         cache: bool = False,
-        choose: Callable[[Source, Sequence[str], Source | None], Sequence[str]] | None = None,
+        listed: str | None = None,
+        choose: Callable[[str, Sequence[str], Matched | None], Sequence[str]] | None = None,
         opened: Source | None = None,
     ) -> None:
         if scale < 1:
@@ -94,17 +64,20 @@ class Pairs:
         names = hr_names(self.hr.keys)
         if not names:
             raise ValueError(f"{self.hr.name}: contains LR files (*_SRF_{scale}_LR) but no HR files")
-        self.lr = None if lr is None else self._open_lr(lr, cache=cache)
+        self.lr, low = (None, None) if lr is None else self._open_lr(lr, names, cache=cache)
+        if listed is not None:
+            names = {name: names[name] for name in listed_images(listed, names, self.hr.name)}
         if choose is not None:
-            names = {name: names[name] for name in choose(self.hr, list(names), self.lr)}
+            names = {name: names[name] for name in choose(self.name, list(names), low)}
         self.keys = list(names)
         self._hr_index = list(names.values())
         self._lr_index: list[int] = []
-        if self.lr is not None:
-            self._match(lr_names(self.lr.keys, scale))
+        if low is not None:
+            self._match(low)
         self._check_sizes()
 
-    def _open_lr(self, lr: str | Mapping[int, str], *, cache: bool) -> Source:
+    def _open_lr(self, lr: str | Mapping[int, str], names: Mapping[str, int], *, cache: bool) -> tuple[Source, Matched]:
+        """Open the LR source and pair its images with the HR images."""
         if isinstance(lr, Mapping):
             if not all(str(k).isdigit() and isinstance(v, str) for k, v in cast("Mapping[object, object]", lr).items()):
                 raise ValueError(f"lr={dict(lr)}: expected a folder or a store for each scale, e.g. {{2: DIR, 3: DIR}}")
@@ -112,19 +85,35 @@ class Pairs:
             if self.scale not in lr:
                 raise ValueError(f"lr= contains sources for scales {sorted(lr)}, not for {self.scale}")
             lr = lr[self.scale]
-        return open_lr_source(at_scale(lr, self.scale), self.scale, cache=cache)
+        where, pattern = split_template(lr)
+        source = open_lr_source(at_scale(where, self.scale), self.scale, cache=cache)
+        own = [self.hr.keys[i] for i in names.values()] if source.name == self.hr.name else []
+        options: dict[str, Any] = {"scale": self.scale, "where": source.name, "pattern": pattern, "own": own}
+        return source, match_lr(names, source.keys, **options)
 
-    def _match(self, names: Mapping[str, int]) -> None:
+    def _match(self, low: Matched) -> None:
+        """Use the LR images of ``low``. Raises BadFilesError that lists HR images without LR or with several."""
         assert self.lr is not None
-        missing = [
-            f"{key}: no {key}, {key}x{self.scale} or {key}_SRF_{self.scale}_LR" for key in self.keys if key not in names
-        ]
-        if missing:
-            raise BadFilesError(
-                f"{self.lr.name}: LR is missing for {len(missing)} of the {len(self.keys)} images of {self.hr.name}",
-                missing,
+        lone = [low.missing[key] for key in self.keys if key in low.missing]
+        problems = [low.ambiguous[key] for key in self.keys if key in low.ambiguous] + lone
+        if problems:
+            what = (
+                f"LR is missing for {len(lone)} of the {len(self.keys)} images"
+                if lone
+                else "LR is ambiguous for images"
             )
-        self._lr_index = [names[key] for key in self.keys]
+            raise BadFilesError(
+                f"{low.where}: {what} of {self.hr.name}; if the names follow another pattern, give it, "
+                "e.g. lr='DIR/{stem}_small_x{scale}'",
+                problems,
+            )
+        if low.extra:
+            warn(
+                f"{low.where}: {counted(len(low.extra), 'image')} without HR in {self.hr.name}, not used: "
+                f"{shown_names(low.extra)}"
+            )
+        index = {key: i for i, key in enumerate(self.lr.keys)}
+        self._lr_index = [index[low.names[key]] for key in self.keys]
 
     def _check_sizes(self) -> None:
         problems: list[str] = []

@@ -9,6 +9,8 @@ from typing import Any, Protocol, cast
 
 from sr_train.batch import Image
 from sr_train.data.images import list_images, read_header, read_image
+from sr_train.data.lists import listed_images
+from sr_train.data.store.basicsr import InputFile, PngLmdb, is_basicsr, list_entries
 from sr_train.data.store.format import StoreError, is_store
 from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
@@ -78,6 +80,35 @@ class FileSource:
         return self.read(index)[top : top + height, left : left + width]
 
 
+class PngSource:
+    """Images in an LMDB of BasicSR. With ``cache`` each image is decoded once and kept."""
+
+    def __init__(self, lmdb: PngLmdb, *, cache: bool = False) -> None:
+        self.lmdb = lmdb
+        self.name = str(lmdb.path)
+        self.keys = list(lmdb.shapes)
+        self.cache = cache
+        self._images: dict[int, Image] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": {}}
+
+    def shape(self, index: int) -> tuple[int, int, int]:  # noqa: D102 - see Source
+        return self.lmdb.shapes[self.keys[index]]
+
+    def read(self, index: int) -> Image:  # noqa: D102
+        if index in self._images:
+            return self._images[index]
+        image = self.lmdb.read(self.keys[index])
+        if self.cache:
+            image.flags.writeable = False
+            self._images[index] = image
+        return image
+
+    def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
+        return self.read(index)[top : top + height, left : left + width]
+
+
 class StoreSource:
     """Images of one scale in a store: scale 1 contains the original images, other scales their bicubic LR."""
 
@@ -98,13 +129,15 @@ class StoreSource:
 
 
 def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source:
-    """Open a source by its name: a folder, a store (``*.lmdb``), ``toy:NAMES`` or ``toy_clips:NAMES``."""
+    """Open a source by its name: a folder, a store or an LMDB of BasicSR (``*.lmdb``), ``toy:NAMES`` or ``toy_clips:NAMES``."""
     text = os.fspath(where)
     if text == "toy" or text.startswith("toy:"):
         names = text.partition(":")[2]
         return FileSource(toy_files(names) if names else toy_files(), name=text, cache=True)
     if text == "toy_clips" or text.startswith("toy_clips:"):
         return ToyClips(text.partition(":")[2])
+    if is_basicsr(text):
+        return PngSource(PngLmdb(text), cache=cache)
     if is_store(text):
         return StoreSource(Store(text))
     return FileSource(list_images(text), name=text, cache=cache)
@@ -112,7 +145,7 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
 
 def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
     """Open an LR source; if it is a store with HR and LR images, select the LR of this scale."""
-    if is_store(where):
+    if is_store(where) and not is_basicsr(where):
         store = Store(where)
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
@@ -122,6 +155,12 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
             )
         return StoreSource(store, scale if scale in store.scales else 1)
     return open_source(where, cache=cache)
+
+
+def input_files(where: str | os.PathLike[str], listed: str | None = None) -> dict[str, InputFile]:
+    """Map the key of every image of a folder or an LMDB of BasicSR to its file; ``listed`` is a list of the images to keep."""
+    files: dict[str, InputFile] = list_entries(where) if is_basicsr(where) else dict(list_images(where))
+    return files if listed is None else {key: files[key] for key in listed_images(listed, files, os.fspath(where))}
 
 
 def at_scale(where: str, scale: int) -> str:
@@ -135,7 +174,7 @@ def check_source(
     keys: set[str],
     *,
     what: str = "a source",
-    places: str = "folders, stores or toy:NAMES",
+    places: str = "folders, stores, LMDBs of BasicSR or toy:NAMES",
 ) -> dict[str, Any]:
     """Check a source as given in YAML, ``{hr: ..., lr: ..., weight: ...}``, and return it; raise ValueError if it is wrong.
 
@@ -152,6 +191,8 @@ def check_source(
         raise ValueError(f"{where}: expected {what}, {{{shown}}}; got {given or spec!r}")
     if not isinstance(given["hr"], str) or not isinstance(given.get("lr"), str | Mapping | None):
         raise ValueError(f"{where}: hr and lr must be {places} (lr: null makes LR from HR); got {given}")
+    if not isinstance(given.get("list"), str | None):
+        raise ValueError(f"{where}.list={given['list']!r}: expected a text file with the names of the images to use")
     weight = given.get("weight")
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0):
         raise ValueError(f"{where}: weight={weight!r}: expected a positive number")

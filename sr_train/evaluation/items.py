@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from sr_train.console import UsageError, for_shell
+from sr_train.console import UsageError, counted, for_shell, warn
 from sr_train.data.dataset import EvalImages, EvalSet
 from sr_train.data.images import BadFilesError, to_rgb, to_uint8
-from sr_train.data.pairing import Paired, pair_names, split_template
-from sr_train.data.pairs import Pairs, hr_names
+from sr_train.data.lists import listed_images
+from sr_train.data.pairing import Paired, hr_names, pair_names, shown_names, split_template
+from sr_train.data.pairs import Pairs
 from sr_train.data.sources import Source, at_scale, open_source
 from sr_train.data.video.clips import select, shown_clip, split_key
 from sr_train.data.video.sets import clip_names, is_clip_set, open_set
@@ -57,17 +58,22 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
         name = _set_name(str(config["hr"]))
         if name in named:
             name = f"{name} (hr)"
+        if config.get("list") is not None and (config["clips"] is not None or frames is not None):
+            raise UsageError("list= chooses images; choose clips with clips=FILE")
         clips = {k: config[k] for k in ("clips", "padding") if config["clips"] is not None or frames is not None}
-        named = {name: {"hr": str(config["hr"]), "lr": config["lr"], **clips}, **named}
+        listed = {} if config.get("list") is None else {"list": str(config["list"])}
+        named = {name: {"hr": str(config["hr"]), "lr": config["lr"], **listed, **clips}, **named}
     elif config["lr"] is not None:
         raise UsageError("lr= was given without hr=; give hr= as well")
+    elif config.get("list") is not None:
+        raise UsageError("list= was given without hr=; give hr= as well")
     if not named:
         raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
     options = {"scale": scale, "arithmetic": str(config["arithmetic"])}
     return {
         name: open_set(f"sets.{name}", spec, frames=frames or 1, options=options)
         if is_clip_set(spec) or frames is not None
-        else Pairs(spec["hr"], lr=spec.get("lr"), **options)
+        else Pairs(spec["hr"], lr=spec.get("lr"), listed=spec.get("list"), **options)
         for name, spec in named.items()
     }
 
@@ -105,7 +111,12 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
         for clip, keys in select(wanted, hr.name, clip_names("clips", config["clips"])).items():
             of_clip |= {key: (shown_clip(clip, hr.name), n == len(keys) // 2) for n, key in enumerate(keys)}
         wanted = {key: wanted[key] for key in of_clip}
+    elif config.get("list") is not None:
+        wanted = {key: wanted[key] for key in listed_images(str(config["list"]), wanted, hr.name)}
     paired = _pair(config, scale, hr, sr, wanted)
+    extra = sorted(set(paired.extra) - set(hr.keys if sr.name == hr.name else ()))
+    if extra and len(wanted) == len(hr_names(hr.keys)):
+        warn(f"{sr.name}: {counted(len(extra), 'image')} without HR in {hr.name}, not scored: {shown_names(extra)}")
     items, problems = [], []
     for stem, i in wanted.items():
         found = results[paired.names[stem]]

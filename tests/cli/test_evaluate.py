@@ -304,3 +304,20 @@ def test_templates_need_no_quotes_for_hydra(typed, expected):
     from sr_train.config.compose import parse
 
     assert parse([typed], command="evaluate")[0].value() == expected
+
+
+def test_finished_images_of_rcan_are_paired_with_hr_and_those_without_hr_reported(invoke, photographs, tmp_path):
+    for folder, kind in (("HR", "HR"), ("SR", "RCAN")):
+        (tmp_path / folder).mkdir()
+        for path in sorted(photographs.glob("*.png")):
+            write_image(tmp_path / folder / f"{path.stem}_{kind}_x2.png", read_image(path))
+    (tmp_path / "HR" / "0003_HR_x2.png").unlink()
+    done = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2", "protocols=[rgb]", "out=out")
+    assert done.returncode == 0, done.stderr
+    assert "SR: 1 image without HR in HR, not scored: 0003_RCAN_x2" in done.stderr
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()).popitem()[1]["rgb"]["n"] == 3
+    write_image(tmp_path / "SR" / "0001x2.png", read_image(photographs / "0001.png"))
+    write_image(tmp_path / "SR" / "0001.png", read_image(photographs / "0001.png"))
+    failed = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2")
+    assert failed.returncode == 1
+    assert "0001_HR_x2: 0001 and 0001x2 both fit" in failed.stderr

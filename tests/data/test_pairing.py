@@ -1,8 +1,10 @@
 """Pairing of names that other programs write with names of HR images; nothing is guessed."""
 
+import time
+
 import pytest
 
-from sr_train.data.pairing import pair_names, split_template
+from sr_train.data.pairing import hr_names, match_lr, pair_names, split_template
 
 
 def pair(stems, names, pattern=None, scale=2):
@@ -95,3 +97,99 @@ def test_a_template_is_a_folder_and_a_pattern(tmp_path, monkeypatch):
     assert split_template("results") == ("results", None)
     (tmp_path / "{stem}").mkdir()
     assert split_template("{stem}") == ("{stem}", None)
+
+
+# -- LR names --------------------------------------------------------------------------------------------------------
+
+
+def match(stems, names, pattern=None, scale=2, own=()):
+    return match_lr(stems, names, scale=scale, where="LR", pattern=pattern, own=own)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *("", "x2", "X2", "x2m", "x2d", "x2w", "_x2", "_X2", "-x2", "_LR", "_lr", "_LRBI_x2", "_LRBD_x2"),
+        *("_LRx2", "_LR_x2", "_LR_bicubic_x2", "_x2_LR", "_SRF_2_LR"),
+    ],
+)
+@pytest.mark.parametrize("hr_ending", ["", "_HR_x2", "_HR", "_GT"])
+def test_lr_names_of_the_usual_endings_are_found(ending, hr_ending):
+    names = ["0001", "a/baby", "img_1", "img_10", "comic_x", "LR"]
+    stems = [f"{name}{hr_ending}" for name in names]
+    low = match(stems, [f"{name}{ending}" for name in names])
+    assert low.names == {stem: f"{name}{ending}" for stem, name in zip(stems, names, strict=True)}
+    assert (low.ambiguous, low.extra) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "name", ["0001x3", "0001_x4", "0001_LRBI_x3", "00010x2", "0001_SR", "0001_x2_SR", "b/0001x2", "0001x22"]
+)
+def test_names_of_other_scales_images_and_programs_are_not_taken(name):
+    assert match(["0001"], [name]).names == {}
+
+
+@pytest.mark.parametrize(
+    ("stems", "names", "candidates"),
+    [
+        (["0001"], ["0001", "0001x2"], "0001: 0001 and 0001x2 both fit"),
+        (["baby_HR_x2"], ["baby_LRBD_x2", "baby_LRBI_x2"], "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both fit"),
+        (["baby"], ["babyX2", "babyx2"], "baby: babyX2 and babyx2 both fit"),
+    ],
+)
+def test_two_lr_names_that_fit_are_refused_with_both(stems, names, candidates):
+    low = match(stems, names)
+    assert low.names == {}
+    assert list(low.ambiguous.values()) == [candidates]
+
+
+def test_an_lr_name_belongs_to_the_longest_hr_name():
+    low = match(["a", "a_LR", "ax2"], ["a_x2", "a_LR_x2", "ax2"])
+    assert low.names == {"a": "a_x2", "a_LR": "a_LR_x2", "ax2": "ax2"}
+
+
+def test_a_template_chooses_among_names_that_would_be_ambiguous():
+    names = ["baby_LRBI_x2", "baby_LRBD_x2", "bird_LRBI_x2", "bird_LRBD_x2", "lenna_LRBI_x2", "notes"]
+    low = match(["baby_HR_x2", "bird_HR_x2"], names, "{stem}_LRBI_x{scale}")
+    assert low.names == {"baby_HR_x2": "baby_LRBI_x2", "bird_HR_x2": "bird_LRBI_x2"}
+    assert low.extra == ["lenna_LRBI_x2", "notes"]
+    assert match(["baby_HR_x2"], ["baby_HR_x2_s", "baby_s"], "{stem}_s").ambiguous == {
+        "baby_HR_x2": "baby_HR_x2: baby_HR_x2_s and baby_s both fit"
+    }
+
+
+def test_extra_lr_names_are_those_without_hr_at_any_scale():
+    names = ["0001x2", "0001x4", "0002x2", "0003x2", "0003x4", "readme"]
+    assert match(["0001", "0002"], names).extra == ["0003x2", "0003x4", "readme"]
+    assert match(["0001"], ["0001", "0002"]).extra == ["0002"]
+
+
+def test_lr_next_to_hr_in_one_folder_is_no_hr():
+    keys = ["baby_HR_x2", "baby_LRBI_x2", "bird_HR_x2", "bird_LRBI_x2"]
+    assert hr_names(keys) == {"baby_HR_x2": 0, "bird_HR_x2": 2}
+    low = match(hr_names(keys), keys, own=["baby_HR_x2", "bird_HR_x2"])
+    assert low.names == {"baby_HR_x2": "baby_LRBI_x2", "bird_HR_x2": "bird_LRBI_x2"}
+    assert low.extra == []
+    assert hr_names(["baby_LR", "street_x2"]) == {"baby_LR": 0, "street_x2": 1}
+
+
+def test_a_hundred_thousand_names_are_matched_in_seconds():
+    stems = [f"{a:05d}/{b:04d}/im{c}" for a in range(15) for b in range(1000) for c in range(1, 8)]
+    begin = time.process_time()
+    low = match(stems, [f"{stem}x2" for stem in stems])
+    assert len(low.names) == 105_000
+    assert time.process_time() - begin < 6
+
+
+# -- finished images -------------------------------------------------------------------------------------------------
+
+
+def test_two_usual_names_of_a_finished_image_are_refused_with_both():
+    assert pair(["baby", "bird"], ["baby", "babyx2", "bird"]).problems == ["baby: baby and babyx2 both fit"]
+    assert pair(["a", "ax2"], ["a", "ax2"]).problems == []
+
+
+def test_finished_images_without_hr_are_extra():
+    paired = pair(["baby_HR_x2", "bird_HR_x2"], ["baby_RCAN_x2", "bird_RCAN_x2", "lenna_RCAN_x2", "zebra_RCAN_x2"])
+    assert paired.problems == []
+    assert paired.extra == ["lenna_RCAN_x2", "zebra_RCAN_x2"]

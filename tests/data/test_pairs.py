@@ -6,8 +6,9 @@ from helpers import photograph, write_all
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, encode_image, read_image, to_rgb
-from sr_train.data.pairs import Pairs, hr_names, lr_names
-from sr_train.data.sources import at_scale, open_source
+from sr_train.data.pairing import hr_names
+from sr_train.data.pairs import Pairs
+from sr_train.data.sources import at_scale, check_source, open_source
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import StoreError
 from sr_train.data.store.reader import Store
@@ -38,23 +39,6 @@ def prepare(images, store, scales=(), arithmetic="float"):
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("keys", "scale", "expected"),
-    [
-        (["0001", "0002"], 2, {"0001": 0, "0002": 1}),
-        (["0001x2", "0002x2"], 2, {"0001": 0, "0002": 1, "0001x2": 0, "0002x2": 1}),
-        (["0001x4"], 2, {"0001x4": 0}),
-        (["a/0001x3"], 3, {"a/0001": 0, "a/0001x3": 0}),
-        (["0001x2", "0001"], 2, {"0001x2": 0, "0001": 1}),
-        (["img_001_SRF_2_HR", "img_001_SRF_2_LR", "img_001_SRF_4_LR"], 2, {"img_001": 1}),
-        (["img_001_SRF_2_LR", "img_001_SRF_4_LR"], 4, {"img_001": 1}),
-        (["img_001_SRF_2_LR"], 3, {}),
-    ],
-)
-def test_lr_files_are_found_by_the_three_conventions(keys, scale, expected):
-    assert lr_names(keys, scale) == expected
 
 
 def test_hr_files_of_selfexsr_go_by_their_stem_and_lr_files_are_passed_over():
@@ -107,21 +91,63 @@ def test_a_folder_of_selfexsr_that_holds_lr_only_is_refused(tmp_path):
         Pairs(lr, scale=2)
 
 
-def test_lr_may_hold_more_images_than_hr(tmp_path):
+def test_lr_may_hold_more_images_than_hr_which_is_reported(tmp_path, capsys):
     images = {f"{k:04d}": cut(k) for k in range(4)}
     lr = write_all(tmp_path / "LR", {f"{key}x2": reduce_image(image, 2) for key, image in images.items()})
     del images["0001"]
     pairs = Pairs(write_all(tmp_path / "HR", images), scale=2, lr=lr)
     assert pairs.keys == ["0000", "0002", "0003"]
     assert all(np.array_equal(pairs.whole(k)[0], reduce_image(images[key], 2)) for k, key in enumerate(pairs.keys))
+    printed = capsys.readouterr().err
+    assert re.search(r"LR: 1 image without HR in .*HR, not used: 0001x2\n", printed)
+    assert printed.count("\n") == 1
+
+
+def test_two_lr_files_that_fit_are_refused_and_a_template_chooses(tmp_path):
+    images = {f"{name}_HR_x2": cut(k) for k, name in enumerate(("baby", "bird"))}
+    hr = write_all(tmp_path / "HR", images)
+    lr = {
+        f"{name}_{kind}_x2": reduce_image(cut(k), 2, kind)
+        for k, name in enumerate(("baby", "bird"))
+        for kind in ARITHMETICS
+    }
+    low = {name.replace("float", "LRBI").replace("uint8_replicate", "LRBD"): image for name, image in lr.items()}
+    folder = write_all(tmp_path / "LR", low)
+    with pytest.raises(BadFilesError, match=r"ambiguous for images of .*give it, e\.g\. lr='DIR/\{stem\}") as error:
+        Pairs(hr, scale=2, lr=folder)
+    assert "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both fit" in error.value.problems
+    for given in (f"{folder}/{{stem}}_LRBI_x{{scale}}", {2: f"{folder}/{{stem}}_LRBI_x2.png"}):
+        pairs = Pairs(hr, scale=2, lr=given)
+        assert np.array_equal(pairs.whole(1)[0], lr["bird_float_x2"])
+    with pytest.raises(BadFilesError, match="LR is missing for 2 of the 2 images") as error:
+        Pairs(hr, scale=2, lr=f"{folder}/{{stem}}_at{{scale}}")
+    assert error.value.problems[0] == "baby_HR_x2: no baby_HR_x2_at2 or baby_at2"
+
+
+def test_a_list_chooses_images_and_must_name_existing_ones(tmp_path, capsys):
+    images = {f"0001_s{k:03d}": cut(k) for k in range(3)}
+    hr = write_all(tmp_path / "HR", images)
+    lr = write_all(tmp_path / "LR", {key: reduce_image(image, 2) for key, image in images.items()})
+    listed = tmp_path / "meta_info_sub.txt"
+    listed.write_bytes(b"\xef\xbb\xbf# mine\r\n0001_s002.png (60,72,3)\r\n0001_s000.png (60, 72, 3)\r\n\r\n")
+    assert Pairs(hr, scale=2, lr=lr, listed=str(listed)).keys == ["0001_s000", "0001_s002"]
+    assert capsys.readouterr().err == ""  # LR of an image that the list leaves out is not extra
+    with pytest.raises(ValueError, match=r"data\.train\[0\]\.list=\['0001'\]: expected a text file"):
+        check_source("data.train[0]", {"hr": hr, "list": ["0001"]}, {"hr", "list"})
+    listed.write_text("gt/0001.png, lq/0001.png\n")
+    with pytest.raises(BadFilesError, match="lists of pairs `HR, LR` are not read"):
+        Pairs(hr, scale=2, listed=str(listed))
+    with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such list of images"):
+        Pairs(hr, scale=2, listed=str(tmp_path / "none.txt"))
 
 
 def test_all_missing_lr_files_are_listed_at_once(tmp_path):
     hr = write_all(tmp_path / "HR", {f"{k:04d}": cut(k) for k in range(5)})
     lr = write_all(tmp_path / "LR", {"0001x2": reduce_image(cut(1), 2), "0003x4": reduce_image(cut(3), 4)})
-    with pytest.raises(BadFilesError, match=r"LR: LR is missing for 4 of the 5 images of .*HR:") as error:
+    with pytest.raises(BadFilesError, match=r"LR: LR is missing for 4 of the 5 images of .*HR; if the names") as error:
         Pairs(hr, scale=2, lr=lr)
-    assert error.value.problems == [f"{k}: no {k}, {k}x2 or {k}_SRF_2_LR" for k in ("0000", "0002", "0003", "0004")]
+    named = "{0}, {0}x2, {0}_x2, {0}_LR, {0}_LRBI_x2 or {0}_SRF_2_LR"
+    assert error.value.problems == [f"{k}: no {named.format(k)}" for k in ("0000", "0002", "0003", "0004")]
 
 
 def test_lr_may_be_a_mapping_by_scale_or_a_template(tmp_path):

@@ -16,6 +16,7 @@ import lmdb
 
 from sr_train.console import counted
 from sr_train.data.images import Header
+from sr_train.data.store.basicsr import InputFile
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
@@ -55,13 +56,14 @@ class StoreBuilder:
     """Builder of ``store`` from the images below ``images``.
 
     Args:
-        images: folder; subfolders are included.
+        images: folder, with its subfolders, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
         scales: scales of the LR images to store next to each image, by bicubic reduction after cropping to a multiple.
         arithmetic: arithmetic of the reduction, see :mod:`sr_train.resampling`.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
         files: key -> file of the images to store; default: every image below the folder.
+        listed: text file with the names of the images to store, if ``files`` is not given.
         check: function from the headers of all good files to a list of problems, called before the work starts.
     """
 
@@ -74,7 +76,8 @@ class StoreBuilder:
         arithmetic: Arithmetic = "float",
         workers: int = 2,
         skip_bad: bool = False,
-        files: Mapping[str, Path] | None = None,
+        files: Mapping[str, InputFile] | None = None,
+        listed: str | None = None,
         check: Callable[[Mapping[str, Header]], list[str]] = lambda headers: [],
     ) -> None:
         check_arithmetic(arithmetic)
@@ -87,7 +90,9 @@ class StoreBuilder:
             )
         self.partial = self.store.with_name(self.store.name + ".partial")
         self.plan = Reduction(tuple(sorted(scales)), arithmetic)
-        self.inputs = Inputs(Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, check=check)
+        self.inputs = Inputs(
+            Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, listed=listed, check=check
+        )
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
         """Check the inputs and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
@@ -252,7 +257,7 @@ class StoreBuilder:
             raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
 
 
-def _same_file(record: Record, path: Path) -> bool:
+def _same_file(record: Record, path: InputFile) -> bool:
     """Return True if a record was made from this file; if only the time differs (copied folder), the contents are compared."""
     try:
         status = path.stat()

@@ -54,7 +54,7 @@ class Index(NamedTuple):
     @classmethod
     def of(cls, data: mmap.mmap) -> Index:
         """Read the index from LMDB's pages. Raises ValueError that describes the damage."""
-        page, spans = _read_tree(data)
+        page, spans = read_tree(data)
         at, length = spans.get(SUMMARY, (0, 0))
         names = sorted(name[2:] for name in spans if name.startswith(b"m/"))
         missing = [name for name in names if b"p/" + name not in spans]
@@ -104,7 +104,7 @@ def _identity(data: mmap.mmap, at: int, length: int, page: int) -> int:
     return zlib.crc32(data[at : at + length], zlib.crc32(data[: 2 * page]))
 
 
-def _read_tree(data: mmap.mmap) -> tuple[int, Spans]:
+def read_tree(data: mmap.mmap) -> tuple[int, Spans]:
     """Return the page size and the position of every value."""
     size = 0
     try:

@@ -154,8 +154,9 @@ class Store:
         summary = cast("dict[str, Any]", summary) if isinstance(summary, dict) else {}
         if summary.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path}: an LMDB, but not a store of sr-train (stores of BasicSR contain PNG files, not pixels); "
-                "make a store from the images with sr-prepare"
+                f"{self.path}: an LMDB, but not a store of sr-train (stores of BasicSR contain PNG files, not pixels, and "
+                "are read where their meta_info.txt is next to data.mdb); copy that file too, or make a store from the images "
+                "with sr-prepare"
             )
         if summary.get("version") not in (1, VERSION):
             raise StoreError(

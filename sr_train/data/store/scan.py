@@ -13,7 +13,9 @@ from typing import NamedTuple, TypeVar
 from sr_train.batch import Image
 from sr_train.console import counted
 from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, list_images, read_header
+from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, read_header
+from sr_train.data.sources import input_files
+from sr_train.data.store.basicsr import Entry, InputFile
 from sr_train.data.store.format import MAX_KEY
 
 T = TypeVar("T")
@@ -66,11 +68,12 @@ class Inputs:
     """Image files from which a store is made.
 
     Args:
-        images: folder; subfolders are included.
+        images: folder, with its subfolders, or an LMDB of BasicSR.
         plan: scales and arithmetic of the store.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
         files: key -> file of the images to store; default: every image below the folder.
+        listed: text file with the names of the images to store, if ``files`` is not given.
         check: function from the headers of all good files to a list of problems, called before the work starts.
 
     Raises:
@@ -84,7 +87,8 @@ class Inputs:
         *,
         workers: int,
         skip_bad: bool,
-        files: Mapping[str, Path] | None,
+        files: Mapping[str, InputFile] | None,
+        listed: str | None,
         check: Callable[[Mapping[str, Header]], list[str]],
     ) -> None:
         self.images = images
@@ -94,7 +98,8 @@ class Inputs:
         self._skip_bad = skip_bad
         self._check = check
         self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
-        self.files = list_images(images) if files is None else dict(files)  #: key -> file, without bad files
+        found = input_files(images, listed) if files is None else files
+        self.files: dict[str, InputFile] = dict(found)  #: key -> file, without bad files
         self.listed = frozenset(self.files)
         long = [
             f"{p}: its path is longer than {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY
@@ -115,7 +120,7 @@ class Inputs:
 
     def _header(self, key: str) -> Header:
         path = self.files[key]
-        header = read_header(path)
+        header = path.header() if isinstance(path, Entry) else read_header(path)
         largest = max(self.plan.scales, default=1)
         if min(header.height, header.width) < largest:
             raise ImageError(f"{path}: {header.width}x{header.height} pixels are too few to reduce by {largest}")

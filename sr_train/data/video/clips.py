@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sr_train.console import counted
-from sr_train.data.images import SUFFIXES, BadFilesError, Header, list_images, missing_end
+from sr_train.data.images import SUFFIXES, BadFilesError, Header, missing_end
+from sr_train.data.pairing import Matched
 from sr_train.data.pairs import Pairs
-from sr_train.data.sources import FileSource, Source
+from sr_train.data.sources import FileSource, input_files
+from sr_train.data.store.basicsr import InputFile
 from sr_train.data.store.format import is_store
 
 _NUMBER = re.compile(r"\d+$")
-
-_META = re.compile(r"\s+\d+\s*\(.*$")  # frames and size, which follow a clip's name in lists of BasicSR
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -27,21 +27,6 @@ def split_key(key: str) -> tuple[str, str]:
 def shown_clip(clip: str, where: str) -> str:
     """Return the name of a clip for messages; if the folder itself is the clip, the name of the folder."""
     return clip or Path(where).name
-
-
-def read_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read names of clips, one per line, as in Vimeo-90K's ``sep_trainlist.txt`` and BasicSR's ``000 100 (720,1280,3)``."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such list of clips") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file; expected names of clips, one per line") from None
-    names = [_META.sub("", line.strip()).strip("/") for line in text.splitlines()]
-    names = list(dict.fromkeys(n for n in names if n))
-    if not names:
-        raise ValueError(f"{path}: contains no names of clips; expected one per line, e.g. 00001/0001")
-    return names
 
 
 def empty_folders(folder: str | os.PathLike[str]) -> list[str]:
@@ -108,9 +93,12 @@ def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]
 
 def clip_files(
     folder: str | os.PathLike[str], clips: Sequence[str] | None = None, without: Sequence[str] = ()
-) -> dict[str, Path]:
-    """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does."""
-    files = list_images(folder)
+) -> dict[str, InputFile]:
+    """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does.
+
+    ``folder`` may be an LMDB of BasicSR.
+    """
+    files = input_files(folder)
     frames = select(files, os.fspath(folder), clips, without)
     return {name: files[name] for clip in frames.values() for name in clip}
 
@@ -130,7 +118,8 @@ class Clips:
     """Frames of clips with their LR frames, which are given or made by bicubic reduction.
 
     Args:
-        hr: a folder that contains one folder of numbered frames per clip, a store made from it, or ``toy_clips:NAMES``.
+        hr: a folder that contains one folder of numbered frames per clip, a store made from it, an LMDB of BasicSR, or
+            ``toy_clips:NAMES``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         lr: source of the LR frames; ``None`` makes LR from HR.
         clips: names of the clips to use; ``None`` uses all.
@@ -159,10 +148,10 @@ class Clips:
             raise ValueError(f"{hr}: scale=1 needs the input frames as lr=; LR made from HR would equal HR")
         self.frames: dict[str, list[str]] = {}
 
-        def choose(hr_source: Source, names: Sequence[str], lr_source: Source | None) -> list[str]:
-            self.frames = select(names, hr_source.name, clips, without)
-            if lr_source is not None:
-                self._compare(hr_source.name, lr_source, scale)
+        def choose(where: str, names: Sequence[str], low: Matched | None) -> list[str]:
+            self.frames = select(names, where, clips, without)
+            if low is not None:
+                self._compare(where, low)
             return [name for frames in self.frames.values() for name in frames]
 
         self.pairs = Pairs(hr, scale=scale, lr=lr, arithmetic=arithmetic, cache=cache, choose=choose)
@@ -182,25 +171,29 @@ class Clips:
         for frames in self.frames.values():
             self.spans.append((sum(self.spans[-1]) if self.spans else 0, len(frames)))
 
-    def _compare(self, where: str, lr_source: Source, scale: int) -> None:
+    def _compare(self, where: str, low: Matched) -> None:
         """Raise BadFilesError unless every HR frame has an LR frame and every LR frame has an HR frame."""
-        low: dict[str, set[str]] = {}
-        for key in lr_source.keys:
-            clip, frame = split_key(key)
-            low.setdefault(clip, set()).add(frame)
+        extra: dict[str, list[str]] = {}
+        for key in low.extra:
+            extra.setdefault(split_key(key)[0], []).append(split_key(key)[1])
         problems: list[str] = []
         for clip, names in self.frames.items():
-            high = {split_key(name)[1] for name in names}
-            given = {f if f in high else f.removesuffix(f"x{scale}") for f in low.get(clip, ())}
-            if given != high:
-                counts = f"HR has {counted(len(high), 'frame')}, LR has {len(low.get(clip, ())) or 'none'}"
-                lone = [f"no LR for {min(high - given)}"] if given and high - given else []
-                lone += [f"no HR for {min(given - high)}"] if given - high else []
+            twice = [low.ambiguous[name] for name in names if name in low.ambiguous]
+            missing = [name for name in names if name not in low.names]
+            more = extra.get(clip, [])
+            given = len(names) - len(missing) + len(more)
+            if twice:
+                problems += twice
+            elif missing or more:
+                counts = f"HR has {counted(len(names), 'frame')}, LR has {given or 'none'}"
+                lone = [f"no LR for {min(split_key(name)[1] for name in missing)}"] if given and missing else []
+                lone += [f"no HR for {min(more)}"] if more else []
                 problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
-            raise BadFilesError(
-                f"{where} and {lr_source.name}: HR and LR differ in {counted(len(problems), 'clip')}", problems
-            )
+            few = all(len(names) == 1 for names in self.frames.values()) and low.extra
+            hint = "; HR has only one frame of each clip (GT_only4th?), all frames are needed" if few else ""
+            what = f"{where} and {low.where}: HR and LR differ in {counted(len(problems), 'clip')}{hint}"
+            raise BadFilesError(what, problems)
 
     def _check_files(self) -> None:
         """Raise BadFilesError unless all frames of a clip have the same size and all files are complete."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from sr_train.data.lists import read_clip_list
 from sr_train.data.sources import check_source
 from sr_train.data.store.format import MissingStoreError
-from sr_train.data.video.clips import Clips, read_list
+from sr_train.data.video.clips import Clips
 from sr_train.data.video.dataset import EvalWindows, TrainWindows
 
 _SOURCE = {"hr", "lr", "clips", "without"}
@@ -23,7 +24,7 @@ def is_clip_set(spec: object) -> bool:
 
 
 def _check_spec(where: str, spec: object, keys: set[str]) -> dict[str, Any]:
-    places = "folders of clips, stores or toy_clips:NAMES"
+    places = "folders of clips, stores, LMDBs of BasicSR or toy_clips:NAMES"
     return check_source(where, spec, keys, what="a source of clips", places=places)
 
 
@@ -32,7 +33,7 @@ def clip_names(where: str, value: object) -> list[str] | None:
     if value is None or value is True or value == "all":
         return None
     if isinstance(value, str):
-        return read_list(value)
+        return read_clip_list(value)
     names = list(cast("Sequence[object]", value)) if isinstance(value, Sequence) else [value]
     if all(isinstance(v, str) for v in names):
         return cast("list[str]", names)

@@ -22,7 +22,7 @@ from stores import (
 
 from sr_train.data.images import encode_image
 from sr_train.data.store.format import SUMMARY, Record, StoreError
-from sr_train.data.store.index_file import Index, _read_tree
+from sr_train.data.store.index_file import Index, read_tree
 from sr_train.data.store.reader import Store
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_the_tree_of_many_images_is_read_as_lmdb_reads_it(tmp_path):
         (tmp_path / "x.lmdb" / "data.mdb").open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        size, spans = _read_tree(data)
+        size, spans = read_tree(data)
         assert size == mmap.PAGESIZE
         assert {key: data[at : at + length] for key, (at, length) in spans.items()} == expected
 

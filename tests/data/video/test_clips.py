@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sr_train.data.images import BadFilesError, read_image, write_image
+from sr_train.data.lists import read_clip_list
 from sr_train.data.store.builder import StoreBuilder
-from sr_train.data.video.clips import Clips, clip_files, read_list
+from sr_train.data.video.clips import Clips, clip_files
 
 SIZES = {"000": 8, "001": 6, "011": 9}
 
@@ -45,8 +46,8 @@ def test_clips_may_be_nested_as_vimeos_are_and_chosen_by_a_list(tmp_path, write_
     )
     listed = tmp_path / "sep_trainlist.txt"
     listed.write_text("00001/0002\n00002/0001 7 (256,448,3)\n\n")
-    assert read_list(listed) == ["00001/0002", "00002/0001"]
-    clips = Clips(folder, scale=2, clips=read_list(listed))
+    assert read_clip_list(listed) == ["00001/0002", "00002/0001"]
+    clips = Clips(folder, scale=2, clips=read_clip_list(listed))
     assert clips.names == ["00001/0002", "00002/0001"]
     assert clips.pairs.keys[7] == "00002/0001/im0"
     assert Clips(folder, scale=2, without=["00002/0001"]).names == ["00001/0001", "00001/0002"]
@@ -189,10 +190,10 @@ def test_unknown_clips_cannot_be_chosen(hr, options, message):
 
 def test_missing_and_empty_lists_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such list of clips"):
-        read_list(tmp_path / "none.txt")
+        read_clip_list(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="contains no names of clips; expected one per line"):
-        read_list(tmp_path / "empty.txt")
+        read_clip_list(tmp_path / "empty.txt")
 
 
 def test_a_missing_store_of_clips_is_made_from_clips(tmp_path):
