@@ -14,6 +14,7 @@ import pytest
 from sr_train.data import images
 from sr_train.data.images import (
     SUFFIXES,
+    WRITABLE,
     BadFilesError,
     ImageError,
     decode_image,
@@ -27,10 +28,11 @@ from sr_train.data.images import (
 )
 from sr_train.data.toy import TRAIN, VALIDATE, toy_files
 
-CHANNELS = {".png": (1, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3), ".bmp": (1, 3), ".webp": (3, 4)}
-CHANNELS |= {".tif": (1, 3, 4), ".tiff": (1, 3, 4)}
+JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+CHANNELS = {".png": (1, 3, 4), ".bmp": (1, 3), ".webp": (3, 4), ".tif": (1, 3, 4), ".tiff": (1, 3, 4)}
+CHANNELS |= dict.fromkeys(JPEGS, (1, 3))
 DEEP = (".png", ".tif", ".tiff")
-HELD = [(s, c, d) for s in SUFFIXES for c in CHANNELS[s] for d in (np.uint8, np.uint16) if d == np.uint8 or s in DEEP]
+HELD = [(s, c, d) for s in WRITABLE for c in CHANNELS[s] for d in (np.uint8, np.uint16) if d == np.uint8 or s in DEEP]
 RGB = read_image(toy_files("chelsea")["chelsea"])[100:131, 150:197]
 
 
@@ -106,7 +108,7 @@ SAMPLES = samples()
 @pytest.mark.parametrize(("suffix", "channels", "dtype"), HELD)
 def test_what_is_written_is_what_is_read(tmp_path, suffix, channels, dtype):
     path = tmp_path / f"image{suffix}"
-    lossy = suffix in (".jpg", ".jpeg")
+    lossy = suffix in JPEGS
     image = smooth(channels) if lossy else noise(channels, dtype)
     write_image(path, image)
     back = check_header(path)
@@ -128,7 +130,7 @@ def test_red_is_red_for_other_readers_too(tmp_path, suffix):
     assert np.abs(np.asarray(PIL.Image.open(tmp_path / f"red{suffix}").convert("RGB")).astype(int) - image).max() <= 2
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE)
 def test_suffixes_may_be_written_in_capitals(tmp_path, suffix):
     path = tmp_path / f"image{suffix.upper()}"
     write_image(path, smooth(3))
@@ -214,12 +216,27 @@ def test_pixels_of_less_than_a_byte_are_spread_over_the_whole_range(tmp_path, de
     assert image[..., 0].tolist() == [expected] * 2
 
 
-def test_a_phones_mpo_is_read_as_its_first_picture(tmp_path):
-    first = PIL.Image.fromarray(smooth(3))
-    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[PIL.Image.fromarray(RGB)])
+def mpo(*kinds):
+    """A JPEG of several pictures (MPO); ``kinds`` replaces the types of those after the first."""
+    out = io.BytesIO()
+    more = [PIL.Image.fromarray(RGB)] * len(kinds)
+    PIL.Image.fromarray(smooth(3)).save(out, "MPO", save_all=True, append_images=more)
+    data = bytearray(out.getvalue())
+    entries = data.index(b"MPF\0") + 4 + 8 + 2 + 3 * 12 + 4  # TIFF header, three tags, offset of the next directory
+    for i, kind in enumerate(kinds, 1):
+        struct.pack_into("<I", data, entries + 16 * i, kind)
+    return bytes(data)
+
+
+def test_a_cameras_jpeg_with_previews_is_read_and_one_of_several_pictures_refused(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(mpo(0x010001, 0x010002))
     with PIL.Image.open(tmp_path / "x.jpg") as image:
         assert image.format == "MPO"
     assert np.abs(check_header(tmp_path / "x.jpg").astype(int) - smooth(3)).mean() < 3
+    (tmp_path / "two.jpg").write_bytes(mpo(0x020002))
+    for read in (read_image, read_header):
+        with pytest.raises(ImageError, match=r"two\.jpg: a JPEG \(MPO\) of 2 pictures; a file must contain one image"):
+            read(tmp_path / "two.jpg")
 
 
 def test_a_header_that_stands_at_the_end_or_behind_much_is_found(tmp_path):
