@@ -89,9 +89,11 @@ def prepare(arguments: list[str]) -> int:
         if not verify:
             raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
+    from sr_train.data.images import limit_pixels
     from sr_train.data.store.builder import StoreBuilder
     from sr_train.data.store.reader import Store
 
+    limit_pixels(config["max_pixels"])
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
     options |= {} if config["clips"] is None else _clips(folder, config["list"])
     builder = StoreBuilder(folder, path, **options)

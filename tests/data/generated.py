@@ -77,7 +77,9 @@ def tiff(
             ]
         blocks += [_block(p, bits, order, compression, fill, predictor) for p in parts]
     blocks = blocks[: len(blocks) - drop]
-    out = (b"II" if order == "<" else b"MM") + struct.pack(*([f"{order}HHHQ", 43, 8, 0, 0] if big else [f"{order}HI", 42, 0]))
+    out = (b"II" if order == "<" else b"MM") + struct.pack(
+        *([f"{order}HHHQ", 43, 8, 0, 0] if big else [f"{order}HI", 42, 0])
+    )
     link, number = (len(out) - 8, "Q") if big else (len(out) - 4, "I")
     for page in range(pages):
         offsets = []
@@ -128,7 +130,9 @@ def bmp(image, bits, size=40, *, palette=None, top_down=False, masks=None, rle=F
     else:
         kind = 1 if rle else 3 if masks else 0
         count = 0 if palette is None else len(palette)
-        head = struct.pack("<IiiHHIIiiII", size, width, -height if top_down else height, 1, bits, kind, 0, 0, 0, count, 0)
+        head = struct.pack(
+            "<IiiHHIIiiII", size, width, -height if top_down else height, 1, bits, kind, 0, 0, 0, count, 0
+        )
         head += struct.pack(f"<{len(masks or ())}I", *(masks or ()))
         head = head.ljust(size, b"\0")
         colors = b"" if palette is None else np.pad(palette[:, ::-1], ((0, 0), (0, 1))).astype(np.uint8).tobytes()

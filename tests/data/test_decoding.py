@@ -11,7 +11,7 @@ import PIL.ImageOps
 import pytest
 import tifffile
 
-from sr_train.data.images import ImageError, decode_image, limit_pixels, read_header, read_image, read_upright
+from sr_train.data.images import ImageError, decode_image, read_header, read_image, read_upright
 from tests.data.generated import bmp, chunk, frame_control, png, scanlines, tiff
 
 H, W = 13, 21
@@ -83,7 +83,12 @@ def tiffs():
     }
     found = {}
     for name, (samples, photometric, bits, more, expected) in plain.items():
-        ways = {"raw": {}, "big-endian": {"order": ">"}, "deflate": {"compression": 8}, "PackBits": {"compression": 32773}}
+        ways = {
+            "raw": {},
+            "big-endian": {"order": ">"},
+            "deflate": {"compression": 8},
+            "PackBits": {"compression": 32773},
+        }
         ways |= {"old deflate": {"compression": 32946}, "one strip": {"rows": H}, "BigTIFF": {"big": True}}
         ways |= {"tiles": {"tile": (16, 16)}, "deflate tiles": {"tile": (16, 16), "compression": 8}}
         ways |= {"one tile": {"tile": (32, 16)}}
@@ -181,13 +186,19 @@ def pngs():
             found[f"{name}, {way}"] = png(samples, color, bits, interlaced=interlaced), samples
         for bits, gray, alpha in ((8, GRAY, ALPHA), (16, GRAY16, ALPHA16)):
             samples = np.concatenate([gray, alpha], axis=2)
-            found[f"gray and alpha {bits}, {way}"] = png(samples, 4, bits, interlaced=interlaced), with_alpha(gray, alpha)
+            found[f"gray and alpha {bits}, {way}"] = (
+                png(samples, 4, bits, interlaced=interlaced),
+                with_alpha(gray, alpha),
+            )
         for bits in (1, 2, 4):
             samples, gray = low(bits)
             found[f"gray{bits}, {way}"] = png(samples, 0, bits, interlaced=interlaced), gray
             key = chunk(b"tRNS", struct.pack(">H", 1))
             alpha = np.where(samples == 1, 0, 255).astype(np.uint8)
-            found[f"gray{bits}, tRNS, {way}"] = png(samples, 0, bits, interlaced=interlaced, before=[key]), with_alpha(gray, alpha)
+            found[f"gray{bits}, tRNS, {way}"] = (
+                png(samples, 0, bits, interlaced=interlaced, before=[key]),
+                with_alpha(gray, alpha),
+            )
         for bits in (1, 2, 4, 8):
             samples = (GRAY >> (8 - bits)).astype(np.uint8)
             colors = PALETTE[: 2**bits]
@@ -216,8 +227,15 @@ def pngs():
     return found
 
 
-EXACT = {f"{kind}: {n}": case for kind, made in (("tif", {**tiffs(), **odd_tiles()}), ("bmp", bmps()), ("png", pngs())) for n, case in made.items()}
-EXACT["bmp: palette1, swapped"] = EXACT["bmp: palette1, swapped"][0], np.where(low(1)[0] == 1, 0, 255).astype(np.uint8).repeat(3, 2)
+EXACT = {
+    f"{kind}: {n}": case
+    for kind, made in (("tif", {**tiffs(), **odd_tiles()}), ("bmp", bmps()), ("png", pngs()))
+    for n, case in made.items()
+}
+EXACT["bmp: palette1, swapped"] = (
+    EXACT["bmp: palette1, swapped"][0],
+    np.where(low(1)[0] == 1, 0, 255).astype(np.uint8).repeat(3, 2),
+)
 
 
 def lossy():
@@ -228,7 +246,9 @@ def lossy():
     found = {}
     for mode in ("RGB", "L", "CMYK"):
         for progressive in (False, True):
-            found[f"jpg: {mode}, progressive {progressive}"] = saved(picture.convert(mode), "JPEG", progressive=progressive)
+            found[f"jpg: {mode}, progressive {progressive}"] = saved(
+                picture.convert(mode), "JPEG", progressive=progressive
+            )
     for sampling in (0, 1, 2):
         for quality in (30, 100):
             options = {"subsampling": sampling, "quality": quality}
@@ -237,7 +257,12 @@ def lossy():
         found[f"jpg: orientation {number}"] = saved(picture, "JPEG", exif=exif(number))
         found[f"png: EXIF orientation {number}"] = saved(picture, "PNG", exif=exif(number))
         found[f"webp: orientation {number}"] = saved(picture, "WEBP", lossless=True, exif=exif(number))
-    for name, image in (("rgb", picture), ("rgba", alpha), ("palette", picture.quantize(9)), ("gray", picture.convert("L"))):
+    for name, image in (
+        ("rgb", picture),
+        ("rgba", alpha),
+        ("palette", picture.quantize(9)),
+        ("gray", picture.convert("L")),
+    ):
         for options in ({"lossless": True, "exact": True}, {"quality": 60}):
             found[f"webp: {name}, {options}"] = saved(image, "WEBP", **options)
         if PIL.features.check("avif"):
@@ -319,7 +344,9 @@ def test_compressed_files_decode_as_pillow_says(tmp_path, name):
     assert np.array_equal(check_file(tmp_path, name, LOSSY[name]), by_pillow(LOSSY[name]))
 
 
-@pytest.mark.parametrize("name", [n for n in EXACT if n.startswith("tif: ") and "orientation" not in n and "PackBits" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in EXACT if n.startswith("tif: ") and "orientation" not in n and "PackBits" not in n]
+)
 def test_tifffile_agrees_about_the_samples(name):
     """tifffile returns samples as stored: no palette, no inversion, no alpha, no orientation."""
     data, expected = EXACT[name]
@@ -424,7 +451,10 @@ def refused():
         found["avif: animated"] = animation("AVIF"), "an animated AVIF of 3 frames"
         deep = bytearray(saved(RGB, "AVIF"))
         deep[deep.index(b"av1C") + 6] |= 0x40
-        found["avif: 10 bits"] = bytes(deep), "an AVIF of 10 bits, of which Pillow decodes 8; convert it to a 16-bit png"
+        found["avif: 10 bits"] = (
+            bytes(deep),
+            "an AVIF of 10 bits, of which Pillow decodes 8; convert it to a 16-bit png",
+        )
     return found
 
 

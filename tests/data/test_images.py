@@ -5,12 +5,14 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import PIL.Image
 import pytest
 
+from sr_train.console import UsageError, forget_warnings
 from sr_train.data import images
 from sr_train.data.images import (
     SUFFIXES,
@@ -19,6 +21,7 @@ from sr_train.data.images import (
     ImageError,
     decode_image,
     encode_image,
+    limit_pixels,
     list_images,
     read_header,
     read_image,
@@ -311,18 +314,40 @@ def test_a_file_without_permission_is_refused_by_name(tmp_path):
         read_image(tmp_path / "x.png")
 
 
-def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path):
+def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_train.data.decoding.header.free_memory", lambda device: 8 << 30)
     path = tmp_path / "bomb.png"
     path.write_bytes(png(60_000, 60_000, pixels=bytes(1000)))
     assert path.stat().st_size < 200
     tracemalloc.start()
     try:
         for read in (read_image, read_header):
-            with pytest.raises(ImageError, match=r"bomb\.png: refused before it is decoded"):
+            with pytest.raises(ImageError, match=r"bomb\.png: refused .* 60000x60000 pixels need about 27.0 GB"):
                 read(path)
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
+
+
+def test_free_memory_decides_how_large_an_image_may_be_and_max_pixels_lowers_it(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(png(14_000, 14_000, depth=1, color=0, pixels=bytes(1751 * 14_000)))  # 196 megapixels
+    assert check_header(path).shape == (14_000, 14_000, 1)
+    limit_pixels(196_000_000)
+    try:
+        assert read_header(path).width == 14_000
+        limit_pixels(195_999_999)
+        for read in (read_image, read_header):
+            with pytest.raises(ImageError, match=r"14000x14000 pixels \(196000000\), more than max_pixels=195999999"):
+                read(path)
+    finally:
+        limit_pixels(None)
+    monkeypatch.setattr("sr_train.data.decoding.header.free_memory", lambda device: 400_000_000)
+    with pytest.raises(ImageError, match=r"need about 0\.5 GB of memory, 0\.4 GB are free"):
+        read_header(path)
+    for wrong in (0, -1, True, 1.5, "many"):
+        with pytest.raises(UsageError, match=r"max_pixels=.*: expected an integer of at least 1, or null"):
+            limit_pixels(cast("Any", wrong))
 
 
 def test_bytes_behind_a_right_header_are_refused_by_name(tmp_path):
@@ -482,6 +507,17 @@ def test_images_are_listed_by_their_path_without_suffix_and_sorted(tmp_path):
     assert list(found) == ["Z", "a.c", "a/1", "a/2", "a/b/c/d", "b", "e"]
     assert found["a/2"] == tmp_path / "a" / "2.JPG"
     assert list_images(str(tmp_path)) == found
+
+
+def test_files_of_other_kinds_are_named_in_one_warning(tmp_path, capsys):
+    forget_warnings()
+    make(tmp_path, "1.png", "2.jfif", "3.JPE", "4.avif", "a/5.gif", "notes.txt", "6.jxl", "a/README", ".hidden.gif")
+    for _ in range(2):
+        assert list(list_images(tmp_path)) == ["1", "2", "3", "4"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"warning: {tmp_path}: 4 files without a suffix of images not read: 6.jxl, a/5.gif, a/README, notes.txt"
+    ]
 
 
 def test_linked_folders_are_followed(tmp_path):

@@ -47,7 +47,7 @@ _FOREIGN = {
     b"II\xbc\x01": "a JPEG XR image", b"gimp xcf": "a GIMP image",
 }  # fmt: skip
 
-# Pixels, not files of a hostile sender, decide what fits into memory: see check_size.
+# The free memory decides how large an image may be: see check_size.
 PIL.Image.MAX_IMAGE_PIXELS = None
 
 

@@ -1,10 +1,9 @@
-"""What every decoder shares: the header of an image, the error for a file that cannot be used, the limit of its size."""
+"""Header of an image, errors for files that cannot be used, and the limit of an image's size, for all decoders."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from sr_train.console import UsageError
 from sr_train.devices import free_memory
 
 _COPIES = 2.5  # memory of decoding / size of the pixels: the decoder's buffer and the array
@@ -46,13 +46,16 @@ def reason_of(error: BaseException) -> str:
     return str(error).split("\n")[0].replace("<_io.BytesIO object at", "<data at")[:200] or type(error).__name__
 
 
-def open_pillow(data: bytes, formats: Sequence[str]) -> PIL.Image.Image:
+def open_pillow(data: bytes, formats: list[str]) -> PIL.Image.Image:
     """Parse the header of an image with Pillow."""
     return PIL.Image.open(io.BytesIO(data), formats=formats)
 
 
 def limit_pixels(count: int | None) -> None:
     """Refuse images of more than ``count`` pixels in this process; ``None`` leaves the free memory as the only limit."""
+    value: Any = count  # from a config
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"max_pixels={count!r}: expected an integer of at least 1, or null for the free memory alone")
     _limit.clear()
     if count is not None:
         _limit["pixels"] = count

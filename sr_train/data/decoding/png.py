@@ -1,4 +1,4 @@
-"""PNG: OpenCV decodes the pixels, because Pillow reduces 16-bit colors to 8; Pillow decodes palettes.
+"""Decode PNG files. OpenCV decodes the pixels, because Pillow reduces 16-bit colors to 8; Pillow decodes palettes.
 
 OpenCV drops the transparent color of a file (tRNS); its alpha is computed here.
 """
@@ -22,7 +22,7 @@ _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 
 class Layout(NamedTuple):
-    """What the chunks before the pixels state."""
+    """Content of the chunks before the pixels."""
 
     header: Header
     palette: bool
@@ -117,7 +117,7 @@ def decode_cv2(path: Path, data: bytes, header: Header) -> Image:
 
 
 def swap_red_blue(pixels: Image) -> Image:
-    """BGR(A) to RGB(A) and back; a channel axis for grey."""
+    """Convert BGR(A) to RGB(A) and back; add a channel axis to gray."""
     pixels = np.atleast_3d(pixels)
     if pixels.shape[2] == 1:
         return pixels

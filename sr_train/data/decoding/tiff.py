@@ -1,4 +1,4 @@
-"""TIFF: Pillow decodes the pixels; OpenCV those of 16-bit colors, which Pillow reduces to 8 bits.
+"""Decode TIFF files. Pillow decodes the pixels; OpenCV those of 16-bit colors, which Pillow reduces to 8 bits.
 
 What a file contains is decided here from its tags. Kinds that neither decodes rightly are refused with the reason.
 """
@@ -30,16 +30,19 @@ _GRAY, _PALETTE, _CMYK = "gray", "palette", "CMYK"
 
 _COLORS = {0: _GRAY, 1: _GRAY, 2: "RGB", 3: _PALETTE, 5: _CMYK, 6: "YCbCr"}
 
-_OTHER_COLORS = {4: "a transparency mask", 8: "CIE L*a*b* colors", 9: "ICC L*a*b* colors", 10: "ITU L*a*b* colors"}
-_OTHER_COLORS |= {32803: "the raw pixels of a camera", 34892: "the raw pixels of a camera", 32844: "LogL pixels"}
-_OTHER_COLORS |= {32845: "LogLuv pixels"}
+_OTHER_COLORS = {
+    4: "a transparency mask", 8: "CIE L*a*b* colors", 9: "ICC L*a*b* colors", 10: "ITU L*a*b* colors",
+    32803: "the raw pixels of a camera", 34892: "the raw pixels of a camera", 32844: "LogL pixels", 32845: "LogLuv pixels",
+}  # fmt: skip
 
 _FORMATS = {2: "int", 3: "float", 5: "complex int", 6: "complex float"}
 
-_COMPRESSIONS = {2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 6: "old-style JPEG", 7: "JPEG"}
-_COMPRESSIONS |= {8: "deflate", 32773: "PackBits", 32809: "ThunderScan", 32946: "deflate", 34712: "JPEG 2000"}
-_COMPRESSIONS |= {34887: "LERC", 34925: "LZMA", 50000: "zstd", 50001: "WebP", 50002: "JPEG XL", 34661: "JBIG"}
-_COMPRESSIONS |= {34892: "lossy JPEG of a camera", 9: "JBIG", 10: "JBIG", 34676: "SGILog", 34677: "SGILog24"}
+_COMPRESSIONS = {
+    2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 6: "old-style JPEG", 7: "JPEG", 8: "deflate",
+    9: "JBIG", 10: "JBIG", 32773: "PackBits", 32809: "ThunderScan", 32946: "deflate", 34661: "JBIG", 34676: "SGILog",
+    34677: "SGILog24", 34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG of a camera", 34925: "LZMA", 50000: "zstd",
+    50001: "WebP", 50002: "JPEG XL",
+}  # fmt: skip
 
 _COMMON = (1, 5, 8, 32773, 32946)  # compressions that every libtiff contains
 
@@ -47,7 +50,7 @@ _ASSOCIATED, _STRAIGHT = 1, 2  # values of ExtraSamples; 0 is data without a mea
 
 
 class Layout(NamedTuple):
-    """What the tags of a TIFF state."""
+    """Content of the tags of a TIFF."""
 
     header: Header  #: of the upright image
     page: t.Page
@@ -82,7 +85,9 @@ def read_layout(path: Path, data: bytes) -> Layout:
     decoder = "OpenCV" if bits == 16 and color != _GRAY else "Pillow"
     if compression not in _COMMON and _lacks_codec(decoder, compression, bits):
         name = _COMPRESSIONS.get(compression, f"compression {compression}")
-        raise ImageError(f"{path}: {decoder} does not decode {name} in such a TIFF; save it with deflate, LZW or without")
+        raise ImageError(
+            f"{path}: {decoder} does not decode {name} in such a TIFF; save it with deflate, LZW or without"
+        )
     orientation = page.get(t.ORIENTATION, 1)
     height, width = page.get(t.LENGTH, 0), page.get(t.WIDTH, 0)
     height, width = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
@@ -191,10 +196,10 @@ def _decode_pillow(data: bytes, layout: Layout) -> Image:
     inverted = layout.bits == 16 and layout.inverted  # Pillow inverts 8 bits only
     if inverted and t.PHOTOMETRIC in layout.page.places:
         data = _replaced(data, layout.page, t.PHOTOMETRIC)
-    image = open_pillow(data, ("TIFF",))
+    image = open_pillow(data, ["TIFF"])
     if layout.bits == 16:
-        pixels = np.asarray(image).astype(np.uint16, copy=False)
-        pixels = np.uint16(65535) - pixels if inverted else pixels
+        pixels = np.asarray(image).astype(np.uint16)
+        pixels = np.invert(pixels) if inverted else pixels
     else:
         image = image.convert("LA") if image.mode == "La" else image
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[layout.header.channels]
