@@ -19,6 +19,7 @@ def evaluate(arguments: list[str]) -> int:
         config = {**config, "clips": None}
     arithmetic_of(config)
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
+    from sr_train.data.images import limit_pixels
     from sr_train.evaluation.items import open_outputs, score_all
     from sr_train.evaluation.metrics import open_perceptual
     from sr_train.evaluation.scores import Scores
@@ -34,6 +35,7 @@ def evaluate(arguments: list[str]) -> int:
     save = expect(config, "save", bool, "true or false")
     if save and out is None:
         raise UsageError("save=true needs a folder: give out=DIR")
+    limit_pixels(config["max_pixels"])
     outputs = open_outputs(config, centers_only=all(p.center for p in protocols))
     named = outputs.columns, outputs.titles, protocols, outputs.scale
     scores = Scores(*named, out, save=save, metrics=metrics, perceptual=perceptual)

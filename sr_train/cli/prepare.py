@@ -90,9 +90,11 @@ def prepare(arguments: list[str]) -> int:
         if not verify:
             raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
+    from sr_train.data.images import limit_pixels
     from sr_train.data.store.builder import StoreBuilder
     from sr_train.data.store.reader import Store
 
+    limit_pixels(config["max_pixels"])
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
     listed = None if config["list"] is None else str(config["list"])
     options |= {"listed": listed} if config["clips"] is None else _clips(folder, listed)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def _settings(config: Mapping[str, Any]) -> Settings:
     """Return the checked settings. Raise UsageError or ConfigError for wrong values."""
+    from sr_train.data.images import limit_pixels
     from sr_train.data.video.windows import check_padding
     from sr_train.upscaling.encoder import Options
     from sr_train.upscaling.inputs import Settings, image_suffix
@@ -26,6 +27,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         check_padding(str(config["padding"]))
     except ValueError as error:
         raise UsageError(str(error)) from None
+    limit_pixels(config["max_pixels"])
     codec = expect(config, "codec", str, "auto or the name of an encoder, e.g. libx264")
     quality = expect(config, "quality", (int, type(None)), "an integer, or null for the default of the codec")
     preset = expect(config, "preset", (str, type(None)), "a name, e.g. slow, or null for the default of the codec")

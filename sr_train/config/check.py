@@ -75,6 +75,7 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "scale": int | None,
     "scales": list[int] | None,
     "seed": int,
+    "max_pixels": int | None,
     "init.stage": str | None,
     "init.weights": str | None,
     "init.skip": list[str],

@@ -30,7 +30,7 @@ FREE = (
     "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
     "trainer.max_time", "trainer.timeout", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
-    "trainer.accumulate_grad_batches", "trainer.sync_batchnorm",
+    "trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "max_pixels",
 )  # fmt: skip
 
 _STEPS = "trainer.max_steps"

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage, with_trainer
 from sr_train.console import ProblemsError, UsageError, collect_error, is_child, message_of, say
+from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.tasks.curves import try_optimizer
@@ -97,7 +98,10 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 
 
 def prepare(stage: Stage, problems: list[Exception], processes: Processes | None = None) -> Prepared | None:
-    """Build and open one stage; on errors add them to ``problems`` and return None."""
+    """Build and open one stage; on errors add them to ``problems`` and return None.
+
+    ``max_pixels`` of the stage applies to this process from here on: sources read the headers of their images now.
+    """
     stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
         config = _moved(stage.config, str(stage.folder), folder)
@@ -114,6 +118,8 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
                 if config["task"].get("optimizer") is not None:
                     optimizer = build(config["task"]["optimizer"])
                     try_optimizer(optimizer, task.parameter_groups(), rate=task.rate, device=device)
+    with collect_error(problems):
+        limit_pixels(config["max_pixels"])
     data = _open_data(stage.config["data"], trainer, problems)  # outside of unchanged_globals, which hides warnings
     if problems or data is None or scores is None:
         return None

@@ -12,7 +12,7 @@ import torch
 
 from sr_train.data.images import read_upright, to_rgb
 from sr_train.data.video.film_reader import FilmReader
-from sr_train.upscaling.inputs import Job
+from sr_train.upscaling.inputs import Job, image_target
 
 Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
@@ -75,8 +75,7 @@ def _open_folder(job: Job, suffix: str | None) -> ClipReader:
             yield torch.from_numpy(np.array(to_rgb(image), order="C")).permute(2, 0, 1), ()
 
     def file_name(number: int) -> str:
-        path = job.frames[number]
-        return path.with_suffix(suffix).name if suffix else path.name
+        return image_target(job.frames[number], suffix).name
 
     depth = 8 if first.dtype == np.uint8 else 16
     warnings = [f"its frames {_LOST[channels]}"] if channels in _LOST else []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sr_train.console import UsageError
-from sr_train.data.images import SUFFIXES, BadFilesError, image_files
+from sr_train.data.images import SUFFIXES, WRITABLE, BadFilesError, image_files
 from sr_train.data.video.clips import select
 from sr_train.data.video.film_reader import VIDEO_SUFFIXES
 from sr_train.upscaling.compare import compare_name, names_file
@@ -61,8 +61,8 @@ def image_suffix(config: Mapping[str, Any]) -> str | None:
     if config["format"] is None:
         return None
     suffix = f".{str(config['format']).lower().removeprefix('.')}"
-    if suffix not in SUFFIXES:
-        raise UsageError(f"format={config['format']}: choose from {', '.join(s[1:] for s in SUFFIXES)}")
+    if suffix not in WRITABLE:
+        raise UsageError(f"format={config['format']}: choose from {', '.join(s[1:] for s in WRITABLE)}")
     return suffix
 
 
@@ -105,8 +105,14 @@ def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
 def _image_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     if wanted.suffix.lower() in SUFFIXES and not wanted.is_dir():
         return Job(given, wanted)
-    target = wanted / given.name
-    return Job(given, target if suffix is None else target.with_suffix(suffix))
+    return Job(given, image_target(wanted / given.name, suffix))
+
+
+def image_target(path: Path, suffix: str | None) -> Path:
+    """Return the target of an image: its own name, .png for a format that is not written (.avif)."""
+    if suffix is None and path.suffix.lower() in WRITABLE:
+        return path
+    return path.with_suffix(suffix or ".png")
 
 
 def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
@@ -139,8 +145,7 @@ def _of_folder(given: Path, wanted: Path, suffix: str | None, window: int | None
     images = [p for p in inside if not is_video(p)]
     if window is not None:
         return [*jobs, *_clips(given, wanted, images)]
-    made = [Job(p, wanted / p.relative_to(given)) for p in images]
-    made = made if suffix is None else [j._replace(target=j.target.with_suffix(suffix)) for j in made]
+    made = [Job(p, image_target(wanted / p.relative_to(given), suffix)) for p in images]
     return sorted([*jobs, *made])
 
 

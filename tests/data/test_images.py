@@ -5,19 +5,23 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import PIL.Image
 import pytest
 
+from sr_train.console import UsageError, forget_warnings
 from sr_train.data import images
 from sr_train.data.images import (
     SUFFIXES,
+    WRITABLE,
     BadFilesError,
     ImageError,
     decode_image,
     encode_image,
+    limit_pixels,
     list_images,
     read_header,
     read_image,
@@ -27,10 +31,11 @@ from sr_train.data.images import (
 )
 from sr_train.data.toy import TRAIN, VALIDATE, toy_files
 
-CHANNELS = {".png": (1, 3, 4), ".jpg": (1, 3), ".jpeg": (1, 3), ".bmp": (1, 3), ".webp": (3, 4)}
-CHANNELS |= {".tif": (1, 3, 4), ".tiff": (1, 3, 4)}
+JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
+CHANNELS = {".png": (1, 3, 4), ".bmp": (1, 3), ".webp": (3, 4), ".tif": (1, 3, 4), ".tiff": (1, 3, 4)}
+CHANNELS |= dict.fromkeys(JPEGS, (1, 3))
 DEEP = (".png", ".tif", ".tiff")
-HELD = [(s, c, d) for s in SUFFIXES for c in CHANNELS[s] for d in (np.uint8, np.uint16) if d == np.uint8 or s in DEEP]
+HELD = [(s, c, d) for s in WRITABLE for c in CHANNELS[s] for d in (np.uint8, np.uint16) if d == np.uint8 or s in DEEP]
 RGB = read_image(toy_files("chelsea")["chelsea"])[100:131, 150:197]
 
 
@@ -106,7 +111,7 @@ SAMPLES = samples()
 @pytest.mark.parametrize(("suffix", "channels", "dtype"), HELD)
 def test_what_is_written_is_what_is_read(tmp_path, suffix, channels, dtype):
     path = tmp_path / f"image{suffix}"
-    lossy = suffix in (".jpg", ".jpeg")
+    lossy = suffix in JPEGS
     image = smooth(channels) if lossy else noise(channels, dtype)
     write_image(path, image)
     back = check_header(path)
@@ -128,7 +133,7 @@ def test_red_is_red_for_other_readers_too(tmp_path, suffix):
     assert np.abs(np.asarray(PIL.Image.open(tmp_path / f"red{suffix}").convert("RGB")).astype(int) - image).max() <= 2
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE)
 def test_suffixes_may_be_written_in_capitals(tmp_path, suffix):
     path = tmp_path / f"image{suffix.upper()}"
     write_image(path, smooth(3))
@@ -214,12 +219,27 @@ def test_pixels_of_less_than_a_byte_are_spread_over_the_whole_range(tmp_path, de
     assert image[..., 0].tolist() == [expected] * 2
 
 
-def test_a_phones_mpo_is_read_as_its_first_picture(tmp_path):
-    first = PIL.Image.fromarray(smooth(3))
-    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[PIL.Image.fromarray(RGB)])
+def mpo(*kinds):
+    """A JPEG of several pictures (MPO); ``kinds`` replaces the types of those after the first."""
+    out = io.BytesIO()
+    more = [PIL.Image.fromarray(RGB)] * len(kinds)
+    PIL.Image.fromarray(smooth(3)).save(out, "MPO", save_all=True, append_images=more)
+    data = bytearray(out.getvalue())
+    entries = data.index(b"MPF\0") + 4 + 8 + 2 + 3 * 12 + 4  # TIFF header, three tags, offset of the next directory
+    for i, kind in enumerate(kinds, 1):
+        struct.pack_into("<I", data, entries + 16 * i, kind)
+    return bytes(data)
+
+
+def test_a_cameras_jpeg_with_previews_is_read_and_one_of_several_pictures_refused(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(mpo(0x010001, 0x010002))
     with PIL.Image.open(tmp_path / "x.jpg") as image:
         assert image.format == "MPO"
     assert np.abs(check_header(tmp_path / "x.jpg").astype(int) - smooth(3)).mean() < 3
+    (tmp_path / "two.jpg").write_bytes(mpo(0x020002))
+    for read in (read_image, read_header):
+        with pytest.raises(ImageError, match=r"two\.jpg: a JPEG \(MPO\) of 2 pictures; a file must contain one image"):
+            read(tmp_path / "two.jpg")
 
 
 def test_a_header_that_stands_at_the_end_or_behind_much_is_found(tmp_path):
@@ -294,18 +314,40 @@ def test_a_file_without_permission_is_refused_by_name(tmp_path):
         read_image(tmp_path / "x.png")
 
 
-def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path):
+def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_train.data.decoding.header.free_memory", lambda device: 8 << 30)
     path = tmp_path / "bomb.png"
     path.write_bytes(png(60_000, 60_000, pixels=bytes(1000)))
     assert path.stat().st_size < 200
     tracemalloc.start()
     try:
         for read in (read_image, read_header):
-            with pytest.raises(ImageError, match=r"bomb\.png: refused before it is decoded"):
+            with pytest.raises(ImageError, match=r"bomb\.png: refused .* 60000x60000 pixels need about 27.0 GB"):
                 read(path)
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
+
+
+def test_free_memory_decides_how_large_an_image_may_be_and_max_pixels_lowers_it(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    path.write_bytes(png(14_000, 14_000, depth=1, color=0, pixels=bytes(1751 * 14_000)))  # 196 megapixels
+    assert check_header(path).shape == (14_000, 14_000, 1)
+    limit_pixels(196_000_000)
+    try:
+        assert read_header(path).width == 14_000
+        limit_pixels(195_999_999)
+        for read in (read_image, read_header):
+            with pytest.raises(ImageError, match=r"14000x14000 pixels \(196000000\), more than max_pixels=195999999"):
+                read(path)
+    finally:
+        limit_pixels(None)
+    monkeypatch.setattr("sr_train.data.decoding.header.free_memory", lambda device: 400_000_000)
+    with pytest.raises(ImageError, match=r"need about 0\.5 GB of memory, 0\.4 GB are free"):
+        read_header(path)
+    for wrong in (0, -1, True, 1.5, "many"):
+        with pytest.raises(UsageError, match=r"max_pixels=.*: expected an integer of at least 1, or null"):
+            limit_pixels(cast("Any", wrong))
 
 
 def test_bytes_behind_a_right_header_are_refused_by_name(tmp_path):
@@ -465,6 +507,17 @@ def test_images_are_listed_by_their_path_without_suffix_and_sorted(tmp_path):
     assert list(found) == ["Z", "a.c", "a/1", "a/2", "a/b/c/d", "b", "e"]
     assert found["a/2"] == tmp_path / "a" / "2.JPG"
     assert list_images(str(tmp_path)) == found
+
+
+def test_files_of_other_kinds_are_named_in_one_warning(tmp_path, capsys):
+    forget_warnings()
+    make(tmp_path, "1.png", "2.jfif", "3.JPE", "4.avif", "a/5.gif", "notes.txt", "6.jxl", "a/README", ".hidden.gif")
+    for _ in range(2):
+        assert list(list_images(tmp_path)) == ["1", "2", "3", "4"]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"warning: {tmp_path}: 4 files without a suffix of images not read: 6.jxl, a/5.gif, a/README, notes.txt"
+    ]
 
 
 def test_linked_folders_are_followed(tmp_path):
