@@ -146,6 +146,14 @@ def tree(pid: int) -> list[int]:
     return [pid, *(p for child in children for p in tree(int(child)))]
 
 
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def alive(pid: int) -> bool:
     """Return true for a process that has not ended."""
     try:
@@ -161,7 +169,10 @@ def strike(
     if process.poll() is not None:
         return False
     everyone = tree(process.pid)
-    victim = chance.choice(everyone) if options.any_process else process.pid
+    # A loader's worker, which has the command line of its parent, ignores SIGTERM.
+    ranks = [p for p in everyone if p == process.pid or command_of(p) != command_of(process.pid)]
+    victims = ranks if number == signal.SIGTERM else everyone
+    victim = chance.choice(victims) if options.any_process else process.pid
     start = time.monotonic()
     with suppress(ProcessLookupError):
         os.kill(victim, number)
