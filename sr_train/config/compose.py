@@ -65,7 +65,7 @@ def shorten(message: str) -> str:
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse command-line arguments with Hydra's grammar. Raise ConfigError with all that are not KEY=VALUE."""
+    """Parse command-line arguments with Hydra's grammar. Raise ConfigError that lists the arguments that are not KEY=VALUE."""
     parsed, problems = [], []
     parser = OverridesParser.create()
     for text in overrides:
@@ -86,7 +86,9 @@ def quote_template(argument: str) -> str:
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Compose a command's config from ``KEY=VALUE`` arguments to plain values. Raise ConfigError with all problems."""
+    """Compose a command's config from ``KEY=VALUE`` arguments to plain values.
+
+    If there are problems, raise one ConfigError that lists all of them."""
     arguments = [quote_template(a) for a in arguments]
     defaults = compose_config(config, [])
     base = [str(k) for k in defaults]

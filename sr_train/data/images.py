@@ -181,7 +181,7 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
 
 
 def _swap_red_blue(pixels: Image) -> Image:
-    """BGR(A) to RGB(A) and back; a channel axis for grey."""
+    """Return BGR(A) pixels as RGB(A), and RGB(A) as BGR(A). Gray pixels [H, W] get a channel axis."""
     pixels = np.atleast_3d(pixels)
     if pixels.shape[2] == 1:
         return pixels

@@ -93,7 +93,7 @@ class Inputs:
         self._workers = workers
         self._skip_bad = skip_bad
         self._check = check
-        self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
+        self._remedy = "leave them out with skip_bad=true" if files is None else "leave their clips out with list=FILE"
         self.files = list_images(images) if files is None else dict(files)  #: key -> file, without bad files
         self.listed = frozenset(self.files)
         long = [
@@ -175,8 +175,8 @@ class Inputs:
         """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
         if self.bad and not self._skip_bad:
             raise BadFilesError(
-                f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove what is listed and run the same "
-                f"command again (images already written are kept), or leave {self._remedy}",
+                f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove the listed files and run the same "
+                f"command again (images already written are kept), or {self._remedy}",
                 self.bad,
             )
 
