@@ -146,6 +146,14 @@ def tree(pid: int) -> list[int]:
     return [pid, *(p for child in children for p in tree(int(child)))]
 
 
+def parent_of(pid: int) -> int:
+    """Return a process's parent, 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def command_of(pid: int) -> bytes:
     """Return the command line of a process."""
     try:
@@ -170,7 +178,8 @@ def strike(
         return False
     everyone = tree(process.pid)
     # A loader's worker, which has the command line of its parent, ignores SIGTERM.
-    ranks = [p for p in everyone if p == process.pid or command_of(p) != command_of(process.pid)]
+    children = [p for p in everyone if parent_of(p) == process.pid]
+    ranks = [process.pid, *(p for p in children if command_of(p) != command_of(process.pid))]
     victims = ranks if number == signal.SIGTERM else everyone
     victim = chance.choice(victims) if options.any_process else process.pid
     start = time.monotonic()

@@ -57,7 +57,7 @@ _REFUSALS = (ValueError, OSError, ImportError, TypeError, RuntimeError, Assertio
 def collect_error(
     problems: list[Exception], what: str = "", *, usage: bool = False, names_key: bool = True
 ) -> Iterator[None]:
-    """Catch an error of the code inside, append it to ``problems`` as one line, and continue after the block.
+    """Catch an error inside the ``with`` block, append it to ``problems`` as one line, and continue after the block.
 
     Args:
         problems: list to append to.

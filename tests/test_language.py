@@ -30,7 +30,7 @@ WORDS = {  # not: but
     r"centre\w*|centring": "center",
     r"licence[sd]?": "license",
 }
-FORBIDDEN = re.compile("|".join(rf"(?<![\w./`-])(?:{words})(?![\w./-])" for words in WORDS), re.IGNORECASE)
+FORBIDDEN = re.compile("|".join(rf"(?<![\w./`-])(?:{words})(?![\w/-]|\.\w)" for words in WORDS), re.IGNORECASE)
 
 
 def _docstrings(tree):

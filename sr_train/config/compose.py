@@ -71,7 +71,7 @@ def shorten(message: str) -> str:
 
 
 def parse(overrides: Sequence[str], *, command: str | None = "train", sweep: bool = False) -> list[Override]:
-    """Parse command-line arguments with Hydra's grammar. Raise ConfigError with all that are not KEY=VALUE.
+    """Parse command-line arguments with Hydra's grammar. Raise ConfigError that lists the arguments that are not KEY=VALUE.
 
     Args:
         overrides: arguments as typed.
@@ -113,7 +113,10 @@ def _quoting(typed: str) -> str:
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Compose a command's config from ``KEY=VALUE`` arguments to plain values. Raise ConfigError with all problems."""
+    """Compose a command's config from ``KEY=VALUE`` arguments to plain values.
+
+    If there are problems, raise one ConfigError that lists all of them.
+    """
     defaults = compose_config(config, [])
     base = [str(k) for k in defaults]
     overrides = parse(arguments, command=config)

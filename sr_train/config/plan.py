@@ -128,7 +128,7 @@ def _select(selection: Any, names: Sequence[str]) -> list[str]:
 
 
 def plan(arguments: Sequence[str]) -> Plan:
-    """Compose all stages of a command line. Raise ConfigError with all problems."""
+    """Compose all stages of a command line. If there are problems, raise one ConfigError that lists all of them."""
     overrides = parse(arguments)
     wrong: list[str] = []
     experiment, run_name, selection, given = (

@@ -113,7 +113,7 @@ def stage_config(
     *,
     recipe: bool,
 ) -> Composed:
-    """Compose one stage. Raise ConfigError with all problems.
+    """Compose one stage. If there are problems, raise one ConfigError that lists all of them.
 
     With ``recipe``, the entries are from an experiment: those of a group are dropped if the user chose another option of
     the group. Entries from the command line (``stages={...}``) are kept.
@@ -157,7 +157,7 @@ def _chosen(picks: Sequence[Typed], group: str) -> str:
 
 
 def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) -> None:
-    """Set the entries of a stage. Raise ConfigError with the unknown keys."""
+    """Set the entries of a stage. Raise ConfigError that lists the unknown keys, if there are any."""
     problems: list[str] = []
     for key, value in entries:
         if not is_known(config, key):
@@ -184,7 +184,11 @@ _PARTS = ("logger", "callbacks")  # groups that contain any number of named obje
 
 
 def _name_parts(config: DictConfig, where: str) -> list[str]:
-    """Name an object whose ``_target_`` is at the top of its group after its class. Return problems of other entries."""
+    """Name the loggers and callbacks of ``config`` in place, and return messages for entries that cannot be used.
+
+    ``callbacks: {_target_: pkg.Timer, every: 5}`` becomes ``callbacks: {Timer: {_target_: pkg.Timer, every: 5}}``. Entries that
+    already have a name and a ``_target_`` are kept.
+    """
     problems = []
     for group in _PARTS:
         node = config[group]

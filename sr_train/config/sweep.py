@@ -45,7 +45,8 @@ def show_hydra(arguments: Sequence[str]) -> None:
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
     """Let Hydra call ``work`` for each job of a command line with ``-m``. ``work`` returns the job's score.
 
-    Raise ConfigError with the problems of all jobs, if Hydra's basic sweeper makes them.
+    Raise ConfigError if a job's config has problems; it lists those of all jobs. Only the jobs of Hydra's basic sweeper are
+    checked.
     """
     sweep = Sweep(sys.argv[0], arguments)
     _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
@@ -133,7 +134,8 @@ class Sweep:
         arguments: arguments of the command line.
 
     Raises:
-        ConfigError: the problems of all jobs, if Hydra's basic sweeper makes them.
+        ConfigError: a job's config has problems; the error lists those of all jobs. Only jobs of Hydra's basic sweeper are
+            checked.
     """
 
     def __init__(self, program: str, arguments: Sequence[str]) -> None:
@@ -156,7 +158,7 @@ class Sweep:
         self._check([o for o in given.values() if not o.startswith("hydra")], keys)
 
     def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
-        """Compose every job that Hydra's basic sweeper will make. Raise ConfigError with their problems."""
+        """Compose every job that Hydra's basic sweeper will make. Raise ConfigError that lists their problems, if any."""
         overrides = parse(given, command=None)
         if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
             return

@@ -102,7 +102,7 @@ class TrainPatches(Dataset[Batch]):
         if small:
             raise BadFilesError(
                 f"{counted(len(small), self.sources[0].sized)} smaller than the patch of {lr_patch}x{lr_patch} LR pixels; "
-                "leave out what is listed, or set a smaller data.lr_patch",
+                f"leave out the listed {self.sources[0].sized}s, or set a smaller data.lr_patch",
                 small,
             )
 

@@ -79,7 +79,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
 
 
 def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
-    """Pair each HR image with its finished image by name. Raises BadFilesError with the names that were tried and found."""
+    """Pair each HR image with its finished image by name. Raises BadFilesError if a pair is missing or not unique."""
 
     def usual(stem: str) -> list[str]:
         own = [hr.keys[wanted[stem]]] if stem in wanted else []

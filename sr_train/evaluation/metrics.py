@@ -50,7 +50,10 @@ class PerceptualMetric:
 
 
 def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexnet", "vgg16"]:
-    """Return the network that the lin layers of a file are for. Raises ValueError with the contents of another file."""
+    """Return the network that the lin layers of a file belong to.
+
+    Raises ValueError if the file has no lin layers, or those of another network. The message describes its contents.
+    """
     lin = {name: t.numel() for name, t in state.items() if name.startswith("lin") and name.endswith(".model.1.weight")}
     sizes = [lin[name] for name in sorted(lin)]
     if sizes == _LIN["alexnet"]:

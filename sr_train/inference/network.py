@@ -32,9 +32,10 @@ from sr_train.weights.open import load
 
 
 def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
-    """Return the scale to use: the network's, or ``scale=``, which must be one of the network's.
+    """Return ``scale=`` of the command, or the network's scale if ``scale=`` is not given.
 
-    ``known`` has the scales of the network: none for bicubic, several for an MDSR.
+    ``known`` contains the scales of the network; ``scale=`` must be one of them. It is empty for bicubic, which needs
+    ``scale=`` and accepts any. A network with several scales (MDSR) needs ``scale=``, too.
     """
     scale = config["scale"]
     if scale is None and not known:

@@ -80,7 +80,7 @@ class _Normalized(torch.autograd.Function):
 
 
 def _not_compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Exclude a function from ``torch.compile``, which cannot trace what is between processes."""
+    """Exclude a function from ``torch.compile``, which cannot trace communication between processes."""
     return cast("Any", torch.compiler).disable(function)
 
 

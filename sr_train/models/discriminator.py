@@ -69,7 +69,9 @@ class VGGStyleDiscriminator(nn.Module):
         stages = {32: 3, 64: 4, 128: 5, 256: 6}
         if size not in stages:
             built = ", ".join(map(str, stages))
-            raise ValueError(f"discriminator size={size} is not supported; VGGStyleDiscriminator is for {built}")
+            raise ValueError(
+                f"discriminator size={size} is not supported; VGGStyleDiscriminator supports sizes {built}"
+            )
         if channels < 1:
             raise ValueError(f"discriminator channels={channels} must be at least 1")
         self.size = size

@@ -36,7 +36,7 @@ def upsampler(channels: int, scale: int) -> nn.Sequential:
     """
     steps = {2: (2,), 3: (3,), 4: (2, 2)}
     if scale not in steps:
-        raise ValueError(f"scale={scale} is not supported; EDSR's upsampler is for {', '.join(map(str, steps))}")
+        raise ValueError(f"scale={scale} is not supported; EDSR's upsampler supports {', '.join(map(str, steps))}")
     layers: list[nn.Module] = []
     for step in steps[scale]:
         layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step)]

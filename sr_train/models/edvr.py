@@ -95,7 +95,7 @@ class EDVR(nn.Module):
     ) -> None:
         super().__init__()
         if scale != (1 if hr_in else 4):
-            raise ValueError(f"scale={scale} is not supported; EDVR is for 4, or for 1 with model.hr_in=true")
+            raise ValueError(f"scale={scale} is not supported; EDVR supports 4, or 1 with model.hr_in=true")
         if frames < 1 or frames % 2 == 0:
             raise ValueError(f"frames={frames} must be odd, e.g. 5 or 7, as the center frame is restored")
         if channels < 1 or front_blocks < 0 or back_blocks < 0:

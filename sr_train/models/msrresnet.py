@@ -25,7 +25,7 @@ class MSRResNet(nn.Module):
     def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
         super().__init__()
         if scale not in (2, 3, 4):
-            raise ValueError(f"scale={scale} is not supported; MSRResNet is for 2, 3, 4")
+            raise ValueError(f"scale={scale} is not supported; MSRResNet supports 2, 3, 4")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale

@@ -74,7 +74,7 @@ class RRDBNet(nn.Module):
     ) -> None:
         super().__init__()
         if scale not in _STEPS:
-            raise ValueError(f"scale={scale} is not supported; RRDBNet is for {', '.join(map(str, _STEPS))}")
+            raise ValueError(f"scale={scale} is not supported; RRDBNet supports {', '.join(map(str, _STEPS))}")
         if channels < 1 or growth < 1 or blocks < 0:
             raise ValueError(f"channels={channels} and growth={growth} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale

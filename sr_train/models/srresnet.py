@@ -44,7 +44,7 @@ class SRResNet(nn.Module):
         super().__init__()
         steps = {2: (2,), 3: (3,), 4: (2, 2)}
         if scale not in steps:
-            raise ValueError(f"scale={scale} is not supported; SRResNet is for {', '.join(map(str, steps))}")
+            raise ValueError(f"scale={scale} is not supported; SRResNet supports {', '.join(map(str, steps))}")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
         self.scale = scale

@@ -1,8 +1,9 @@
 """Start of the processes of a run: by srun, by torchrun, by environment variables, or by the first process itself.
 
 The number of processes is known before anything is written. ``trainer.devices`` and ``trainer.num_nodes`` are compared with
-what the launcher has started, because processes that disagree would train several times into one folder or wait for ever.
-This module imports neither torch nor Lightning, which read some of the variables when they are imported.
+the number of processes that the launcher has started. A difference is an error: several trainings would write to one folder,
+or processes would wait for each other forever. This module imports neither torch nor Lightning, which read some of the
+variables when they are imported.
 """
 
 from __future__ import annotations
@@ -191,11 +192,15 @@ def _by_hand(env: Mapping[str, str]) -> Launch:
 
 
 def resolve_devices(trainer: Mapping[str, Any], launch: Launch, *, gpus: int) -> tuple[dict[str, Any], Launch]:
-    """Compare a trainer's options with the launcher; return the options to change, and the launch as the trainer sees it.
+    """Return the trainer's options ``devices`` and ``num_nodes`` for a launch, and the process's place for these options.
+
+    The place differs from ``launch`` if each process can use one GPU only (``srun --gpus-per-task=1``): Lightning then treats
+    each process as a node.
 
     Args:
-        trainer: options of Lightning's Trainer; ``devices=auto`` means the launcher's processes, or one.
-        launch: place of this process.
+        trainer: options of Lightning's Trainer. ``devices=auto`` is the number of processes per node that the launcher has
+            started, or 1 without a launcher.
+        launch: place of this process among the processes of the run.
         gpus: number of GPUs that the trainer may use in this process; 0 on a CPU.
 
     Raises:
@@ -222,7 +227,7 @@ def resolve_devices(trainer: Mapping[str, Any], launch: Launch, *, gpus: int) ->
 
 
 def count_devices(devices: Any, gpus: int) -> int | None:
-    """Return the number of processes per node that ``trainer.devices`` asks for; None if any number will do."""
+    """Return the number of processes per node that ``trainer.devices`` asks for; None if any number is accepted."""
     if devices in ("auto", -1, "-1"):
         return None
     if isinstance(devices, str) and "," in devices:
@@ -243,7 +248,7 @@ def _contradiction(trainer: Mapping[str, Any], launch: Launch, wanted: int | Non
     return (
         f"{given}: contradicts {launch.by}, which has started {counted(launch.per_node, 'process', 'processes')} per "
         f"node on {counted(launch.nodes, 'node')}. "
-        f"Leave both out, or start as many: {start}"
+        f"Leave out trainer.devices and trainer.num_nodes, or start as many processes as they ask for: {start}"
     )
 
 

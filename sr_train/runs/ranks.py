@@ -1,7 +1,7 @@
 """Messages between the processes of a run: decisions of rank 0, failures, signals, and what each process is doing.
 
 All go through torch's TCPStore, a small table in the process of rank 0 (or in torchrun's agent). It works before the process
-group of the GPUs exists and while one of its operations waits, so that no process waits for ever for one that has failed.
+group of the GPUs exists and while one of its operations waits, so that no process waits forever for one that has failed.
 """
 
 from __future__ import annotations
@@ -316,7 +316,7 @@ def _guard_exit(code: int) -> None:
 
 
 def describe_beats(beats: dict[int, dict[str, Any]]) -> str:
-    """Return a line that says what the processes do, those first that the others wait for."""
+    """Return one line with the activity of the slowest or lost processes, and the number of the others, which wait for them."""
     if len(beats) == 1:
         return f"{beats[0]['doing']} (after step {beats[0]['step']})"
     lost = {r: b for r, b in beats.items() if b["age"] > 10 * BEAT}

@@ -29,13 +29,13 @@ class Average(AveragedModel):
     def __init__(self, network: nn.Module, *, decay: float) -> None:
         super().__init__(network, use_buffers=True)
         self.decay = decay
-        self._updates: int | None = None  # None: as n_averaged says
+        self._updates: int | None = None  # None: read n_averaged first
         self._source: weakref.ref[nn.Module] | None = None
         self._pairs: list[tuple[Store, Store, str]] = []
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average the present weights and buffers of ``model``; those that are not real numbers are copied."""
+        """Average the present weights and buffers of ``model``; those of integer type are copied."""
         if self._updates is None:
             self._updates = int(self.n_averaged)
         t = self._updates
@@ -49,7 +49,7 @@ class Average(AveragedModel):
         self.n_averaged.fill_(self._updates)
 
     def _tensors(self, model: nn.Module) -> tuple[list[torch.Tensor], ...]:
-        """Return the averages of real numbers, the tensors that they follow, and both again for other types."""
+        """Return four lists of tensors: floating-point ones of the average and of ``model``, and integer ones of both."""
         if self._source is None or self._source() is not model:
             self._source = weakref.ref(model)
             pairs = zip(places(self.module), places(model), strict=True)

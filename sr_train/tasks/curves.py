@@ -74,7 +74,7 @@ class CosineRestarts:
 def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
     """Check that the periods of a schedule cover all steps of a stage; after them the rate would stay at the floor.
 
-    Raise ValueError with the sum and with periods that cover the stage.
+    Raise ValueError if they do not. The message contains the sum of the periods, and periods that cover the stage.
     """
     if not isinstance(curve, CosineRestarts) or (missing := steps - sum(curve.periods)) <= 0:
         return

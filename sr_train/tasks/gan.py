@@ -28,7 +28,10 @@ _REMEDIES = (
 
 @contextmanager
 def frozen(network: nn.Module) -> Generator[None, None, None]:
-    """Freeze the parameters of ``network``: graphs built inside pass gradients through it, but not to its parameters."""
+    """Freeze the parameters of ``network`` inside the ``with`` block.
+
+    Gradients of a graph that is built there flow through the network, but not to its parameters.
+    """
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

@@ -28,7 +28,7 @@ class Speed:
         self.start()
 
     def start(self) -> None:
-        """Start the clock; the loop waits for its first batch."""
+        """Start the clock and, as the training loop needs its first batch, a wait for data."""
         self._begin = self._waiting_since = time.perf_counter()
         self._waited = 0.0
 

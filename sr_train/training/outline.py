@@ -154,6 +154,6 @@ def _check_network_scales(stage: Stage, model: Any) -> None:
     own = contract.scales(model)
     if sorted(stage.scales) != sorted(own):
         raise ValueError(
-            f"stage {stage.name}: the network is for {listed(own)}, the data for {listed(stage.scales)}: give only scale= (or "
-            "scales= for a network with several scales); model.scale and data.scale follow it"
+            f"stage {stage.name}: the network upscales by {listed(own)}, but the data's scale is {listed(stage.scales)}: give "
+            "only scale= (or scales= for a network with several scales); model.scale and data.scale follow it"
         )

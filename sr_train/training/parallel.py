@@ -111,14 +111,14 @@ def _not_exchanged(task: SRTask) -> set[str]:
 
 
 def share_buffers(trainer: L.Trainer, network: nn.Module) -> None:
-    """Give all processes the buffers of process 0, so that their parts of a validation are of one network."""
+    """Copy the network's buffers of process 0 to all processes, so that all of them validate the same network."""
     if trainer.world_size > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
 
 
 def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
-    """Return a note if BatchNorm's statistics are over other images than before, where a stage continues.
+    """Return a note if a continued stage computes BatchNorm's statistics over a different number of images than before.
 
     Args:
         task: the stage's task.
@@ -135,7 +135,7 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
         if old.get(k, d) != new.get(k, d)
     ]
     return (
-        [f"BatchNorm's statistics are over other numbers of images from here on ({', '.join(changed)})"]
+        [f"BatchNorm's statistics are over a different number of images from here on ({', '.join(changed)})"]
         if changed
         else []
     )

@@ -43,8 +43,8 @@ class StoppedError(Exception):
 class Signals:
     """Handler of a run's signals in the main thread. It replaces those of Lightning and of launchers.
 
-    While ``training`` is true, a signal is only noted; the run ends after the step. Otherwise nothing is unsaved, and
-    StoppedError is raised at once. A second Ctrl-C always ends the run at once.
+    While ``training`` is true, a signal is only noted, and the run ends after the step. Otherwise StoppedError is raised at
+    once, because there is nothing to save. A second Ctrl-C always ends the run at once.
 
     Args:
         ranks: processes of the run; all of them are told about the signal.

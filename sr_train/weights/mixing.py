@@ -26,7 +26,7 @@ def family(weights: Weights) -> set[str]:
 
 
 def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
-    """Raise WeightsError with all reasons why networks (by name) cannot be mixed."""
+    """Raise WeightsError if networks cannot be mixed; it lists all reasons. Networks are given as {name: network}."""
     problems = [f"mix={list(mix)}: {len(mix)} factors for {len(sources)} networks"] if len(mix) != len(sources) else []
     problems += [f"mix={list(mix)}: factors must be between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
     problems += [f"mix={list(mix)}: factors sum to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []

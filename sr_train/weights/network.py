@@ -44,7 +44,7 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_fits(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Compare names and shapes of tensors with those of their network. Raises WeightsError with the differences."""
+    """Raise WeightsError if names or shapes of tensors differ from the network's; it lists the differences."""
     expected = outline(lambda: build_model(weights.model, where=where, allow=allow)).state_dict()
     problems = [f"{k}: missing" for k in expected.keys() - weights.state.keys()]
     problems += [f"{k}: unknown" for k in weights.state.keys() - expected.keys()]

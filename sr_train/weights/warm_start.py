@@ -33,7 +33,8 @@ def match_warm_start(
     """Decide which tensors a network copies from ``source``. Tensors may be on meta.
 
     ``skip`` has globs on names of tensors, ``grow`` has names of lists of blocks that may be longer than the source's. All
-    other tensors must agree in name and shape. Raises WeightsError with all differences and with globs that match nothing.
+    other tensors must agree in name and shape. Raises WeightsError if they do not, or if a glob matches nothing; it lists all
+    cases.
     """
     grown = [
         k for k in grown_tensors(network, source, grow, where=where) if not any(fnmatchcase(k, glob) for glob in skip)

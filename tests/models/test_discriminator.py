@@ -92,7 +92,9 @@ def test_bf16_gives_float32_logits():
 def test_an_unsupported_size_is_refused():
     with pytest.raises(ValueError, match="size=100 is not supported; SRGAN's needs a multiple of 16"):
         SRGANDiscriminator(size=100)
-    with pytest.raises(ValueError, match="size=96 is not supported; VGGStyleDiscriminator is for 32, 64, 128, 256"):
+    with pytest.raises(
+        ValueError, match="size=96 is not supported; VGGStyleDiscriminator supports sizes 32, 64, 128, 256"
+    ):
         VGGStyleDiscriminator(size=96)
 
 

@@ -261,7 +261,7 @@ def test_mean_offsets_are_reported_by_level_and_explosions_with_remedies():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": 2}, r"scale=2 is not supported; EDVR is for 4, or for 1 with model\.hr_in=true"),
+        ({"scale": 2}, r"scale=2 is not supported; EDVR supports 4, or 1 with model\.hr_in=true"),
         ({"hr_in": True}, "scale=4 is not supported"),
         ({"frames": 4}, "frames=4 must be odd"),
         ({"channels": 0}, "channels=0"),

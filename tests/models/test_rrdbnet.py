@@ -115,7 +115,7 @@ def test_channels_last_and_bf16_give_float32_near_the_plain_result():
 
 
 def test_wrong_arguments_and_sizes_are_refused():
-    with pytest.raises(ValueError, match="scale=5 is not supported; RRDBNet is for 1, 2, 3, 4, 8"):
+    with pytest.raises(ValueError, match="scale=5 is not supported; RRDBNet supports 1, 2, 3, 4, 8"):
         RRDBNet(scale=5)
     with pytest.raises(ValueError, match="growth=0"):
         RRDBNet(growth=0)

@@ -121,7 +121,7 @@ def test_a_note_reports_other_statistics_where_a_stage_continues(gan_config):
     assert statistics_notes(task, None, now) == []
     assert statistics_notes(task, gan_config, gan_config) == []
     assert statistics_notes(task, gan_config, now) == [
-        "BatchNorm's statistics are over other numbers of images from here on (trainer.accumulate_grad_batches: 1 -> 4)"
+        "BatchNorm's statistics are over a different number of images from here on (trainer.accumulate_grad_batches: 1 -> 4)"
     ]
 
 

@@ -97,7 +97,7 @@ class Inputs:
         self._workers = workers
         self._skip_bad = skip_bad
         self._check = check
-        self._remedy = "them out with skip_bad=true" if files is None else "their clips out with list=FILE"
+        self._remedy = "leave them out with skip_bad=true" if files is None else "leave their clips out with list=FILE"
         found = input_files(images, listed) if files is None else files
         self.files: dict[str, InputFile] = dict(found)  #: key -> file, without bad files
         self.listed = frozenset(self.files)
@@ -180,8 +180,8 @@ class Inputs:
         """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
         if self.bad and not self._skip_bad:
             raise BadFilesError(
-                f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove what is listed and run the same "
-                f"command again (images already written are kept), or leave {self._remedy}",
+                f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove the listed files and run the same "
+                f"command again (images already written are kept), or {self._remedy}",
                 self.bad,
             )
 

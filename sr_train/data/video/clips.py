@@ -164,7 +164,7 @@ class Clips:
             if len(frames) < least
         ]
         if short:
-            what = f"{where}: {counted(len(short), 'clip')} too short; leave out what is listed or set a smaller data.frames"
+            what = f"{where}: {counted(len(short), 'clip')} too short; leave out the listed clips or set a smaller data.frames"
             raise BadFilesError(what, short)
         #: (index of the first pair, number of frames) of each clip; pairs are in the order of clips and frames
         self.spans: list[tuple[int, int]] = []

@@ -19,11 +19,12 @@ _WRAPPERS = ("params_ema", "params", "state_dict")  # the first one with tensors
 
 
 def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
-    """Return the network in the content of a file: tensors by name, bare or in a wrapper.
+    """Return the network, its weights and their origin, recognized by the names and shapes of a file's tensors.
 
-    The prefix ``module.`` is removed if all names have it. ``scale`` is used only if the tensors fit several scales. Tensors
-    become float32 copies, independent of the file. Raises WeightsError if no key format matches, and TorchFileError for
-    tensors that weights cannot have.
+    ``content`` is {name: tensor}, or a wrapper such as {"params": {name: tensor}}. The prefix ``module.`` is removed if all
+    names have it. ``scale`` is used only if the tensors fit several scales. The returned tensors are float32 copies,
+    independent of the file. Raises WeightsError if no key format matches. Raises TorchFileError for tensors that are not
+    plain floating-point arrays; BatchNorm's counters may be integers.
     """
     wrapper, tensors = _unwrap(path, content)
     if all(name.startswith("module.") for name in tensors):  # added by DataParallel
@@ -60,7 +61,7 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
 def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, Any], dict[str, str]] | None:
     """Return a network's config and {our name: the file's name}; None if the tensors belong to another network.
 
-    Raises ValueError with the names that the network does not have.
+    Raises ValueError if the file has names that the network does not have.
     """
     named = form.names(shapes)
     if named is None:

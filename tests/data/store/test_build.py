@@ -216,7 +216,7 @@ def spoilt(folder):
 
 def test_all_bad_files_are_named_in_one_message_and_the_good_ones_kept(spoilt, tmp_path):
     with pytest.raises(
-        BadFilesError, match="6 bad files; repair or remove what is listed and run the same command again"
+        BadFilesError, match="6 bad files; repair or remove the listed files and run the same command again"
     ) as error:
         prepare(spoilt, tmp_path / "x.lmdb")
     reasons = [
@@ -232,7 +232,7 @@ def test_all_bad_files_are_named_in_one_message_and_the_good_ones_kept(spoilt, t
     assert not (tmp_path / "x.lmdb.partial").exists()
     for name in ("empty.png", "text.jpg", "tiny.png", "away.png"):
         (spoilt / name).unlink()
-    with pytest.raises(BadFilesError, match="2 bad files; repair or remove what is listed") as error:
+    with pytest.raises(BadFilesError, match="2 bad files; repair or remove the listed files") as error:
         prepare(spoilt, tmp_path / "x.lmdb")
     assert "cut.png: corrupt or truncated" in str(error.value)
     assert "more/cut.jpg: corrupt or truncated" in str(error.value)
