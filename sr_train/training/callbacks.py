@@ -21,7 +21,6 @@ from sr_train.training.rank_events import gathered
 from sr_train.training.skipped import Skipped
 from sr_train.training.step_callback import StepCallback, log_numbers
 
-
 _KEPT = "skipped"  # the number of images that a rank has skipped since the last exchange
 
 
