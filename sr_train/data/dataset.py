@@ -179,6 +179,7 @@ class EvalImage(NamedTuple):
         tuple[str, int]
     ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
     centered: bool = True  #: it is an image, or the center frame of its clip
+    from_gray: bool = False  #: the HR file has one channel; some protocols score it differently
 
     @property
     def center(self) -> torch.Tensor:
@@ -274,8 +275,9 @@ class EvalImages(Dataset[EvalImage]):
     def __getitem__(self, index: int) -> EvalImage:
         name, i = self._where[index]
         pairs = self.sets[name]
-        lr, hr = (_tensor(np.array(to_rgb(image))) for image in pairs.whole(i))
-        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale)
+        files = pairs.whole(i)
+        lr, hr = (_tensor(np.array(to_rgb(image))) for image in files)
+        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, from_gray=files[1].shape[-1] == 1)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
             return image._replace(clip=frame.clip, window=window, centered=frame.centered)

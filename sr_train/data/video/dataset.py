@@ -68,7 +68,7 @@ class TrainWindows:
         return self._names[self._centers[index][0]]
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
-        """Return (LR patches in order of time, HR patch of the center frame, its key), as :class:`.train_source.TrainSource`."""
+        """Return (LR patches in order of time, HR patch of the center frame, its key); see :class:`.TrainSource`."""
         window = self.draw(index, words[3:6])
         center = window[len(window) // 2]
         top, left = self.pairs.place(center, words, size)
