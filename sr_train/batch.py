@@ -15,6 +15,9 @@ Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or 
 
 class _MayHave(TypedDict, total=False):
     suspects: list[str]  #: those of ``key`` whose patches contain values that are not finite, as the loader found
+    skipped: list[
+        tuple[str, str]
+    ]  #: (name, reason) of images that were drawn and cannot be read; others were drawn instead
 
 
 class Batch(_MayHave):

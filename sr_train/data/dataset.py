@@ -2,74 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from sr_train.batch import Batch, Image
-from sr_train.console import counted
+from sr_train.console import counted, message_of
 from sr_train.data.draws import Draws, StepScales, below
-from sr_train.data.images import BadFilesError, to_real, to_rgb
-from sr_train.data.transforms import FLIP_ROTATIONS, flip_rotate
+from sr_train.data.images import BadFilesError, ImageError, to_real, to_rgb
+from sr_train.data.loading import LoaderError
+from sr_train.data.store.format import StoreError
+from sr_train.data.train_source import Sample, TrainSource
+from sr_train.data.transforms import FLIP_ROTATIONS, place_patch
 
-_PIXEL = {
-    np.dtype(np.uint8): np.dtype("V3"),
-    np.dtype(np.uint16): np.dtype("V6"),
-    np.dtype(np.float32): np.dtype("V12"),
-}
-
-
-def _pixels(image: Any) -> Image:
-    """View pixels [n, n, 3] as [n, n] elements of three samples."""
-    return image.view(_PIXEL[image.dtype])[..., 0]
-
-
-def _place(canvas: Image, patch: Image, k: int) -> None:
-    """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
-
-    Each pixel is copied as one element. That is three to seven times as fast as three samples, except for the identity.
-    """
-    if patch.strides[2] != patch.itemsize:
-        patch = np.ascontiguousarray(patch)
-    np.copyto(_pixels(canvas), flip_rotate(_pixels(patch), k))
+PATIENCE = 10  #: default of ``data.patience``, as that of ``task.patience``
 
 
 def _finite(patch: Image) -> bool:
     """Return true if all values of a patch are finite. The loader's processes check this, the training process does not."""
     return patch.dtype.kind != "f" or bool(np.isfinite(patch).all())
-
-
-class TrainSource(Protocol):
-    """Training images or windows of video, by index."""
-
-    unit: str  #: plural noun for the items, for messages: ``images``, ``windows``
-    sized: str  #: noun for what :meth:`sizes` lists, for messages: ``image``, ``clip``
-    name: str  #: name of the source, for messages
-    scale: int  #: HR pixels per LR pixel
-
-    def __len__(self) -> int: ...
-
-    def sizes(self) -> Iterable[tuple[str, tuple[int, int]]]:
-        """Return (name, LR (h, w)) of every image or clip."""
-        ...
-
-    def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image | list[Image], Image, str]:
-        """Cut a training patch.
-
-        Args:
-            index: index of the image or window.
-            words: uniform 64-bit words; 0 and 1 choose the place, 3 to 5 choose the window of a video.
-            size: side of the LR patch in pixels.
-
-        Returns:
-            LR patch [size, size, 3], or for video a list of them in order of time; HR patch; key of the image or center frame.
-        """
-        ...
 
 
 class TrainPatches(Dataset[Batch]):
@@ -80,14 +34,25 @@ class TrainPatches(Dataset[Batch]):
         draws: function from a position to its random choices; its sizes are those of the sources.
         lr_patch: side of the LR patch in pixels; the HR patch is ``scale`` times as large.
         augment: apply one of the eight flips and rotations to each patch.
+        patience: number of images in a row, drawn for one position, that cannot be read: then an error is raised.
 
     A list of positions gives a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, 3, h, w], or
     [B, T, 3, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames.
     """
 
-    def __init__(self, sources: Sequence[TrainSource], draws: Draws, *, lr_patch: int, augment: bool = True) -> None:
-        if lr_patch < 1:
-            raise ValueError(f"lr_patch={lr_patch} must be at least 1")
+    def __init__(
+        self,
+        sources: Sequence[TrainSource],
+        draws: Draws,
+        *,
+        lr_patch: int,
+        augment: bool = True,
+        patience: int = PATIENCE,
+    ) -> None:
+        for name, value in (("lr_patch", lr_patch), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"data.{name}={value} must be at least 1")
+        self.patience = patience
         self.sources = list(sources)
         self.draws = draws
         self.lr_patch = lr_patch
@@ -106,11 +71,37 @@ class TrainPatches(Dataset[Batch]):
                 small,
             )
 
-    def sample(self, position: int) -> tuple[Image | list[Image], Image, int, str]:
-        """Return (LR patch or patches of a window, HR patch, k of :func:`.transforms.flip_rotate`, key) before augmentation."""
-        source, index, words = self.draws(position)
-        lr, hr, key = self.sources[source].cut(index, words, self.lr_patch)
-        return lr, hr, below(words[2], FLIP_ROTATIONS) if self.augment else 0, key
+    def sample(self, position: int) -> Sample:
+        """Return the sample at a position. An image that cannot be read is skipped, and another one is drawn.
+
+        The images drawn for a position depend on nothing else, so workers, devices and restarts do not change them.
+        """
+        skipped: list[tuple[str, str]] = []
+        while len(skipped) < self.patience:
+            source, index, words = self.draws(position, len(skipped))
+            try:
+                lr, hr, key = self._cut(self.sources[source], index, words)
+            except ImageError as error:
+                skipped.append((self.sources[source].item(index), str(error)))
+                continue
+            return Sample(lr, hr, below(words[2], FLIP_ROTATIONS) if self.augment else 0, key, skipped)
+        raise BadFilesError(
+            f"{counted(self.patience, 'training image')} drawn in a row cannot be read (data.patience={self.patience}); check "
+            "that their disk is mounted, and repair or remove the files",
+            list(dict.fromkeys(reason for _, reason in skipped)),
+        )
+
+    def _cut(self, source: TrainSource, index: int, words: Sequence[int]) -> tuple[Image | list[Image], Image, str]:
+        """Cut a patch; add the image's name to errors that do not contain a file's."""
+        try:
+            return source.cut(index, words, self.lr_patch)
+        except (ImageError, StoreError):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename:
+                raise
+            text = " ".join(message_of(error).split())
+            raise LoaderError(f"{source.name}: {source.item(index)}: {type(error).__name__}: {text}") from error
 
     def __getitem__(self, position: int) -> Batch:
         return self.__getitems__([position])
@@ -119,9 +110,9 @@ class TrainPatches(Dataset[Batch]):
         """Batch of the samples at ``positions``."""
         n = len(positions)
         lr_out = hr_out = np.empty(0)
-        keys, suspects = list[str](), list[str]()
+        keys, suspects, skipped = list[str](), list[str](), list[tuple[str, str]]()
         for slot, position in enumerate(positions):
-            lr, hr, k, key = self.sample(position)
+            lr, hr, k, key, bad = self.sample(position)
             frames, time = (lr, (len(lr),)) if isinstance(lr, list) else ([lr], ())
             if slot == 0:
                 lr_out = np.empty((n, *time, *frames[0].shape), frames[0].dtype)
@@ -129,11 +120,19 @@ class TrainPatches(Dataset[Batch]):
             if any(f.dtype != lr_out.dtype for f in frames) or hr.dtype != hr_out.dtype:  # depths are mixed
                 frames, hr, lr_out, hr_out = [to_real(f) for f in frames], to_real(hr), to_real(lr_out), to_real(hr_out)
             for canvas, frame in zip(lr_out[slot] if time else lr_out[slot : slot + 1], frames, strict=True):
-                _place(canvas, frame, k)
-            _place(hr_out[slot], hr, k)
+                place_patch(canvas, frame, k)
+            place_patch(hr_out[slot], hr, k)
             keys.append(key)
             suspects += [] if all(map(_finite, (hr, *frames))) else [key]
-        return {"lr": _tensor(lr_out), "hr": _tensor(hr_out), "key": keys, "suspects": suspects, "scale": self.scale}
+            skipped += bad
+        found: Batch = {
+            "lr": _tensor(lr_out),
+            "hr": _tensor(hr_out),
+            "key": keys,
+            "suspects": suspects,
+            "scale": self.scale,
+        }
+        return {**found, "skipped": skipped} if skipped else found
 
 
 class MultiScalePatches(Dataset[Batch]):
@@ -167,24 +166,6 @@ def _tensor(pixels: Image) -> torch.Tensor:
     return torch.as_tensor(pixels).movedim(-1, -3)
 
 
-def passthrough(batch: Batch) -> Batch:
-    """Return the batch unchanged: the collate function of :class:`TrainPatches`, whose items are whole batches."""
-    return batch
-
-
-def one_thread(_: int) -> None:
-    """Limit a loader worker to one thread and make it ignore signals.
-
-    The function stands here so that a spawned worker does not import Lightning.
-    """
-    torch.set_num_threads(1)
-    # timeout, systemd and scancel signal the whole process group; only the training process reacts, with a checkpoint.
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):  # Windows has two of them
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    cv2.setNumThreads(0)
-
-
 class EvalImage(NamedTuple):
     """One image, or a window of video whose center frame is scored."""
 
@@ -198,6 +179,7 @@ class EvalImage(NamedTuple):
         tuple[str, int]
     ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
     centered: bool = True  #: it is an image, or the center frame of its clip
+    from_gray: bool = False  #: the HR file has one channel; some protocols score it differently
 
     @property
     def center(self) -> torch.Tensor:
@@ -293,8 +275,9 @@ class EvalImages(Dataset[EvalImage]):
     def __getitem__(self, index: int) -> EvalImage:
         name, i = self._where[index]
         pairs = self.sets[name]
-        lr, hr = (_tensor(np.array(to_rgb(image))) for image in pairs.whole(i))
-        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale)
+        files = pairs.whole(i)
+        lr, hr = (_tensor(np.array(to_rgb(image))) for image in files)
+        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, from_gray=files[1].shape[-1] == 1)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
             return image._replace(clip=frame.clip, window=window, centered=frame.centered)

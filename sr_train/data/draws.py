@@ -114,24 +114,43 @@ class Draws:
         rank[order] = np.arange(len(deck)) - np.repeat(starts, self._counts)
         return dealt, rank
 
+    def _split(self, flat: int) -> tuple[int, int]:
+        """Return (source, image of the source) of a number among all images."""
+        source = int(np.searchsorted(self._ends, flat, side="right"))
+        return source, flat - (int(self._ends[source - 1]) if source else 0)
+
     def _image(self, position: int) -> tuple[int, int]:
         if self._counts is None:
             epoch, slot = divmod(position, int(self._ends[-1]))
-            flat = int(self._permutation(-1, epoch)[slot])
-            source = int(np.searchsorted(self._ends, flat, side="right"))
-            return source, flat - (int(self._ends[source - 1]) if source else 0)
+            return self._split(int(self._permutation(-1, epoch)[slot]))
         block, slot = divmod(position, sum(self._counts))
         dealt, rank = self._block(block)
         source = int(dealt[slot])
         epoch, within = divmod(block * self._counts[source] + int(rank[slot]), self.sizes[source])
         return source, int(self._permutation(source, epoch)[within])
 
-    def __call__(self, position: int) -> Draw:
-        """Return the choices for the sample at ``position`` (0, 1, 2, ...)."""
+    def __call__(self, position: int, attempt: int = 0) -> Draw:
+        """Return the choices for the sample at ``position`` (0, 1, 2, ...).
+
+        Attempts 1, 2, ... replace an image that cannot be read. They draw from all images, with weights from all of the same
+        source, so that its share stays.
+        """
         if position < 0:
             raise ValueError(f"position {position} is negative")
+        if attempt:
+            return self._again(position, attempt)
         words = struct.unpack(f"<{_WORDS}Q", self._hash(b"sample", position, size=8 * _WORDS))
         return Draw(*self._image(position), words)
+
+    def _again(self, position: int, attempt: int) -> Draw:
+        raw = self._hash(b"again", position, attempt, size=8 * (_WORDS + 1))
+        *words, word = struct.unpack(f"<{_WORDS + 1}Q", raw)
+        if self._counts is None:
+            source, image = self._split(below(word, int(self._ends[-1])))
+        else:
+            source, _ = self._image(position)
+            image = below(word, self.sizes[source])
+        return Draw(source, image, tuple(words))
 
 
 class StepScales:

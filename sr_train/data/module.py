@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
 from sr_train.console import ProblemsError, collect_error, say
-from sr_train.data.dataset import EvalImages, EvalSet, MultiScalePatches, TrainPatches, one_thread, passthrough
+from sr_train.data.dataset import PATIENCE, EvalImages, EvalSet, MultiScalePatches, TrainPatches
 from sr_train.data.draws import Draws, PositionSampler, StepScales
+from sr_train.data.loading import Loader, Reported, one_thread, passthrough
 from sr_train.data.pairs import Pairs, check_shared
 from sr_train.data.sources import StoreSource, check_source
 from sr_train.data.store.format import MissingStoreError
@@ -41,6 +42,7 @@ class SRData(L.LightningDataModule):
         augment: apply the eight flips and rotations to patches.
         arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files of folders in memory; stores need no cache.
+        patience: number of images in a row, drawn for one position, that cannot be read: then the run ends with an error.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class SRData(L.LightningDataModule):
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
+        patience: int = PATIENCE,
     ) -> None:
         super().__init__()
         self.scales = _scales(scale, scales)
@@ -74,6 +77,7 @@ class SRData(L.LightningDataModule):
         self.stage_name = stage_name
         self.stage = None if stage is None else local_folder(stage)
         self.augment = augment
+        self.patience = patience
         self._told = False
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
@@ -126,7 +130,7 @@ class SRData(L.LightningDataModule):
     def _dataset(self) -> Any:
         draws = self._draws()
         patches = {
-            s: TrainPatches(pairs, draws, lr_patch=self.lr_patch, augment=self.augment)
+            s: TrainPatches(pairs, draws, lr_patch=self.lr_patch, augment=self.augment, patience=self.patience)
             for s, pairs in self.by_scale.items()
         }
         if self.step_scales is None:
@@ -192,8 +196,8 @@ class SRData(L.LightningDataModule):
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
     ) -> DataLoader[Batch]:
         """Return a loader of training batches over ``sampler``; ``context`` is fork or spawn (default: the platform's)."""
-        return DataLoader(
-            self.dataset,
+        return Loader(
+            Reported(self.dataset) if self.workers else self.dataset,
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless, so it has no len(); torch allows that
             collate_fn=passthrough,  # pyright: ignore[reportArgumentType] - items are whole batches
             num_workers=self.workers,

@@ -40,7 +40,7 @@ class Pairs:
         BadFilesError: lists all images whose LR is missing or has the wrong size.
     """
 
-    unit, sized = "images", "image"  #: see :class:`.dataset.TrainSource`
+    unit, sized = "images", "image"  #: see :class:`.train_source.TrainSource`
 
     def __init__(
         self,
@@ -168,13 +168,17 @@ class Pairs:
         if self.lr is not None:
             yield self.lr, self._lr_index
 
+    def item(self, index: int) -> str:
+        """Return the name of an image."""
+        return self.keys[index]
+
     def place(self, index: int, words: Sequence[int], size: int) -> tuple[int, int]:
         """Return (top, left) in LR pixels of a patch of ``size``; the first two of the uniform 64-bit ``words`` choose it."""
         height, width = self.lr_size(index)
         return below(words[0], height - size + 1), below(words[1], width - size + 1)
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image, Image, str]:
-        """Return (LR patch, HR patch, key) at the place that ``words`` choose; see :class:`.dataset.TrainSource`."""
+        """Return (LR patch, HR patch, key) at the place that ``words`` choose; see :class:`.train_source.TrainSource`."""
         return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:

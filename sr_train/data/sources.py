@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sr_train.batch import Image
-from sr_train.data.images import list_images, read_header, read_image
+from sr_train.data.images import ImageError, list_images, read_header, read_image
 from sr_train.data.lists import listed_images
 from sr_train.data.store.basicsr import InputFile, PngLmdb, is_basicsr, list_entries
 from sr_train.data.store.format import StoreError, is_store
@@ -77,7 +77,13 @@ class FileSource:
         return image
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:  # noqa: D102
-        return self.read(index)[top : top + height, left : left + width]
+        image, known = self.read(index), self._shapes.get(index)
+        if known is not None and known[:2] != image.shape[:2]:
+            (h, w), (old_h, old_w) = image.shape[:2], known[:2]
+            raise ImageError(
+                f"{self._paths[index]}: has {w}x{h} pixels now, but had {old_w}x{old_h} when it was opened"
+            )
+        return image[top : top + height, left : left + width]
 
 
 class PngSource:

@@ -24,12 +24,20 @@ from sr_train.evaluation.scores import Scores, short_names
 from sr_train.inference.network import Network, open_network, scale_of
 
 
+class Computed(NamedTuple):
+    """Results for one image."""
+
+    results: list[torch.Tensor]  #: one for each column
+    hr: torch.Tensor
+    from_gray: bool  #: the HR file has one channel
+
+
 class Item(NamedTuple):
     """One image to be scored."""
 
     set: str
     key: str
-    compute: Callable[[], tuple[list[torch.Tensor], torch.Tensor]]  #: returns one result for each column, and HR
+    compute: Callable[[], Computed]
     clip: str = ""  #: the clip whose scores are averaged first
     centered: bool = True  #: an image, or the center frame of its clip; some protocols score only these
 
@@ -126,7 +134,7 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
             continue
         clip, centered = of_clip.get(stem, ("", True))
         key = f"{clip}/{split_key(stem)[1]}" if clip else stem
-        items.append(Item(name, key, lambda n=found, i=i: ([_tensor(sr, n)], _tensor(hr, i)), clip, centered))
+        items.append(Item(name, key, partial(_read, sr, found, hr, i), clip, centered))
     if problems:
         count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
         raise BadFilesError(f"{config['sr']}: {count} cannot be scored against {config['hr']}", problems)
@@ -136,6 +144,10 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
 
 def _tensor(source: Source, index: int) -> torch.Tensor:
     return torch.from_numpy(to_uint8(to_rgb(source.read(index))).copy()).permute(2, 0, 1)
+
+
+def _read(sr: Source, result: int, hr: Source, index: int) -> Computed:
+    return Computed([_tensor(sr, result)], _tensor(hr, index), hr.shape(index)[2] == 1)
 
 
 def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
@@ -170,10 +182,11 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
     seen = {length: EvalImages(_sets(config, scale, length)) for length in lengths}
     widest = seen[lengths[0]]
 
-    def compute(index: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def compute(index: int) -> Computed:
         given = {length: images[index] for length, images in seen.items()}
         own = [(n, given[n.frames if n.frames in given else lengths[0]]) for n in networks]
-        return [network.image(i.lr, i.window) for network, i in own], given[lengths[0]].hr
+        image = given[lengths[0]]
+        return Computed([network.image(i.lr, i.window) for network, i in own], image.hr, image.from_gray)
 
     named = zip(widest.names(), widest.clips(), widest.centered(), strict=True)
     items = [Item(*name, partial(compute, i), clip, centered) for i, (name, clip, centered) in enumerate(named)]
@@ -200,9 +213,11 @@ def score_all(outputs: Outputs, scores: Scores) -> None:
     )
     try:
         for item in shown:
-            results, hr = item.compute()
+            results, hr, from_gray = item.compute()
             for column, sr in zip(outputs.columns, results, strict=True):
                 cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
-                scores.add(column, item.set, item.key, *cut, clip=item.clip, centered=item.centered)
+                scores.add(
+                    column, item.set, item.key, *cut, clip=item.clip, centered=item.centered, from_gray=from_gray
+                )
     finally:
         scores.write()

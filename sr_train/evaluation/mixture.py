@@ -166,7 +166,7 @@ class MixtureSheet:
         for i in range(len(self.images)):
             image = self.images[i]
             sr = network.image(image.lr)
-            values.append([score(sr, image.hr, self.protocol, image.scale)["psnr"]])
+            values.append([score(sr, image.hr, self.protocol, image.scale, from_gray=image.from_gray)["psnr"]])
             if self.lpips is not None:
                 values[-1].append(self.lpips(sr.to(self.device), image.hr))
             if i < len(corners):

@@ -86,13 +86,17 @@ class Scores:
         *,
         clip: str = "",
         centered: bool = True,
+        from_gray: bool = False,
     ) -> None:
-        """Score one image or one frame of ``clip``, [C, H, W] each. ``centered`` is true for a clip's center frame."""
+        """Score one image or one frame of ``clip``, [C, H, W] each. ``centered`` is true for a clip's center frame.
+
+        ``from_gray`` is true if the HR file has one channel.
+        """
         try:
             for protocol in self.protocols:
                 if protocol.center and not centered:
                     continue
-                values = score(sr, hr, protocol, self.scale)
+                values = score(sr, hr, protocol, self.scale, from_gray=from_gray)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
                     self.meters[column].add(set_name, key, protocol.name, kept, clip)

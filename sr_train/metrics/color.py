@@ -1,10 +1,15 @@
-"""Luma as in MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, studio range 16..235). OpenCV's luma has the full range of JPEG."""
+"""Luma as in MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, studio range 16..235), and gray as in its ``rgb2gray`` (0..255).
+
+OpenCV's luma has the full range of JPEG.
+"""
 
 from __future__ import annotations
 
 import torch
 
 _LUMA = (65.481, 128.553, 24.966)
+
+_GRAY = (0.298936021293775, 0.587043074451121, 0.114020904255103)  # first row of the inverse of NTSC's YIQ matrix
 
 
 def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
@@ -17,3 +22,14 @@ def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
     red, green, blue = torch.split(image.double(), 1, dim=-3)
     y = 16 + (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue) / 255
     return torch.floor(y + 0.5) if rounded else y
+
+
+def gray(image: torch.Tensor) -> torch.Tensor:
+    """Return gray of RGB pixels as ``rgb2gray`` for uint8: [..., 3, H, W] in [0, 255] -> [..., 1, H, W] float64, integers.
+
+    Three equal channels give their own values.
+    """
+    if image.shape[-3] != 3:
+        raise ValueError(f"gray needs RGB, [..., 3, H, W], but got {tuple(image.shape)}")
+    red, green, blue = torch.split(image.double(), 1, dim=-3)
+    return torch.floor(_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue + 0.5)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from sr_train.metrics.color import luma
+from sr_train.metrics.color import gray, luma
 from sr_train.metrics.functional import psnr, quantize, ssim
 
 
@@ -34,16 +34,26 @@ class Protocol:
     @property
     def definition(self) -> str:
         """Description of the protocol in one line."""
-        color = {"rgb": "RGB", "y": "Y of BT.601, not rounded", "y_matlab": "Y of BT.601 rounded to 8 bits"}[self.color]
+        color = {
+            "rgb": "RGB",
+            "y": "Y of BT.601, not rounded, also for gray images",
+            "y_matlab": "Y of BT.601 rounded to 8 bits, gray images by their own values",
+        }[self.color]
         edge = "scale" if self.cut_scale else ""
         edge = f"{edge}+{self.border}" if edge and self.border else edge or str(self.border)
         over = "center frame of each clip, mean over clips" if self.center else "mean over images"
         return f"{color}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
 
-    def values(self, image: torch.Tensor, scale: int) -> torch.Tensor:
-        """Return the values to compare: [3, H, W] uint8, or float in [0, 1] -> [1|3, H', W'] float64 in [0, 255]."""
+    def values(self, image: torch.Tensor, scale: int, *, from_gray: bool = False) -> torch.Tensor:
+        """Return the values to compare: [3, H, W] uint8, or float in [0, 1] -> [1|3, H', W'] float64 in [0, 255].
+
+        ``from_gray``: the HR file has one channel. MATLAB's scripts convert only files of three channels to YCbCr. They score
+        a gray image in [0, 255]; its Y would lie in [16, 235], which adds 20 log10(255 / 219) = 1.32 dB.
+        """
         pixels = quantize(image)
-        if self.color != "rgb":
+        if from_gray and self.color == "y_matlab":
+            pixels = gray(pixels)
+        elif self.color != "rgb":
             pixels = luma(pixels, rounded=self.color == "y_matlab")
         cut = self.border + (scale if self.cut_scale else 0)
         height, width = pixels.shape[-2:]
@@ -76,7 +86,9 @@ def get_protocols(names: Sequence[str]) -> list[Protocol]:
     return [PROTOCOLS[n] for n in dict.fromkeys(names)]
 
 
-def score(sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int) -> dict[str, float]:
+def score(
+    sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int, *, from_gray: bool = False
+) -> dict[str, float]:
     """Return PSNR (dB) and SSIM of one image.
 
     Args:
@@ -84,8 +96,9 @@ def score(sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int) ->
         hr: the same shape.
         protocol: choice of the values to compare.
         scale: HR pixels per LR pixel, for the border.
+        from_gray: the HR file has one channel, see :meth:`Protocol.values`.
     """
     if sr.shape != hr.shape:
         raise ValueError(f"the result has the shape {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")
-    a, b = protocol.values(sr, scale), protocol.values(hr, scale)
+    a, b = (protocol.values(image, scale, from_gray=from_gray) for image in (sr, hr))
     return {"psnr": psnr(a, b), "ssim": ssim(a, b)}

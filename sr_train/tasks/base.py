@@ -271,4 +271,5 @@ class SRTask(L.LightningModule):
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         """Return the scores of one image by protocol."""
-        return {p.name: score(sr, image.hr, p, image.scale) for p in self.protocols if image.centered or not p.center}
+        wanted = [p for p in self.protocols if image.centered or not p.center]
+        return {p.name: score(sr, image.hr, p, image.scale, from_gray=image.from_gray) for p in wanted}

@@ -18,7 +18,10 @@ from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.guard import Event
 from sr_train.training.rank_events import gathered
+from sr_train.training.skipped import Skipped
 from sr_train.training.step_callback import StepCallback, log_numbers
+
+_KEPT = "skipped"  # the number of images that a rank has skipped since the last exchange
 
 
 class Speed:
@@ -107,6 +110,9 @@ class StepLog(StepCallback):
         self.speed = Speed()
         self.means: dict[str, float] = {}  #: numbers of the last log entry, means over the ranks; empty with one rank
         self.explosion = Explosion()
+        self.skipped = Skipped()
+        self._printed: set[str] = set()  # reasons for skipped images; each is printed once
+        self._failed = False
         self.hyperparameters = dict(hyperparameters or {})
         self._since = 0
         self._begun = False
@@ -151,8 +157,9 @@ class StepLog(StepCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End the wait for data."""
+        """End the wait for data; keep the images that were skipped for the batch."""
         self.speed.data_arrived()
+        self.skipped.see(batch, trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -164,15 +171,24 @@ class StepLog(StepCallback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the events of the failed step."""
+        self._failed = True
         if isinstance(pl_module, SRTask):
-            self._write_events(trainer, pl_module.events)  # without the other ranks, which may be gone
+            self._write_events(trainer, [*self.skipped.kept, *pl_module.events])  # the other ranks may be gone
             pl_module.events.clear()
+            self.skipped.kept.clear()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write the events of the steps that the checkpoint contains, as a resumed run does not repeat these steps."""
         assert isinstance(pl_module, SRTask)
         pl_module.look()
         self._gather_events(trainer, pl_module)
+        if not self._failed:
+            self._write_events(trainer, self.skipped.gather(trainer, trainer.global_step))
+        checkpoint["skipped"] = self.skipped.total
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Continue to count skipped images."""
+        self.skipped.total = int(checkpoint.get("skipped", 0))  # missing in checkpoints of earlier versions
 
     def _gather_events(self, trainer: L.Trainer, task: SRTask) -> None:
         """Write the events of all ranks. All learn of a refused step at the same step; without events nothing is sent."""
@@ -183,6 +199,10 @@ class StepLog(StepCallback):
         for step, event, keys in events if trainer.is_global_zero else ():
             self.events.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append(f"{step},{event},{keys}\n")
+            if event.startswith("skipped"):
+                if event in self._printed:
+                    continue
+                self._printed.add(event)
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
@@ -205,12 +225,16 @@ class StepLog(StepCallback):
 
     def _log(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         numbers = {name: float(value) for name, value in task.numbers.items()}
+        found: float | None = None
         if trainer.world_size > 1:
+            numbers[_KEPT] = float(len(self.skipped.kept))
             names = list(numbers)
             values = torch.tensor([numbers[n] for n in names], dtype=torch.float64, device=task.device)
             reduced = trainer.strategy.reduce(values.float(), reduce_op="mean")
             numbers = self.means = dict(zip(names, torch.as_tensor(reduced).tolist(), strict=True))
+            found = numbers.pop(_KEPT)
         numbers = dict(numbers)
+        self._write_events(trainer, self.skipped.gather(trainer, step, found))
         self._warn(trainer, task, numbers, step)
         seconds, waited = self.speed.read()
         self.speed.restart()
@@ -218,6 +242,6 @@ class StepLog(StepCallback):
         pairs = steps * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             numbers[f"train/rate{group.get('suffix', '' if i == 0 else f'_{i}')}"] = group["lr"]
-        numbers |= {"train/refused": float(task.refused)}
+        numbers |= {"train/refused": float(task.refused), "train/skipped": float(self.skipped.total)}
         numbers |= {"speed/steps_per_s": steps / seconds, "speed/pairs_per_s": pairs / seconds, "speed/wait": waited}
         log_numbers(trainer, numbers, step)

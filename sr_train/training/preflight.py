@@ -19,6 +19,7 @@ from sr_train.config.plan import Plan, Stage, with_trainer
 from sr_train.console import ProblemsError, UsageError, collect_error, is_child, message_of, say
 from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
+from sr_train.data.readable import check_readable
 from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
@@ -193,5 +194,8 @@ def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: l
         if trainer is not None and data.accumulate > 0:
             with collect_error(problems, "data", usage=True):
                 data.per_device(trainer.world_size)
+        with collect_error(problems, "data.val"):
+            if not is_child():
+                check_readable(data.val)
         return data
     return None

@@ -18,6 +18,7 @@ import sr_train
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
 from sr_train.console import for_shell, listed, say
+from sr_train.data.loading import explaining_lost_processes
 from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
 from sr_train.runs import resume
@@ -180,7 +181,7 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
 
 def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:
     try:
-        with advising_less_memory():
+        with explaining_lost_processes(), advising_less_memory():
             trainer.fit(task, datamodule=data, ckpt_path=None if found is None else str(found.path), weights_only=True)
     except SystemExit:  # raised by Lightning after a second Ctrl-C
         raise KeyboardInterrupt from None

@@ -14,10 +14,12 @@ from spoil import (
     RUN,
     TRAIN,
     UPSCALE,
+    picture,
     unfinished,
 )
 
 from sr_train import files
+from sr_train.data.store.builder import StoreBuilder
 from sr_train.runs.lock import hold
 
 
@@ -75,6 +77,44 @@ def test_a_full_disk_ends_upscaling_and_preparing_with_a_remedy(invoke, place, s
     assert done.returncode == 1
     assert "disk: the store needs about" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", [0, 4096, 30_720, 61_440])
+def test_a_store_that_may_not_grow_is_reported_and_finished_by_the_same_command(place, limit):
+    """LMDB reports a short write as an input/output error. Three images of 80x96 pixels need 24 KB each."""
+    resource = pytest.importorskip("resource")
+    program = [str(Path(sys.executable).with_name("sr-prepare")), "images=hr", "store=y.lmdb", "workers=1"]
+    failed, done = (
+        subprocess.run(program, cwd=place, capture_output=True, text=True, preexec_fn=preexec)
+        for preexec in (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), None)
+    )
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert f"y.lmdb.partial: data.mdb has reached the largest file size that this shell allows, {limit} bytes" in (
+        failed.stderr
+    )
+    assert "(ulimit -f unlimited) and run the same command again; images already written are kept" in failed.stderr
+    assert done.returncode == 0, done.stderr
+    assert "y.lmdb: 3 images" in done.stdout
+    assert (place / "y.lmdb" / "data.mdb").stat().st_size > 61_440
+    assert not list(place.glob("*.partial"))
+
+
+@pytest.mark.parametrize("left", ["100k", "101k", "102k", "103k"])
+def test_a_disk_that_fills_up_while_a_store_is_built_is_reported_and_the_build_continues(place, small_disk, left):
+    """A tmpfs takes a part of a write: the last bytes that fit."""
+    small_disk(left)
+    for k in range(4):
+        picture(f"more/{k}.png", 80, 96)(place)
+    (place / "disk" / "other").write_bytes(bytes(30_000))  # after the check of the free space
+    builder = StoreBuilder(place / "more", place / "disk" / "y.lmdb", workers=1)
+    with pytest.raises(
+        OSError, match=r"y\.lmdb\.partial: the disk is full or failing .*images already written are kept"
+    ):
+        builder.build()
+    small_disk("1m")
+    assert builder.build().written == 4
+    assert builder.complete()
 
 
 def test_a_run_is_not_started_twice_at_the_same_time(invoke, place, monkeypatch):

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
 from sr_train.console import ProblemsError, collect_error
-from sr_train.data.dataset import EvalImages, TrainPatches, passthrough
+from sr_train.data.dataset import EvalImages, TrainPatches
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import Draws, PositionSampler, below
 from sr_train.data.images import BadFilesError, read_image, to_real, to_rgb
+from sr_train.data.loading import passthrough
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
@@ -76,11 +77,11 @@ def test_patches_with_values_that_are_not_finite_are_named(folder, monkeypatch):
     assert dataset.__getitems__(range(20))["suspects"] == []
 
     def broken(position):
-        lr, hr, k, key = sample(position)
+        lr, hr, k, key, skipped = sample(position)
         lr, hr = np.array(to_real(lr)), np.array(to_real(hr))
         if key in ("03", "04"):
             (lr if key == "03" else hr)[0, -1, 1] = np.nan if key == "03" else np.inf
-        return lr, hr, k, key
+        return lr, hr, k, key, skipped
 
     monkeypatch.setattr(dataset, "sample", broken)
     batch = dataset.__getitems__(range(20))
@@ -187,7 +188,7 @@ def test_sixteen_bits_become_float_without_losing_any(tmp_path):
     dataset = dataset_of(write_all(tmp_path / "HR", {f"{k}": cut(k, "deep") for k in range(3)}))
     batch = dataset.__getitems__(range(12))
     for slot in range(12):
-        lr, hr, k, _ = dataset.sample(slot)
+        lr, hr, k, *_ = dataset.sample(slot)
         for name, pixels in (("lr", lr), ("hr", hr)):
             assert pixels.dtype == np.uint16
             exact = flip_rotate(pixels.transpose(2, 0, 1), k).astype(np.float64) / 65535

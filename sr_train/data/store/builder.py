@@ -17,6 +17,7 @@ import lmdb
 from sr_train.console import counted
 from sr_train.data.images import Header
 from sr_train.data.store.basicsr import InputFile
+from sr_train.data.store.disk_errors import could_not_write, explained
 from sr_train.data.store.format import (
     FORMAT,
     INDEX,
@@ -41,6 +42,8 @@ _COMMIT_BYTES = 128 << 20  # a kill loses at most this much, or the work of _COM
 _COMMIT_SECONDS = 1.0
 
 _MAP_START = 64 << 20
+
+_HEAD = 2 * mmap.PAGESIZE  # LMDB's two headers; a shorter file contains nothing
 
 
 class Report(NamedTuple):
@@ -129,20 +132,13 @@ class StoreBuilder:
         """Write every missing image, then give the store its final name.
 
         A killed build is continued. Raises BadFilesError if some images cannot be decoded; all others are kept. Raises
-        OSError if the disk is full; committed images are kept.
+        OSError if the disk is full or the file may not grow; committed images are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with _writer_lock(self.partial):
             remove_leftovers(self.partial)
-            try:
+            with explained(self.partial):
                 return self._build(progress)
-            except lmdb.DiskError as error:
-                raise OSError(
-                    f"{self.partial}: the disk is full or failing ({error}); free some space and run the same command again; "
-                    "images already written are kept"
-                ) from None
-            except lmdb.CorruptedError as error:
-                raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
 
     def _build(self, progress: Callable[[int], object]) -> Report:
         environment = self._open_partial()
@@ -175,10 +171,14 @@ class StoreBuilder:
 
     def _open_partial(self) -> lmdb.Environment:
         data = self.partial / "data.mdb"
+        if data.exists() and data.stat().st_size < _HEAD:  # the disk was full before the first image
+            data.unlink()
         try:
             size = max(_MAP_START, 2 * data.stat().st_size if data.exists() else 0)
             return lmdb.open(str(self.partial), map_size=size, lock=False, meminit=False)
         except lmdb.Error as error:
+            if could_not_write(error):
+                raise
             raise StoreError(
                 f"{self.partial}: cannot be opened ({error}); delete it and run sr-prepare again"
             ) from None

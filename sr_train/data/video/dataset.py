@@ -63,8 +63,12 @@ class TrainWindows:
         """Return (name, LR (h, w)) of every clip."""
         return [(name, self.lr_size(first)) for name, (first, _) in zip(self._names, self._spans, strict=True)]
 
+    def item(self, index: int) -> str:
+        """Return the name of a window's clip."""
+        return self._names[self._centers[index][0]]
+
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
-        """Return (LR patches in order of time, HR patch of the center frame, its key); see :class:`.dataset.TrainSource`."""
+        """Return (LR patches in order of time, HR patch of the center frame, its key); see :class:`.TrainSource`."""
         window = self.draw(index, words[3:6])
         center = window[len(window) // 2]
         top, left = self.pairs.place(center, words, size)

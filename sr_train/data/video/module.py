@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from sr_train.batch import Batch
+from sr_train.data.dataset import PATIENCE
 from sr_train.data.draws import PositionSampler
 from sr_train.data.module import SRData
 from sr_train.data.video.dataset import EvalWindows, TrainWindows, check_intervals
@@ -39,6 +40,7 @@ class ClipData(SRData):
         augment: apply the eight flips and rotations to windows.
         arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
         cache: keep decoded files of folders in memory; stores need no cache.
+        patience: number of windows in a row, drawn for one position, that cannot be read: then the run ends with an error.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ClipData(SRData):
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
+        patience: int = PATIENCE,
     ) -> None:
         check_frames(frames)
         self.frames, self.intervals, self.reverse = frames, check_intervals(intervals), reverse
@@ -79,6 +82,7 @@ class ClipData(SRData):
             augment=augment,
             arithmetic=arithmetic,
             cache=cache,
+            patience=patience,
         )
 
     def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> TrainWindows:
