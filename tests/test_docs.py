@@ -198,13 +198,19 @@ def tmp_path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def house(tmp_path, write_clips):
     """Make the files that the pages use: a few tiny photographs and clips in the folders of the pages."""
-    sets = {"photos": "astronaut,coffee,rocket", "datasets/DIV2K/DIV2K_train_HR": "coffee", "held_out": "chelsea"}
+    sets = {
+        "photos": "astronaut,coffee,rocket",
+        "datasets/DIV2K/DIV2K_train_HR": "coffee",
+        "held_out": "chelsea",
+        "写真": "rocket",
+    }
     for folder, names in {**sets, "scans/HR": "rocket"}.items():
         (tmp_path / folder).mkdir(parents=True)
         for name, path in toy_files(names).items():
             write_image(tmp_path / folder / f"{name}.png", read_image(path)[60:124, 100:172])
-    (tmp_path / "scans" / "LR").mkdir()
-    write_image(tmp_path / "scans/LR/rocket.png", reduce_image(read_image(tmp_path / "scans/HR/rocket.png"), 2))
+    for folder in ("scans/LR", "it's"):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "rocket.png", reduce_image(read_image(tmp_path / "scans/HR/rocket.png"), 2))
     (tmp_path / "HR_FOLDER").mkdir()
     write_image(tmp_path / "HR_FOLDER" / "chelsea.png", read_image(tmp_path / "held_out" / "chelsea.png"))
     (tmp_path / "Set5" / "image_SRF_2").mkdir(parents=True)
