@@ -301,7 +301,10 @@ def test_patches_of_no_pixels_are_refused(folder, lr_patch):
             [{"hr": "toy", "weight": 1}, {"hr": "toy:coffee"}],
             r"give every source a weight or none; weights are \[1, None\]",
         ),
-        ([{"lr": "toy"}], r"data\.train\[0\]: expected a source, \{hr: \.\.\., lr: \.\.\., weight: \.\.\.\}; got"),
+        (
+            [{"lr": "toy"}],
+            r"data\.train\[0\]: expected a source, \{hr: \.\.\., lr: \.\.\., list: \.\.\., weight: \.\.\.\}; got",
+        ),
         ([{"hr": "toy"}, {"hr": "toy", "wieght": 2}], r"data\.train\[1\]: expected a source, .*'wieght'"),
     ],
 )
