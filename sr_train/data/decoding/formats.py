@@ -137,7 +137,7 @@ def decode(path: Path, data: bytes) -> Image:
     if isinstance(opened.layout, tiff.Layout):
         return tiff.decode_tiff(path, data, opened.layout)
     if opened.layout is not None:
-        png.check_chunks(path, data)
+        png.check_chunks(path, data, opened.layout)
         if not opened.layout.palette:
             return png.decode_png(path, data, opened.layout)
     mode, image = {1: "L", 3: "RGB", 4: "RGBA"}[opened.header.channels], opened.image
