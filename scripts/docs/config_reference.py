@@ -35,12 +35,11 @@ TYPES = {
     "upscale.precision": "32, bf16 or auto",
     "weights": "string", "out": "string", "sr": "string or null", "hr": "string or null", "lr": "string or null",
     "scale": "integer or null", "lpips": "string or null", "tile": "integer, auto or null", "overlap": "integer or auto",
-    "alpha": "number, list of numbers or null", "run": "string or null", "max_pixels": "integer or null",
-    "mix": "list of numbers or null",
+    "alpha": "number, list of numbers or null", "run": "string or null", "mix": "list of numbers or null",
     "images": "string or null", "list": "string or null", "store": "string", "input": "string", "output": "string",
     "format": "string or null", "quality": "integer or null", "preset": "string or null", "paths.data": "string",
     "sets.hr": "string", "sets.lr": "string", "sets.clips": "all, list of strings or string",
-    "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
+    "max_pixels": "integer or null", "logger.none": "null", "trainer.precision": "auto, 32, bf16-mixed or 16-mixed",
     "trainer.sync_batchnorm": "auto, true or false", "trainer.timeout": "number",
 }  # fmt: skip
 

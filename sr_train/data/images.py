@@ -165,19 +165,24 @@ def to_real(image: Image) -> Image:
     return image if image.dtype == np.float32 else image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
-def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
-    """List every file below a folder with one of ``suffixes``, sorted; hidden files and folders are skipped.
-
-    Files with other suffixes are named in one warning. Raises FileNotFoundError, NotADirectoryError, or ValueError if there
-    are none; ``what`` names the files in the message.
-    """
+def _checked_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder. Raise FileNotFoundError or NotADirectoryError if it is none."""
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is not a folder; give the folder that holds the images")
-    found: list[Path] = []
-    other: list[str] = []
+    return folder
+
+
+def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
+    """List every file below a folder with one of ``suffixes``, sorted; hidden files and folders are skipped.
+
+    Files with other suffixes are named in one warning. Raises FileNotFoundError, NotADirectoryError, or ValueError if there are
+    none; ``what`` names the files.
+    """
+    folder = _checked_folder(folder)
+    found, other = list[Path](), list[str]()
     visited: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
@@ -190,9 +195,10 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
             folders.clear()
             continue
         visited.add(identity)
-        paths = [Path(root, name) for name in sorted(files) if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in suffixes]
-        other += [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() not in suffixes]
+        for path in (Path(root, name) for name in files if not name.startswith(".")):
+            known = path.suffix.lower() in suffixes
+            found += [path] if known else []
+            other += [] if known else [path.relative_to(folder).as_posix()]
     foreign = [name for p in found if (name := str(p).encode("utf-8", "backslashreplace").decode()) != str(p)]
     if foreign:
         raise BadFilesError(
@@ -201,9 +207,9 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
     if not found:
         raise ValueError(f"{folder}: no {what} in it or below it ({', '.join(suffixes)})")
     if other:
-        names = ", ".join(sorted(other)[:_FEW]) + (", ..." if len(other) > _FEW else "")
-        shown = names.encode("utf-8", "backslashreplace").decode()
-        warn(f"{folder}: {counted(len(other), 'file')} without a suffix of {what} not read: {shown}")
+        names = ", ".join(sorted(other)[:_FEW]).encode("utf-8", "backslashreplace").decode()
+        more = ", ..." if len(other) > _FEW else ""
+        warn(f"{folder}: {counted(len(other), 'file')} without a suffix of {what} not read: {names}{more}")
     return sorted(found)
 
 

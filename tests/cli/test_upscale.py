@@ -1,4 +1,5 @@
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 import torch
@@ -173,3 +174,45 @@ def test_formats_that_lose_data_are_refused_before_the_first_image(invoke, netwo
     write_image(tmp_path / "in" / "solid.bmp", np.zeros((8, 8, 3), np.uint8))
     done = invoke("sr-upscale", "weights=net.safetensors", "input=in", "output=out", "format=png", "device=cpu")
     assert "would both become solid.png" in done.stderr
+
+
+def test_odd_files_are_upscaled_as_they_look_or_refused(invoke, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    a = np.zeros((6, 8, 3), np.uint8)
+    a[:3], a[3:] = (200, 30, 40), (30, 60, 220)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(a).save(folder / "turned.tif", exif=exif)
+    PIL.Image.fromarray(np.dstack([a, np.full((6, 8), 128, np.uint8)])).save(folder / "alpha.tif")
+    PIL.Image.fromarray(a[..., 0]).save(folder / "clear.png", transparency=30)
+    PIL.Image.fromarray(a).save(folder / "photo.jfif", "JPEG")
+    frames = [PIL.Image.fromarray(np.roll(a, k, axis=0)) for k in range(3)]
+    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    PIL.Image.fromarray(np.zeros((40, 40), np.uint8)).save(folder / "large.png")
+    (folder / "notes.txt").touch()
+    call = ("sr-upscale", "weights=bicubic", "scale=2", "input=odd", "output=large", "device=cpu", "max_pixels=1599")
+    done = invoke(*call)
+    assert done.returncode == 1
+    assert "moving.webp: an animated WebP of 3 frames; a file must contain one image" in done.stderr
+    assert (
+        "large.png: refused before it is decoded: it has 40x40 pixels (1600), more than max_pixels=1599" in done.stderr
+    )
+    assert done.stderr.count("1 file without a suffix of images or videos not read: notes.txt") == 1
+    assert "2 of 6 images failed" in done.stderr
+    turned = read_image(tmp_path / "large" / "turned.tif")
+    assert turned.shape == (16, 12, 3)
+    assert np.array_equal(turned[0, [0, -1]], [[30, 60, 220], [200, 30, 40]])
+    assert np.array_equal(
+        read_image(tmp_path / "large" / "alpha.tif")[[0, -1], 0], [[200, 30, 40, 128], [30, 60, 220, 128]]
+    )
+    assert read_image(tmp_path / "large" / "clear.png")[[0, -1], 0].tolist() == [[200] * 3 + [255], [30] * 3 + [0]]
+    assert read_image(tmp_path / "large" / "photo.jfif").shape == (12, 16, 3)
+
+
+@pytest.mark.skipif(not PIL.features.check("avif"), reason="this Pillow has no AVIF")
+def test_an_avif_is_written_as_png(invoke, tmp_path):
+    PIL.Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "x.avif")
+    done = invoke("sr-upscale", "weights=bicubic", "scale=2", "input=x.avif", "output=large", "device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert read_image(tmp_path / "large" / "x.png").shape == (32, 32, 3)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import tifffile
 
 from sr_train.data.images import ImageError, decode_image, read_header, read_image, read_upright
+from sr_train.data.sources import open_source
+from sr_train.data.store.builder import StoreBuilder
 from tests.data.generated import bmp, chunk, frame_control, png, scanlines, tiff
 
 H, W = 13, 21
@@ -121,6 +124,7 @@ def tiffs():
     found["rgba16, premultiplied"] = tiff(RGBA16, 2, 16, extra=[1]), unpremultiplied(RGBA16)
     found["gray with alpha"] = tiff(np.dstack([GRAY, ALPHA]), 1, extra=[2]), with_alpha(GRAY, ALPHA)
     found["gray, a channel without meaning"] = tiff(np.dstack([GRAY, ALPHA]), 1, extra=[0]), GRAY
+    found["gray, bits reversed"] = tiff(GRAY, 1, fill=2), GRAY
     found["planes"] = tiff(RGB, 2, planes=True), RGB
     found["planes, deflate"] = tiff(RGB, 2, planes=True, compression=8), RGB
     found["planes, tiles"] = tiff(RGB, 2, planes=True, tile=(16, 16)), RGB
@@ -154,7 +158,8 @@ def bmps():
             found[f"palette{bits}, header {size}"] = bmp(index, bits, size, palette=colors), colors[index]
         found[f"palette{bits}, top down"] = bmp(index, bits, palette=colors, top_down=True), colors[index]
     found["palette8, RLE"] = bmp(indices[8], 8, palette=PALETTE, rle=True), PALETTE[indices[8]]
-    found["palette1, swapped"] = bmp(indices[1], 1, palette=np.array([[255] * 3, [0] * 3])), None
+    swapped = np.array([[255] * 3, [0] * 3], np.uint8)
+    found["palette1, swapped"] = bmp(indices[1], 1, palette=swapped), swapped[indices[1]]
     for size in (12, 40, 64, 108, 124):
         found[f"rgb, header {size}"] = bmp(RGB, 24, size), RGB
     found["rgb, top down"] = bmp(RGB, 24, top_down=True), RGB
@@ -227,15 +232,8 @@ def pngs():
     return found
 
 
-EXACT = {
-    f"{kind}: {n}": case
-    for kind, made in (("tif", {**tiffs(), **odd_tiles()}), ("bmp", bmps()), ("png", pngs()))
-    for n, case in made.items()
-}
-EXACT["bmp: palette1, swapped"] = (
-    EXACT["bmp: palette1, swapped"][0],
-    np.where(low(1)[0] == 1, 0, 255).astype(np.uint8).repeat(3, 2),
-)
+KINDS = {"tif": {**tiffs(), **odd_tiles()}, "bmp": bmps(), "png": pngs()}
+EXACT = {f"{kind}: {name}": case for kind, made in KINDS.items() for name, case in made.items()}
 
 
 def lossy():
@@ -294,7 +292,7 @@ def by_pillow(data):
     image = PIL.Image.open(io.BytesIO(data))
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
-        white_is_zero = image.tag_v2.get(262) == 0 if image.format == "TIFF" else False
+        white_is_zero = cast("Any", image).tag_v2.get(262) == 0 if image.format == "TIFF" else False
         return None if white_is_zero or "transparency" in image.info else pixels[..., None]  # Pillow ignores both
     if any(mode in str(tile[3]) for tile in image.tile for mode in (";16L", ";16B", ";16N")):
         return None
@@ -341,7 +339,9 @@ def test_pillow_agrees_where_it_does_not_reduce_depth(name):
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_compressed_files_decode_as_pillow_says(tmp_path, name):
-    assert np.array_equal(check_file(tmp_path, name, LOSSY[name]), by_pillow(LOSSY[name]))
+    expected = by_pillow(LOSSY[name])
+    assert expected is not None
+    assert np.array_equal(check_file(tmp_path, name, LOSSY[name]), expected)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +388,24 @@ def test_upright_is_upright_once(tmp_path, kind, number):
     assert np.array_equal(read_image(path), expected if kind == "tif" else stored)
     if kind != "jpg":
         assert np.array_equal(expected, TURNED[number](RGB))
+
+
+def test_training_stores_and_upscaling_see_the_same_pixels(tmp_path):
+    names = [
+        "tif: rgb16, orientation 6, <", "tif: rgba, premultiplied", "tif: white is zero 16, raw", "tif: palette4, raw",
+        "bmp: 32 bits with alpha, header 56", "bmp: palette1, header 12", "png: gray16, tRNS, plain", "png: palette2, plain",
+    ]  # fmt: skip
+    (tmp_path / "images").mkdir()
+    for k, name in enumerate(names):
+        (tmp_path / "images" / f"{k}.{name[:3]}").write_bytes(EXACT[name][0])
+    StoreBuilder(tmp_path / "images", tmp_path / "x.lmdb", scales=[]).build()
+    folder, store = open_source(tmp_path / "images"), open_source(tmp_path / "x.lmdb")
+    for k, name in enumerate(names):
+        expected = EXACT[name][1]
+        assert np.array_equal(folder.read(k), expected)
+        assert np.array_equal(store.read(k), expected)
+        assert folder.shape(k) == store.shape(k) == expected.shape
+        assert np.array_equal(read_upright(tmp_path / "images" / f"{k}.{name[:3]}"), expected)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -329,6 +329,13 @@ def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path, 
         tracemalloc.stop()
 
 
+def test_a_png_that_is_too_short_for_its_size_is_refused_however_much_memory_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_train.data.decoding.header.free_memory", lambda device: 1 << 50)
+    (tmp_path / "bomb.png").write_bytes(png(30_000, 30_000, pixels=bytes(1000)))
+    with pytest.raises(ImageError, match=r"bomb\.png: corrupt image: \d+ bytes cannot contain the 30000x30000 pixels"):
+        read_image(tmp_path / "bomb.png")
+
+
 def test_free_memory_decides_how_large_an_image_may_be_and_max_pixels_lowers_it(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     path.write_bytes(png(14_000, 14_000, depth=1, color=0, pixels=bytes(1751 * 14_000)))  # 196 megapixels

@@ -29,7 +29,16 @@ from sr_train.data.decoding.header import (
     refuse_animation,
 )
 
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "AVIF")  # JPEG also opens the MPO files of some cameras
+_HAS_AVIF = PIL.features.check("avif")
+
+_FORMATS = [
+    "PNG",
+    "JPEG",
+    "BMP",
+    "DIB",
+    "WEBP",
+    *(["AVIF"] if _HAS_AVIF else []),
+]  # JPEG also opens the MPO files of some cameras
 
 _ERRORS = (OSError, ValueError, SyntaxError, struct.error, TypeError, KeyError, OverflowError, EOFError, IndexError)
 
@@ -72,7 +81,7 @@ def _is_avif(data: bytes) -> bool:
 def _unknown(path: Path, data: bytes) -> ImageError:
     """Return the error for a file that Pillow does not open."""
     if _is_avif(data):
-        if not PIL.features.check("avif"):
+        if not _HAS_AVIF:
             return ImageError(f"{path}: an AVIF image, which this Pillow does not decode; pip install 'pillow>=11.3'")
     else:
         for pattern, name in _FOREIGN.items():
@@ -105,7 +114,7 @@ def open_image(path: Path, data: bytes) -> Opened:
 
 def _open(path: Path, data: bytes) -> PIL.Image.Image:
     try:
-        return open_pillow(data, [f for f in _FORMATS if f != "AVIF" or PIL.features.check("avif")])
+        return open_pillow(data, _FORMATS)
     except PIL.UnidentifiedImageError:
         raise _unknown(path, data) from None
     except _ERRORS as error:
@@ -137,7 +146,7 @@ def decode(path: Path, data: bytes) -> Image:
     if isinstance(opened.layout, tiff.Layout):
         return tiff.decode_tiff(path, data, opened.layout)
     if opened.layout is not None:
-        png.check_chunks(path, data)
+        png.check_chunks(path, data, opened.layout)
         if not opened.layout.palette:
             return png.decode_png(path, data, opened.layout)
     mode, image = {1: "L", 3: "RGB", 4: "RGBA"}[opened.header.channels], opened.image

@@ -18,6 +18,10 @@ from sr_train.data.decoding.header import Header, ImageError, header_of, refuse_
 
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA = 0, 2, 3, 4  # color types; 6 is RGBA
 
+_SAMPLES = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2}  # per pixel; RGBA has 4
+
+_MOST = 1032  # deflate makes a byte of at most so many
+
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 
@@ -27,6 +31,7 @@ class Layout(NamedTuple):
     header: Header
     palette: bool
     depth: int
+    size: int  #: bytes of the pixels before compression, at least
     transparent: tuple[int, ...] | None  #: the transparent gray or RGB value, in the samples of the file
     animated: bool  #: has chunks of an animation, of one frame
 
@@ -64,11 +69,20 @@ def read_layout(path: Path, data: bytes) -> Layout:
         key = struct.unpack_from(f">{plain}H", transparent)
     has_alpha = key is not None or (color == _PALETTE and transparent is not None)
     header = header_of(height, width, 4 if has_alpha else plain, deep=depth == 16)
-    return Layout(header, color == _PALETTE, depth, key, frames > 0)
+    size = height * -(-width * depth * _SAMPLES.get(color, 4) // 8)
+    return Layout(header, color == _PALETTE, depth, size, key, frames > 0)
 
 
-def check_chunks(path: Path, data: bytes) -> None:
-    """Raise ImageError unless the chunks end within the file. OpenCV 5 does not check that and allocates up to 4 GB."""
+def check_chunks(path: Path, data: bytes, layout: Layout) -> None:
+    """Raise ImageError unless the chunks end within the file and can contain the pixels.
+
+    OpenCV 5 checks neither and allocates up to 4 GB.
+    """
+    if layout.size > _MOST * len(data):
+        size = f"{layout.header.width}x{layout.header.height}"
+        raise ImageError(
+            f"{path}: corrupt image: {len(data)} bytes cannot contain the {size} pixels that its header states"
+        )
     if not any(kind == b"IEND" and end <= len(data) for kind, _, end in _chunks(data)):
         raise ImageError(f"{path}: corrupt or truncated image (its chunks do not fit {len(data)} bytes)")
 
