@@ -49,6 +49,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "sr": INPUT,
         "hr": INPUT,
         "lr": INPUT,
+        "list": INPUT,
         "clips": LIST,
         "lpips": INPUT,
         "out": OPTIONAL,

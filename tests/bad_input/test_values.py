@@ -69,7 +69,7 @@ CASES = [
         (*TRAIN[:-2], "data.train=[{lr: lr}]", "name=n"),
         nothing,
         1,
-        "expected a source, {hr: ..., lr: ..., weight: ...}",
+        "expected a source, {hr: ..., lr: ..., list: ..., weight: ...}",
     ),
     Case(
         "unknown protocol in training",

@@ -270,7 +270,7 @@ def test_a_corrupt_frame_is_named_when_a_store_is_made(tmp_path, write_clips):
 def test_uniform_words_choose_crops_as_for_images(store):
     dataset = data_of(store).dataset
     _, index, words = dataset.draws(5)
-    frames, hr, k, _ = dataset.sample(5)
+    frames, hr, k, *_ = dataset.sample(5)
     top, left = below(words[0], 20 - 8 + 1), below(words[1], 24 - 8 + 1)
     center = dataset.sources[0].draw(index, words[3:6])[2]
     lr, expected = dataset.sources[0].pairs.patch(center, top, left, 8)
