@@ -171,9 +171,9 @@ def alive(pid: int) -> bool:
 
 
 def strike(
-    process: subprocess.Popen[str], number: signal.Signals, chance: random.Random, options: argparse.Namespace
+    process: subprocess.Popen[str], number: signal.Signals, chance: random.Random | None = None, gone: float = 60
 ) -> bool:
-    """Send a signal to a process, or to a random one of its tree, unless it has finished."""
+    """Send a signal to a process, or with ``chance`` to a random one of its tree, unless it has finished."""
     if process.poll() is not None:
         return False
     everyone = tree(process.pid)
@@ -181,14 +181,14 @@ def strike(
     children = [p for p in everyone if parent_of(p) == process.pid]
     ranks = [process.pid, *(p for p in children if command_of(p) != command_of(process.pid))]
     victims = ranks if number == signal.SIGTERM else everyone
-    victim = chance.choice(victims) if options.any_process else process.pid
+    victim = process.pid if chance is None else chance.choice(victims)
     start = time.monotonic()
     with suppress(ProcessLookupError):
         os.kill(victim, number)
     output, _ = process.communicate()
     while any(alive(pid) for pid in everyone):
-        if time.monotonic() - start > options.gone:
-            sys.exit(f"{number.name}: processes live {options.gone} s later\n{output}")
+        if time.monotonic() - start > gone:
+            sys.exit(f"{number.name}: processes live {gone} s later\n{output}")
         time.sleep(0.05)
     SECONDS.append(time.monotonic() - start)
     if number == signal.SIGTERM and process.returncode not in (0, 75, -15):
@@ -199,6 +199,7 @@ def strike(
 def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], stages: Sequence[str]) -> str:
     """Kill every stage repeatedly, each time after one more checkpoint or during the start, and between stages."""
     chance = random.Random(options.seed)
+    victims = chance if options.any_process else None
     counts: list[str] = []
     for i, stage in enumerate(stages):
         numbers = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.term
@@ -214,7 +215,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             else:
                 wait(process, lambda: newest(folder, stage) != before or finished.exists())  # noqa: B023 - used at once
                 time.sleep(chance.uniform(0, options.longest))
-            done[number] += strike(process, number, chance, options)
+            done[number] += strike(process, number, victims, options.gone)
             if number == signal.SIGKILL and options.torn:
                 tear(folder, chance)
             if finished.exists():
@@ -228,7 +229,7 @@ def disturb(folder: Path, options: argparse.Namespace, arguments: list[str], sta
             process = launch(folder, arguments)
             wait(process, finished.exists)
             time.sleep(chance.uniform(0, 2))
-            between += not newest(folder, stages[i + 1]) and strike(process, signal.SIGKILL, chance, options)
+            between += not newest(folder, stages[i + 1]) and strike(process, signal.SIGKILL, victims, options.gone)
             process.kill()
             process.wait()
         if options.between and i + 1 < len(stages):

@@ -37,7 +37,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=2", "hr=hr", "lr=lr"),
         remove("lr/0001.png"),
         1,
-        "0001: no 0001, 0001x2 or 0001_SRF_2_LR",
+        "0001: no 0001, 0001x2, 0001_x2, 0001_LR, 0001_LRBI_x2 or 0001_SRF_2_LR",
     ),
     Case(
         "lr of another scale",

@@ -386,7 +386,7 @@ def test_a_store_of_clips_is_made_resumed_and_refused_by_the_command(invoke, fol
     ("arguments", "message"),
     [
         (["clips=HR", "images=HR"], "give images=DIR or clips=DIR, not both"),
-        (["list=list.txt"], "images="),
+        (["list=list.txt"], "list= needs images=DIR or clips=DIR"),
         (["clips=HR", "skip_bad=true"], "leave out whole clips with list="),
     ],
 )
