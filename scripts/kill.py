@@ -176,15 +176,16 @@ def strike(
     """Send a signal to a process, or with ``chance`` to a random one of its tree, unless it has finished."""
     if process.poll() is not None:
         return False
-    everyone = tree(process.pid)
-    # A loader's worker, which has the command line of its parent, ignores SIGTERM.
-    children = [p for p in everyone if parent_of(p) == process.pid]
-    ranks = [process.pid, *(p for p in children if command_of(p) != command_of(process.pid))]
-    victims = ranks if number == signal.SIGTERM else everyone
-    victim = process.pid if chance is None else chance.choice(victims)
-    start = time.monotonic()
-    with suppress(ProcessLookupError):
-        os.kill(victim, number)
+    start, everyone = time.monotonic(), list[int]()
+    if chance is None:
+        process.send_signal(number)
+    else:
+        everyone = tree(process.pid)
+        # A loader's worker, which has the command line of its parent, ignores SIGTERM.
+        children = [p for p in everyone if parent_of(p) == process.pid]
+        ranks = [process.pid, *(p for p in children if command_of(p) != command_of(process.pid))]
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(ranks if number == signal.SIGTERM else everyone), number)
     output, _ = process.communicate()
     while any(alive(pid) for pid in everyone):
         if time.monotonic() - start > gone:
