@@ -71,6 +71,7 @@ def is_known(config: DictConfig, key: str) -> bool:
 OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "check": bool,
     "profile": bool,
+    "requeue": bool,
     "profile_steps": int,
     "scale": int | None,
     "scales": list[int] | None,

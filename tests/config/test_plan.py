@@ -1,5 +1,8 @@
 import pytest
+from omegaconf import OmegaConf
 
+from sr_train.config.check import OWN
+from sr_train.config.folders import conf_folder
 from sr_train.config.plan import plan
 from sr_train.console import ConfigError
 
@@ -222,3 +225,19 @@ def test_an_experiment_file_without_a_global_package_is_refused(tmp_path, monkey
     monkeypatch.setenv("SR_CONF", str(tmp_path))
     with pytest.raises(ConfigError, match=message):
         plan(["experiment=bad"])
+
+
+def test_every_key_of_the_train_config_has_a_type():
+    """A key without one would accept any value: ``requeue=abc`` would mean true."""
+    config = OmegaConf.to_container(OmegaConf.load(conf_folder() / "train.yaml"))
+    assert isinstance(config, dict)
+    own = {"defaults", "hydra", "name", "stage", "stages", "folder"}  # checked where a plan is composed
+    keys = {
+        f"{key}.{name}" if isinstance(node, dict) else str(key)
+        for key, node in config.items()
+        if key not in own
+        for name in (node if isinstance(node, dict) else [key])
+    }
+    assert keys <= set(OWN), sorted(keys - set(OWN))
+    with pytest.raises(ConfigError, match='requeue="abc": expected true or false'):
+        plan(["experiment=quickstart_edsr", "requeue=abc"])
