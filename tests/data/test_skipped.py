@@ -15,6 +15,8 @@ from sr_train.data.loading import LoaderError, explaining_lost_processes
 from sr_train.data.module import SRData
 from sr_train.data.pairs import Pairs
 
+pytestmark = pytest.mark.slow  # loader processes that failed are waited for
+
 BAD = ("02", "05")
 
 

@@ -98,6 +98,7 @@ def test_a_validation_ends_at_the_next_image_and_is_repeated_when_the_run_contin
 TWO = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=2000", "sets=[]", "checkpoint.every=50")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR2, 75), (signal.SIGKILL, 1)])
 def test_a_signal_to_one_of_two_processes_ends_both(number, code, tmp_path, photographs, monkeypatch):
     """SIGKILL: one line names the rank; the run's folder is free again, and nothing but the steps since step 50 is lost."""
