@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sr_train.config.plan import plan
     from sr_train.inference.images import super_resolve
+    from sr_train.inference.upscaler import Upscaler, load
     from sr_train.resampling import imresize
     from sr_train.training.run import train
     from sr_train.weights.file import Weights, load_weights, save_weights
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Upscaler",
     "Weights",
     "build_network",
     "imresize",
+    "load",
     "load_weights",
     "plan",
     "save_weights",
@@ -26,9 +29,11 @@ __all__ = [
     "train",
 ]
 _MODULES = {
+    "Upscaler": "inference.upscaler",
     "Weights": "weights.file",
     "build_network": "weights.network",
     "imresize": "resampling",
+    "load": "inference.upscaler",
     "load_weights": "weights.file",
     "plan": "config.plan",
     "save_weights": "weights.file",

@@ -172,15 +172,21 @@ def reduce_taps(length: int, scale: int, start: int, count: int, mirror: bool = 
     return Taps(index[start : start + count], weight[start : start + count])
 
 
-def imresize_torch(image: torch.Tensor, scale: float, *, antialias: bool = True) -> torch.Tensor:
+def imresize_torch(
+    image: torch.Tensor,
+    scale: float | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    antialias: bool = True,
+) -> torch.Tensor:
     """Resize a batch with the ``float`` arithmetic: [..., H, W] floating point -> [..., ceil(scale*H), ceil(scale*W)].
 
-    The result is neither rounded nor clamped and has the input's type and device. In float64 it agrees with
-    :func:`imresize` to 1e-12.
+    ``size`` = (height, width) of the result may be given instead of ``scale``. The result is neither rounded nor clamped and
+    has the input's type and device. In float64 it agrees with :func:`imresize` to 1e-12.
     """
-    (out_h, out_w), _ = _plan(tuple(image.shape[-2:]), scale, None)
-    for axis, out_length in ((-2, out_h), (-1, out_w)):
-        index, weight = taps(image.shape[axis], out_length, scale, antialias)
+    (out_h, out_w), scales = _plan(tuple(image.shape[-2:]), scale, size)
+    for axis, out_length, factor in ((-2, out_h, scales[0]), (-1, out_w, scales[1])):
+        index, weight = taps(image.shape[axis], out_length, factor, antialias)
         positions = torch.tensor(index, device=image.device)
         weights = torch.tensor(weight, device=image.device, dtype=image.dtype)
         shape = (-1, 1) if axis == -2 else (-1,)

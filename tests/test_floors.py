@@ -34,7 +34,7 @@ ONLY = {  # folders or files that may import a package
     "av": ("data/video", "upscaling/film_writer"),
     "cv2": ("data", "evaluation/contact_sheet"),
     "lmdb": ("data/store",),
-    "PIL": ("data", "evaluation/contact_sheet"),
+    "PIL": ("data", "evaluation/contact_sheet", "inference/image_kinds"),
     "hydra": ("config",),
     "omegaconf": ("config", "runs/resume", "cli"),
     "lightning": ("tasks", "data/module", "data/video/module", "training", "runs/resume"),

@@ -15,7 +15,7 @@ def test_every_public_name_exists_and_is_documented(name):
 
 
 def test_an_unknown_name_is_refused_with_the_public_names():
-    with pytest.raises(AttributeError, match=r"'load_weight'; public names are Weights, build_network"):
+    with pytest.raises(AttributeError, match=r"'load_weight'; public names are Upscaler, Weights, build_network"):
         _ = sr_train.load_weight
 
 

@@ -22,9 +22,9 @@ import torch
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
 from sr_train.inference.network import Network
+from sr_train.inference.pixels import upscale_image
 from sr_train.inference.tiling import plan_tiles, whole_if_small
 from sr_train.models.edsr import EDSR
-from sr_train.upscaling.images import upscale_image
 
 
 def picture(height: int, width: int) -> np.ndarray:

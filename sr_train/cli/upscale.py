@@ -20,6 +20,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     """Return the checked settings. Raise UsageError or ConfigError for wrong values."""
     from sr_train.data.images import limit_pixels
     from sr_train.data.video.windows import check_padding
+    from sr_train.inference.output_size import output_size
     from sr_train.upscaling.encoder import Options
     from sr_train.upscaling.inputs import Settings, image_suffix
 
@@ -34,7 +35,8 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     audio, skip, compare = (expect(config, k, bool, "true or false") for k in ("audio", "skip_existing", "compare"))
     options = Options(codec, quality, preset)
     suffix, shrink = image_suffix(config), config["tile"] == "auto"
-    return Settings(options, audio, str(config["padding"]), suffix, skip, compare, shrink)
+    size = output_size(config["size"], config["longest"], config["outscale"])
+    return Settings(options, audio, str(config["padding"]), suffix, skip, compare, shrink, size)
 
 
 def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import PIL.Image
+import tifffile
 
 from sr_train.batch import Image
 from sr_train.console import counted, warn
@@ -22,15 +23,18 @@ from sr_train.data.decoding.formats import decode, open_image, orientation_of
 from sr_train.data.decoding.header import Header, ImageError, limit_pixels, reason_of
 from sr_train.data.decoding.orientation import turn
 from sr_train.data.decoding.png import swap_red_blue
+from sr_train.data.decoding.profile import add_to_jpeg, add_to_png, read_profile
 from sr_train.files import write_bytes
 
 __all__ = [  # what other folders import from here
-    "SUFFIXES", "WRITABLE", "BadFilesError", "Header", "ImageError", "decode_image", "encode_image", "image_files",
-    "limit_pixels", "list_images", "missing_end", "read_header", "read_image", "read_upright", "to_real", "to_rgb",
-    "to_uint8", "write_image",
+    "SUFFIXES", "WITH_PROFILE", "WRITABLE", "BadFilesError", "Header", "ImageError", "decode_image", "encode_image",
+    "image_files", "limit_pixels", "list_images", "missing_end", "read_header", "read_image", "read_profile",
+    "read_upright", "to_real", "to_rgb", "to_uint8", "write_image",
 ]  # fmt: skip
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
+
+WITH_PROFILE = tuple(suffix for suffix in WRITABLE if suffix != ".bmp")  #: files that hold an ICC profile
 
 SUFFIXES = (*WRITABLE, ".avif")  #: suffixes of the files that are read
 
@@ -114,8 +118,11 @@ def read_upright(path: str | os.PathLike[str]) -> Image:
     return turn(decode_image(data, path), orientation_of(path, data))
 
 
-def encode_image(image: Image, suffix: str) -> bytes:
-    """Encode [H, W, C] or [H, W] in the format of a suffix; png, bmp, webp and tiff are lossless, jpg has quality 95."""
+def encode_image(image: Image, suffix: str, *, profile: bytes | None = None) -> bytes:
+    """Encode [H, W, C] or [H, W] in the format of a suffix; png, bmp, webp and tiff are lossless, jpg has quality 95.
+
+    ``profile`` is an ICC profile that is stored in png, jpg, webp and tiff files.
+    """
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype not in _DTYPES:
@@ -132,15 +139,35 @@ def encode_image(image: Image, suffix: str) -> bytes:
         if suffix == ".webp":  # OpenCV loses the colors of transparent pixels
             out = io.BytesIO()
             PIL.Image.fromarray(to_rgb(image) if image.shape[2] == 1 else image).save(
-                out, "WEBP", lossless=True, exact=True
+                out, "WEBP", lossless=True, exact=True, **({} if profile is None else {"icc_profile": profile})
             )
             return out.getvalue()
+        if profile is not None and suffix in (".tif", ".tiff"):  # OpenCV cannot add a tag
+            return _tiff_with_profile(image, profile)
         done, data = cv2.imencode(".jpg" if suffix in _JPEGS else suffix, swap_red_blue(image), options)
     except (cv2.error, ValueError, OSError) as error:
         raise ValueError(f"cannot encode {image.shape} as {suffix}: {reason_of(error)}") from None
     if not done:
         raise ValueError(f"cannot encode {image.shape} as {suffix}")
+    if profile is not None and suffix in WITH_PROFILE:
+        return (add_to_png if suffix == ".png" else add_to_jpeg)(data.tobytes(), profile)
     return data.tobytes()
+
+
+def _tiff_with_profile(image: Image, profile: bytes) -> bytes:
+    out = io.BytesIO()
+    gray = image.shape[2] == 1
+    tifffile.imwrite(
+        out,
+        image[..., 0] if gray else image,
+        photometric="minisblack" if gray else "rgb",
+        extrasamples=["unassalpha"] if image.shape[2] == 4 else None,
+        compression="zlib",
+        iccprofile=profile,
+        metadata=None,
+        software=False,
+    )
+    return out.getvalue()
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:

@@ -118,9 +118,12 @@ class ClipWriter:
 
 
 @contextmanager
-def clip_writer(job: Job, reader: ClipReader, scale: int, settings: Settings) -> Iterator[ClipWriter]:
-    """Open the output of a job for writing. An error inside the ``with`` leaves no unfinished video under its final name."""
-    height, width = reader.height * scale, reader.width * scale
+def clip_writer(job: Job, reader: ClipReader, size: tuple[int, int], settings: Settings) -> Iterator[ClipWriter]:
+    """Open the output of a job for writing frames of ``size`` = (height, width).
+
+    An error inside the ``with`` leaves no unfinished video under its final name.
+    """
+    height, width = size
     film = reader.film if settings.suffix is None else None
     if settings.compare and settings.skip and film is None:
         raise ValueError(f"{job.source}: compare=true needs all frames; remove skip_existing=true")
@@ -139,10 +142,10 @@ def clip_writer(job: Job, reader: ClipReader, scale: int, settings: Settings) ->
             both = film_writer(job.side, film, (height, 2 * width + LINE), settings.options, copy=False)
             side = stack.enter_context(both)
             show = lambda number, rgb, when: side.write(rgb, *when)  # noqa: E731
-            writer.comparison = Comparison(job.target, scale, reader.depth, show)
+            writer.comparison = Comparison(job.target, reader.depth, show)
         elif settings.compare:
             show = FrameFolder(job.side, reader.file_name, reader.depth).write
-            writer.comparison = Comparison(job.target, scale, reader.depth, show)
+            writer.comparison = Comparison(job.target, reader.depth, show)
         yield writer
 
 

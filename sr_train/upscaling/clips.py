@@ -15,6 +15,7 @@ from sr_train.console import counted
 from sr_train.devices import memory_is_full
 from sr_train.inference.clips import FewFramesError
 from sr_train.inference.network import Network, take_less
+from sr_train.resampling import imresize_torch
 from sr_train.upscaling.clip_reader import ClipReader, open_clip
 from sr_train.upscaling.clip_writer import ClipWriter, clip_writer
 from sr_train.upscaling.inputs import Job, Settings
@@ -36,11 +37,13 @@ def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str
     """Return the line for the user, or None if memory was full; the network then has smaller tiles."""
     start = time.monotonic()
     with open_clip(job, settings.suffix) as reader:
+        resized = settings.size.of(reader.height, reader.width, network.scale)
+        height, width = resized or (reader.height * network.scale, reader.width * network.scale)
         try:
-            with clip_writer(job, reader, network.scale, settings) as writer:
+            with clip_writer(job, reader, (height, width), settings) as writer:
                 for warning in writer.warnings:
                     tell(f"sr-upscale: {job.source}: {warning}")
-                made = _run(job.source.name, network, settings, reader, writer)
+                made = _run(job.source.name, network, settings, reader, writer, resized)
                 writer.finish()
                 if moved := writer.moved:
                     tell(f"sr-upscale: {job.source}: {moved}")
@@ -49,14 +52,23 @@ def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str
                 raise
             take_less(network, reader.height, reader.width, shrink=settings.shrink, tell=tell)
             return None
-    height, width = reader.height * network.scale, reader.width * network.scale
     size = f"{reader.width}x{reader.height} -> {width}x{height}"
     line = f"{job.target}: {counted(made, 'frame')} {size}{reader.rate}, {time.monotonic() - start:.1f} s"
     return f"{line}\n{job.side}: {writer.compared}" if writer.compared else line
 
 
-def _run(name: str, network: Network, settings: Settings, reader: ClipReader, writer: ClipWriter) -> int:
-    """Read, upscale and write the selected frames. Returns the number of written frames."""
+def _run(
+    name: str,
+    network: Network,
+    settings: Settings,
+    reader: ClipReader,
+    writer: ClipWriter,
+    size: tuple[int, int] | None,
+) -> int:
+    """Read, upscale and write the selected frames. Returns the number of written frames.
+
+    ``size`` is the (height, width) to which the network's output is resampled, or None.
+    """
     waiting: deque[tuple[int, torch.Tensor, tuple[int, ...]]] = deque()
     wanted = writer.wanted(network.frames, skip=settings.skip)
 
@@ -83,6 +95,7 @@ def _run(name: str, network: Network, settings: Settings, reader: ClipReader, wr
                 sr = sr.float().cpu()
                 if not bool(sr.isfinite().all()):
                     raise ValueError(f"frame {number}: the network's output contains NaN or infinity")
+                sr = sr if size is None else imresize_torch(sr, size=size).clamp_(0, 1)
                 writer.write(number, lr, sr, when)
                 made += 1
         except FewFramesError:

@@ -28,10 +28,10 @@ def compare_name(target: Path, what: str, suffix: str) -> Path:
     return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 
 
-def beside_bicubic(image: Image, large: Image, scale: int) -> Image:
+def beside_bicubic(image: Image, large: Image) -> Image:
     """Join the bicubic upscaling of [h, w, C] and ``large`` [H, W, C] of the same type to [H, 2 W + a line, C]."""
     line = np.full((large.shape[0], LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
-    return np.concatenate([imresize(image, scale), line, large], axis=1)
+    return np.concatenate([imresize(image, size=large.shape[:2]), line, large], axis=1)
 
 
 class Comparison:
@@ -41,23 +41,20 @@ class Comparison:
 
     Args:
         target: video or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
-        scale: scale of the network.
         depth: bits per sample of these two images, 8 or 16.
         show: is called with the number of a frame, its pair [3, H, 2 W + a line] in [0, 1], and (time, duration).
     """
 
-    def __init__(
-        self, target: Path, scale: int, depth: int, show: Callable[[int, torch.Tensor, tuple[int, ...]], object]
-    ) -> None:
-        self.target, self.scale, self.depth, self.show = target, scale, depth, show
+    def __init__(self, target: Path, depth: int, show: Callable[[int, torch.Tensor, tuple[int, ...]], object]) -> None:
+        self.target, self.depth, self.show = target, depth, show
         self._kept: dict[str, tuple[float, int, Image]] = {}
 
     def add(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
         """Compare one frame: ``lr`` [3, h, w] and ``sr`` [3, H, W] in [0, 1]."""
-        bicubic = imresize_torch(lr, self.scale).clamp_(0, 1)
+        bicubic = imresize_torch(lr, size=(sr.shape[1], sr.shape[2])).clamp_(0, 1)
         pair = torch.cat([bicubic, torch.ones(3, sr.shape[1], LINE), sr], dim=2)
         self.show(number, pair, when)
-        error = float((imresize_torch(sr, 1 / self.scale) - lr).square().mean())
+        error = float((imresize_torch(sr, size=(lr.shape[1], lr.shape[2])) - lr).square().mean())
         psnr = -10 * math.log10(error) if error else math.inf
         for name, better in (("worst", lambda a, b: a < b), ("best", lambda a, b: a > b)):
             if name not in self._kept or better(psnr, self._kept[name][0]):

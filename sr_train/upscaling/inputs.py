@@ -10,6 +10,7 @@ from sr_train.console import UsageError
 from sr_train.data.images import SUFFIXES, WRITABLE, BadFilesError, image_files
 from sr_train.data.video.clips import select
 from sr_train.data.video.film_reader import VIDEO_SUFFIXES
+from sr_train.inference.output_size import OutputSize
 from sr_train.upscaling.compare import compare_name, names_file
 from sr_train.upscaling.encoder import CONTAINERS, Options
 
@@ -24,6 +25,7 @@ class Settings(NamedTuple):
     skip: bool  #: skip existing outputs
     compare: bool
     shrink: bool  #: tiles may shrink if memory is full
+    size: OutputSize = OutputSize()  #: size of the results, by default that of the network's output
 
 
 class Job(NamedTuple):

@@ -1,17 +1,19 @@
 import numpy as np
 import PIL.features
 import PIL.Image
+import PIL.ImageCms
 import pytest
 import torch
 
 from sr_train.data.images import read_image, read_upright, write_image
 from sr_train.inference.images import super_resolve
 from sr_train.inference.network import Network
+from sr_train.inference.pixels import upscale_image
 from sr_train.inference.tiling import WHOLE, plan_tiles
 from sr_train.models.bicubic import Bicubic
 from sr_train.models.edsr import EDSR
 from sr_train.resampling import imresize
-from sr_train.upscaling.images import upscale_image, upscale_with_room
+from sr_train.upscaling.images import upscale_with_room
 from sr_train.weights.file import Weights, save_weights
 
 
@@ -113,11 +115,11 @@ def test_full_memory_makes_the_tiles_smaller(network, monkeypatch):
 
     tried, told = [], []
 
-    def greedy(image, network, done):
+    def greedy(image, network, done, *, size):
         tried.append(network.tiling.tile)
         if network.tiling.tile > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return upscale_image(image, network, done)
+        return upscale_image(image, network, done, size=size)
 
     monkeypatch.setattr("sr_train.upscaling.images.upscale_image", greedy)
     image = np.zeros((300, 200, 3), np.uint8)
@@ -216,3 +218,52 @@ def test_an_avif_is_written_as_png(invoke, tmp_path):
     done = invoke("sr-upscale", "weights=bicubic", "scale=2", "input=x.avif", "output=large", "device=cpu")
     assert done.returncode == 0, done.stderr
     assert read_image(tmp_path / "large" / "x.png").shape == (32, 32, 3)
+
+
+PROFILE = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tiff"])
+def test_color_profiles_are_kept(invoke, tmp_path, kind):
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 10, 3), np.uint8))
+    picture.save(tmp_path / f"a.{kind}", icc_profile=PROFILE)
+    for out in ("png", "jpg", "webp", "tiff"):
+        done = invoke("sr-upscale", "weights=bicubic", "scale=2", f"input=a.{kind}", f"output=large/a.{out}")
+        assert done.returncode == 0, done.stderr
+        with PIL.Image.open(tmp_path / "large" / f"a.{out}") as made:
+            assert made.info["icc_profile"] == PROFILE
+    done = invoke("sr-upscale", "weights=bicubic", "scale=2", f"input=a.{kind}", "output=large/a.bmp")
+    assert "large/a.bmp: the color profile is lost, because .bmp files have none" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "size"),
+    [("size=25x30", (25, 30)), ("longest=30", (25, 30)), ("outscale=2.5", (25, 30)), ("outscale=4", (40, 48))],
+)
+def test_the_size_of_results_is_chosen(invoke, tmp_path, option, size):
+    pixels = np.random.default_rng(0).integers(0, 255, (12, 10, 3), np.uint8)
+    write_image(tmp_path / "a.png", pixels)
+    call = ("weights=bicubic", "scale=4", "input=a.png", "output=large", option, "compare=true")
+    done = invoke("sr-upscale", *call)
+    assert f"large/a.png: 10x12 -> {size[0]}x{size[1]}" in done.stdout
+    made = read_image(tmp_path / "large" / "a.png")
+    whole = imresize(pixels / 255, 4).clip(0, 1)
+    expected = np.floor(imresize(whole, size=(size[1], size[0])).clip(0, 1) * 255 + 0.5)
+    assert np.abs(made - expected).max() <= 1
+    assert read_image(tmp_path / "large" / "a_compare.png").shape == (size[1], 2 * size[0] + 2, 3)
+
+
+def test_a_size_of_another_shape_fails_for_that_image_only(invoke, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "a.png", np.zeros((12, 10, 3), np.uint8))
+    write_image(tmp_path / "in" / "b.png", np.zeros((10, 12, 3), np.uint8))
+    done = invoke("sr-upscale", "weights=bicubic", "scale=4", "input=in", "output=large", "size=20x24")
+    assert done.returncode == 1
+    assert "b.png: size=20x24 would change the shape of an image of 12x10 pixels" in done.stderr
+    assert read_image(tmp_path / "large" / "a.png").shape == (24, 20, 3)
+
+
+def test_two_sizes_are_refused(invoke, tmp_path):
+    done = invoke("sr-upscale", "weights=bicubic", "scale=4", "input=.", "output=large", "size=20x24", "longest=3")
+    assert done.returncode == 2
+    assert "size=20x24 and longest=3: give only one of them" in done.stderr
