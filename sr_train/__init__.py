@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sr_train.resampling import imresize
     from sr_train.training.run import train
     from sr_train.weights.file import Weights, load_weights, save_weights
+    from sr_train.weights.mixing import interpolate
     from sr_train.weights.network import build_network
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Weights",
     "build_network",
     "imresize",
+    "interpolate",
     "load",
     "load_weights",
     "plan",
@@ -33,6 +35,7 @@ _MODULES = {
     "Weights": "weights.file",
     "build_network": "weights.network",
     "imresize": "resampling",
+    "interpolate": "weights.mixing",
     "load": "inference.upscaler",
     "load_weights": "weights.file",
     "plan": "config.plan",
