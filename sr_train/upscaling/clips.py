@@ -35,7 +35,7 @@ def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[
 def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str | None:
     """Return the line for the user, or None if memory was full; the network then has smaller tiles."""
     start = time.monotonic()
-    with open_clip(job, settings.suffix) as reader:
+    with open_clip(job, settings.suffix, network.channels) as reader:
         try:
             with clip_writer(job, reader, network.scale, settings) as writer:
                 for warning in writer.warnings:

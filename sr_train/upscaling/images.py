@@ -10,7 +10,16 @@ import numpy as np
 import torch
 
 from sr_train.batch import Image
-from sr_train.data.images import ImageError, encode_image, read_header, read_upright, to_rgb, write_image
+from sr_train.data.images import (
+    ImageError,
+    check_channels,
+    encode_image,
+    read_header,
+    read_upright,
+    to_channels,
+    to_rgb,
+    write_image,
+)
 from sr_train.devices import memory_is_full
 from sr_train.files import write_bytes
 from sr_train.inference.network import Network, take_less
@@ -22,11 +31,15 @@ from sr_train.upscaling.inputs import Job, Settings
 def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
     """Upscale [h, w, C] uint8 or uint16, C = 1, 3 or 4, to [scale h, scale w, C] of the same type.
 
-    Gray is upscaled as RGB, and the result is the mean of the channels. Alpha is upscaled by bicubic interpolation.
+    A network for RGB upscales gray as RGB, and the result is the mean of the channels. A network for gray makes gray of color.
+    Alpha is upscaled by bicubic interpolation, unless the network takes it. A network for gray drops it.
     """
+    image = _suited(image, network.channels)
     height, width, channels = image.shape
     top = float(np.iinfo(image.dtype).max)
-    pixels = torch.from_numpy(np.array(to_rgb(image), order="C"))  # a copy: a decoded JPEG is read-only
+    pixels = torch.from_numpy(
+        np.array(_seen(image, network.channels), order="C")
+    )  # a copy: a decoded JPEG is read-only
     lr = pixels.permute(2, 0, 1) if image.dtype == np.uint8 else pixels.permute(2, 0, 1).float() / top
     out = np.empty((height * network.scale, width * network.scale, channels), image.dtype)
     for first, band in network.bands(lr, done):
@@ -35,11 +48,22 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
             raise ValueError("the network's output contains NaN or infinity")
         if channels == 1:
             rows = np.floor(rows.mean(axis=2, keepdims=True) + 0.5)
-        out[first : first + len(rows), :, : min(channels, 3)] = rows
-    if channels == 4:
+        out[first : first + len(rows), :, : rows.shape[2]] = rows
+    if channels == 4 and network.channels == 3:
         alpha = imresize(image[..., 3:].astype(np.float64) / top, network.scale)
         out[..., 3:] = np.floor(alpha.clip(0, 1) * top + 0.5)
     return out
+
+
+def _suited(image: Image, channels: int) -> Image:
+    """Return the image whose upscaling is written: for a network of ``channels`` other than 3, with these channels."""
+    check_channels(channels)
+    return image if channels == 3 else to_channels(image, channels)
+
+
+def _seen(image: Image, channels: int) -> Image:
+    """Return the channels that the network upscales."""
+    return to_rgb(image) if channels == 3 else image
 
 
 def upscale_with_room(
@@ -76,11 +100,16 @@ def upscale_file(job: Job, network: Network, settings: Settings, bar: Any, tell:
     """Read, upscale and write one image. Returns a line for the user; ``bar`` and ``tell`` as for :func:`upscale_with_room`."""
     start = time.monotonic()
     image = read_upright(job.source)
-    encode_image(image[:1, :1], job.target.suffix)  # raises before the work if the format cannot store the image
+    encode_image(
+        _suited(image[:1, :1], network.channels), job.target.suffix
+    )  # raises before the work if the format cannot store the image
     large = upscale_with_room(image, network, shrink=settings.shrink, bar=bar, tell=tell)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if settings.compare:
-        write_image(compare_name(job.target, "compare", ".png"), beside_bicubic(image, large, network.scale))
+        write_image(
+            compare_name(job.target, "compare", ".png"),
+            beside_bicubic(_suited(image, network.channels), large, network.scale),
+        )
     write_bytes(job.target, encode_image(large, job.target.suffix))
     size = f"{image.shape[1]}x{image.shape[0]} -> {large.shape[1]}x{large.shape[0]}"
     return f"{job.target}: {size}, {time.monotonic() - start:.1f} s"
