@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from sr_train.config.paths import matching
 from sr_train.console import UsageError, counted, expect, for_shell, say, warn
 from sr_train.data.dataset import EvalImages, EvalSet
 from sr_train.data.images import BadFilesError, check_channels, to_channels, to_uint8
@@ -169,6 +170,7 @@ def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
         raise UsageError(
             f"weights={given}: expected a file, a run's stage or bicubic, or a list of them: weights=[A,B]"
         )
+    sources = [path for source in sources for path in matching("weights", source)]
     if len(set(sources)) < len(sources):
         raise UsageError(f"weights={given}: one of them is given twice")
     known = [s for s in sources if s != "bicubic"]

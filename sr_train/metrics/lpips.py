@@ -101,7 +101,7 @@ class LPIPS(nn.Module):
         """Return distances: [B, 1 or 3, H, W] twice, uint8 or float in [0, 1] -> [B] float32; 0 for equal images."""
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ValueError(
-                "LPIPS compares RGB or gray images of one size, [B, 3, H, W] or [B, 1, H, W], but got "
+                "LPIPS compares gray or RGB images of one size, [B, 1 or 3, H, W], but got "
                 f"{list(a.shape)} and {list(b.shape)}"
             )
         side = self.extractor.minimum

@@ -193,8 +193,8 @@ class FeatureExtractor(nn.Module):
         """Return the features; see the class for shapes and ranges."""
         if image.ndim != 4 or image.shape[1] not in (1, 3) or min(image.shape[-2:]) < self.minimum:
             raise ValueError(
-                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] or gray ones "
-                f"[B, 1, H, W] of at least {self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
+                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] (or gray ones, "
+                f"[B, 1, H, W]) of at least {self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
             )
         x = (image.float() - self.mean) / self.std
         features: dict[str, torch.Tensor] = {}

@@ -56,9 +56,9 @@ class MDSR(nn.Module):
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = nn.ModuleDict({n: upsampler(channels, int(n)) for n in names})
         if shared_tail:
-            self.conv_last: nn.Module = nn.Conv2d(channels, 3, 3, padding=1)
+            self.conv_last: nn.Module = nn.Conv2d(channels, image_channels, 3, padding=1)
         else:
-            self.conv_last = nn.ModuleDict({n: nn.Conv2d(channels, 3, 3, padding=1) for n in names})
+            self.conv_last = nn.ModuleDict({n: nn.Conv2d(channels, image_channels, 3, padding=1) for n in names})
         self.register_buffer("mean", torch.tensor(mean_shift(image_channels)).view(1, -1, 1, 1), persistent=False)
 
     @property

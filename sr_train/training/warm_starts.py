@@ -102,7 +102,7 @@ def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
     had, state = state, with_frames(network, state, init["grow"], where=where)
     wider = [k for k, v in state.items() if v.shape != had[k].shape]
     grown, state = state, with_channels(network, state, init["skip"], where=where)
-    other = [k for k, v in state.items() if v.shape != grown[k].shape]
+    other = [k for k, v in state.items() if v is not grown[k]]
     decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
     say(f"stage {stage.name} starts from {name}:")
     say(f"  copied {_tensors(decided.copied)}".rstrip())

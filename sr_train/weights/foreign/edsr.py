@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sr_train.models.edsr import DIV2K_MEAN
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _BLOCK = re.compile(r"body\.(\d+)\.body\.([02])\.(weight|bias)")
 
@@ -37,7 +37,7 @@ def _body(shapes: Shapes, *others: str) -> dict[str, int] | None:
     if not channels or (shapes["conv_first.weight"], shapes["conv_last.weight"]) != ends:
         return None
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", name) is not None for name in shapes)
-    return {"channels": features, "blocks": blocks, "image_channels": channels}
+    return {"channels": features, "blocks": blocks, **stated(channels)}
 
 
 def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _RENAMED = {  # 2019 -> BasicSR: complete names without .weight and .bias
     "pre_deblur.conv_first_1": "predeblur.conv_first",  # with hr_in
@@ -88,7 +88,7 @@ def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
         "tsa": "fusion.feat_fusion.weight" in shapes,
         "predeblur": predeblur,
         "hr_in": hr_in,
-        "image_channels": image,
+        **stated(image),
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _DENSE_2018 = re.compile(r"model\.1\.sub\.(\d+)\.RDB([123])\.conv([1-5])\.0\.(weight|bias)")
 
@@ -92,7 +92,7 @@ def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | 
         "growth": dense[0],
         "blocks": len(blocks),
         "unshuffle": folded > 1 or scale > 2,
-        "image_channels": last[0],
+        **stated(last[0]),
     }
 
 
