@@ -62,7 +62,7 @@ def test_images_of_a_pattern_or_a_list_are_upscaled(folder, invoke, typed, made)
     [
         (("input=photos/*.bmp", "output=out"), 1, "input=photos/*.bmp: no file or folder matches this pattern in "),
         (("input=[photos/a.png,gone.png]", "output=out"), 1, "gone.png: there is no such file or folder"),
-        (("input=photos/a*.png", "output=out.png"), 1, "output=out.png: is the name of a file; for several inputs give a folder"),
+        (("input=photos/a*.png", "output=out.png"), 1, "out.png: is the name of a file; for several inputs give a folder"),
         (("input=[]", "output=out"), 2, "input=[]: expected a file, a folder, a pattern such as 'photos/*.png', or a list"),
         (("input=[photos/a.png,a/a.png]", "output=out"), 1, "would both become a.png"),
     ],
