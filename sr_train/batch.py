@@ -1,6 +1,7 @@
 """Notation for shapes and value ranges, used in the whole package.
 
-Letters: ``B`` batch, ``T`` frames, ``C`` channels (3, RGB), ``h, w`` low resolution, ``H, W`` = ``scale * h, scale * w``.
+Letters: ``B`` batch, ``T`` frames, ``C`` channels (3 for RGB, 1 for gray), ``h, w`` low resolution, ``H, W`` = ``scale * h,
+scale * w``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class _MayHave(TypedDict, total=False):
 class Batch(_MayHave):
     """One batch, from a data loader to a task.
 
-    The loader yields RGB pixels as uint8 in [0, 255], in channels-last memory. On the device, :func:`to_float` converts
+    The loader yields pixels as uint8 in [0, 255], in channels-last memory. On the device, :func:`to_float` converts
     them to float32 in [0, 1].
     """
 
@@ -40,7 +41,7 @@ class Extractor(Protocol):
     minimum: int  #: smallest allowed side of an image, in pixels
 
     def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return {layer: [B, c, H', W']} for images [B, 3, H, W] in [0, 1].
+        """Return {layer: [B, c, H', W']} for images [B, 1 or 3, H, W] in [0, 1].
 
         The extractor normalizes the images with ImageNet's mean and standard deviation.
         """

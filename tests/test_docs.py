@@ -211,6 +211,11 @@ def house(tmp_path, write_clips):
     for folder in ("scans/LR", "it's"):
         (tmp_path / folder).mkdir()
         write_image(tmp_path / folder / "rocket.png", reduce_image(read_image(tmp_path / "scans/HR/rocket.png"), 2))
+    (tmp_path / "infrared").mkdir()
+    write_image(
+        tmp_path / "infrared" / "cell.png",
+        read_image(tmp_path / "scans/HR/rocket.png")[..., :1].astype(np.uint16) * 200,
+    )
     (tmp_path / "HR_FOLDER").mkdir()
     write_image(tmp_path / "HR_FOLDER" / "chelsea.png", read_image(tmp_path / "held_out" / "chelsea.png"))
     (tmp_path / "Set5" / "image_SRF_2").mkdir(parents=True)

@@ -18,11 +18,17 @@ def _sources(config: Mapping[str, Any]) -> tuple[list[str], Path]:
     """Return the files or folders of the networks to mix, and the output folder."""
     given, stages = config["weights"], expect(config, "stages", list, "two names, e.g. stages=[psnr,gan]")
     if given is not None:
+        from sr_train.config.paths import matching
+
         if config["run"] is not None:
             raise ValueError("give run= or weights=, not both")
-        if not isinstance(given, list) or len(given) < 2 or not all(isinstance(w, str) for w in given):
+        items = given if isinstance(given, list) else [given]
+        found = (
+            [path for w in items for path in matching("weights", w)] if all(isinstance(w, str) for w in items) else []
+        )
+        if len(found) < 2:
             raise ValueError(f"weights={given}: expected two files or more, weights=[A,B]")
-        return given, Path(str(config["out"] or "."))
+        return found, Path(str(config["out"] or "."))
     if len(stages) != 2:
         raise ValueError(f"stages={stages}: expected two names, e.g. stages=[psnr,gan]")
     from sr_train.evaluation.mixture import newest_run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_train.cli.main import run
@@ -43,12 +42,10 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
     """Check everything that can be checked before the first image. Return the jobs, the network and the settings."""
     from sr_train.inference.network import open_network
     from sr_train.upscaling.encoder import check_options
-    from sr_train.upscaling.inputs import list_jobs
+    from sr_train.upscaling.inputs import inputs, list_jobs
 
     settings = _settings(config)
-    if not Path(str(config["input"])).exists():
-        raise FileNotFoundError(f"{config['input']}: there is no such file or folder")
-    if not Path(str(config["input"])).is_dir():
+    if not any(path.is_dir() for path in inputs(config)):
         list_jobs(config, None)  # report a wrong input before the network is opened, which is slow
     network = open_network(config, str(config["weights"]))
     jobs = list_jobs(config, network.frames)

@@ -75,6 +75,7 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "profile_steps": int,
     "scale": int | None,
     "scales": list[int] | None,
+    "channels": int,
     "seed": int,
     "max_pixels": int | None,
     "init.stage": str | None,

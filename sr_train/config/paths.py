@@ -1,7 +1,8 @@
 """Path-valued keys of the commands: their values are taken literally, so every file name works.
 
 All other values have Hydra's grammar, which refuses most characters outside of ASCII letters and digits. A value of a path
-key is read in this order: a path that exists as typed; null; a list; a template or another name. Outputs are always literal.
+key is read in this order: a path that exists as typed; null; a list; a template, a glob or another name. Outputs are always
+literal.
 In a sweep, commas separate the values; a value that contains a comma is put in quotes.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +67,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "paths.*": BASE,
     },
     "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "store": OUTPUT},
-    "upscale": {"weights": INPUT, "input": INPUT, "output": OUTPUT},
+    "upscale": {"weights": INPUT, "input": LIST, "output": OUTPUT},
     "convert": {"weights": INPUT, "out": OUTPUT},
 }
 
@@ -141,6 +143,20 @@ def _item(text: str, kind: Kind) -> str:
     if _QUOTED.fullmatch(text) or (text == "null" and kind.null):
         return text
     return quote(text, literal=not kind.filled or (not kind.written and _exists(text)))
+
+
+def matching(key: str, value: str) -> list[str]:
+    """Return the paths that one item of a path-valued key names.
+
+    That is the path itself if it exists or contains none of ``* ? [``, else the sorted matches of the glob; ``**`` stands for
+    any number of folders. Raises FileNotFoundError that contains the glob if nothing matches.
+    """
+    if _exists(value) or not has_magic(value):
+        return [value]
+    found = sorted(glob(value, recursive=True))  # noqa: PTH207 - absolute and relative ones
+    if not found:
+        raise FileNotFoundError(f"{key}={value}: no file or folder matches this pattern in {Path.cwd()}")
+    return found
 
 
 def _split(text: str) -> list[str]:

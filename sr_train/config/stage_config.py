@@ -143,6 +143,7 @@ def stage_config(
         reached = {t.text for t in picks} | _set_typed(
             config, [t for t in mine if not is_choice(t.key, t.value, group_names)]
         )
+        _drop_channels(config)
         problems = _name_parts(config, f"stage {name}")
     for key, value in [*own, *((t.key, t.value) for t in picks)]:
         if key in _PARTS and isinstance(value, list):
@@ -178,6 +179,21 @@ def _set_typed(config: DictConfig, typed: Sequence[Typed]) -> set[str]:
             OmegaConf.update(config, t.key, value, merge=False, force_add=True)
             reached.add(t.text)
     return reached
+
+
+def _drop_channels(config: DictConfig) -> None:
+    """Remove ``image_channels: ${channels}`` of a YAML file if ``_target_`` was replaced by a class without this argument."""
+    for node in (OmegaConf.select(config, key) for key in ("model", "task.discriminator")):
+        if not isinstance(node, DictConfig) or "image_channels" not in node:
+            continue
+        entries = OmegaConf.to_container(node, resolve=False)
+        try:
+            known = signature(str(node.get("_target_")))
+        except (ImportError, AttributeError, ValueError):
+            continue  # check_config reports it
+        untouched = isinstance(entries, dict) and entries["image_channels"] == "${channels}"
+        if untouched and known is not None and "image_channels" not in known:
+            del node["image_channels"]
 
 
 _PARTS = ("logger", "callbacks")  # groups that contain any number of named objects

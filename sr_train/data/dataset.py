@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from sr_train.batch import Batch, Image
 from sr_train.console import counted, message_of
 from sr_train.data.draws import Draws, StepScales, below
-from sr_train.data.images import BadFilesError, ImageError, to_real, to_rgb
+from sr_train.data.images import BadFilesError, ImageError, to_channels, to_real
 from sr_train.data.loading import LoaderError
 from sr_train.data.store.format import StoreError
 from sr_train.data.train_source import Sample, TrainSource
@@ -36,8 +36,8 @@ class TrainPatches(Dataset[Batch]):
         augment: apply one of the eight flips and rotations to each patch.
         patience: number of images in a row, drawn for one position, that cannot be read: then an error is raised.
 
-    A list of positions gives a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, 3, h, w], or
-    [B, T, 3, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames.
+    A list of positions gives a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, C, h, w], or
+    [B, T, C, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames.
     """
 
     def __init__(
@@ -200,6 +200,11 @@ class EvalSet(Protocol):
         """HR pixels per LR pixel."""
         ...
 
+    @property
+    def channels(self) -> int:
+        """Channels C that images are converted to."""
+        ...
+
     def __len__(self) -> int: ...
 
     def hr_size(self, index: int) -> tuple[int, int]:
@@ -229,7 +234,7 @@ class EvalClips(EvalSet, Protocol):
 
 
 class EvalImages(Dataset[EvalImage]):
-    """Whole RGB images of named sets; ``sets`` maps the name of a set to its pairs or windows."""
+    """Whole images of named sets; ``sets`` maps the name of a set to its pairs or windows."""
 
     def __init__(self, sets: Mapping[str, EvalSet]) -> None:
         self.sets = dict(sets)
@@ -276,7 +281,7 @@ class EvalImages(Dataset[EvalImage]):
         name, i = self._where[index]
         pairs = self.sets[name]
         files = pairs.whole(i)
-        lr, hr = (_tensor(np.array(to_rgb(image))) for image in files)
+        lr, hr = (_tensor(np.array(to_channels(image, pairs.channels))) for image in files)
         image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, from_gray=files[1].shape[-1] == 1)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]

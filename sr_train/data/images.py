@@ -24,12 +24,12 @@ from sr_train.data.decoding.header import Header, ImageError, limit_pixels, reas
 from sr_train.data.decoding.orientation import turn
 from sr_train.data.decoding.png import swap_red_blue
 from sr_train.data.decoding.profile import add_to_jpeg, add_to_png, read_profile
-from sr_train.files import write_bytes
+from sr_train.files import retried, write_bytes
 
 __all__ = [  # what other folders import from here
-    "SUFFIXES", "WITH_PROFILE", "WRITABLE", "BadFilesError", "Header", "ImageError", "decode_image", "encode_image",
-    "image_files", "limit_pixels", "list_images", "missing_end", "read_header", "read_image", "read_profile",
-    "read_upright", "to_real", "to_rgb", "to_uint8", "write_image",
+    "SUFFIXES", "WITH_PROFILE", "WRITABLE", "BadFilesError", "Header", "ImageError", "check_channels", "decode_image",
+    "encode_image", "image_files", "limit_pixels", "list_images", "missing_end", "read_header", "read_image", "read_profile",
+    "read_upright", "to_channels", "to_real", "to_rgb", "to_uint8", "write_image",
 ]  # fmt: skip
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
@@ -63,10 +63,14 @@ class BadFilesError(ValueError):
 
 
 def _bytes(path: Path, count: int = -1) -> bytes:
-    """Read the first ``count`` bytes of a file, by default all."""
-    try:
+    """Read the first ``count`` bytes of a file, by default all. A shared file system may fail for a few seconds."""
+
+    def attempt() -> bytes:
         with path.open("rb") as file:
             return file.read(count)
+
+    try:
+        return retried(attempt, path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -180,6 +184,35 @@ def to_rgb(image: Image) -> Image:
     if image.shape[-1] == 1:
         return np.repeat(image, 3, axis=-1)
     return image[..., :3]
+
+
+def check_channels(channels: int) -> None:
+    """Raise ValueError unless images can be converted to ``channels`` channels."""
+    if channels not in (1, 3, 4):
+        raise ValueError(
+            f"channels={channels}: image files have 1 (gray), 3 (RGB) or 4 channels (RGBA); for other images write a data "
+            "module, data._target_=PACKAGE.CLASS (docs/extending.md)"
+        )
+
+
+def to_channels(image: Image, channels: int) -> Image:
+    """Convert [..., H, W, C] to 1, 3 or 4 channels; an image that has them is returned unchanged.
+
+    The image is uint8, uint16, or float32 in [0, 1].
+
+    1: color becomes its luma by ITU-R BT.601 in full range, (19595 R + 38470 G + 7471 B) / 65536 rounded half up, as in
+    Pillow's mode L; alpha is dropped. 3: see :func:`to_rgb`. 4: images without alpha are opaque.
+    """
+    if image.shape[-1] == channels:
+        return image
+    top = 1.0 if image.dtype == np.float32 else np.iinfo(image.dtype).max
+    if channels == 1 and image.dtype == np.float32:
+        return image[..., :3] @ np.array([[19595], [38470], [7471]], np.float32) / np.float32(65536)
+    if channels == 1:
+        red, green, blue = (image[..., i : i + 1].astype(np.uint32) for i in range(3))
+        return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(image.dtype)
+    rgb = to_rgb(image)
+    return rgb if channels == 3 else np.concatenate([rgb, np.full_like(rgb[..., :1], top)], axis=-1)
 
 
 def to_uint8(image: Image) -> Image:

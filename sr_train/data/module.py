@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import lightning as L
@@ -12,8 +13,9 @@ from sr_train.batch import Batch
 from sr_train.console import ProblemsError, collect_error, say
 from sr_train.data.dataset import PATIENCE, EvalImages, EvalSet, MultiScalePatches, TrainPatches
 from sr_train.data.draws import Draws, PositionSampler, StepScales
+from sr_train.data.images import check_channels
 from sr_train.data.loading import Loader, Reported, one_thread, passthrough
-from sr_train.data.pairs import Pairs, check_shared
+from sr_train.data.pairs import Pairs, check_shared, converted
 from sr_train.data.sources import StoreSource, check_source
 from sr_train.data.store.format import MissingStoreError
 from sr_train.data.store.local_copy import local_folder, use_copies
@@ -31,6 +33,7 @@ class SRData(L.LightningDataModule):
         scale: HR pixels per LR pixel.
         scales: several scales instead of ``scale``, one drawn per step; sets are validated at each scale as ``NAME_xSCALE``.
         scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
+        channels: channels C of the images: 3 (RGB), 1 (gray) or 4 (RGBA); see :func:`.images.to_channels`.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
@@ -64,10 +67,13 @@ class SRData(L.LightningDataModule):
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
+        channels: int = 3,
         patience: int = PATIENCE,
     ) -> None:
         super().__init__()
         self.scales = _scales(scale, scales)
+        check_channels(channels)
+        self.channels = channels
         self.lr_patch = lr_patch
         self.batch = batch
         self.accumulate = accumulate
@@ -81,7 +87,7 @@ class SRData(L.LightningDataModule):
         self._told = False
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
-        options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache}
+        options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache, "channels": channels}
         problems: list[Exception] = []
         opened: list[dict[int, Any]] = []
         for i, source in enumerate(train):
@@ -103,6 +109,8 @@ class SRData(L.LightningDataModule):
         for name, found in sets.items():
             self.val |= {set_name(name, s, scales or ()): pairs for s, pairs in found.items()}
         self.means = means_of(list(val or {}), scales or ())
+        for text in converted([*chain.from_iterable(self.by_scale.values()), *self.val.values()]):
+            say(text)
         self.step_scales: StepScales | None = None
         if scales is None and scale_weights is not None:
             raise ValueError(

@@ -7,14 +7,14 @@ scikit-image) or ``toy_clips:NAME,NAME`` (clips made from them).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from sr_train.batch import Image
 from sr_train.console import counted, warn
 from sr_train.data.degrade import reduce_window
 from sr_train.data.draws import below
-from sr_train.data.images import BadFilesError, ImageError, to_rgb
+from sr_train.data.images import BadFilesError, ImageError, to_channels
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
 from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
@@ -35,6 +35,7 @@ class Pairs:
         cache: keep decoded files in memory.
         choose: function (name of the HR source, names of its images, LR names) -> the names to use, in order; default: all.
         opened: the source of ``hr`` if it is open already; several scales share it and its cache.
+        channels: channels C of patches; see :func:`.images.to_channels`. HR is converted before LR is made from it.
 
     Raises:
         BadFilesError: lists all images whose LR is missing or has the wrong size.
@@ -53,11 +54,12 @@ class Pairs:
         listed: str | None = None,
         choose: Callable[[str, Sequence[str], Matched | None], Sequence[str]] | None = None,
         opened: Source | None = None,
+        channels: int = 3,
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale={scale}: expected an integer of at least 1")
         check_arithmetic(arithmetic)
-        self.scale = scale
+        self.scale, self.channels = scale, channels
         self.arithmetic = arithmetic
         self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
         self.name = self.hr.name
@@ -182,20 +184,21 @@ class Pairs:
         return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
-        """Return (LR, HR) windows [size, size, 3] and [scale size, scale size, 3]; all arguments are in LR pixels."""
+        """Return (LR, HR) windows [size, size, C] and [scale size, scale size, C]; all arguments are in LR pixels."""
         scale = self.scale
         if self.lr is not None:
             lr = self.lr.crop(self._lr_index[index], top, left, size, size)
             hr = self.hr.crop(self._hr_index[index], top * scale, left * scale, size * scale, size * scale)
-            return to_rgb(lr), to_rgb(hr)
+            return to_channels(lr, self.channels), to_channels(hr, self.channels)
         number = self._hr_index[index]
         height, width, _ = self.hr.shape(number)
         # The HR patch is part of the window that its LR is made from, so it is fetched only once.
         held: dict[str, Any] = {}
 
         def fetch(y: int, x: int, h: int, w: int) -> Image:
-            held["window"], held["y"], held["x"] = to_rgb(self.hr.crop(number, y, x, h, w)), y, x
-            return held["window"]
+            window = to_channels(self.hr.crop(number, y, x, h, w), self.channels)
+            held["window"], held["y"], held["x"] = window, y, x
+            return window
 
         lr = reduce_window(fetch, (height, width), scale, top, left, size, size, self.arithmetic)
         y, x = top * scale - held["y"], left * scale - held["x"]
@@ -204,28 +207,51 @@ class Pairs:
     def lr_crop(self, index: int, top: int, left: int, size: int) -> Image:
         """Return only the LR window of :meth:`patch`; if LR is given, HR is not read."""
         if self.lr is not None:
-            return to_rgb(self.lr.crop(self._lr_index[index], top, left, size, size))
+            return to_channels(self.lr.crop(self._lr_index[index], top, left, size, size), self.channels)
         return self.patch(index, top, left, size)[0]
 
     def lr_whole(self, index: int) -> Image:
         """Return only the LR image of :meth:`whole`."""
-        return self.whole(index)[0] if self.lr is None else self.lr.read(self._lr_index[index])
+        return self.whole(index)[0] if self.lr is None else self._whole(self.lr, self._lr_index[index])
 
     def hr_whole(self, index: int) -> Image:
         """Return only the HR image of :meth:`whole`."""
         height, width = self.lr_size(index)
-        return self.hr.read(self._hr_index[index])[: height * self.scale, : width * self.scale]
+        return self._whole(self.hr, self._hr_index[index])[: height * self.scale, : width * self.scale]
+
+    def _whole(self, source: Source, number: int) -> Image:
+        """Read a whole image: with 3 channels as it is in its file, so that its scores depend on that; else converted."""
+        image = source.read(number)
+        return image if self.channels == 3 else to_channels(image, self.channels)
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] with all channels of the files; HR is cropped."""
+        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] HR is cropped.
+
+        With ``channels=3`` they have all channels of the files.
+        """
         hr = self.hr_whole(index)
         height, width = self.lr_size(index)
         if self.lr is not None:
-            return self.lr.read(self._lr_index[index]), hr
+            return self._whole(self.lr, self._lr_index[index]), hr
         window = reduce_window(
             lambda y, x, h, w: hr[y : y + h, x : x + w], hr.shape[:2], self.scale, 0, 0, height, width, self.arithmetic
         )
         return window, hr
+
+
+def converted(sets: Iterable[Any]) -> list[str]:
+    """Return a sentence for each source of which images are converted to gray, or become opaque RGBA images.
+
+    ``sets`` are :class:`Pairs`, or have them as ``pairs``, as sets of clips do.
+    """
+    found: dict[str, str] = {}
+    for pairs in (getattr(given, "pairs", given) for given in sets):
+        source, numbers = next(pairs.used())
+        other = [i for i in numbers if pairs.channels != 3 and source.shape(i)[2] != pairs.channels]
+        if other:
+            what = "in color: converted to gray (luma)" if pairs.channels == 1 else "without alpha: opaque"
+            found[source.name] = f"{source.name}: {len(other)} of {counted(len(numbers), 'image')} {what}"
+    return list(found.values())
 
 
 def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:

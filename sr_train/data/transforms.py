@@ -14,12 +14,6 @@ ArrayOrTensor = TypeVar("ArrayOrTensor", bound="NDArray[Any] | torch.Tensor")
 
 FLIP_ROTATIONS = 8
 
-_PIXEL = {
-    np.dtype(np.uint8): np.dtype("V3"),
-    np.dtype(np.uint16): np.dtype("V6"),
-    np.dtype(np.float32): np.dtype("V12"),
-}
-
 
 def _flip(x: ArrayOrTensor, axis: int) -> ArrayOrTensor:
     if isinstance(x, np.ndarray):
@@ -58,14 +52,14 @@ def undo_flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
 
 
 def _pixels(image: Any) -> Image:
-    """View pixels [n, n, 3] as [n, n] elements of three samples."""
-    return image.view(_PIXEL[image.dtype])[..., 0]
+    """View pixels [n, n, C] as [n, n] elements of C samples."""
+    return image.view(f"V{image.itemsize * image.shape[2]}")[..., 0]
 
 
 def place_patch(canvas: Image, patch: Image, k: int) -> None:
-    """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
+    """Copy a patch [n, n, C] into ``canvas`` [n, n, C] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
 
-    Each pixel is copied as one element. That is three to seven times as fast as three samples, except for the identity.
+    Each pixel is copied as one element. That is three to seven times as fast as its samples, except for the identity.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)

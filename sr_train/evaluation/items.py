@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from sr_train.console import UsageError, counted, for_shell, warn
+from sr_train.config.paths import matching
+from sr_train.console import UsageError, counted, expect, for_shell, say, warn
 from sr_train.data.dataset import EvalImages, EvalSet
-from sr_train.data.images import BadFilesError, to_rgb, to_uint8
+from sr_train.data.images import BadFilesError, check_channels, to_channels, to_uint8
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Paired, hr_names, pair_names, shown_names, split_template
-from sr_train.data.pairs import Pairs
+from sr_train.data.pairs import Pairs, converted
 from sr_train.data.sources import Source, at_scale, open_source
 from sr_train.data.video.clips import select, shown_clip, split_key
 from sr_train.data.video.sets import clip_names, is_clip_set, open_set
@@ -59,8 +60,19 @@ def _set_name(folder: str) -> str:
     return path.name.removesuffix(".lmdb") or "images"
 
 
-def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str, EvalSet]:
+def _channels(config: Mapping[str, Any]) -> int | None:
+    """Return ``channels=`` of the command; raise UsageError for a wrong value."""
+    channels = expect(config, "channels", (int, type(None)), "1, 3 or 4, or null for those of the networks")
+    try:
+        check_channels(3 if channels is None else channels)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return channels
+
+
+def _sets(config: Mapping[str, Any], networks: Sequence[Network], frames: int | None) -> dict[str, EvalSet]:
     """Open the sets in ``hr=`` and ``sets=``. For a video network their clips give windows of ``frames``."""
+    scale, channels = networks[0].scale, networks[0].channels
     named = dict(config.get("sets") or {})
     if config["hr"] is not None:
         name = _set_name(str(config["hr"]))
@@ -77,7 +89,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
         raise UsageError("list= was given without hr=; give hr= as well")
     if not named:
         raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
-    options = {"scale": scale, "arithmetic": str(config["arithmetic"])}
+    options: dict[str, Any] = {"scale": scale, "arithmetic": str(config["arithmetic"]), "channels": channels}
     return {
         name: open_set(f"sets.{name}", spec, frames=frames or 1, options=options)
         if is_clip_set(spec) or frames is not None
@@ -107,7 +119,7 @@ def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted:
 
 def _finished(config: Mapping[str, Any]) -> Outputs:
     """Open finished images and pair them with their HR by name: ``sr=DIR hr=DIR``; with ``clips=`` they are frames of clips."""
-    scale = scale_of(config, (), "sr")
+    scale, channels = scale_of(config, (), "sr"), _channels(config) or 3
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
     where, _ = split_template(str(config["sr"]))
@@ -134,7 +146,7 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
             continue
         clip, centered = of_clip.get(stem, ("", True))
         key = f"{clip}/{split_key(stem)[1]}" if clip else stem
-        items.append(Item(name, key, partial(_read, sr, found, hr, i), clip, centered))
+        items.append(Item(name, key, partial(_read, sr, found, hr, i, channels), clip, centered))
     if problems:
         count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
         raise BadFilesError(f"{config['sr']}: {count} cannot be scored against {config['hr']}", problems)
@@ -142,22 +154,23 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
     return Outputs([str(config["sr"])], [f"{config['sr']}{ending}"], scale, items)
 
 
-def _tensor(source: Source, index: int) -> torch.Tensor:
-    return torch.from_numpy(to_uint8(to_rgb(source.read(index))).copy()).permute(2, 0, 1)
+def _tensor(source: Source, index: int, channels: int) -> torch.Tensor:
+    return torch.from_numpy(to_uint8(to_channels(source.read(index), channels)).copy()).permute(2, 0, 1)
 
 
-def _read(sr: Source, result: int, hr: Source, index: int) -> Computed:
-    return Computed([_tensor(sr, result)], _tensor(hr, index), hr.shape(index)[2] == 1)
+def _read(sr: Source, result: int, hr: Source, index: int, channels: int) -> Computed:
+    return Computed([_tensor(sr, result, channels)], _tensor(hr, index, channels), hr.shape(index)[2] == 1)
 
 
 def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
-    """Open the network of each item of ``weights=``. All must have one scale."""
+    """Open the network of each item of ``weights=``. All must have one scale and one number of channels."""
     given = config["weights"]
     sources = given if isinstance(given, list) else [given]
     if not sources or not all(isinstance(s, str) for s in sources):
         raise UsageError(
             f"weights={given}: expected a file, a run's stage or bicubic, or a list of them: weights=[A,B]"
         )
+    sources = [path for source in sources for path in matching("weights", source)]
     if len(set(sources)) < len(sources):
         raise UsageError(f"weights={given}: one of them is given twice")
     known = [s for s in sources if s != "bicubic"]
@@ -166,7 +179,12 @@ def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
     if len(scales) > 1:
         listed = ", ".join(f"{s} x{n.scale}" for s, n in networks.items())
         raise ValueError(f"weights: only networks with the same scale can be compared; these are {listed}")
-    own = {**config, "scale": next(iter(scales), config["scale"])}
+    channels, typed = {n.channels for n in networks.values()}, _channels(config)
+    if len(channels) > 1 or (channels and typed is not None and typed not in channels):
+        listed = ", ".join(f"{s}: {n.channels}" for s, n in networks.items())
+        given = "" if typed is None else f"channels={typed}, but "
+        raise ValueError(f"{given}weights: networks for one number of channels can be compared; these have {listed}")
+    own = {**config, "scale": next(iter(scales), config["scale"]), "channels": next(iter(channels), typed)}
     return {s: networks[s] if s in networks else open_network(own, s) for s in sources}
 
 
@@ -179,8 +197,10 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
     # comes first, so the error for a clip that is too short is about it. A window is not cut out of a wider one, because
     # the padding at a clip's ends depends on the length.
     lengths = sorted({n.frames for n in networks if n.frames is not None}, reverse=True) or [None]
-    seen = {length: EvalImages(_sets(config, scale, length)) for length in lengths}
+    seen = {length: EvalImages(_sets(config, networks, length)) for length in lengths}
     widest = seen[lengths[0]]
+    for text in converted(widest.sets.values()):
+        say(text)
 
     def compute(index: int) -> Computed:
         given = {length: images[index] for length, images in seen.items()}

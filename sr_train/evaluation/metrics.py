@@ -44,7 +44,7 @@ class PerceptualMetric:
     definition: str  #: text for the line below a table
 
     def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> float:
-        """Score a result against HR, [3, H, W] each, on one device, in fp32."""
+        """Score a result against HR, [1 or 3, H, W] each, on one device, in fp32."""
         with full_fp32():
             return self.compute(sr, hr)
 

@@ -127,7 +127,7 @@ class MixtureSheet:
         self.device = device_of(device)
         (self.protocol,) = get_protocols([protocol])
         self.lpips = None if lpips is None else open_lpips(lpips)
-        self.images = EvalImages({"images": Pairs(images, scale=scale)})
+        self.images = EvalImages({"images": Pairs(images, scale=scale, channels=sources[0].channels)})
 
     def write(self, out: Path, alphas: Sequence[float]) -> None:
         """Write ``interp.png``, ``interp_curve.png`` and ``interp_curve.csv``, and print the table."""
@@ -190,4 +190,4 @@ class MixtureSheet:
         """Return a crop [crop, crop, 3] uint8, filled with white beyond the image's edges."""
         part = quantize(image)[:, at[0] : at[0] + self.crop, at[1] : at[1] + self.crop]
         part = F.pad(part, (0, self.crop - part.shape[2], 0, self.crop - part.shape[1]), value=255.0)
-        return part.to(torch.uint8).permute(1, 2, 0).numpy()
+        return part[:3].expand(3, -1, -1).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sr_train.console import UsageError, expect, listed
+from sr_train.console import UsageError, counted, expect, listed
 from sr_train.devices import device_of, inference_precision
 from sr_train.inference.clips import super_resolve_clip
 from sr_train.inference.frame_features import FrameFeatures
@@ -68,6 +68,11 @@ class Network:
     def frames(self) -> int | None:
         """Frames of the window that a video network takes; None for images."""
         return contract.frames(self.model)
+
+    @property
+    def channels(self) -> int:
+        """Channels C of the images that the network takes and gives."""
+        return contract.channels(self.model)
 
     @property
     def description(self) -> str:
@@ -147,7 +152,8 @@ def recognized_as(weights: Weights) -> str:
 
 def _open_bicubic(config: Mapping[str, Any]) -> tuple[nn.Module, int, str]:
     scale, arithmetic = scale_of(config, (), "bicubic"), config.get("arithmetic", "float")
-    return Bicubic(scale=scale, arithmetic=arithmetic), scale, f"bicubic x{scale} ({arithmetic})"
+    model = Bicubic(scale=scale, arithmetic=arithmetic, image_channels=config.get("channels") or 3)
+    return model, scale, f"bicubic x{scale} ({arithmetic})"
 
 
 def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, int, str]:
@@ -158,7 +164,8 @@ def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, in
     scale = scale_of(config, weights.scales, source)
     weights = one_scale(weights, scale, where=str(file), allow=allow)
     model = build_network(weights, where=str(file), allow=allow)
-    return model, scale, f"{file} (x{scale}{recognized_as(weights)})"
+    channels = "" if weights.channels == 3 else f", {counted(weights.channels, 'channel')}"
+    return model, scale, f"{file} (x{scale}{channels}{recognized_as(weights)})"
 
 
 def open_network(config: Mapping[str, Any], source: str) -> Network:

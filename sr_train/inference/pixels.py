@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sr_train.batch import Image
-from sr_train.data.images import to_rgb
+from sr_train.data.images import check_channels, to_channels, to_rgb
 from sr_train.inference.network import Network
 from sr_train.resampling import imresize
 
@@ -22,7 +22,8 @@ def upscale_image(
 ) -> Image:
     """Upscale [h, w, C], C = 1, 3 or 4, to [scale h, scale w, C] of the same type.
 
-    Gray is upscaled as RGB, and the result is the mean of the channels. Alpha is upscaled by bicubic interpolation.
+    A network for RGB upscales gray as RGB, and the result is the mean of the channels. A network for gray makes gray of color.
+    Alpha is upscaled by bicubic interpolation, unless the network takes it. A network for gray drops it.
 
     Args:
         image: uint8, uint16, or float32 in [0, 1].
@@ -33,11 +34,13 @@ def upscale_image(
     Raises:
         ValueError: the network's output contains NaN or infinity.
     """
+    image = written_part(image, network.channels)
     height, width, channels = image.shape
-    colors = min(channels, 3)
+    colors = min(channels, 3) if network.channels == 3 else channels
     large = height * network.scale, width * network.scale
     top = float(np.iinfo(image.dtype).max) if image.dtype != np.float32 else 1.0
-    pixels = torch.from_numpy(np.array(to_rgb(image), order="C"))  # a copy: a decoded JPEG is read-only
+    seen = to_rgb(image) if network.channels == 3 else image
+    pixels = torch.from_numpy(np.array(seen, order="C"))  # a copy: a decoded JPEG is read-only
     lr = pixels.permute(2, 0, 1) if image.dtype == np.uint8 else pixels.permute(2, 0, 1).float() / top
     out = np.empty((*(size or large), channels), image.dtype)
     whole = None if size is None else np.empty((*large, colors), np.float32)
@@ -53,10 +56,16 @@ def upscale_image(
         for channel in range(colors):  # one at a time: imresize computes in float64
             resized = imresize(whole[..., channel], size=size).clip(0, 1)
             out[..., channel : channel + 1] = _stored(resized[..., None], image.dtype, top, mean=False)
-    if channels == 4:
+    if colors < channels:
         alpha = imresize(image[..., 3:].astype(np.float64) / top, size=size or large).clip(0, 1)
         out[..., 3:] = _stored(alpha, image.dtype, top, mean=False)
     return out
+
+
+def written_part(image: Image, channels: int) -> Image:
+    """Return the image whose upscaling is written: for a network of ``channels`` other than 3, with these channels."""
+    check_channels(channels)
+    return image if channels == 3 else to_channels(image, channels)
 
 
 def _stored(rows: Image, dtype: np.dtype, top: float, *, mean: bool) -> Image:  # pyright: ignore[reportMissingTypeArgument]

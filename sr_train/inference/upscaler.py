@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sr_train.console import UsageError
-from sr_train.data.images import to_real, to_rgb, to_uint8
+from sr_train.data.images import to_channels, to_real, to_uint8
 from sr_train.data.video.windows import check_padding
 from sr_train.inference.image_kinds import Kind, kind_of
 from sr_train.inference.network import Network, open_network
@@ -99,7 +99,7 @@ class Upscaler:
         """Yield the upscaled frames of a clip one by one; memory does not grow with its length.
 
         Args:
-            frames: images of one size, as for a single image; alpha is dropped, and gray becomes RGB.
+            frames: images of one size, as for a single image. Alpha is dropped, and gray becomes RGB for a network for RGB.
             padding: how frames beyond the ends are replaced: ``reflection_circle``, ``replicate``, ``reflection`` or
                 ``circle``; see ``docs/data.md``.
             size: as for a single image; so are ``longest`` and ``outscale``.
@@ -125,7 +125,7 @@ class Upscaler:
                         f"frame {number} has the shape {shapes}; the first one has {height}x{width} pixels"
                     )
                 waiting.append(kind)
-                yield torch.from_numpy(to_real(kind.images[0])).permute(2, 0, 1)
+                yield torch.from_numpy(to_real(to_channels(kind.images[0], self.network.channels))).permute(2, 0, 1)
 
         target = wanted.of(height, width, self.scale)
         for sr in self.network.clip(feed(), height=height, width=width, padding=padding):
@@ -152,7 +152,10 @@ class Upscaler:
         if result.shape[:2] != truth.shape[:2]:
             shown = [f"{image.shape[1]}x{image.shape[0]}" for image in (result, truth)]
             raise ValueError(f"sr has {shown[0]} pixels, hr {shown[1]}; for x{self.scale} they must agree")
-        pair = [torch.from_numpy(np.array(to_rgb(to_uint8_of(i)))).permute(2, 0, 1) for i in (result, truth)]
+        channels = self.network.channels
+        pair = [
+            torch.from_numpy(np.array(to_channels(to_uint8_of(i), channels))).permute(2, 0, 1) for i in (result, truth)
+        ]
         return score(pair[0], pair[1], known, self.scale, from_gray=truth.shape[2] == 1)
 
 

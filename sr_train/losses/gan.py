@@ -41,7 +41,7 @@ class AdversarialLoss(Protocol):
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss, a scalar, and its parts for [B, 3, H, W] twice and logits [B, 1]."""
+        """Return G's loss, a scalar, and its parts for [B, C, H, W] twice and logits [B, 1]."""
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
@@ -98,8 +98,8 @@ class GANLoss(nn.Module):
         """Return G's loss and its parts.
 
         Args:
-            sr: [B, 3, H, W], attached to the generator's graph.
-            hr: [B, 3, H, W] in [0, 1].
+            sr: [B, C, H, W], attached to the generator's graph.
+            hr: [B, C, H, W] in [0, 1].
             real_logits: D(hr), [B, 1]; may be ``None`` if ``needs_real`` is false.
             fake_logits: D(sr), [B, 1], attached to the graph through ``sr``.
         """

@@ -13,7 +13,7 @@ from sr_train.batch import Extractor
 
 
 class PerceptualLoss(nn.Module):
-    """Weighted sum over layers of the mean distance of features: [B, 3, H, W] in [0, 1] twice -> scalar.
+    """Weighted sum over layers of the mean distance of features: [B, 1 or 3, H, W] in [0, 1] twice -> scalar.
 
     HR's features are computed without a graph. Distances are computed in float32.
 

@@ -75,8 +75,8 @@ def released_version(weights: str, vectors: Sequence[torch.Tensor]) -> str | Non
 class LPIPS(nn.Module):
     """LPIPS v0.1: the distance of unit-length features, weighted by channel, averaged over pixels, summed over layers.
 
-    Inputs are complete RGB images, quantized to 8 bits. The computation is in float32. The authors' scaling of [-1, 1]
-    equals the extractor's ImageNet normalization of [0, 1].
+    Inputs are complete images, quantized to 8 bits. Gray is repeated to RGB. The computation is in float32. The authors'
+    scaling of [-1, 1] equals the extractor's ImageNet normalization of [0, 1].
 
     Args:
         extractor: computes AlexNet's ``relu1`` to ``relu5``, or VGG16's ``relu1_2, relu2_2, relu3_3, relu4_3, relu5_3``,
@@ -98,10 +98,11 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return distances: [B, 3, H, W] twice, uint8 or float in [0, 1] -> [B] float32; 0 for equal images."""
-        if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3:
+        """Return distances: [B, 1 or 3, H, W] twice, uint8 or float in [0, 1] -> [B] float32; 0 for equal images."""
+        if a.shape != b.shape or a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ValueError(
-                f"LPIPS compares RGB images of one size, [B, 3, H, W], but got {list(a.shape)} and {list(b.shape)}"
+                "LPIPS compares gray or RGB images of one size, [B, 1 or 3, H, W], but got "
+                f"{list(a.shape)} and {list(b.shape)}"
             )
         side = self.extractor.minimum
         if min(a.shape[-2:]) < side:
@@ -115,7 +116,7 @@ class LPIPS(nn.Module):
         return total
 
     def score(self, a: torch.Tensor, b: torch.Tensor) -> float:
-        """Return the distance of one pair, [3, H, W] each, in the form of PSNR and SSIM."""
+        """Return the distance of one pair, [1 or 3, H, W] each, in the form of PSNR and SSIM."""
         return float(self(a[None], b[None]))
 
 

@@ -36,7 +36,7 @@ class Protocol:
         """Description of the protocol in one line."""
         color = {
             "rgb": "RGB",
-            "y": "Y of BT.601, not rounded, also for gray images",
+            "y": "Y of BT.601, not rounded, also for gray images unless channels=1",
             "y_matlab": "Y of BT.601 rounded to 8 bits, gray images by their own values",
         }[self.color]
         edge = "scale" if self.cut_scale else ""
@@ -45,15 +45,19 @@ class Protocol:
         return f"{color}, 8-bit images, border {edge} px ignored, {over}; SSIM 11x11 Gaussian ({self.used_by})"
 
     def values(self, image: torch.Tensor, scale: int, *, from_gray: bool = False) -> torch.Tensor:
-        """Return the values to compare: [3, H, W] uint8, or float in [0, 1] -> [1|3, H', W'] float64 in [0, 255].
+        """Return the values to compare: [C, H, W] uint8, or float in [0, 1] -> [1|C, H', W'] float64 in [0, 255].
+
+        An image of one channel is scored by its own values under every protocol, as in MATLAB's scripts and in BasicSR.
 
         ``from_gray``: the HR file has one channel. MATLAB's scripts convert only files of three channels to YCbCr. They score
         a gray image in [0, 255]; its Y would lie in [16, 235], which adds 20 log10(255 / 219) = 1.32 dB.
         """
         pixels = quantize(image)
-        if from_gray and self.color == "y_matlab":
+        if self.color != "rgb" and len(pixels) not in (1, 3):
+            raise ValueError(f"protocol {self.name} needs gray or RGB images, got {len(pixels)} channels: give rgb")
+        if from_gray and self.color == "y_matlab" and len(pixels) == 3:
             pixels = gray(pixels)
-        elif self.color != "rgb":
+        elif self.color != "rgb" and len(pixels) == 3:
             pixels = luma(pixels, rounded=self.color == "y_matlab")
         cut = self.border + (scale if self.cut_scale else 0)
         height, width = pixels.shape[-2:]
@@ -92,7 +96,7 @@ def score(
     """Return PSNR (dB) and SSIM of one image.
 
     Args:
-        sr: [3, H, W] uint8, or float in [0, 1]; it is quantized to 8 bits, as in a saved file.
+        sr: [C, H, W] uint8, or float in [0, 1]; it is quantized to 8 bits, as in a saved file.
         hr: the same shape.
         protocol: choice of the values to compare.
         scale: HR pixels per LR pixel, for the border.

@@ -14,14 +14,15 @@ class Bicubic(nn.Module):
     Args:
         scale: HR pixels per LR pixel along a side.
         arithmetic: see :mod:`sr_train.resampling`; the two for uint8 reproduce MATLAB's results for uint8 images.
+        image_channels: channels C of the images that commands give to this baseline; it upscales each on its own.
     """
 
     multiple_of = 1
 
-    def __init__(self, *, scale: int, arithmetic: Arithmetic = "float") -> None:
+    def __init__(self, *, scale: int, arithmetic: Arithmetic = "float", image_channels: int = 3) -> None:
         super().__init__()
         check_arithmetic(arithmetic)
-        self.scale = scale
+        self.scale, self.image_channels = scale, image_channels
         self.arithmetic: Arithmetic = arithmetic
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

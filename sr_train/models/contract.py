@@ -3,7 +3,7 @@
 A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional.
 Members may be on the instance or on the class. Each function below reads one member and defines its default.
 
-The letters of shapes are those of :mod:`sr_train.batch`. Pixels are RGB in [0, 1]. Outputs are float32 or autocast's type.
+The letters of shapes are those of :mod:`sr_train.batch`. Pixels are in [0, 1]. Outputs are float32 or autocast's type.
 """
 
 from __future__ import annotations
@@ -82,6 +82,37 @@ class JoinsFrames(Windowed, Protocol):
     @property
     def joins_frames(self) -> Sequence[str]:
         """Names of the convolutions whose input channels are the features of all frames, in the order of frames."""
+        ...
+
+
+class Colored(Protocol):
+    """A network for images of another number of channels C than 3. Its constructor has an argument of the same name.
+
+    A network without this member takes RGB images.
+    """
+
+    image_channels: int  #: C: 3 for RGB, 1 for gray
+
+
+class Recolorable(Colored, Protocol):
+    """A network that a warm start can initialize from one for gray images if it takes RGB images, and vice versa."""
+
+    @property
+    def image_convs(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Names of the convolutions whose input is the image, and of those whose output is the image.
+
+        Their image channels may be folded: channel c is then the c-th group of equally many channels, as in
+        ``pixel_shuffle``.
+        """
+        ...
+
+
+class Shifted(Recolorable, Protocol):
+    """A :class:`Recolorable` network that subtracts numbers from the image and adds them to the output."""
+
+    @staticmethod
+    def image_shift(channels: int) -> Sequence[float]:
+        """Return these numbers for images of ``channels`` channels, in the range of the convolutions."""
         ...
 
 
@@ -168,9 +199,26 @@ def frames(network: nn.Module) -> int | None:
 
 
 def input_shape(network: nn.Module, height: int, width: int) -> tuple[int, ...]:
-    """Return the shape of one input: (1, 3, height, width), or (1, T, 3, height, width) for a video network."""
+    """Return the shape of one input: (1, C, height, width), or (1, T, C, height, width) for a video network."""
     count = frames(network)
-    return (1, *(() if count is None else (count,)), 3, height, width)
+    return (1, *(() if count is None else (count,)), channels(network), height, width)
+
+
+def channels(network: nn.Module) -> int:
+    """Return the number of channels of a network's images; 3 if it does not state one."""
+    found = getattr(network, "image_channels", 3)
+    return found if isinstance(found, int) else 3
+
+
+def image_convs(network: nn.Module) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Return the convolutions of a :class:`Recolorable` network that take and give images; ``None`` for others."""
+    return getattr(network, "image_convs", None)
+
+
+def image_shift(network: nn.Module, channels: int) -> Sequence[float]:
+    """Return the shift of a :class:`Shifted` network for images of ``channels`` channels; zeros for others."""
+    shift = getattr(network, "image_shift", None)
+    return [0.0] * channels if shift is None else shift(channels)
 
 
 def per_frame(network: nn.Module) -> PerFrame | None:
@@ -203,6 +251,9 @@ if TYPE_CHECKING:  # pyright compares the project's networks with the Protocols
         bicubic.Bicubic, edsr.EDSR, mdsr.Branch, msrresnet.MSRResNet, rrdbnet.RRDBNet, srresnet.SRResNet
     )  # fmt: skip
     several: type[MultiScale] = mdsr.MDSR
+    colored: tuple[type[Colored], ...] = (bicubic.Bicubic, mdsr.Branch)
+    recolorable: tuple[type[Recolorable], ...] = (edvr.EDVR, msrresnet.MSRResNet, rrdbnet.RRDBNet, srresnet.SRResNet)
+    shifted: tuple[type[Shifted], ...] = (edsr.EDSR, mdsr.MDSR)
     windowed: tuple[type[PerFrame], type[JoinsFrames]] = (edvr.EDVR, edvr.EDVR)
     reporting: tuple[type[Unbounded], type[Watched]] = (edvr.EDVR, edvr.EDVR)
     blocks: tuple[type[Growable], ...] = (layers.ResidualBlock, edsr.ResidualBlock, srresnet.ResidualBlock)

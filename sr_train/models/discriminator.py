@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sr_train.models.layers import check_image_channels
 
-def _check_input(image: torch.Tensor, size: int, name: str) -> None:
-    if image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
+
+def _check_input(image: torch.Tensor, channels: int, size: int, name: str) -> None:
+    if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
         raise ValueError(
-            f"{name} was built for patches [B, 3, {size}, {size}], but got {list(image.shape)}; "
+            f"{name} was built for patches [B, {channels}, {size}, {size}], but got {list(image.shape)}; "
             "its size must be that of the HR patch: scale x data.lr_patch"
         )
 
 
 class SRGANDiscriminator(nn.Module):
-    """SRGAN's discriminator (Ledig et al. 2017, section 2.1 and Fig. 4): [B, 3, size, size] in [0, 1] -> logits [B, 1].
+    """SRGAN's discriminator (Ledig et al. 2017, section 2.1 and Fig. 4): [B, C, size, size] in [0, 1] -> logits [B, 1].
 
     It has eight 3x3 convolutions, alternately with stride 2 and with twice the channels, BN on all but the first, LeakyReLU
     0.2, and dense layers of 1024 and 1. The paper's final sigmoid is part of the loss. Convolutions before BN have a bias,
@@ -24,16 +26,18 @@ class SRGANDiscriminator(nn.Module):
     Args:
         size: side of the HR patch in pixels, a multiple of 16; the paper's 96.
         channels: outputs of the first convolution; 64 in the paper.
+        image_channels: channels C of the patches; 3 for RGB, 1 for gray.
     """
 
-    def __init__(self, *, size: int = 96, channels: int = 64) -> None:
+    def __init__(self, *, size: int = 96, channels: int = 64, image_channels: int = 3) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if size < 16 or size % 16:
             raise ValueError(f"discriminator size={size} is not supported; SRGAN's needs a multiple of 16")
         if channels < 1:
             raise ValueError(f"discriminator channels={channels} must be at least 1")
-        self.size = size
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        self.size, self.image_channels = size, image_channels
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, channels, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         before = channels
         for after, stride in [(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1), (8, 2)]:
             conv = nn.Conv2d(before, after * channels, 3, stride=stride, padding=1)
@@ -46,13 +50,13 @@ class SRGANDiscriminator(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits; see the class for shapes and ranges."""
-        _check_input(image, self.size, "SRGANDiscriminator")
+        _check_input(image, self.image_channels, self.size, "SRGANDiscriminator")
         x = self.features(image).flatten(1)
         return self.linear2(self.lrelu(self.linear1(x))).float()
 
 
 class VGGStyleDiscriminator(nn.Module):
-    """ESRGAN's discriminator: [B, 3, size, size] in [0, 1] -> logits [B, 1]. State-dict keys are BasicSR's.
+    """ESRGAN's discriminator: [B, C, size, size] in [0, 1] -> logits [B, 1]. State-dict keys are BasicSR's.
 
     A stage is a 3x3 convolution and a 4x4 one with stride 2. There are enough stages to leave 4x4 pixels. The first
     convolution has a bias, all others have BN. LeakyReLU 0.2 and dense layers of 100 and 1 follow. The network has 14,499,401
@@ -62,10 +66,12 @@ class VGGStyleDiscriminator(nn.Module):
         size: side of the HR patch in pixels: 128 or, with a sixth stage, 256 as in BasicSR. 64 and 32, with one and two
             stages fewer, are for small experiments.
         channels: outputs of the first stage; 64 in BasicSR.
+        image_channels: channels C of the patches; 3 for RGB, 1 for gray.
     """
 
-    def __init__(self, *, size: int = 128, channels: int = 64) -> None:
+    def __init__(self, *, size: int = 128, channels: int = 64, image_channels: int = 3) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         stages = {32: 3, 64: 4, 128: 5, 256: 6}
         if size not in stages:
             built = ", ".join(map(str, stages))
@@ -74,9 +80,9 @@ class VGGStyleDiscriminator(nn.Module):
             )
         if channels < 1:
             raise ValueError(f"discriminator channels={channels} must be at least 1")
-        self.size = size
+        self.size, self.image_channels = size, image_channels
         self.stages = stages[size]
-        before = 3
+        before = image_channels
         for i in range(self.stages):
             after = channels * min(2**i, 8)
             self.add_module(f"conv{i}_0", nn.Conv2d(before, after, 3, padding=1, bias=i == 0))
@@ -91,7 +97,7 @@ class VGGStyleDiscriminator(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits; see the class for shapes and ranges."""
-        _check_input(image, self.size, "VGGStyleDiscriminator")
+        _check_input(image, self.image_channels, self.size, "VGGStyleDiscriminator")
         x = image
         for i in range(self.stages):
             x = self.get_submodule(f"conv{i}_0")(x)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sr_train.models.layers import GRAY, check_image_channels
+
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, in [0, 1]
+
+
+def mean_shift(channels: int) -> tuple[float, ...]:
+    """Return the mean of DIV2K for each channel, in [0, 1]. For other numbers than 3 it is the luma of the RGB mean, 0.4368."""
+    if channels == 3:
+        return DIV2K_MEAN
+    return (sum(weight * mean for weight, mean in zip(GRAY, DIV2K_MEAN, strict=True)),) * channels
 
 
 class ResidualBlock(nn.Module):
@@ -44,7 +53,7 @@ def upsampler(channels: int, scale: int) -> nn.Sequential:
 
 
 class EDSR(nn.Module):
-    """EDSR: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """EDSR: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
     Internally the range is [0, 255] minus the mean of DIV2K, as in the authors' network, so their weights can be used.
 
@@ -53,22 +62,38 @@ class EDSR(nn.Module):
         channels: features F; 256, or 64 for the baseline.
         blocks: residual blocks B; 32, or 16 for the baseline.
         res_scale: residual scaling; 0.1, or 1 for the baseline (section 3.1).
+        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1
+    image_convs = (("conv_first",), ("conv_last",))
     mean: torch.Tensor
 
-    def __init__(self, *, scale: int, channels: int = 256, blocks: int = 32, res_scale: float = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        scale: int,
+        channels: int = 256,
+        blocks: int = 32,
+        res_scale: float = 0.1,
+        image_channels: int = 3,
+    ) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
-        self.scale = scale
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.scale, self.image_channels = scale, image_channels
+        self.conv_first = nn.Conv2d(image_channels, channels, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(channels, res_scale) for _ in range(blocks)))
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = upsampler(channels, scale)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
-        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.conv_last = nn.Conv2d(channels, image_channels, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(mean_shift(image_channels)).view(1, -1, 1, 1), persistent=False)
+
+    @staticmethod
+    def image_shift(channels: int) -> list[float]:
+        """Return the numbers that are subtracted before the first convolution and added after the last, in its range."""
+        return [255.0 * mean for mean in mean_shift(channels)]
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Super-resolve; see the class for shapes and ranges."""

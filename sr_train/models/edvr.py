@@ -8,7 +8,7 @@ from torch import nn
 
 from sr_train.models.contract import Levels
 from sr_train.models.deform import Way
-from sr_train.models.layers import ResidualBlock, frames_joined, leaky, scaled_kaiming_, upscaled
+from sr_train.models.layers import ResidualBlock, check_image_channels, frames_joined, leaky, scaled_kaiming_, upscaled
 from sr_train.models.pcd import PCDAlignment
 from sr_train.models.tsa import TSAFusion
 
@@ -23,16 +23,17 @@ def _blocks(channels: int, count: int) -> nn.Sequential:
 
 
 class Predeblur(nn.Module):
-    """Deblurred features of frames, computed on three scales (section 3.1): [N, 3, h, w] -> [N, channels, h, w].
+    """Deblurred features of frames, computed on three scales (section 3.1): [N, C, h, w] -> [N, channels, h, w].
 
     Args:
         channels: features.
         hr_in: frames have the size of the output; features have a quarter of their side.
+        image_channels: channels C of the frames.
     """
 
-    def __init__(self, channels: int, *, hr_in: bool) -> None:
+    def __init__(self, channels: int, *, hr_in: bool, image_channels: int = 3) -> None:
         super().__init__()
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv_first = nn.Conv2d(image_channels, channels, 3, padding=1)
         self.hr_in = hr_in
         if hr_in:
             self.stride_conv_hr1 = nn.Conv2d(channels, channels, 3, 2, 1)
@@ -59,7 +60,7 @@ class Predeblur(nn.Module):
 
 
 class EDVR(nn.Module):
-    """EDVR: [B, T, 3, h, w] in [0, 1] -> the center frame, [B, 3, scale h, scale w], not clamped.
+    """EDVR: [B, T, C, h, w] in [0, 1] -> the center frame, [B, C, scale h, scale w], not clamped.
 
     State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be kept
     for the next window that contains it.
@@ -75,6 +76,7 @@ class EDVR(nn.Module):
         predeblur: deblur the features first, for blurred frames (section 3.1).
         hr_in: frames have the size of the output, as in deblurring and the second stage. Features have a quarter of it.
         deform: computation of deformable convolutions: ``auto``, ``torchvision``, ``sampling``; see ``deform.py``.
+        image_channels: channels C of the frames; 3 for RGB, 1 for gray.
     """
 
     reaches_anywhere = True  # the receptive field depends on the offsets
@@ -92,8 +94,10 @@ class EDVR(nn.Module):
         predeblur: bool = False,
         hr_in: bool = False,
         deform: Way = "auto",
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if scale != (1 if hr_in else 4):
             raise ValueError(f"scale={scale} is not supported; EDVR supports 4, or 1 with model.hr_in=true")
         if frames < 1 or frames % 2 == 0:
@@ -103,17 +107,18 @@ class EDVR(nn.Module):
                 f"channels={channels} must be at least 1, front_blocks={front_blocks} and back_blocks={back_blocks} at least 0"
             )
         self.scale, self.frames, self.center = scale, frames, frames // 2
+        self.image_channels = image_channels
         self.multiple_of = 16 if hr_in else 4
         self.hr_in, self.predeblurs = hr_in, predeblur
         if predeblur:
-            self.predeblur = Predeblur(channels, hr_in=hr_in)
+            self.predeblur = Predeblur(channels, hr_in=hr_in, image_channels=image_channels)
             self.conv_1x1 = nn.Conv2d(channels, channels, 1)
         elif hr_in:  # the second stage, with the authors' names; BasicSR does not have it
-            self.conv_first_1 = nn.Conv2d(3, channels, 3, padding=1)
+            self.conv_first_1 = nn.Conv2d(image_channels, channels, 3, padding=1)
             self.conv_first_2 = nn.Conv2d(channels, channels, 3, 2, 1)
             self.conv_first_3 = nn.Conv2d(channels, channels, 3, 2, 1)
         else:
-            self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+            self.conv_first = nn.Conv2d(image_channels, channels, 3, padding=1)
         self.feature_extraction = _blocks(channels, front_blocks)
         self.conv_l2_1 = nn.Conv2d(channels, channels, 3, 2, 1)
         self.conv_l2_2 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -127,7 +132,13 @@ class EDVR(nn.Module):
         self.upconv1 = nn.Conv2d(channels, channels * 4, 3, padding=1)
         self.upconv2 = nn.Conv2d(channels, 256, 3, padding=1)  # 64 channels from here on, for L too
         self.conv_hr = nn.Conv2d(64, 64, 3, padding=1)
-        self.conv_last = nn.Conv2d(64, 3, 3, padding=1)
+        self.conv_last = nn.Conv2d(64, image_channels, 3, padding=1)
+
+    @property
+    def image_convs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the convolutions that take images, and of those that give images."""
+        plain = "conv_first_1" if self.hr_in else "conv_first"
+        return ("predeblur.conv_first" if self.predeblurs else plain,), ("conv_last",)
 
     @property
     def joins_frames(self) -> tuple[str, ...]:
@@ -138,12 +149,12 @@ class EDVR(nn.Module):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Restore the center frame; see the class for shapes and ranges."""
         if lr.dim() != 5 or lr.shape[1] != self.frames:
-            raise ValueError(f"EDVR takes [B, {self.frames}, 3, h, w], but got {list(lr.shape)}")
+            raise ValueError(f"EDVR takes [B, {self.frames}, {self.image_channels}, h, w], but got {list(lr.shape)}")
         levels = self.features(lr.flatten(0, 1))
         return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.center])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return features of single frames on three scales: [N, 3, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
+        """Return features of single frames on three scales: [N, C, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
 
         With ``hr_in``, l1 has a quarter of the frames' side.
         """
@@ -163,7 +174,7 @@ class EDVR(nn.Module):
         return {"l1": l1, "l2": l2, "l3": l3}
 
     def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
-        """Restore the center frame from features of a window, each level [B, T, C, h, w], and the frame [B, 3, h, w]."""
+        """Restore the center frame from features of a window, each level [B, T, c, h, w], and the frame [B, C, h, w]."""
         aligned = self.pcd_align(levels, self.center)
         x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
         x = self.reconstruction(x)

@@ -135,7 +135,9 @@ def _names(layers: Layers) -> list[str]:
 
 
 class FeatureExtractor(nn.Module):
-    """Named features of an ImageNet network: [B, 3, H, W] RGB in [0, 1] -> {layer: [B, c, H', W']}, in ``layers``' order.
+    """Named features of an ImageNet network: [B, 3, H, W] RGB or [B, 1, H, W] gray in [0, 1] -> {layer: [B, c, H', W']}.
+
+    The features are in the order of ``layers``. Gray is repeated to RGB.
 
     The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after the
     last requested one are neither loaded nor computed. The image gets gradients, the weights do not. The weights are not in
@@ -189,10 +191,10 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the features; see the class for shapes and ranges."""
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[-2:]) < self.minimum:
+        if image.ndim != 4 or image.shape[1] not in (1, 3) or min(image.shape[-2:]) < self.minimum:
             raise ValueError(
-                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] of at least "
-                f"{self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
+                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] (or gray ones, "
+                f"[B, 1, H, W]) of at least {self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
             )
         x = (image.float() - self.mean) / self.std
         features: dict[str, torch.Tensor] = {}

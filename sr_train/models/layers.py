@@ -6,6 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+#: luma of RGB (ITU-R BT.601, full range), the weights of sr_train.data.images.to_channels
+GRAY = (0.299, 0.587, 0.114)
+
+
+def check_image_channels(image_channels: int) -> None:
+    """Raise ValueError unless a number of image channels is at least 1."""
+    if image_channels < 1:
+        raise ValueError(f"image_channels={image_channels} must be at least 1: 3 for RGB, 1 for gray images")
+
 
 def scaled_kaiming_(module: nn.Module, factor: float) -> None:
     """Initialize all convolutions in ``module``: Kaiming normal (fan in) times ``factor``, zero bias (ESRGAN supp. 2)."""

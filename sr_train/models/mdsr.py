@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sr_train.models.edsr import DIV2K_MEAN, ResidualBlock, upsampler
+from sr_train.models.edsr import EDSR, ResidualBlock, mean_shift, upsampler
+from sr_train.models.layers import check_image_channels
 
 
 class MDSR(nn.Module):
-    """MDSR: ([B, 3, h, w] in [0, 1], scale s) -> [B, 3, s h, s w], not clamped.
+    """MDSR: ([B, C, h, w] in [0, 1], scale s) -> [B, C, s h, s w], not clamped.
 
     Only the branch for ``scale`` is run: its pre-processing, upsampler and last convolution. Parameters of other branches get
     no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR of the same width. Internally the
@@ -22,15 +23,24 @@ class MDSR(nn.Module):
         channels: features F; 64.
         blocks: residual blocks in the body; 80, or 16 for the baseline.
         shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each, as in the paper.
+        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1
+    image_shift = staticmethod(EDSR.image_shift)
     mean: torch.Tensor
 
     def __init__(
-        self, *, scales: Sequence[int], channels: int = 64, blocks: int = 80, shared_tail: bool = False
+        self,
+        *,
+        scales: Sequence[int],
+        channels: int = 64,
+        blocks: int = 80,
+        shared_tail: bool = False,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if not scales or len(set(scales)) < len(scales):
             raise ValueError(f"scales={list(scales)}: expected some of 2, 3 and 4, each once, e.g. [2,3,4]")
         if channels < 1 or blocks < 0:
@@ -38,17 +48,24 @@ class MDSR(nn.Module):
         self.scales = tuple(int(s) for s in scales)
         if len(self.scales) == 1:  # the contract of a network with one scale
             self.scale = self.scales[0]
+        self.image_channels = image_channels
         names = [str(s) for s in self.scales]
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv_first = nn.Conv2d(image_channels, channels, 3, padding=1)
         self.pre_process = nn.ModuleDict({n: _pre_process(channels) for n in names})
         self.body = nn.Sequential(*(ResidualBlock(channels, 1.0) for _ in range(blocks)))
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
         self.upsample = nn.ModuleDict({n: upsampler(channels, int(n)) for n in names})
         if shared_tail:
-            self.conv_last: nn.Module = nn.Conv2d(channels, 3, 3, padding=1)
+            self.conv_last: nn.Module = nn.Conv2d(channels, image_channels, 3, padding=1)
         else:
-            self.conv_last = nn.ModuleDict({n: nn.Conv2d(channels, 3, 3, padding=1) for n in names})
-        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+            self.conv_last = nn.ModuleDict({n: nn.Conv2d(channels, image_channels, 3, padding=1) for n in names})
+        self.register_buffer("mean", torch.tensor(mean_shift(image_channels)).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def image_convs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the convolutions that take images, and of those that give images."""
+        shared = not isinstance(self.conv_last, nn.ModuleDict)
+        return ("conv_first",), ("conv_last",) if shared else tuple(f"conv_last.{s}" for s in self.scales)
 
     def forward(self, lr: torch.Tensor, scale: int | None = None) -> torch.Tensor:
         """Super-resolve with one branch. ``scale`` may be omitted if there is only one. See the class for shapes."""
@@ -72,7 +89,7 @@ class MDSR(nn.Module):
 
 
 class Branch(nn.Module):
-    """One scale of an :class:`MDSR`: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped."""
+    """One scale of an :class:`MDSR`: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped."""
 
     multiple_of = MDSR.multiple_of
 
@@ -80,6 +97,7 @@ class Branch(nn.Module):
         super().__init__()
         self.network = network
         self.scale = scale
+        self.image_channels = network.image_channels
         self.training = network.training
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.models.layers import ResidualBlock, scaled_kaiming_
+from sr_train.models.layers import ResidualBlock, check_image_channels, scaled_kaiming_
 
 
 class MSRResNet(nn.Module):
-    """MSRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """MSRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
     It has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
 
@@ -18,25 +18,28 @@ class MSRResNet(nn.Module):
         scale: 2, 3 or 4.
         channels: features.
         blocks: residual blocks.
+        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1
+    image_convs = (("conv_first",), ("conv_last",))
 
-    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
+    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16, image_channels: int = 3) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if scale not in (2, 3, 4):
             raise ValueError(f"scale={scale} is not supported; MSRResNet supports 2, 3, 4")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
-        self.scale = scale
+        self.scale, self.image_channels = scale, image_channels
         step = 3 if scale == 3 else 2
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv_first = nn.Conv2d(image_channels, channels, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.upconv1 = nn.Conv2d(channels, channels * step**2, 3, padding=1)
         self.upconv2 = nn.Conv2d(channels, channels * step**2, 3, padding=1) if scale == 4 else None
         self.pixel_shuffle = nn.PixelShuffle(step)
         self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.conv_last = nn.Conv2d(channels, image_channels, 3, padding=1)
         self.lrelu = nn.LeakyReLU(0.1, inplace=True)
         scaled_kaiming_(self, 0.1)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.models.layers import scaled_kaiming_
+from sr_train.models.layers import check_image_channels, scaled_kaiming_
 
 _BETA = 0.2  # residual scaling, within each dense block and again around each RRDB (Fig. 4)
 
@@ -53,7 +53,7 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """RRDBNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """RRDBNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
 
     The paper has x4. At x2 and x1 2x2 or 4x4 pixels are first folded into channels and then upscaled by four, as in BasicSR
     (Real-ESRGAN), so h and w must be multiples of 2 or 4. x3 is one step by three and x8 is three steps by two, as in the
@@ -67,26 +67,37 @@ class RRDBNet(nn.Module):
         blocks: RRDBs; 23 in the paper.
         unshuffle: fold pixels at x1 and x2. If false, x1 has no upscaling step and x2 has one, as in the authors' first
             code and many published weights. It has no effect at other scales.
+        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
+    image_convs = (("conv_first",), ("conv_last",))
+
     def __init__(
-        self, *, scale: int = 4, channels: int = 64, growth: int = 32, blocks: int = 23, unshuffle: bool = True
+        self,
+        *,
+        scale: int = 4,
+        channels: int = 64,
+        growth: int = 32,
+        blocks: int = 23,
+        unshuffle: bool = True,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         if scale not in _STEPS:
             raise ValueError(f"scale={scale} is not supported; RRDBNet supports {', '.join(map(str, _STEPS))}")
         if channels < 1 or growth < 1 or blocks < 0:
             raise ValueError(f"channels={channels} and growth={growth} must be at least 1, blocks={blocks} at least 0")
-        self.scale = scale
+        self.scale, self.image_channels = scale, image_channels
         self.multiple_of = 4 // scale if unshuffle and scale < 3 else 1
         self.steps = _STEPS[scale * self.multiple_of]
-        self.conv_first = nn.Conv2d(3 * self.multiple_of**2, channels, 3, padding=1)
+        self.conv_first = nn.Conv2d(image_channels * self.multiple_of**2, channels, 3, padding=1)
         self.body = nn.Sequential(*(RRDB(channels, growth) for _ in range(blocks)))
         self.conv_body = nn.Conv2d(channels, channels, 3, padding=1)
         for i in range(len(self.steps)):
             self.add_module(f"conv_up{i + 1}", nn.Conv2d(channels, channels, 3, padding=1))
         self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.conv_last = nn.Conv2d(channels, image_channels, 3, padding=1)
         self.lrelu = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

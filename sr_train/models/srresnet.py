@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sr_train.models.layers import check_image_channels
+
 
 class ResidualBlock(nn.Module):
     """conv - BN - PReLU - conv - BN, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
@@ -26,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """SRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w] in [0, 1], not clamped.
+    """SRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w] in [0, 1], not clamped.
 
     The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics of
     all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper specifies
@@ -36,26 +38,29 @@ class SRResNet(nn.Module):
         scale: 2, 3 or 4; the paper has only 4. The steps for 2 and 3 are those of EDSR.
         channels: features; the paper's 64.
         blocks: residual blocks; the paper's 16.
+        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1
+    image_convs = (("conv_first.0",), ("conv_last",))
 
-    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16) -> None:
+    def __init__(self, *, scale: int = 4, channels: int = 64, blocks: int = 16, image_channels: int = 3) -> None:
         super().__init__()
+        check_image_channels(image_channels)
         steps = {2: (2,), 3: (3,), 4: (2, 2)}
         if scale not in steps:
             raise ValueError(f"scale={scale} is not supported; SRResNet supports {', '.join(map(str, steps))}")
         if channels < 1 or blocks < 0:
             raise ValueError(f"channels={channels} must be at least 1, blocks={blocks} at least 0")
-        self.scale = scale
-        self.conv_first = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
+        self.scale, self.image_channels = scale, image_channels
+        self.conv_first = nn.Sequential(nn.Conv2d(image_channels, channels, 9, padding=4), nn.PReLU())
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.conv_after_body = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
         layers: list[nn.Module] = []
         for step in steps[scale]:
             layers += [nn.Conv2d(channels, channels * step**2, 3, padding=1), nn.PixelShuffle(step), nn.PReLU()]
         self.upsample = nn.Sequential(*layers)
-        self.conv_last = nn.Conv2d(channels, 3, 9, padding=4)
+        self.conv_last = nn.Conv2d(channels, image_channels, 9, padding=4)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Super-resolve; see the class for shapes and ranges."""

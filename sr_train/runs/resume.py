@@ -35,6 +35,10 @@ FREE = (
 
 _STEPS = "trainer.max_steps"
 
+_RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and their values in these versions
+    ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
+)
+
 
 class ChangedError(ValueError):
     """Error for a run that was started with another config or other data."""
@@ -88,7 +92,7 @@ def describe(config: Mapping[str, Any], sources: Sequence[Any], weights: Sequenc
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every difference that is not allowed."""
-    a, b = flatten(old), flatten(new)
+    a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
     lines = []
     for key in dict.fromkeys([*a, *b]):
         if _free(key) or key.startswith("environment."):

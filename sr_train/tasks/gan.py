@@ -55,7 +55,7 @@ class GANTask(SRTask):
     micro-batches of all of them. ``trainer.sync_batchnorm=false`` makes those of BatchNorm local.
 
     Args:
-        discriminator: D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage, saved only in checkpoints.
+        discriminator: D: [B, C, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage, saved only in checkpoints.
         loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
         discriminator_rate: base learning rate of D; default: that of G.
         discriminator_curve: schedule of D's rate; default: that of G.

@@ -77,7 +77,7 @@ def _read_back(network: nn.Module, config: Mapping[str, Any], where: str) -> nn.
 
 
 def _patch(network: nn.Module, lr_patch: int, where: str) -> torch.Tensor:
-    """Return a small patch [1, 3, h, w] or window [1, T, 3, h, w] of a size that the network accepts."""
+    """Return a small patch [1, C, h, w] or window [1, T, C, h, w] of a size that the network accepts."""
     contract.check(network, where)
     multiple = contract.multiple_of(network)
     side = min(-(-_SIDE // multiple) * multiple, lr_patch)
@@ -100,7 +100,7 @@ def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
         raise ValueError(f"{where} fails on {_shape(lr)}: {reason} (SR_DEBUG=1 shows where)") from error
     height, width = lr.shape[-2:]
-    expected = [1, 3, height * scale, width * scale]
+    expected = [1, lr.shape[-3], height * scale, width * scale]
     if not isinstance(sr, torch.Tensor):
         raise ValueError(
             f"{where} returns a {type(sr).__name__} for {_shape(lr)}, expected only the image, a tensor {expected}"

@@ -14,6 +14,7 @@ from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
 from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
+from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 from sr_train.tasks.base import SRTask
@@ -41,6 +42,8 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
         precision = resolve_precision(precision, str(trainer["accelerator"]))
     with collect_error(problems):
         _check_window(config["data"])
+    with collect_error(problems):
+        _check_channels(config)
     with collect_error(problems):
         perceptual = open_perceptual(validate["metrics"], validate["lpips"], keys="validate.")
         scores = score_names(config, perceptual)
@@ -97,6 +100,20 @@ def _check_window(data: Mapping[str, Any]) -> None:
         raise UsageError(f"data.intervals={intervals}: expected integers of at least 1, e.g. [1] or [1,2]")
 
 
+def _check_channels(config: Mapping[str, Any]) -> None:
+    """Raise UsageError for losses and metrics that are not defined for images of ``channels`` channels."""
+    if config["channels"] in (1, 3):
+        return
+    validate, why = config["validate"], f"channels={config['channels']}"
+    luma = [p.name for p in get_protocols(validate["protocols"]) if p.color != "rgb"]
+    if luma and config["data"]["val"]:
+        raise UsageError(f"{why}: {', '.join(luma)}: scores gray or RGB images only; give validate.protocols=[rgb]")
+    if "lpips" in validate["metrics"]:
+        raise UsageError(f"{why}: lpips: compares gray or RGB images only; remove it from validate.metrics")
+    if config["loss"].get("perceptual") is not None:
+        raise UsageError(f"{why}: a perceptual loss needs gray or RGB images; give loss.perceptual=null, or loss=gan")
+
+
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     """Build the stage's task on the meta device; on errors add them to ``problems`` and return None."""
     config, before = stage.config, len(problems)
@@ -135,7 +152,7 @@ def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
 
 
 def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise UsageError unless the network accepts the data: images or windows, and the size of the patches."""
+    """Raise UsageError unless the network accepts the data: images or windows, their channels, the size of the patches."""
     kind, takes, given = type(model).__name__, contract.frames(model), config["data"].get("frames")
     if takes != given:
         need = "images" if takes is None else f"windows of {takes} frames"
@@ -144,6 +161,11 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
         if given is None:
             remedy = "choose video data, e.g. data=toy_clips"
         raise UsageError(f"stage {name}: {kind} needs {need}, but the data contains {have}: {remedy}")
+    if contract.channels(model) != config["channels"]:
+        raise UsageError(
+            f"stage {name}: channels={config['channels']}, but {kind} takes images of {contract.channels(model)} channels: add "
+            "image_channels: ${channels} to its YAML file, and the attribute image_channels to its class; see docs/extending.md"
+        )
     patch, multiple = config["data"]["lr_patch"], contract.multiple_of(model)
     if patch % multiple:
         raise UsageError(f"stage {name}: data.lr_patch={patch}: {kind} needs a multiple of {multiple}")

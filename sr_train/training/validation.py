@@ -35,7 +35,7 @@ from sr_train.training.step_callback import StepCallback, log_numbers
 
 Exporter = Callable[[SRTask, Path, dict[str, float], int], object]
 
-Metric = Callable[[torch.Tensor, torch.Tensor], float]  #: ([3, H, W] result, HR), on one device; lower is better
+Metric = Callable[[torch.Tensor, torch.Tensor], float]  #: ([C, H, W] result, HR), on one device; lower is better
 
 PERCEPTUAL = "perceptual"  #: used in names of perceptual metrics in place of a protocol
 
@@ -295,7 +295,7 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
     """Return LR (pixels repeated) | bicubic | SR | HR of an image's middle: [crop, 4 crop + gaps, 3] uint8.
 
-    For a window, the center frame is shown.
+    For a window, the center frame is shown. Gray is repeated, and only the first three of more channels are shown.
     """
     scale = image.scale
     lr = to_float(image.center).unsqueeze(0)
@@ -304,7 +304,7 @@ def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint
     height, width = image.hr.shape[-2:]
     side = min(crop, height, width)
     top, left = (height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale
-    parts = [quantize(x.cpu())[:, top : top + side, left : left + side] for x in (repeated, bicubic, sr, image.hr)]
+    parts = [quantize(x.cpu())[:3, top : top + side, left : left + side] for x in (repeated, bicubic, sr, image.hr)]
     gap = torch.full((3, side, 4), 255.0, dtype=torch.float64)
-    row = torch.cat([x for part in parts for x in (part, gap)][:-1], dim=-1)
+    row = torch.cat([x for part in parts for x in (part.expand(3, -1, -1), gap)][:-1], dim=-1)
     return row.permute(1, 2, 0).to(torch.uint8).numpy()

@@ -11,11 +11,13 @@ from torch import nn
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
 from sr_train.console import say
+from sr_train.models import contract
 from sr_train.weights.file import ANY, Weights
 from sr_train.weights.growth import residual_ends, with_frames
 from sr_train.weights.mixing import digest
 from sr_train.weights.network import outline
 from sr_train.weights.open import finished_file, load
+from sr_train.weights.recoloring import with_channels
 from sr_train.weights.warm_start import match_warm_start
 
 
@@ -99,6 +101,8 @@ def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
     ends = residual_ends(network, init["grow"], where=where)
     had, state = state, with_frames(network, state, init["grow"], where=where)
     wider = [k for k, v in state.items() if v.shape != had[k].shape]
+    grown, state = state, with_channels(network, state, init["skip"], where=where)
+    other = [k for k, v in state.items() if v is not grown[k]]
     decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
     say(f"stage {stage.name} starts from {name}:")
     say(f"  copied {_tensors(decided.copied)}".rstrip())
@@ -108,6 +112,9 @@ def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
         say(f"  grown  {_tensors(decided.grown)}  {_blocks(decided.grown, ends)}, as identity")
     if wider:
         say(f"  grown  {_tensors(wider)}  {', '.join(wider)}: weights of the new frames start at zero")
+    if other:
+        to = "from RGB to gray" if contract.channels(network) == 1 else "from gray to RGB"
+        say(f"  color  {_tensors(other)}  {', '.join(other)}: converted {to}")
     for kind, names in (("new", decided.initialized), ("unused", decided.unused)):
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         say(f"  {kind:<7}{_tensors(names)}  {shown}".rstrip())

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from sr_train.data.images import read_upright, to_rgb
+from sr_train.data.images import check_channels, read_upright, to_channels
 from sr_train.data.video.film_reader import FilmReader
 from sr_train.upscaling.inputs import Job, image_target
 
-Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; (time, duration) for videos, else ()
+Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [C, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
-_LOST = {1: "are gray: they become RGB", 2: "have transparency: it is dropped", 4: "have transparency: it is dropped"}
+_ALPHA = "have transparency: it is dropped"
+
+_LOST = {  # channels of the network -> channels of the frames -> warning
+    1: {3: "are in color: they become gray (luma)", 4: "are in color with transparency: they become gray (luma)"},
+    3: {1: "are gray: they become RGB", 2: _ALPHA, 4: _ALPHA},
+}
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,31 @@ class ClipReader:
 
 
 @contextmanager
-def open_clip(job: Job, suffix: str | None) -> Iterator[ClipReader]:
-    """Open the video or the folder of a job; ``suffix`` is the suffix of frames written as images."""
+def open_clip(job: Job, suffix: str | None, channels: int = 3) -> Iterator[ClipReader]:
+    """Open the video or the folder of a job.
+
+    Args:
+        job: the input.
+        suffix: suffix of frames written as images.
+        channels: channels C of the frames.
+    """
+    check_channels(channels)
     if job.kind != "video":
-        yield _open_folder(job, suffix)
+        yield _open_folder(job, suffix, channels)
         return
     with FilmReader(job.source) as film:
-        yield _open_film(film, suffix)
+        yield _open_film(film, suffix, channels)
 
 
-def _open_film(film: FilmReader, suffix: str | None) -> ClipReader:
+def _open_film(film: FilmReader, suffix: str | None, channels: int) -> ClipReader:
+    def suited(pixels: torch.Tensor) -> torch.Tensor:
+        if channels == 3:
+            return pixels
+        image = to_channels(pixels.permute(1, 2, 0).numpy(), channels)
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
     def frames(take: Callable[[Any], object]) -> Iterator[Timed]:
-        return ((f.pixels, (f.time, f.duration)) for f in film.frames(take))
+        return ((suited(f.pixels), (f.time, f.duration)) for f in film.frames(take))
 
     look = film.look
     depth = 8 if look.pix_fmt.depth == 8 else 16
@@ -62,9 +80,9 @@ def _open_film(film: FilmReader, suffix: str | None) -> ClipReader:
     return ClipReader(frames, look.height, look.width, depth, film.count, file_name, film.warnings, film)
 
 
-def _open_folder(job: Job, suffix: str | None) -> ClipReader:
+def _open_folder(job: Job, suffix: str | None, channels: int) -> ClipReader:
     first = read_upright(job.frames[0])
-    height, width, channels = first.shape
+    height, width, given = first.shape
 
     def frames(take: Callable[[Any], object]) -> Iterator[Timed]:
         for path in job.frames:
@@ -72,11 +90,12 @@ def _open_folder(job: Job, suffix: str | None) -> ClipReader:
             if image.shape[:2] != (height, width):
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise ValueError(f"{path}: is {size}, but the first frame of the clip is {width}x{height}")
-            yield torch.from_numpy(np.array(to_rgb(image), order="C")).permute(2, 0, 1), ()
+            yield torch.from_numpy(np.array(to_channels(image, channels), order="C")).permute(2, 0, 1), ()
 
     def file_name(number: int) -> str:
         return image_target(job.frames[number], suffix).name
 
     depth = 8 if first.dtype == np.uint8 else 16
-    warnings = [f"its frames {_LOST[channels]}"] if channels in _LOST else []
+    lost = _LOST.get(channels, {}).get(given)
+    warnings = [] if lost is None else [f"its frames {lost}"]
     return ClipReader(frames, height, width, depth, len(job.frames), file_name, warnings)

@@ -25,7 +25,7 @@ class FrameFolder:
         self.depth = depth if file_name(0).lower().endswith((".png", ".tif", ".tiff")) else 8
 
     def write(self, number: int, rgb: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Write a frame [3, H, W] in [0, 1] to the file of its number."""
+        """Write a frame [C, H, W] in [0, 1] to the file of its number."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_image(self.folder / self.file_name(number), to_pixels(rgb, self.depth))
 
@@ -96,9 +96,9 @@ class ClipWriter:
         return Missing(self.folder, window) if skip and self.folder is not None else Wanted()
 
     def write(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Write a frame ``sr`` [3, H, W] in [0, 1] made from ``lr`` [3, h, w]."""
+        """Write a frame ``sr`` [C, H, W] in [0, 1] made from ``lr`` [C, h, w]. Videos have RGB: gray is repeated."""
         if self.film is not None:
-            self.film.write(sr, *when)
+            self.film.write(_rgb(sr), *when)
         elif self.folder is not None:
             self.folder.write(number, sr, when)
         if self.comparison is not None:
@@ -141,12 +141,17 @@ def clip_writer(job: Job, reader: ClipReader, size: tuple[int, int], settings: S
         if settings.compare and film is not None:
             both = film_writer(job.side, film, (height, 2 * width + LINE), settings.options, copy=False)
             side = stack.enter_context(both)
-            show = lambda number, rgb, when: side.write(rgb, *when)  # noqa: E731
+            show = lambda number, rgb, when: side.write(_rgb(rgb), *when)  # noqa: E731
             writer.comparison = Comparison(job.target, reader.depth, show)
         elif settings.compare:
             show = FrameFolder(job.side, reader.file_name, reader.depth).write
             writer.comparison = Comparison(job.target, reader.depth, show)
         yield writer
+
+
+def _rgb(frame: torch.Tensor) -> torch.Tensor:
+    """Convert a frame [C, H, W] to RGB [3, H, W]: gray is repeated, alpha is dropped."""
+    return frame.expand(3, -1, -1) if len(frame) == 1 else frame[:3]
 
 
 def _remove(paths: Sequence[Path]) -> None:

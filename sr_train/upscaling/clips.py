@@ -36,7 +36,7 @@ def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[
 def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str | None:
     """Return the line for the user, or None if memory was full; the network then has smaller tiles."""
     start = time.monotonic()
-    with open_clip(job, settings.suffix) as reader:
+    with open_clip(job, settings.suffix, network.channels) as reader:
         resized = settings.size.of(reader.height, reader.width, network.scale)
         height, width = resized or (reader.height * network.scale, reader.width * network.scale)
         try:

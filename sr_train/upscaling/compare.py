@@ -42,7 +42,7 @@ class Comparison:
     Args:
         target: video or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
         depth: bits per sample of these two images, 8 or 16.
-        show: is called with the number of a frame, its pair [3, H, 2 W + a line] in [0, 1], and (time, duration).
+        show: is called with the number of a frame, its pair [C, H, 2 W + a line] in [0, 1], and (time, duration).
     """
 
     def __init__(self, target: Path, depth: int, show: Callable[[int, torch.Tensor, tuple[int, ...]], object]) -> None:
@@ -50,9 +50,9 @@ class Comparison:
         self._kept: dict[str, tuple[float, int, Image]] = {}
 
     def add(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Compare one frame: ``lr`` [3, h, w] and ``sr`` [3, H, W] in [0, 1]."""
+        """Compare one frame: ``lr`` [C, h, w] and ``sr`` [C, H, W] in [0, 1]."""
         bicubic = imresize_torch(lr, size=(sr.shape[1], sr.shape[2])).clamp_(0, 1)
-        pair = torch.cat([bicubic, torch.ones(3, sr.shape[1], LINE), sr], dim=2)
+        pair = torch.cat([bicubic, torch.ones(len(sr), sr.shape[1], LINE), sr], dim=2)
         self.show(number, pair, when)
         error = float((imresize_torch(sr, size=(lr.shape[1], lr.shape[2])) - lr).square().mean())
         psnr = -10 * math.log10(error) if error else math.inf
@@ -72,6 +72,6 @@ class Comparison:
 
 
 def to_pixels(image: torch.Tensor, depth: int) -> Image:
-    """Convert [3, H, W] in [0, 1] to [H, W, 3] uint8 or uint16, rounded half up."""
+    """Convert [C, H, W] in [0, 1] to [H, W, C] uint8 or uint16, rounded half up."""
     top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
     return torch.floor(image.permute(1, 2, 0).double() * top + 0.5).numpy().astype(kind)

@@ -19,7 +19,7 @@ from sr_train.data.images import (
 from sr_train.devices import memory_is_full
 from sr_train.files import write_bytes
 from sr_train.inference.network import Network, take_less
-from sr_train.inference.pixels import upscale_image
+from sr_train.inference.pixels import upscale_image, written_part
 from sr_train.upscaling.compare import beside_bicubic, compare_name
 from sr_train.upscaling.inputs import Job, Settings
 
@@ -64,13 +64,14 @@ def upscale_file(job: Job, network: Network, settings: Settings, bar: Any, tell:
     """Read, upscale and write one image. Returns a line for the user; ``bar`` and ``tell`` as for :func:`upscale_with_room`."""
     start = time.monotonic()
     image = read_upright(job.source)
-    encode_image(image[:1, :1], job.target.suffix)  # raises before the work if the format cannot store the image
-    profile = read_profile(job.source, image.shape[2])
+    shown = written_part(image, network.channels)
+    encode_image(shown[:1, :1], job.target.suffix)  # raises before the work if the format cannot store the image
+    profile = read_profile(job.source, shown.shape[2])
     size = settings.size.of(image.shape[0], image.shape[1], network.scale)
     large = upscale_with_room(image, network, shrink=settings.shrink, bar=bar, tell=tell, size=size)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if settings.compare:
-        write_image(compare_name(job.target, "compare", ".png"), beside_bicubic(image, large))
+        write_image(compare_name(job.target, "compare", ".png"), beside_bicubic(shown, large))
     write_bytes(job.target, encode_image(large, job.target.suffix, profile=profile))
     if profile is not None and job.target.suffix.lower() not in WITH_PROFILE:
         tell(f"sr-upscale: {job.target}: the color profile is lost, because {job.target.suffix} files have none")

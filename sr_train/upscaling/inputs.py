@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sr_train.console import UsageError
+from sr_train.config.paths import matching
+from sr_train.console import UsageError, for_shell
 from sr_train.data.images import SUFFIXES, WRITABLE, BadFilesError, image_files
+from sr_train.data.store.basicsr import is_basicsr
+from sr_train.data.store.format import is_store
 from sr_train.data.video.clips import select
 from sr_train.data.video.film_reader import VIDEO_SUFFIXES
 from sr_train.inference.output_size import OutputSize
@@ -73,15 +76,50 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
+def inputs(config: Mapping[str, Any]) -> list[Path]:
+    """Return the paths of ``input=``: a path, a glob, or a list of these. Raises FileNotFoundError if one is missing."""
+    given = config["input"]
+    items = given if isinstance(given, list) else [given]
+    if not items or not all(isinstance(item, str) for item in items):
+        raise UsageError(
+            f"input={given}: expected a file, a folder, a pattern such as 'photos/*.png', or a list: input=[A,B]"
+        )
+    found = [Path(path) for item in items for path in matching("input", item)]
+    for path in found:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file or folder")
+        if path.is_dir() and (is_store(path) or is_basicsr(path)):
+            raise UsageError(
+                f"input={path}: is an LMDB; sr-upscale reads image files: give the folder that it was made from. To score a "
+                f"network on its images and write the results: sr-eval weights=FILE {for_shell(f'hr={path}')} out=DIR save=true"
+            )
+    return list(dict.fromkeys(found))
+
+
 def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
     """List inputs with their outputs, which have the same names below ``output=``.
+
+    With a glob or a list, a file becomes ``output/FILE``, and the files of a folder are written to ``output/FOLDER``.
 
     Args:
         config: config of the command.
         window: frames that the network takes; ``None`` if it takes images, then frames in a folder are single images.
     """
-    given, wanted = Path(str(config["input"])), Path(str(config["output"]))
+    found, wanted = inputs(config), Path(str(config["output"]))
     suffix = image_suffix(config)
+    if Path(str(config["input"])).exists():  # neither a glob nor a list
+        jobs = _jobs_of(found[0], wanted, suffix, window)
+    elif not wanted.is_dir() and (names_file(wanted) or is_video(wanted)):
+        raise ValueError(f"output={wanted}: is the name of a file; for several inputs give a folder as output=")
+    else:
+        folders = {path: wanted / path.name if path.is_dir() else wanted for path in found}
+        jobs = [job for path, folder in folders.items() for job in _jobs_of(path, folder, suffix, window)]
+    _check_clashes(jobs, compare=bool(config["compare"]), hint="" if suffix is None else "remove format=, ")
+    return jobs
+
+
+def _jobs_of(given: Path, wanted: Path, suffix: str | None, window: int | None) -> list[Job]:
+    """List the jobs of one input, whose results are written to the file or folder ``wanted``."""
     if given.is_dir():
         if wanted.resolve() == given.resolve():
             raise ValueError(
@@ -93,15 +131,11 @@ def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
             raise ValueError(
                 f"output={wanted}: is the name of a video; for a folder as input= give a folder as output="
             )
-        jobs = _of_folder(given, wanted, suffix, window)
-    elif given.exists():
-        jobs = [_video_job(given, wanted, suffix) if is_video(given) else _image_job(given, wanted, suffix)]
-        if jobs[0].target.resolve() == given.resolve():
-            raise ValueError(f"output={wanted}: would overwrite the input {given}; give another folder")
-    else:
-        raise FileNotFoundError(f"{given}: there is no such file or folder")
-    _check_clashes(jobs, compare=bool(config["compare"]), hint="" if suffix is None else "remove format=, ")
-    return jobs
+        return _of_folder(given, wanted, suffix, window)
+    job = _video_job(given, wanted, suffix) if is_video(given) else _image_job(given, wanted, suffix)
+    if job.target.resolve() == given.resolve():
+        raise ValueError(f"output={wanted}: would overwrite the input {given}; give another folder")
+    return [job]
 
 
 def _image_job(given: Path, wanted: Path, suffix: str | None) -> Job:

@@ -3,9 +3,9 @@
 Files of other programs have no such header. :mod:`sr_train.weights.foreign.recognize` recognizes them by their tensors.
 
 Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4``
-for a network with three scales), ``origin`` (JSON: run, stage and step, or the other program's file), ``scores`` (JSON:
-``{"set/protocol/psnr": dB}``) and, for a network that has one tensor under several names, ``shared`` (JSON: ``{name: the
-name that its tensor is stored under}``).
+for a network with three scales), ``channels`` (of its images: ``3`` for RGB, ``1`` for gray), ``origin`` (JSON: run, stage and
+step, or the other program's file), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``) and, for a network that has one tensor
+under several names, ``shared`` (JSON: ``{name: the name that its tensor is stored under}``).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ VERSION = "1"
 
 MODELS = "sr_train.models"
 
+CHANNELS = "image_channels"  #: argument of networks: channels of their images; 3 if it is missing
+
 ANY = "*"  #: in ``allow``: accept any package; only for reading tensors without building the network
 
 _LARGEST = 10_000  # largest number in a model's arguments
@@ -60,6 +62,11 @@ class Weights:
         return tuple(self.model["scales"]) if "scales" in self.model else (int(self.model["scale"]),)
 
     @property
+    def channels(self) -> int:
+        """Channels of the network's images: 3 for RGB, 1 for gray."""
+        return int(self.model.get(CHANNELS, 3))
+
+    @property
     def scale(self) -> int:
         """HR pixels per LR pixel along a side, for a network with one scale."""
         (scale,) = self.scales
@@ -81,6 +88,7 @@ def pack(weights: Weights, *, where: str) -> bytes:
         "version": VERSION,
         "model": json.dumps(weights.model),
         "scale": ",".join(map(str, weights.scales)),
+        "channels": str(weights.channels),
         "origin": json.dumps(weights.origin),
         "scores": json.dumps(weights.scores),
     }
@@ -245,5 +253,8 @@ def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) 
         raise WeightsError(f"{where}: model.scales={scales!r} is not a list of integers from 1 to 16")
     if "scales" not in model and not _is_scale(scale):
         raise WeightsError(f"{where}: model.scale={scale!r} is not an integer from 1 to 16")
+    channels = model.get(CHANNELS, 3)
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise WeightsError(f"{where}: model.{CHANNELS}={channels!r} is not an integer of at least 1")
     for name, value in model.items():
         _check_plain(value, f"{where}: model.{name}")

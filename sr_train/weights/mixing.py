@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from sr_train.weights.file import Weights, not_finite
+from sr_train.weights.file import CHANNELS, Weights, not_finite
 from sr_train.weights.foreign.base import WeightsError
 
 
@@ -36,8 +36,10 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
         problems += [
             f"{name}: model.{k}={b.model.get(k)!r}, {first} has {a.model.get(k)!r}"
             for k in keys
-            if a.model.get(k) != b.model.get(k)
+            if k != CHANNELS and a.model.get(k) != b.model.get(k)
         ]
+        if a.channels != b.channels:
+            problems.append(f"{name}: takes images of {b.channels} channels, {first} those of {a.channels}")
         problems += [f"{name}: {k}: missing" for k in a.state if k not in b.state]
         problems += [f"{name}: {k}: not in {first}" for k in b.state if k not in a.state]
         problems += [

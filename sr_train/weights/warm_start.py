@@ -11,6 +11,7 @@ from torch import nn
 
 from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.growth import grown_tensors, residual_ends, with_frames, zero_ends
+from sr_train.weights.recoloring import with_channels
 
 
 class WarmStart(NamedTuple):
@@ -65,10 +66,11 @@ def warm_start(
     """Copy a source's tensors into a network, except those in ``skip``; see :func:`match_warm_start`.
 
     Blocks that ``grow`` adds start as identity, and weights of added frames start at zero, so the grown network computes the
-    same as the source.
+    same as the source. A source for RGB images becomes one for gray images, and vice versa
+    (:mod:`sr_train.weights.recoloring`).
     """
     ends = residual_ends(network, grow, where=where)
-    source = with_frames(network, source, grow, where=where)
+    source = with_channels(network, with_frames(network, source, grow, where=where), skip, where=where)
     decided = match_warm_start(network.state_dict(), source, skip, grow=ends, where=where)
     if not decided.copied:
         raise WeightsError(f"{where}: init.skip leaves nothing to copy")

@@ -33,7 +33,7 @@ def test_a_stage_trains_writes_its_weights_and_is_then_finished(command, invoke,
     file = tmp_path / "runs" / "quickstart_edsr" / "x2" / "weights.safetensors"
     weights = load_weights(file)
     assert weights.model == {
-        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0
+        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 8, "blocks": 1, "res_scale": 1.0, "image_channels": 3
     }  # fmt: skip
     assert weights.origin["step"] == 30
     again = invoke(*arguments)
@@ -126,7 +126,7 @@ def test_a_stages_seed_depends_on_its_name_and_the_runs_seed_alone():
 
 def test_a_models_arguments_are_completed_by_its_defaults():
     assert full_arguments({"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "blocks": 3}) == {
-        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 256, "blocks": 3, "res_scale": 0.1
+        "_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 256, "blocks": 3, "res_scale": 0.1, "image_channels": 3
     }  # fmt: skip
 
 

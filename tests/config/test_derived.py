@@ -47,7 +47,8 @@ def _conf():
         ):
             continue
         group = "" if len(relative.parts) == 1 or relative.parts[0] == "experiment" else relative.parts[0]
-        yield from _interpolated(yaml.safe_load(Path(path).read_text()), group)
+        node = {"discriminator": "task.discriminator"}.get(group, group)
+        yield from _interpolated(yaml.safe_load(Path(path).read_text()), node)
 
 
 def test_every_interpolation_of_the_configs_is_derived_or_free():

@@ -49,6 +49,41 @@ def test_y_gives_a_gray_image_the_ratio_of_the_ranges_more():
     assert found["y"] == score(sr, hr, PROTOCOLS["y"], 2)["psnr"]
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_an_image_of_one_channel_is_scored_by_its_own_values_under_every_protocol(name):
+    sr, hr = images(1)
+    protocol = PROTOCOLS[name]
+    one = score(*(torch.from_numpy(x).permute(2, 0, 1) for x in (sr, hr)), protocol, 3)
+    border = protocol.border + 3 * protocol.cut_scale
+    inner = slice(border, -border or None)
+    error = (sr.astype(np.float64) - hr)[inner, inner]
+    assert one["psnr"] == pytest.approx(10 * np.log10(255**2 / (error**2).mean()), abs=1e-9)
+    rgb = {"rgb": "rgb", "y": "y_matlab", "y_matlab": "y_matlab"}[protocol.color]
+    if not protocol.center and rgb == protocol.color:  # those of the repeated image, if it comes from a gray file
+        three = score(tensor(sr), tensor(hr), protocol, 3, from_gray=True)
+        assert one == pytest.approx(three, abs=1e-9)
+
+
+def test_luma_of_other_numbers_of_channels_is_refused():
+    image = torch.rand(4, 20, 20)
+    assert score(image, image, PROTOCOLS["rgb"], 2)["ssim"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="protocol y needs gray or RGB images, got 4 channels: give rgb"):
+        score(image, image, PROTOCOLS["y"], 2)
+
+
+def test_sr_eval_scores_finished_gray_images_as_a_gray_network_with_channels_1(invoke, tmp_path):
+    sr, hr = images(1)
+    for name, image in (("sr", sr), ("hr", hr)):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "a.png", image)
+    done = invoke("sr-eval", "sr=sr", "hr=hr", "scale=2", "protocols=[y]", "channels=1")
+    assert done.returncode == 0, done.stderr
+    assert f"{matlab(sr, hr, 2):.3f}" in done.stdout
+    wrong = invoke("sr-eval", "sr=sr", "hr=hr", "scale=2", "channels=2")
+    assert wrong.returncode == 2
+    assert "channels=2: image files have 1 (gray), 3 (RGB) or 4" in wrong.stderr
+
+
 def test_gray_of_equal_channels_are_their_values_and_of_others_those_of_rgb2gray():
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
     assert torch.equal(gray(values.repeat(3, 1, 1)), values.double())

@@ -105,7 +105,14 @@ def test_images_of_wrong_shape_are_refused(folder):
     with pytest.raises(ValueError, match="RGB images of one size"):
         lpips.score(torch.rand(3, 32, 32), torch.rand(3, 32, 33))
     with pytest.raises(ValueError, match="RGB images of one size"):
-        lpips.score(torch.rand(1, 32, 32), torch.rand(1, 32, 32))
+        lpips.score(torch.rand(2, 32, 32), torch.rand(2, 32, 32))
+
+
+def test_gray_is_repeated(folder):
+    _, _, path = written("alexnet", folder)
+    lpips = made("alexnet", path)
+    a, b = torch.rand(2, 1, 40, 40)
+    assert lpips.score(a, b) == lpips.score(a.expand(3, -1, -1), b.expand(3, -1, -1))
 
 
 def test_weights_that_do_not_fit_are_refused(folder):

@@ -141,7 +141,7 @@ def test_only_images_below_the_minimum_are_refused(network, layer, minimum, file
     with pytest.raises(ValueError, match=rf"at {layer} need RGB images .* at least {minimum}x{minimum} pixels"):
         extractor(torch.rand(1, 3, minimum - 1, 64))
     with pytest.raises(ValueError, match="need RGB images"):
-        extractor(torch.rand(1, 1, 64, 64))
+        extractor(torch.rand(1, 2, 64, 64))
 
 
 def test_layers_and_networks_that_do_not_exist_are_refused(files):

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sr_train.console import counted
 from sr_train.data.images import SUFFIXES, BadFilesError, Header, missing_end
@@ -127,6 +128,7 @@ class Clips:
         least: smallest number of frames that a clip must have.
         arithmetic: arithmetic of LR made from HR.
         cache: keep decoded files in memory.
+        channels: channels C of the frames; see :func:`.images.to_channels`.
 
     Raises:
         BadFilesError: lists all clips or frames that cannot be used.
@@ -143,6 +145,7 @@ class Clips:
         least: int = 1,
         arithmetic: str = "float",
         cache: bool = False,
+        channels: int = 3,
     ) -> None:
         if scale == 1 and lr is None:
             raise ValueError(f"{hr}: scale=1 needs the input frames as lr=; LR made from HR would equal HR")
@@ -154,7 +157,8 @@ class Clips:
                 self._compare(where, low)
             return [name for frames in self.frames.values() for name in frames]
 
-        self.pairs = Pairs(hr, scale=scale, lr=lr, arithmetic=arithmetic, cache=cache, choose=choose)
+        options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache, "channels": channels}
+        self.pairs = Pairs(hr, scale=scale, lr=lr, choose=choose, **options)
         self._check_files()
         where = self.pairs.hr.name
         self.names = [shown_clip(clip, where) for clip in self.frames]

@@ -11,7 +11,7 @@ import numpy as np
 from sr_train.batch import Image
 from sr_train.data.dataset import ClipFrame
 from sr_train.data.draws import below
-from sr_train.data.images import to_real, to_rgb
+from sr_train.data.images import to_channels, to_real
 from sr_train.data.video.clips import Clips
 from sr_train.data.video.windows import check_frames, check_padding, padded_window
 
@@ -107,6 +107,7 @@ class EvalWindows:
         if score not in ("all", "centre"):
             raise ValueError(f"score={score!r}: choose from all, `centre` (only the middle frame of each clip)")
         self.pairs, self.hr, self.scale = clips.pairs, clips.pairs.hr, clips.pairs.scale
+        self.channels = self.pairs.channels
         self.frames, self.padding = frames, padding
         self._names, self._spans = clips.names, clips.spans
         self._where = [
@@ -140,15 +141,15 @@ class EvalWindows:
         return self.pairs.hr_size(self._number(*self._where[index]))
 
     def _lr(self, number: int) -> Image:
-        """Return an LR frame [h, w, 3] through a cache, because neighboring windows share most frames."""
+        """Return an LR frame [h, w, C] through a cache, because neighboring windows share most frames."""
         if number not in self._recent:
-            self._recent[number] = to_rgb(self.pairs.lr_whole(number))
+            self._recent[number] = to_channels(self.pairs.lr_whole(number), self.channels)
             if len(self._recent) > 2 * self.frames:
                 self._recent.popitem(last=False)
         return self._recent[number]
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """Return (LR window [T, h, w, 3], HR center frame [H, W, C])."""
+        """Return (LR window [T, h, w, C], HR center frame [H, W, C])."""
         clip, center = self._where[index]
         frames = [self._lr(number) for number in self.frame(index).window]
         if len({f.dtype for f in frames}) > 1:

@@ -26,6 +26,7 @@ class ClipData(SRData):
             is drawn equally often.
         val: validation sets by name; each ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
         scale: HR pixels per LR pixel; 1 for deblurring.
+        channels: channels C of the images: 3 (RGB), 1 (gray) or 4 (RGBA); see :func:`.images.to_channels`.
         lr_patch: side of a training patch, in LR pixels.
         frames: odd number of frames of a window; the network restores the center one.
         intervals: intervals between the frames of a training window; each is drawn equally often.
@@ -63,6 +64,7 @@ class ClipData(SRData):
         augment: bool = True,
         arithmetic: str = "float",
         cache: bool = False,
+        channels: int = 3,
         patience: int = PATIENCE,
     ) -> None:
         check_frames(frames)
@@ -82,6 +84,7 @@ class ClipData(SRData):
             augment=augment,
             arithmetic=arithmetic,
             cache=cache,
+            channels=channels,
             patience=patience,
         )
 

@@ -45,7 +45,7 @@ def clip_names(where: str, value: object) -> list[str] | None:
 def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str, Any]) -> Clips:
     clips = clip_names(f"{where}.clips", spec.get("clips"))
     without = clip_names(f"{where}.without", spec.get("without")) or []
-    known = {key: options[key] for key in ("scale", "arithmetic", "cache") if key in options}
+    known = {key: options[key] for key in ("scale", "arithmetic", "cache", "channels") if key in options}
     try:
         return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
     except MissingStoreError as error:
@@ -61,7 +61,8 @@ def open_training(
     reverse: bool,
     options: Mapping[str, Any],
 ) -> TrainWindows:
-    """Open a source of training windows; ``where`` is its key in the config, ``options`` are scale, arithmetic and cache."""
+    """Open a source of training windows; ``where`` is its key in the config, ``options`` are scale, arithmetic, cache and
+    channels."""
     clips = _open(where, _check_spec(where, spec, _TRAIN), (frames - 1) * max(intervals) + 1, options)
     return TrainWindows(clips, frames=frames, intervals=intervals, reverse=reverse)
 

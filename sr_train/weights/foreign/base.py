@@ -41,6 +41,11 @@ def _any_values(tensors: Mapping[str, torch.Tensor]) -> None:
     """Accept all values."""
 
 
+def stated(channels: int) -> dict[str, int]:
+    """Return a network's argument for images of other numbers of channels than 3, the default."""
+    return {} if channels == 3 else {"image_channels": channels}
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
     """Naming of a network's tensors by one program. All functions are pure, and none copies a tensor."""

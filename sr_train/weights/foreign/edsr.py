@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sr_train.models.edsr import DIV2K_MEAN
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _BLOCK = re.compile(r"body\.(\d+)\.body\.([02])\.(weight|bias)")
 
@@ -27,15 +27,17 @@ _MEANS = re.compile(r"(sub|add)_mean\.(weight|bias)")
 _CONV = {"0": "conv1", "2": "conv2"}
 
 
-def _body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
-    """Return (features, blocks) if there are RGB convolutions, ``body.N.conv1`` and the ``others``; else None."""
+def _body(shapes: Shapes, *others: str) -> dict[str, int] | None:
+    """Return the arguments that follow from convolutions of images and ``body.N.conv1``; None unless ``others`` exist."""
     needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
     if any(f"{name}.weight" not in shapes for name in needed):
         return None
-    features = shapes["conv_first.weight"][0] if shapes["conv_first.weight"] else 0
-    if shapes["conv_first.weight"] != (features, 3, 3, 3) or shapes["conv_last.weight"] != (3, features, 3, 3):
+    features, channels = (*shapes["conv_first.weight"], 0, 0)[:2]
+    ends = (features, channels, 3, 3), (channels, features, 3, 3)
+    if not channels or (shapes["conv_first.weight"], shapes["conv_last.weight"]) != ends:
         return None
-    return features, sum(re.fullmatch(r"body\.\d+\.conv1\.weight", name) is not None for name in shapes)
+    blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", name) is not None for name in shapes)
+    return {"channels": features, "blocks": blocks, **stated(channels)}
 
 
 def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
@@ -49,23 +51,20 @@ def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
 def infer_edsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an EDSR. The file does not contain the residual scaling; the paper's is assumed."""
     body = _body(shapes, "conv_after_body", "upsample.0")
-    scale = _scale(shapes, body[0], "upsample.0", "upsample.2", "upsample.4") if body else None
+    scale = _scale(shapes, body["channels"], "upsample.0", "upsample.2", "upsample.4") if body else None
     if body is None or scale is None:
         return None
-    features, blocks = body
-    res_scale = 0.1 if features >= 256 else 1.0  # EDSR section 3.1 and its baseline
-    model = {"scale": scale, "channels": features, "blocks": blocks, "res_scale": res_scale}
-    return {"_target_": "sr_train.models.edsr.EDSR", **model}
+    res_scale = 0.1 if body["channels"] >= 256 else 1.0  # EDSR section 3.1 and its baseline
+    return {"_target_": "sr_train.models.edsr.EDSR", "scale": scale, **body, "res_scale": res_scale}
 
 
 def infer_msrresnet(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an MSRResNet."""
     body = _body(shapes, "upconv1", "conv_hr")
-    scale = _scale(shapes, body[0], "upconv1", "upconv2") if body else None
+    scale = _scale(shapes, body["channels"], "upconv1", "upconv2") if body else None
     if body is None or scale is None:
         return None
-    model = {"scale": scale, "channels": body[0], "blocks": body[1]}
-    return {"_target_": "sr_train.models.msrresnet.MSRResNet", **model}
+    return {"_target_": "sr_train.models.msrresnet.MSRResNet", "scale": scale, **body}
 
 
 def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
@@ -74,8 +73,7 @@ def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
     if body is None:
         return None
     scales = list(dict.fromkeys(int(m[1]) for m in map(_UP.fullmatch, shapes) if m))
-    model = {"scales": scales, "channels": body[0], "blocks": body[1], "shared_tail": True}
-    return {"_target_": "sr_train.models.mdsr.MDSR", **model}
+    return {"_target_": "sr_train.models.mdsr.MDSR", "scales": scales, **body, "shared_tail": True}
 
 
 def _authors_body(shapes: Shapes) -> tuple[int, int] | None:

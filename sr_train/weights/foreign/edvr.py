@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _RENAMED = {  # 2019 -> BasicSR: complete names without .weight and .bias
     "pre_deblur.conv_first_1": "predeblur.conv_first",  # with hr_in
@@ -72,7 +72,8 @@ def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
     channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
     offsets = _outputs(shapes, "pcd_align.cas_dcnpack.conv_offset.weight")
     fused = shapes.get("fusion.feat_fusion.weight", shapes.get("fusion.weight", ()))
-    if not channels or offsets % 27 or len(fused) != 4 or fused[1] % channels:
+    image = _outputs(shapes, "conv_last.weight")
+    if not channels or not image or offsets % 27 or len(fused) != 4 or fused[1] % channels:
         return None
     predeblur = "predeblur.conv_first.weight" in shapes
     hr_in = "predeblur.stride_conv_hr1.weight" in shapes or "conv_first_1.weight" in shapes
@@ -87,6 +88,7 @@ def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
         "tsa": "fusion.feat_fusion.weight" in shapes,
         "predeblur": predeblur,
         "hr_in": hr_in,
+        **stated(image),
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sr_train.weights.foreign.base import KeyFormat, Shapes
+from sr_train.weights.foreign.base import KeyFormat, Shapes, stated
 
 _DENSE_2018 = re.compile(r"model\.1\.sub\.(\d+)\.RDB([123])\.conv([1-5])\.0\.(weight|bias)")
 
@@ -65,22 +65,23 @@ def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
 def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an RRDBNet.
 
-    With 12 input channels (2x2 pixels) the scale is 2, with 48 (4x4 pixels) it is 1. With 3 channels the number of
-    upsampling convolutions gives it: none x1, two x4, three x8. One is x2 or x3; only then ``scale`` is used. Raises
-    ValueError if it is needed and is neither 2 nor 3.
+    With 4 times as many input as output channels (2x2 pixels) the scale is 2, with 16 times as many (4x4 pixels) it is 1.
+    With equally many the number of upsampling convolutions gives it: none x1, two x4, three x8. One is x2 or x3; only then
+    ``scale`` is used. Raises ValueError if it is needed and is neither 2 nor 3.
     """
     first, dense = shapes.get("conv_first.weight"), shapes.get("body.0.rdb1.conv1.weight")
     last = shapes.get("conv_last.weight")
     if first is None or dense is None or last is None or any(len(s) != 4 for s in (first, dense, last)):
         return None
     ups = sum(f"conv_up{i}.weight" in shapes for i in (1, 2, 3))
-    possible = {(3, 0): [1], (3, 1): [2, 3], (3, 2): [4], (3, 3): [8], (12, 2): [2], (48, 2): [1]}.get((first[1], ups))
-    if possible is None or last[0] != 3:
+    folded, rest = divmod(first[1], last[0]) if last[0] else (0, 0)
+    possible = {(1, 0): [1], (1, 1): [2, 3], (1, 2): [4], (1, 3): [8], (4, 2): [2], (16, 2): [1]}.get((folded, ups))
+    if possible is None or rest:
         return None
     if len(possible) > 1 and scale not in possible:
         raise ValueError(
-            "one upsampling convolution and 3 input channels fit both an RRDBNet x2 and an RRDBNet x3; give scale=2 or "
-            "scale=3"
+            f"one upsampling convolution and {first[1]} input channels fit both an RRDBNet x2 and an RRDBNet x3; give "
+            "scale=2 or scale=3"
         )
     blocks = {int(m[1]) for m in (re.match(r"body\.(\d+)\.", name) for name in shapes) if m}
     scale = scale if scale in possible else possible[0]
@@ -90,7 +91,8 @@ def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | 
         "channels": first[0],
         "growth": dense[0],
         "blocks": len(blocks),
-        "unshuffle": first[1] > 3 or scale > 2,
+        "unshuffle": folded > 1 or scale > 2,
+        **stated(last[0]),
     }
 
 
