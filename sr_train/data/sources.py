@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sr_train.batch import Image
+from sr_train.data.archives import InputFile
 from sr_train.data.images import ImageError, list_images, read_header, read_image
 from sr_train.data.lists import listed_images
-from sr_train.data.store.basicsr import InputFile, PngLmdb, is_basicsr, list_entries
+from sr_train.data.store.basicsr import PngLmdb, is_basicsr, list_entries
 from sr_train.data.store.format import StoreError, is_store
 from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
@@ -165,7 +166,7 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
 
 def input_files(where: str | os.PathLike[str], listed: str | None = None) -> dict[str, InputFile]:
     """Map the key of every image of a folder or an LMDB of BasicSR to its file; ``listed`` is a list of the images to keep."""
-    files: dict[str, InputFile] = list_entries(where) if is_basicsr(where) else dict(list_images(where))
+    files: dict[str, InputFile] = dict(list_entries(where) if is_basicsr(where) else list_images(where))
     return files if listed is None else {key: files[key] for key in listed_images(listed, files, os.fspath(where))}
 
 

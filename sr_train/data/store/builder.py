@@ -15,8 +15,8 @@ from typing import NamedTuple
 import lmdb
 
 from sr_train.console import counted
+from sr_train.data.archives import InputFile
 from sr_train.data.images import Header
-from sr_train.data.store.basicsr import InputFile
 from sr_train.data.store.disk_errors import could_not_write, explained
 from sr_train.data.store.format import (
     FORMAT,

@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 
 from sr_train.batch import Image
 from sr_train.console import counted
+from sr_train.data.archives import InputFile, header_of
 from sr_train.data.degrade import reduce_image
-from sr_train.data.images import BadFilesError, Header, ImageError, decode_image, read_header
+from sr_train.data.images import BadFilesError, Header, ImageError, decode_image
 from sr_train.data.sources import input_files
-from sr_train.data.store.basicsr import Entry, InputFile
 from sr_train.data.store.format import MAX_KEY
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Inputs:
 
     def _header(self, key: str) -> Header:
         path = self.files[key]
-        header = path.header() if isinstance(path, Entry) else read_header(path)
+        header = header_of(path)
         largest = max(self.plan.scales, default=1)
         if min(header.height, header.width) < largest:
             raise ImageError(f"{path}: {header.width}x{header.height} pixels are too few to reduce by {largest}")

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sr_train.console import counted
+from sr_train.data.archives import InputFile
 from sr_train.data.images import SUFFIXES, BadFilesError, Header, missing_end
 from sr_train.data.pairing import Matched
 from sr_train.data.pairs import Pairs
 from sr_train.data.sources import FileSource, input_files
-from sr_train.data.store.basicsr import InputFile
 from sr_train.data.store.format import is_store
 
 _NUMBER = re.compile(r"\d+$")
