@@ -8,7 +8,7 @@ from stores import SCALES, add, assert_same_store, change, change_keeping_size, 
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, encode_image, read_image, write_image
-from sr_train.data.store import builder
+from sr_train.data.store import partial
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import Record, StoreError
 from sr_train.data.store.index_file import Index
@@ -92,9 +92,9 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path, workers):
 def test_the_map_grows_as_often_as_it_must(folder, tmp_path, monkeypatch):
     prepare(folder, tmp_path / "roomy.lmdb")
     sizes = []
-    transact = builder._transact
-    monkeypatch.setattr(builder, "_MAP_START", 1 << 16)
-    monkeypatch.setattr(builder, "_transact", lambda e, w: (transact(e, w), sizes.append(e.info()["map_size"]))[0])
+    transact = partial._transact
+    monkeypatch.setattr(partial, "_MAP_START", 1 << 16)
+    monkeypatch.setattr(partial, "_transact", lambda e, w: (transact(e, w), sizes.append(e.info()["map_size"]))[0])
     prepare(folder, tmp_path / "grown.lmdb")
     assert sizes[0] == 1 << 16
     assert sizes[-1] >= 1 << 18
