@@ -168,20 +168,20 @@ def test_a_changed_folder_is_refused_and_the_store_unchanged(folder, tmp_path, a
     assert stamps(tmp_path / "x.lmdb") == before
 
 
-@pytest.mark.parametrize(
-    ("options", "asked"),
-    [
-        ({"scales": [2]}, r"scales=\[2\] arithmetic=float"),
-        ({"arithmetic": "uint8"}, r"scales=\[2, 3\] arithmetic=uint8"),
-    ],
-)
-def test_a_store_made_with_other_options_is_refused_and_unchanged(folder, tmp_path, options, asked):
+def test_lr_of_another_arithmetic_is_refused_and_the_store_unchanged(folder, tmp_path):
     prepare(folder, tmp_path / "x.lmdb")
     before = stamps(tmp_path / "x.lmdb")
-    with pytest.raises(
-        FileExistsError, match=rf"scales=\[2, 3\] arithmetic=float, but {asked} are requested; give another"
-    ):
-        prepare(folder, tmp_path / "x.lmdb", **options)
+    match = r"its LR of x2 was made with arithmetic=float, but arithmetic=uint8 is requested; give arithmetic=float, leave x2"
+    with pytest.raises(FileExistsError, match=match):
+        prepare(folder, tmp_path / "x.lmdb", arithmetic="uint8")
+    assert stamps(tmp_path / "x.lmdb") == before
+
+
+@pytest.mark.parametrize("scales", [[2], [3], []])
+def test_fewer_scales_are_there_already(folder, tmp_path, scales):
+    prepare(folder, tmp_path / "x.lmdb")
+    before = stamps(tmp_path / "x.lmdb")
+    assert prepare(folder, tmp_path / "x.lmdb", scales=scales) is None
     assert stamps(tmp_path / "x.lmdb") == before
 
 

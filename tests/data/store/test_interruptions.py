@@ -13,7 +13,7 @@ import pytest
 from stores import Kill, add, assert_same_store, change, files_below, interrupt, picture, prepare, remove, stamps
 
 from sr_train.data.images import write_image
-from sr_train.data.store import partial
+from sr_train.data.store import builder, partial
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import StoreError
 from sr_train.data.store.index_file import Index
@@ -76,7 +76,7 @@ def test_an_unfinished_store_continues_under_its_own_plan_only(folder, tmp_path,
 
 BUILD = """
 import sys
-from sr_train.data.store import builder as build
+from sr_train.data.store import builder as build, partial
 build._COMMIT_BYTES, partial._MAP_START = 30_000, 1 << 16
 
 def progress(n):
