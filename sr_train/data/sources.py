@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sr_train.batch import Image
+from sr_train.data.archives import InputFile, holds_archives, list_archived, split_archive
 from sr_train.data.images import ImageError, list_images, read_header, read_image
 from sr_train.data.lists import listed_images
-from sr_train.data.store.basicsr import InputFile, PngLmdb, is_basicsr, list_entries
-from sr_train.data.store.format import StoreError, is_store
+from sr_train.data.store.basicsr import PngLmdb, is_basicsr, list_entries
+from sr_train.data.store.format import MissingStoreError, StoreError, is_store
 from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
 from sr_train.data.video.toy_clips import ToyClips
@@ -146,6 +147,8 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
         return PngSource(PngLmdb(text), cache=cache)
     if is_store(text):
         return StoreSource(Store(text))
+    if split_archive(text) is not None:
+        raise MissingStoreError(Path(text))
     return FileSource(list_images(text), name=text, cache=cache)
 
 
@@ -156,16 +159,35 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
             raise StoreError(
-                f"{where}: contains LR of scales {held}, not of {scale}; make another with sr-prepare scales={[*held, scale]}, "
-                "or leave lr out to have LR made from HR"
+                f"{where}: contains LR of scales {held}, not of {scale}; run the sr-prepare command that made it again with "
+                f"scales=[{','.join(map(str, sorted([*held, scale])))}] to add it, or leave lr out to have LR made from HR"
             )
         return StoreSource(store, scale if scale in store.scales else 1)
     return open_source(where, cache=cache)
 
 
-def input_files(where: str | os.PathLike[str], listed: str | None = None) -> dict[str, InputFile]:
-    """Map the key of every image of a folder or an LMDB of BasicSR to its file; ``listed`` is a list of the images to keep."""
-    files: dict[str, InputFile] = list_entries(where) if is_basicsr(where) else dict(list_images(where))
+def input_files(
+    where: str | os.PathLike[str],
+    listed: str | None = None,
+    *,
+    clips: bool = False,
+    copies: str | os.PathLike[str] | None = None,
+) -> dict[str, InputFile]:
+    """Map the key of every image to its file: of a folder with its archives, of an archive, or of an LMDB of BasicSR.
+
+    Args:
+        where: the source.
+        listed: text file with the names of the images to keep.
+        clips: the images are frames of clips, see :func:`.archives.list_archived`.
+        copies: folder of the decompressed copies of tar.gz archives.
+    """
+    files: dict[str, InputFile]
+    if is_basicsr(where):
+        files = dict(list_entries(where))
+    elif split_archive(where) is not None or holds_archives(where):
+        files = list_archived(where, clips=clips, copies=copies)
+    else:
+        files = dict(list_images(where))
     return files if listed is None else {key: files[key] for key in listed_images(listed, files, os.fspath(where))}
 
 

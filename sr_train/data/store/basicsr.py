@@ -76,9 +76,6 @@ class Entry:
         return Header(*shape, np.dtype(np.uint16 if depth == 16 else np.uint8))
 
 
-InputFile = Path | Entry  #: an image file, or an image of an LMDB
-
-
 def is_basicsr(path: str | os.PathLike[str]) -> bool:
     """Return True if a folder is an LMDB of BasicSR: it has ``meta_info.txt`` and is no store of sr-train."""
     path = Path(path)
@@ -86,7 +83,7 @@ def is_basicsr(path: str | os.PathLike[str]) -> bool:
     return path.suffix == ".lmdb" and (path / META).is_file() and not own
 
 
-def list_entries(path: str | os.PathLike[str]) -> dict[str, InputFile]:
+def list_entries(path: str | os.PathLike[str]) -> dict[str, Entry]:
     """Map the key of every image of an LMDB to the image, sorted."""
     lmdb = PngLmdb(path)
     return {key: Entry(lmdb, key) for key in lmdb.shapes}

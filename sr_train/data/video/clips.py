@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sr_train.console import counted
+from sr_train.data.archives import InputFile
 from sr_train.data.images import SUFFIXES, BadFilesError, Header, missing_end
 from sr_train.data.pairing import Matched
 from sr_train.data.pairs import Pairs
 from sr_train.data.sources import FileSource, input_files
-from sr_train.data.store.basicsr import InputFile
 from sr_train.data.store.format import is_store
 
 _NUMBER = re.compile(r"\d+$")
@@ -93,13 +93,17 @@ def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]
 
 
 def clip_files(
-    folder: str | os.PathLike[str], clips: Sequence[str] | None = None, without: Sequence[str] = ()
+    folder: str | os.PathLike[str],
+    clips: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    *,
+    copies: str | os.PathLike[str] | None = None,
 ) -> dict[str, InputFile]:
     """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does.
 
-    ``folder`` may be an LMDB of BasicSR.
+    ``folder`` may be an archive or an LMDB of BasicSR; ``copies`` is the folder of decompressed tar.gz archives.
     """
-    files = input_files(folder)
+    files = input_files(folder, clips=True, copies=copies)
     frames = select(files, os.fspath(folder), clips, without)
     return {name: files[name] for clip in frames.values() for name in clip}
 
