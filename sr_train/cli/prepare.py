@@ -10,10 +10,11 @@ from sr_train.cli.main import arithmetic_of, run, workers_of
 from sr_train.console import UsageError, counted, expect
 
 
-def _bar(total: int, what: str) -> Any:
+def _bar(total: int, what: str, unit: str = "image") -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="image", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10)
+    seconds = 0.2 if sys.stderr.isatty() else 10
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr, mininterval=seconds)
 
 
 def _verify(path: str) -> int:
@@ -70,31 +71,46 @@ def _clips(folder: str, names: str | None) -> dict[str, Any]:
     return {"files": files, "check": unequal_sizes}
 
 
+def _known(config: Mapping[str, Any], **options: Any) -> int:
+    """Make the stores of ``dataset=``."""
+    from sr_train.data.known.make import make_known
+    from sr_train.data.known.request import read_request
+
+    request = read_request(config, **options)
+    paths = make_known(request, _bar)
+    return max([_verify(str(path)) for path in paths if request.verify], default=0)
+
+
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify a store."""
+    """Run ``sr-prepare``: build, complete or verify stores."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)
-    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
-    scales = expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
+    scales = [] if config["scales"] is None else expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
     if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
         raise UsageError(f"scales={scales}: expected integers, e.g. scales=[2,3,4]")
     if any(s < 2 for s in scales) or len(set(scales)) < len(scales):
         raise UsageError(f"scales={scales}: expected different integers of at least 2, e.g. scales=[2,3,4]")
-    arithmetic = arithmetic_of(config)
+    arithmetic = "float" if config["arithmetic"] is None else arithmetic_of(config)
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
+    from sr_train.data.images import limit_pixels
+
+    limit_pixels(config["max_pixels"])
+    if config["dataset"] is not None:
+        chosen = {key: None if config[key] is None else value for key, value in
+                  (("scales", scales), ("arithmetic", arithmetic))}  # fmt: skip
+        return _known(config, workers=workers, **chosen)
     folder = _folder(config, skip_bad=skip_bad)
+    path = expect(config, "store", str, "the path of the store, NAME.lmdb, or dataset=NAME root=DIR for a known set")
     if folder is None:
         if not verify:
-            raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
+            raise UsageError("give dataset=NAME, images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
-    from sr_train.data.images import limit_pixels
     from sr_train.data.store.builder import StoreBuilder
     from sr_train.data.store.reader import Store
 
-    limit_pixels(config["max_pixels"])
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
     listed = None if config["list"] is None else str(config["list"])
     options |= {"listed": listed} if config["clips"] is None else _clips(folder, listed)

@@ -18,7 +18,7 @@ from sr_train.data.images import BadFilesError, ImageError, to_rgb
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
 from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
-from sr_train.data.store.format import StoreError
+from sr_train.data.store.format import MissingStoreError, StoreError
 from sr_train.resampling import check_arithmetic
 
 
@@ -59,7 +59,10 @@ class Pairs:
         check_arithmetic(arithmetic)
         self.scale = scale
         self.arithmetic = arithmetic
-        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        try:
+            self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        except MissingStoreError as error:
+            raise error.needing([scale] if lr == hr and scale > 1 else [], arithmetic) from None
         self.name = self.hr.name
         names = hr_names(self.hr.keys)
         if not names:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from sr_train.batch import Image
 from sr_train.data.archives import InputFile
 from sr_train.data.images import ImageError, list_images, read_header, read_image
+from sr_train.data.known.hints import known_command
 from sr_train.data.lists import listed_images
 from sr_train.data.store.basicsr import PngLmdb, is_basicsr, list_entries
 from sr_train.data.store.format import StoreError, is_store
@@ -157,7 +158,8 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
             raise StoreError(
-                f"{where}: contains LR of scales {held}, not of {scale}; make another with sr-prepare scales={[*held, scale]}, "
+                f"{where}: contains LR of scales {held}, not of {scale}; add it with "
+                f"{known_command(where, [scale]) or f'the command that made it and scales=[{scale}]'}, "
                 "or leave lr out to have LR made from HR"
             )
         return StoreSource(store, scale if scale in store.scales else 1)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sr_train.console import for_shell
+from sr_train.data.known.hints import known_command
 
 SUMMARY = b"store"
 
@@ -30,14 +31,28 @@ class MissingStoreError(StoreError):
         path: path of the store.
         made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
         scales: scales of the LR images that are needed in it.
+        arithmetic: arithmetic of these.
     """
 
-    def __init__(self, path: Path, made_of: str = "images", scales: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, made_of: str = "images", scales: Sequence[int] = (), arithmetic: str = "float"
+    ) -> None:
         self.path = path
         self.made_of = made_of
+        self.scales = list(scales)
+        self.arithmetic = arithmetic
         lr = f" scales=[{','.join(map(str, scales))}]" if scales else ""
-        command = f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
+        lr += f" arithmetic={arithmetic}" if scales and arithmetic != "float" else ""
+        command = known_command(path, scales) or f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
         super().__init__(f"{path}: there is no such store; make it with {command}")
+
+    def needing(self, scales: Sequence[int], arithmetic: str) -> MissingStoreError:
+        """Return the error of a store that needs LR images of these scales."""
+        return MissingStoreError(self.path, self.made_of, scales, arithmetic)
+
+    def of_clips(self) -> MissingStoreError:
+        """Return the error of a store of clips."""
+        return MissingStoreError(self.path, "clips", self.scales, self.arithmetic)
 
 
 class Record(NamedTuple):
