@@ -37,15 +37,6 @@ def _verify(path: str) -> int:
     return 0
 
 
-def _describe(path: str) -> str:
-    from sr_train.data.store.reader import Store
-
-    store = Store(path)
-    lr = "".join(f", LR x{s}" for s in store.scales if s != 1)
-    size = (store.path / "data.mdb").stat().st_size / 1e6
-    return f"{path}: {counted(len(store.keys()), 'image')}{lr}, {size:,.1f} MB"
-
-
 def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     """Return the value of ``images=`` or ``clips=``, None if neither is given."""
     images, clips = config["images"], config["clips"]
@@ -109,6 +100,7 @@ def prepare(arguments: list[str]) -> int:
             raise UsageError("give dataset=NAME, images=DIR or clips=DIR to make a store, or verify=true to check one")
         return _verify(path)
     from sr_train.data.store.builder import StoreBuilder
+    from sr_train.data.store.describe import describe_store
     from sr_train.data.store.reader import Store
 
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
@@ -120,7 +112,7 @@ def prepare(arguments: list[str]) -> int:
         if left_out:
             names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
             print(f"{path}: made without {counted(len(left_out), 'bad image')}: {names}", file=sys.stderr)
-        print(f"{_describe(path)}; already complete, nothing to do")
+        print(f"{describe_store(path)}; already complete, nothing to do")
         return _verify(path) if verify else 0
     with _bar(len(builder.inputs.files), "headers") as bar:
         estimate = builder.estimate(bar.update)
@@ -134,7 +126,7 @@ def prepare(arguments: list[str]) -> int:
     for problem in report.skipped:
         print(f"left out: {problem}", file=sys.stderr)
     kept = f" ({report.kept} were already there)" if report.kept else ""
-    print(f"{_describe(path)}{kept}")
+    print(f"{describe_store(path)}{kept}")
     return _verify(path) if verify else 0
 
 

@@ -19,8 +19,7 @@ _CHUNK = 16 << 20
 
 def _published(request: Request) -> dict[str, Archive]:
     """Return the archives of the set by their names in lower case."""
-    plans = request.plans()
-    return {a.name.lower(): a for plan in plans for a in (*plan.archives, *plan.lr_archives.values())}
+    return {archive.name.lower(): archive for plan in request.plans() for archive in plan.all_archives()}
 
 
 def list_roots(request: Request) -> dict[Path, dict[str, InputFile]]:
@@ -62,12 +61,16 @@ def check_archives(
         for problem in problems.values():
             say(f"note: {problem}; verify=true compares checksums")
         return
-    sums = [(path, archive) for path, archive in known.items() if path not in problems and (archive.md5 or archive.sha256)]
+    sums = [
+        (path, archive) for path, archive in known.items() if path not in problems and (archive.md5 or archive.sha256)
+    ]
     with bar(sum(path.stat().st_size for path, _ in sums), "checksums", "B") as shown:
         for path, archive in sums:
             if problem := _other_sum(path, archive, shown.update):
                 problems[path] = problem
-    without = [path.name for path, archive in archives.items() if archive is None or not (archive.md5 or archive.sha256)]
+    without = [
+        path.name for path, archive in archives.items() if archive is None or not (archive.md5 or archive.sha256)
+    ]
     if without:
         say(f"no checksum is known for {', '.join(without)}")
     if problems:

@@ -16,7 +16,9 @@ _MARK = r"(?:[_-]?x(?P=scale))?(?:_LR)?"  # 0001x2, 0001_x2, 0001_LR, 0001
 
 _DIV2K_FILES = {  # kind or HR -> name of the archive, MD5 and size of train and of valid
     "HR": ("HR", "bdc2d9338d4e574fe81bf7d158758658", 3530603713, "9fcdda83005c5e5997799b69f955ff88", 448993893),
-    "bicubic_2": ("LR_bicubic_X2", "9a637d2ef4db0d0a81182be37fb00692", 925390592, "1512c9a3f7bde2a1a21a73044e46b9cb", 117763600),
+    "bicubic_2": (
+        "LR_bicubic_X2", "9a637d2ef4db0d0a81182be37fb00692", 925390592, "1512c9a3f7bde2a1a21a73044e46b9cb", 117763600,
+    ),
     "bicubic_3": ("LR_bicubic_X3", "ad80b9fe40c049a07a8a6c51bfab3b6d", "428 MB", "18b1d310f9f88c13618c287927b29898", "54.5 MB"),
     "bicubic_4": ("LR_bicubic_X4", "76c43ec4155851901ebbe8339846d93d", "247 MB", "21962de700c8d368c6ff83314480eff0", "31.5 MB"),
     "bicubic_8": ("LR_x8", "613db1b855721b3d2b26f4194a1d22a6", "65.8 MB", "c5aeea2004e297e9ff3abfbe143576a5", "8.43 MB"),
@@ -24,7 +26,9 @@ _DIV2K_FILES = {  # kind or HR -> name of the archive, MD5 and size of train and
     "unknown_3": ("LR_unknown_X3", "4e651308aaa54d917fb1264395b7f6fa", "377 MB", "05184168e3608b5c539fbfb46bcade4f", "48.1 MB"),
     "unknown_4": ("LR_unknown_X4", "e3c7febb1b3f78bd30f9ba15fe8e3956", "209 MB", "8ac3413102bb3d0adc67012efb8a6c94", "26.7 MB"),
     "mild_4": ("LR_mild", "807b3e3a5156f35bd3a86c5bbfb674bc", "276 MB", "8c433f812ca532eed62c11ec0de08370", "35.3 MB"),
-    "difficult_4": ("LR_difficult", "5a8f2b9e0c5f5ed0dac271c1293662f4", "263 MB", "1620af11bf82996bc94df655cb6490fe", "33.6 MB"),
+    "difficult_4": (
+        "LR_difficult", "5a8f2b9e0c5f5ed0dac271c1293662f4", "263 MB", "1620af11bf82996bc94df655cb6490fe", "33.6 MB",
+    ),
     "wild_4": ("LR_wild", "d00982366bffee7c4739ba7ff1316b3b", "1.08 GB", "aacae8db6bec39151ca5bb9c80bf2f6c", "34.7 MB"),
 }  # fmt: skip
 
@@ -74,7 +78,7 @@ def _div2k(split: str) -> StorePlan:
         expected=Expected(last - first + 1, numbered(first, last, 4)),
         archives=(_div2k_archive(split, "HR"),),
         lr=_div2k_lr("bicubic"),
-        lr_archives={s: _div2k_archive(split, f"bicubic_{s}") for s in (2, 3, 4, 8)},
+        lr_archives={s: (_div2k_archive(split, f"bicubic_{s}"),) for s in (2, 3, 4, 8)},
         scales=_SCALES,
     )
 
@@ -88,7 +92,7 @@ def _div2k_kind(split: str, kind: str, copy: str = "") -> StorePlan:
         hr=_div2k_lr(kind) if kind == "unknown" else _div2k_realistic(kind, copy),
         archives=(),
         lr=(),
-        lr_archives={s: _div2k_archive(split, f"{kind}_{s}") for s in scales},
+        lr_archives={s: (_div2k_archive(split, f"{kind}_{s}"),) for s in scales},
         scales=scales,
         lr_only=True,
         optional=kind == "wild" and split == "train",  # it has four copies, or one
@@ -112,7 +116,7 @@ _FLICKR2K_PLAN = StorePlan(
         Layout("Flickr2K", rf"Flickr2K(?:_train)?_LR_bicubic[/_]x(?P<scale>[2348])/(?P<key>\d{{6}}){_MARK}"),
         Layout("Flickr2K", r"Flickr2K(?:_train)?_LR_bicubic/(?P<key>\d{6})[_-]?x(?P<scale>[2348])"),
     ),
-    lr_archives=dict.fromkeys((2, 3, 4), _FLICKR2K),
+    lr_archives=dict.fromkeys((2, 3, 4), (_FLICKR2K,)),
     scales=_SCALES,
 )
 
@@ -176,11 +180,11 @@ def _classic(
         expected=Expected(count, names),
         archives=(archive,),
         lr=_classic_lr(folder, name),
-        lr_archives=dict.fromkeys(_SCALES, archive),
+        lr_archives=dict.fromkeys(_SCALES, (archive,)),
         arithmetic=arithmetic,
         scales=_SCALES,
     )
-    return KnownSet(title, terms, (plan,), then=f"sr-eval weights=bicubic scale=4 sets=[{title.lower()}]")
+    return KnownSet(title, terms, (plan,), then=((title, _EVAL.format(title.lower())),))
 
 
 _SET5 = "(?:baby|bird|butterfly|head|woman|img_?00[1-5])"
@@ -195,7 +199,9 @@ _BSDS = (
     Layout("BSDS300", r"BSDS300/images/test/(?P<key>\d+)"),
 )
 
-_MANGA109 = Archive("Manga109.zip", "BasicSR's drive folder 1gt5eT293esqY0yr1Anbm36EdnxWW_5oH (apply at www.manga109.org)")
+_MANGA109 = Archive(
+    "Manga109.zip", "BasicSR's drive folder 1gt5eT293esqY0yr1Anbm36EdnxWW_5oH (apply at www.manga109.org)"
+)
 
 _KODAK = StorePlan(
     name="kodak24",
@@ -213,6 +219,14 @@ _BSDS_TERMS = "non-commercial research and education"
 
 _DIV2K_TERMS = "academic research only"
 
+_EVAL = "sr-eval weights=bicubic scale=4 sets=[{}]"
+
+_TRAIN = "sr-train data={} model=edsr_baseline scale={}"
+
+_TRAIN_DIV2K = ("DIV2K_train", _TRAIN.format("div2k", 2))
+
+_WILD = " 'data.train=[{hr: ${paths.data}/DIV2K_train.lmdb, lr: ${paths.data}/DIV2K_train_wild_X4.lmdb}]'"
+
 IMAGE_SETS = {
     "div2k": KnownSet(
         "DIV2K",
@@ -224,19 +238,22 @@ IMAGE_SETS = {
             "difficult": (_div2k_kind("train", "difficult"), _div2k_kind("valid", "difficult")),
             "wild": (*(_div2k_kind("train", "wild", c) for c in ("1", "2", "3", "4", "")), _div2k_kind("valid", "wild")),
         },
-        then="sr-train data=div2k sets=[div2k] model=edsr_baseline scale=2",
-        then_kinds={
-            kind: f"sr-train data=div2k_{kind} sets=[div2k_{kind}] model=edsr_baseline scale=4"
-            for kind in ("unknown", "mild", "difficult", "wild")
-        },
+        then=(
+            _TRAIN_DIV2K,
+            ("DIV2K_valid", _EVAL.format("div2k") + " protocols=[div2k]"),
+            ("DIV2K_train_unknown_X2", _TRAIN.format("div2k_unknown", 2)),
+            *((f"DIV2K_train_{kind}_X4", _TRAIN.format(f"div2k_{kind}", 4)) for kind in ("mild", "difficult")),
+            ("DIV2K_train_wild1_X4", _TRAIN.format("div2k_wild", 4)),
+            ("DIV2K_train_wild_X4", _TRAIN.format("base", 4) + _WILD),
+        ),
     ),
     "flickr2k": KnownSet(
         "Flickr2K", "photographs of Flickr, no license file is known", (_FLICKR2K_PLAN,),
-        then="sr-train data=flickr2k model=edsr_baseline scale=2",
+        then=(("Flickr2K", _TRAIN.format("flickr2k", 2)),),
     ),
     "df2k": KnownSet(
         "DF2K (DIV2K and Flickr2K)", _DIV2K_TERMS, (_div2k("train"), _div2k("valid"), _FLICKR2K_PLAN),
-        then="sr-train data=df2k sets=[div2k] model=edsr_baseline scale=2",
+        then=(_TRAIN_DIV2K, ("Flickr2K", _TRAIN.format("df2k", 2))),
     ),
     "set5": _classic("Set5", 5, name=_SET5, archive=_BENCHMARK),
     "set14": _classic("Set14", 14, name=_SET14, archive=_BENCHMARK),
@@ -249,6 +266,6 @@ IMAGE_SETS = {
         "Manga109", 109, name=r"[^/]+?", archive=_MANGA109, terms="academic use, by application; no redistribution"
     ),
     "kodak": KnownSet(
-        "Kodak", "released for unrestricted use", (_KODAK,), then="sr-eval weights=bicubic scale=4 sets=[kodak24]"
+        "Kodak", "released for unrestricted use", (_KODAK,), then=(("kodak24", _EVAL.format("kodak24")),)
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""``sr-prepare dataset=NAME root=DIR``: the stores of a known set, under the names that ``conf/data`` and ``conf/sets`` expect."""
+"""``sr-prepare dataset=NAME``: the stores of a known set, under the names that ``conf/data`` and ``conf/sets`` expect."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from sr_train.data.known.recognize import Found, Listing, absolute_listing, reco
 from sr_train.data.known.request import Request
 from sr_train.data.known.table import StorePlan, shown_bytes
 from sr_train.data.store.builder import StoreBuilder
-from sr_train.data.store.format import is_store
-from sr_train.data.store.reader import Store, describe_store
+from sr_train.data.store.describe import describe_store
+from sr_train.data.store.format import GIVEN
+from sr_train.data.store.reader import Store
 from sr_train.data.video.clips import unequal_sizes
 from sr_train.resampling import Arithmetic
 
@@ -73,9 +74,11 @@ def make_known(request: Request, bar: Bar) -> list[Path]:
         _build(request, jobs, bar)
     finally:
         discard_copies(listing)
+    made = {job.path.stem: job for job in jobs}
     say("next:")
-    for command in request.then():
-        say(f"  {command}")
+    for name, command in request.known.then:
+        if name in made and (made[name].builder.plan.scales or made[name].found.plan.lr_only or len(made) == 1):
+            say(f"  {command}")
     return [job.path for job in jobs]
 
 
@@ -90,8 +93,7 @@ def _find(request: Request, listing: Listing) -> list[Found]:
         if plan.lr_only:
             own = recognize_lr(plan, listing, names, request.scales_of(plan), partial=request.partial)
         else:
-            scales = sorted({*request.scales_of(plan), *_held(request.folder / f"{plan.name}.lmdb")})
-            own = [recognize(plan, listing, names, scales, partial=request.partial)]
+            own = [recognize(plan, listing, names, request.scales_of(plan), partial=request.partial)]
         for one in own:
             one.problems.extend(lists if one.hr else [])
         found += [one for one in own if one.layout is not None or one.problems or not plan.optional]
@@ -100,8 +102,10 @@ def _find(request: Request, listing: Listing) -> list[Found]:
     if problems:
         raise BadFilesError(f"{roots}: dataset={request.name} cannot be made", problems)
     if not any(one.layout for one in found):
-        archives = dict.fromkeys(a for one in found for a in (*one.plan.archives, *one.plan.lr_archives.values()))
-        known = f"no file has a path of {request.known.title} (the names of folders and files count, not those of archives)"
+        archives = dict.fromkeys(a for one in found for a in one.plan.all_archives())
+        known = (
+            f"no file has a path of {request.known.title} (the names of folders and files count, not those of archives)"
+        )
         raise BadFilesError(f"{roots}: {known}; it is in", [str(archive) for archive in archives])
     return found
 
@@ -127,32 +131,35 @@ def _read_names(file: InputFile) -> frozenset[str]:
     return frozenset(line.split()[0].strip("/") for line in lines if line.strip() and not line.startswith("#"))
 
 
-def _held(path: Path) -> list[int]:
-    """Return the scales of a finished store."""
-    return list(Store(path).summary["scales"]) if is_store(path) and path.exists() else []
-
-
 # -- plan of the work ------------------------------------------------------------------------------------------------
 
 
 def _job(request: Request, found: Found) -> Job:
-    path = request.folder / f"{found.plan.name}.lmdb"
-    held = _held(path)
-    scales = [] if found.plan.lr_only else sorted({*request.scales_of(found.plan), *held})
-    arithmetic = request.arithmetic or (found.layout and found.layout.arithmetic) or found.plan.arithmetic
-    if held and request.arithmetic is None:
-        arithmetic = Store(path).summary["arithmetic"]
+    """Return the work on one store. LR that a finished store has from another source than now is kept."""
+    plan, path = found.plan, request.folder / f"{found.plan.name}.lmdb"
+    layout = found.layout.arithmetic if found.layout else None
+    arithmetic = request.arithmetic or layout or plan.arithmetic
+    scales = () if plan.lr_only else request.scales_of(plan)
+    wanted = {scale: GIVEN if scale in found.lr else arithmetic for scale in scales}
+    made = Store(path).made if path.exists() else {}
+    for scale, how in list(wanted.items()):
+        if made.get(scale, how) != how:
+            kept = "given" if made[scale] == GIVEN else f"made with arithmetic={made[scale]}"
+            found.notes.append(f"LR x{scale} in the store was {kept} and is kept; delete {path} to make it again")
+            del wanted[scale]
+            found.lr.pop(scale, None)
+            found.lr_places.pop(scale, None)
     builder = StoreBuilder(
         found.place,
         path,
-        scales=scales,
+        scales=list(wanted),
         arithmetic=arithmetic,
         workers=request.workers,
         files=found.hr,
         lr=found.lr,
-        check=lambda headers: _check(found.plan, headers, partial=request.partial),
+        check=lambda headers: _check(plan, headers, partial=request.partial),
     )
-    return Job(found, path, builder, tuple(s for s in scales if s not in found.lr), arithmetic)
+    return Job(found, path, builder, tuple(s for s, how in wanted.items() if how != GIVEN), arithmetic)
 
 
 def _check(plan: StorePlan, headers: Mapping[str, Header], *, partial: bool) -> list[str]:
@@ -175,7 +182,7 @@ def _say_found(request: Request, found: Found, job: Job | None) -> None:
     plan = found.plan
     if job is None:
         say(f"{request.folder / plan.name}.lmdb: not made, nothing was found for it; it needs")
-        for archive in dict.fromkeys(plan.archives or plan.lr_archives.values()):
+        for archive in plan.archives or plan.all_archives():
             say(f"  {archive}")
         return
     say(f"{job.path}: {plan.title}")
@@ -188,7 +195,7 @@ def _say_found(request: Request, found: Found, job: Job | None) -> None:
     if job.made:
         scales = ", ".join(f"x{s}" for s in job.made)
         say(f"  LR {scales}: made from HR by bicubic, arithmetic={job.arithmetic}")
-        for archive in dict.fromkeys(plan.lr_archives[s] for s in job.made if s in plan.lr_archives):
+        for archive in plan._replace(archives=()).all_archives(job.made):
             say(f"    the authors' LR is in {archive}")
     for note in found.notes:
         say(f"  note: {note}")
@@ -251,5 +258,3 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return counted(round(seconds / 60), "minute")
     return f"{seconds / 3600:.1f} hours"
-
-

@@ -10,13 +10,15 @@ from typing import NamedTuple
 from sr_train.console import counted
 from sr_train.data.archives import InputFile, header_of
 from sr_train.data.images import ImageError
-from sr_train.data.known.table import Layout, StorePlan, compiled
+from sr_train.data.known.table import Layout, StorePlan, compiled, with_names
 
 Files = dict[str, InputFile]  #: name of an image, ``CLIP/FRAME`` for clips -> file
 
 Listing = Mapping[str, InputFile]  #: absolute path with / -> file, where an archive's members are in its folder
 
 _NUMBER = re.compile(r"\d+$")
+
+_WHERE = "they are in"
 
 _FEW = 3  # number of names that are printed from a longer list
 
@@ -105,9 +107,15 @@ def _joined(groups: Sequence[Group], what: str) -> tuple[Group | None, list[str]
     if not groups:
         return None, []
     names = [{(s, n) for s, files in g.files.items() for n in files} for g in groups]
-    same = len({g.layout.family for g in groups}) == 1 and sum(map(len, names)) == len(set[tuple[int, str]]().union(*names))
+    same = len({g.layout.family for g in groups}) == 1 and sum(map(len, names)) == len(
+        set[tuple[int, str]]().union(*names)
+    )
     if not same:
-        places = [f"    {g.place} ({g.layout.family}, {counted(len(n), 'file')})" for g, n in zip(groups, names, strict=True)]
+        firsts = [next(file for files in g.files.values() for file in files.values()) for g in groups]
+        facts = zip(groups, names, firsts, strict=True)
+        places = [
+            f"    {g.place} ({g.layout.family}, {counted(len(n), 'file')}, e.g. {first})" for g, n, first in facts
+        ]
         return None, [
             f"{what}: found in {len(groups)} places; give the one that you mean as root= (several are possible: "
             "root=[A,B]), or move the other away:\n" + "\n".join(places)
@@ -143,11 +151,14 @@ def recognize(
         hr, cropped = _largest(group.files, problems), True
     if not partial:
         problems += incomplete(plan, hr, names)
-    found = Found(plan, hr, group.place, {}, {}, group.layout, notes, problems)
+    scale = f"{{{','.join(map(str, sorted(group.files)))}}}" if len(group.files) > 1 else str(*group.files)
+    found = Found(plan, hr, group.place.replace("{scale}", scale), {}, {}, group.layout, notes, problems)
     layouts = [layout for layout in plan.lr if layout.family == group.layout.family]
     low = find_groups(layouts, listing, keep)
     for scale in scales:
-        _add_lr(found, [g._replace(files={scale: g.files[scale]}) for g in low if scale in g.files], scale, cropped=cropped)
+        _add_lr(
+            found, [g._replace(files={scale: g.files[scale]}) for g in low if scale in g.files], scale, cropped=cropped
+        )
     return found
 
 
@@ -164,7 +175,9 @@ def recognize_lr(
             title=plan.title if len(scales) == 1 else f"{plan.title} x{scale}",
             lr_archives={s: archive for s, archive in plan.lr_archives.items() if s == scale},
         )
-        group, problems = _joined([g._replace(files={scale: g.files[scale]}) for g in groups if scale in g.files], own.title)
+        group, problems = _joined(
+            [g._replace(files={scale: g.files[scale]}) for g in groups if scale in g.files], own.title
+        )
         if group is None:
             found.append(Found(own, {}, "", {}, {}, None, [], problems))
             continue
@@ -198,19 +211,21 @@ def _add_lr(found: Found, groups: Sequence[Group], scale: int, *, cropped: bool)
     found.problems.extend(problems)
     if group is None:
         return
-    files = group.files[scale]
+    files, place = group.files[scale], group.place.replace("{scale}", str(scale))
     if found.plan.clips:
         files = _by_number(found.hr, files)
     missing = [name for name in found.hr if name not in files]
     if missing:
-        archive = found.plan.lr_archives.get(scale)
-        where = f"; {archive}" if archive else ""
+        lacking = [name.rpartition("/")[0] or name for name in missing]
+        where = "".join(f"\n    {a}" for a in with_names(found.plan.lr_archives.get(scale, ()), lacking))
         count = f"{len(missing)} of {len(found.hr)}"
-        found.problems.append(f"{what}: {count} missing in {group.place} ({shown(missing)}){where}")
+        found.problems.append(f"{what}: {count} missing in {place} ({shown(missing)}); {_WHERE}{where}")
         return
     files = {name: files[name] for name in found.hr}
     if cropped and not _fit(found.hr, files, scale):
-        found.notes.append(f"{what}: not used, it was made from smaller HR images than those of the store; {group.place}")
+        found.notes.append(
+            f"{what}: not used, it was made from smaller HR images than those of the store; {group.place}"
+        )
         return
     found.lr[scale] = files
     found.lr_places[scale] = group.place.replace("{scale}", str(scale))
@@ -245,14 +260,14 @@ def incomplete(plan: StorePlan, hr: Mapping[str, InputFile], names: frozenset[st
         clip = name.rpartition("/")[0] if plan.clips else name
         frames[clip] = frames.get(clip, 0) + 1
     unit = "clip" if plan.clips else "image"
-    archives = list(plan.archives) or list(plan.lr_archives.values())
-    where = "".join(f"\n    {archive}" for archive in dict.fromkeys(archives))
-    least = "\n  partial=true makes the store of what is there"
-    if names and (missing := names - frames.keys()):
+    missing = names - frames.keys()
+    archives = with_names(plan.archives or plan.all_archives(), missing or frames)
+    where = "".join(f"\n    {archive}" for archive in archives) + "\n  partial=true makes the store of what is there"
+    if missing:
         rest = f"{len(missing)} of {counted(len(names), unit)} missing: {shown(missing)}"
-        return [f"{plan.title}: {rest}; the set is in{where}{least}"]
+        return [f"{plan.title}: {rest}; {_WHERE}{where}"]
     if not names and len(frames) != expected.count:
-        return [f"{plan.title}: {counted(len(frames), unit)}, expected {expected.count}; the set is in{where}{least}"]
+        return [f"{plan.title}: {counted(len(frames), unit)}, expected {expected.count}; {_WHERE}{where}"]
     if expected.frames is None:
         return []
     wanted = expected.frames
@@ -260,7 +275,7 @@ def incomplete(plan: StorePlan, hr: Mapping[str, InputFile], names: frozenset[st
     wrong = [f"{c} has {frames[c]} of {counts[c]}" for c in sorted(frames) if frames[c] != counts[c]]
     if wrong:
         number = counted(len(wrong), "clip")
-        return [f"{plan.title}: {number} with another number of frames ({shown(wrong)}); the set is in{where}{least}"]
+        return [f"{plan.title}: {number} with another number of frames ({shown(wrong)}); {_WHERE}{where}"]
     return []
 
 

@@ -37,18 +37,13 @@ class Request(NamedTuple):
         return plans + [plan for kind in self.kinds if kind != _BICUBIC for plan in self.known.kinds[kind]]
 
     def scales_of(self, plan: StorePlan) -> tuple[int, ...]:
-        """Return the scales of the LR images of a store; of a store of LR images alone, the scales of which one store is made."""
+        """Return the scales of a store's LR images. Of LR images alone, one store is made for each scale."""
         if plan.lr_only:
             held = plan.scales or (1,)
             return held if self.scales is None else tuple(s for s in held if s in self.scales or held == (1,))
         if _BICUBIC not in self.kinds:
             return ()
         return plan.scales if self.scales is None else self.scales
-
-    def then(self) -> list[str]:
-        """Return the commands that use the stores."""
-        commands = [self.known.then if kind == _BICUBIC else self.known.then_kinds.get(kind, "") for kind in self.kinds]
-        return [command for command in commands if command]
 
 
 def read_request(
@@ -65,7 +60,9 @@ def read_request(
     if config["skip_bad"]:
         raise UsageError(f"skip_bad=true cannot be used with dataset={name}; partial=true accepts a part of the set")
     if config["root"] is None:
-        raise UsageError(f"dataset={name} needs root=DIR, the folder with the archives or the unpacked folders of the set")
+        raise UsageError(
+            f"dataset={name} needs root=DIR, the folder with the archives or the unpacked folders of the set"
+        )
     roots = cast("list[object]", config["root"]) if isinstance(config["root"], list) else [config["root"]]
     return Request(
         str(name),

@@ -10,7 +10,7 @@ files. Its named groups are the facts that a path contains:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -28,10 +28,13 @@ class Archive(NamedTuple):
     about: str = ""  #: size as text where no exact one is known
     md5: str = ""
     sha256: str = ""
+    holds: frozenset[str] = frozenset()  #: names of the images or clips in it, if it does not contain all
 
     def __str__(self) -> str:
         size = self.about if self.size is None else shown_bytes(self.size)
-        checksum = f"MD5 {self.md5}" if self.md5 else f"SHA-256 {self.sha256}" if self.sha256 else "no checksum published"
+        checksum = (
+            f"MD5 {self.md5}" if self.md5 else f"SHA-256 {self.sha256}" if self.sha256 else "no checksum published"
+        )
         return f"{self.name} ({', '.join(filter(None, (size, checksum)))}) from {self.source}"
 
 
@@ -72,16 +75,23 @@ class StorePlan(NamedTuple):
 
     name: str  #: name without ``.lmdb``; ``{scale}`` in it makes one store per scale, whose images are LR images
     title: str
-    hr: tuple[Layout, ...]  #: layouts of its images; of LR images if the name contains ``{scale}`` or ``lr_only`` is set
+    hr: tuple[
+        Layout, ...
+    ]  #: layouts of its images; of LR images if the name contains ``{scale}`` or ``lr_only`` is set
     expected: Expected
     archives: tuple[Archive, ...]
     lr: tuple[Layout, ...] = ()  #: layouts of LR images that are stored with HR
-    lr_archives: Mapping[int, Archive] = {}  #: archives of these by scale
+    lr_archives: Mapping[int, tuple[Archive, ...]] = {}  #: archives of these by scale
     arithmetic: Arithmetic = "float"  #: arithmetic of bicubic for LR that is not given
     clips: bool = False
     scales: tuple[int, ...] = ()  #: scales of the LR images by default
     lr_only: bool = False  #: the images are LR images of another kind than bicubic
     optional: bool = False  #: nothing is reported if it is not found
+
+    def all_archives(self, scales: Iterable[int] | None = None) -> list[Archive]:
+        """Return the archives of HR images and of LR images of ``scales``, by default of all."""
+        chosen = self.lr_archives if scales is None else [s for s in scales if s in self.lr_archives]
+        return list(dict.fromkeys([*self.archives, *(a for s in chosen for a in self.lr_archives[s])]))
 
 
 class KnownSet(NamedTuple):
@@ -92,8 +102,13 @@ class KnownSet(NamedTuple):
     stores: tuple[StorePlan, ...]  #: HR images, and bicubic LR
     kinds: Mapping[str, tuple[StorePlan, ...]] = {}  #: stores of LR images of other kinds
     kind: str = "bicubic"  #: kind by default
-    then: str = ""  #: command that uses the stores
-    then_kinds: Mapping[str, str] = {}  #: command that uses the stores of a kind
+    then: tuple[tuple[str, str], ...] = ()  #: (store, command that uses it)
+
+
+def with_names(archives: Iterable[Archive], names: Iterable[str]) -> list[Archive]:
+    """Return the archives that contain at least one of the images or clips, each once."""
+    names = set(names)
+    return list(dict.fromkeys(a for a in archives if not a.holds or a.holds & names))
 
 
 def numbered(first: int, last: int, digits: int) -> frozenset[str]:

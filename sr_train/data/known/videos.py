@@ -29,8 +29,12 @@ _REDS_FRAMES = r"(?P<clip>\d{3})/(?P<frame>\d{8})"
 
 
 def _reds_archives(kind: str, splits: tuple[str, ...] = ("train", "val")) -> tuple[Archive, ...]:
-    names = [f"{split}_{kind}" for split in splits]
-    return tuple(Archive(f"{n}.zip", _REDS_PAGE, _REDS_FILES[n][0], sha256=_REDS_FILES[n][1]) for n in names)
+    clips = {"train": numbered(0, 239, 3), "val": numbered(240, 269, 3)}
+    facts = {split: _REDS_FILES[f"{split}_{kind}"] for split in splits}
+    return tuple(
+        Archive(f"{split}_{kind}.zip", _REDS_PAGE, size, sha256=sha, holds=clips[split])
+        for split, (size, sha) in facts.items()
+    )
 
 
 def _reds_layouts(kind: str, *, scale: int = 1) -> tuple[Layout, ...]:
@@ -51,7 +55,7 @@ _REDS = StorePlan(
     expected=_REDS_CLIPS,
     archives=_reds_archives("sharp"),
     lr=_reds_layouts("sharp_bicubic", scale=4),
-    lr_archives={4: _reds_archives("sharp_bicubic")[0]},
+    lr_archives={4: _reds_archives("sharp_bicubic")},
     clips=True,
     scales=(4,),
 )
@@ -61,6 +65,7 @@ _REDS4_PLAN = _REDS._replace(
     title="REDS4, clips 000, 011, 015 and 020 of train",
     expected=_REDS_CLIPS._replace(count=4, names=_REDS4),
     archives=_reds_archives("sharp", ("train",)),
+    lr_archives={4: _reds_archives("sharp_bicubic", ("train",))},
 )
 
 
@@ -76,7 +81,7 @@ def _reds_kind(kind: str, *, four: bool = False) -> StorePlan:
         expected=plan.expected._replace(sizes=size),
         archives=() if scale > 1 else archives,
         lr=(),
-        lr_archives={scale: archives[0]} if scale > 1 else {},
+        lr_archives={scale: archives} if scale > 1 else {},
         scales=(scale,) if scale > 1 else (),
         lr_only=True,
     )
@@ -87,11 +92,11 @@ _REDS_KINDS = ("blur", "blur_comp", "blur_bicubic")
 _REDS_TERMS = "CC BY 4.0 on the author's Hugging Face page snah/REDS"
 
 
-def _reds_then(kind: str) -> str:
-    scale = 4 if kind.endswith("bicubic") else 1
-    deblur = "" if scale > 1 else " model.predeblur=true model.hr_in=true"
-    return f"sr-train data=reds_{kind} sets=[reds4_{kind}] model=edvr_m scale={scale}{deblur}"
+_TRAIN = "sr-train data={} model=edvr_m scale={}"
 
+_EVAL = "sr-eval weights=bicubic scale=4 sets=[{}] protocols=[{}]"
+
+_DEBLUR = " model.predeblur=true model.hr_in=true"
 
 # -- Vimeo-90K -------------------------------------------------------------------------------------------------------
 
@@ -127,7 +132,7 @@ _VIMEO_T = _VIMEO_TRAIN._replace(
     lr=(*_VIMEO_TRAIN.lr, Layout("TOFlow's test", rf"low_resolution/{_SEPTUPLET}", scale=4)),
     expected=Expected(7824, frames=7, sizes=_VIMEO_SIZE, listed="sep_testlist.txt"),
     archives=(_VIMEO, _VIMEO_TEST),
-    lr_archives={4: _VIMEO_TEST},
+    lr_archives={4: (_VIMEO_TEST,)},
 )
 
 # -- test sets of few clips ------------------------------------------------------------------------------------------
@@ -179,7 +184,7 @@ def _few(title: str, clip: str, expected: Expected, archive: Archive) -> StorePl
         expected=expected,
         archives=(archive,),
         lr=_few_lr(clip, title),
-        lr_archives={4: archive},
+        lr_archives={4: (archive,)},
         clips=True,
         scales=(4,),
     )
@@ -213,9 +218,7 @@ _UDM10 = _few(
 
 _SPMCS_CLIP = rf"(?!(?:{_UDM10_CLIP}|{_VID4_CLIP})/)[^/]+"
 
-_SPMCS = _few(
-    "SPMCS", _SPMCS_CLIP, Expected(30, frames=31), Archive("SPMCS.zip", "https://opendatalab.org.cn/SPMCS")
-)
+_SPMCS = _few("SPMCS", _SPMCS_CLIP, Expected(30, frames=31), Archive("SPMCS.zip", "https://opendatalab.org.cn/SPMCS"))
 
 VIDEO_SETS = {
     "reds": KnownSet(
@@ -223,30 +226,39 @@ VIDEO_SETS = {
         _REDS_TERMS,
         (_REDS, _REDS4_PLAN),
         {kind: (_reds_kind(kind), _reds_kind(kind, four=True)) for kind in _REDS_KINDS},
-        then="sr-train data=reds sets=[reds4] model=edvr_m scale=4",
-        then_kinds={kind: _reds_then(kind) for kind in _REDS_KINDS},
+        then=(
+            ("REDS_train_sharp", _TRAIN.format("reds", 4)),
+            ("REDS4", _EVAL.format("reds4", "rgb_full")),
+            ("REDS_train_blur", _TRAIN.format("reds_blur", 1) + _DEBLUR),
+            ("REDS_train_blur_comp", _TRAIN.format("reds_blur_comp", 1) + _DEBLUR),
+            ("REDS_train_blur_bicubic_X4", _TRAIN.format("reds_blur_bicubic", 4) + " model.predeblur=true"),
+        ),
     ),
     "reds4": KnownSet(
         "REDS4",
         _REDS_TERMS,
         (_REDS4_PLAN,),
         {kind: (_reds_kind(kind, four=True),) for kind in _REDS_KINDS},
-        then="sr-eval weights=bicubic scale=4 sets=[reds4] protocols=[rgb_full]",
-        then_kinds={"blur_bicubic": "sr-eval weights=bicubic scale=4 sets=[reds4_blur_bicubic] protocols=[rgb_full]"},
+        then=(
+            ("REDS4", _EVAL.format("reds4", "rgb_full")),
+            ("REDS4_blur_bicubic_X4", _EVAL.format("reds4_blur_bicubic", "rgb_full")),
+        ),
     ),
     "vimeo90k": KnownSet(
         "Vimeo-90K",
         "videos of vimeo.com, no license is stated",
         (_VIMEO_TRAIN, _VIMEO_T),
-        then="sr-train data=vimeo90k sets=[vimeo90k_t] model=edvr_m model.frames=7 scale=4",
+        then=(
+            ("vimeo90k_train", _TRAIN.format("vimeo90k", 4) + " model.frames=7"),
+            ("vimeo90k_test", _EVAL.format("vimeo90k_t", "y_full")),
+        ),
     ),
     "vid4": KnownSet(
         "Vid4",
         "no license is stated",
         (_VID4,),
         {"bd": (_blurred(_VID4, _VID4_CLIP),)},
-        then="sr-eval weights=bicubic scale=4 sets=[vid4] protocols=[y_full]",
-        then_kinds={"bd": "sr-eval weights=bicubic scale=4 sets=[vid4_bd] protocols=[y_full]"},
+        then=(("Vid4", _EVAL.format("vid4", "y_full")), ("Vid4_BD_X4", _EVAL.format("vid4_bd", "y_full"))),
     ),
     "udm10": KnownSet(
         "UDM10",
@@ -254,13 +266,12 @@ VIDEO_SETS = {
         (_UDM10,),
         {"bd": (_blurred(_UDM10, _UDM10_CLIP),)},
         kind="bd",
-        then="sr-eval weights=bicubic scale=4 sets=[udm10_bicubic] protocols=[y_full]",
-        then_kinds={"bd": "sr-eval weights=bicubic scale=4 sets=[udm10] protocols=[y_full]"},
+        then=(("UDM10_BD_X4", _EVAL.format("udm10", "y_full")), ("UDM10", _EVAL.format("udm10_bicubic", "y_full"))),
     ),
     "spmcs": KnownSet(
         "SPMCS",
         "no license is stated",
         (_SPMCS,),
-        then="sr-eval weights=bicubic scale=4 sets=[spmcs] protocols=[y_full]",
+        then=(("SPMCS", _EVAL.format("spmcs", "y_full")),),
     ),
 }
