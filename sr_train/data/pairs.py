@@ -17,7 +17,7 @@ from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_rgb
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
-from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
+from sr_train.data.sources import Source, StoreSource, at_scale, lacking_scale, open_lr_source, open_source
 from sr_train.data.store.format import MissingStoreError, StoreError
 from sr_train.resampling import check_arithmetic
 
@@ -91,6 +91,8 @@ class Pairs:
         where, pattern = split_template(lr)
         source = open_lr_source(at_scale(where, self.scale), self.scale, cache=cache)
         own = [self.hr.keys[i] for i in names.values()] if source.name == self.hr.name else []
+        if own and self.scale > 1 and isinstance(source, StoreSource):
+            raise lacking_scale(source.name, self.scale, [])
         options: dict[str, Any] = {"scale": self.scale, "where": source.name, "pattern": pattern, "own": own}
         return source, match_lr(names, source.keys, **options)
 
