@@ -9,48 +9,26 @@ Zip and plain tar archives are read in place. A compressed tar is decompressed t
 
 from __future__ import annotations
 
+import gc
 import os
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from sr_train.console import warn
+from sr_train.console import counted, say, warn
 from sr_train.data.images import SUFFIXES, BadFilesError, Header, read_header
 from sr_train.data.packed.member import Archive, ArchiveError, Member
+from sr_train.data.packed.paths import ENDINGS, OTHER_ENDINGS, holds_archives, is_archive, is_ignored, split_archive
 from sr_train.data.packed.tars import Tar, TarGz
 from sr_train.data.packed.zips import Zip
 from sr_train.data.store.basicsr import Entry
 
-__all__ = ["ENDINGS", "ArchiveError", "InputFile", "Member", "discard_copies", "header_of", "is_archive", "is_ignored",
-           "list_files", "split_archive"]  # fmt: skip
+__all__ = ["ENDINGS", "ArchiveError", "InputFile", "Member", "discard_copies", "header_of", "holds_archives", "is_archive",
+           "is_ignored", "list_archived", "list_files", "split_archive"]  # fmt: skip
+
+_FEW = 8  # number of names printed in one line
 
 InputFile = Path | Entry | Member  #: an image file, an image of an LMDB, or a member of an archive
-
-ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")  #: endings of the archives that are opened
-
-_OTHER = (".rar", ".7z", ".001", ".z01", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
-
-_SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
-
-
-def is_ignored(path: str) -> bool:
-    """Return True for hidden files and files of operating systems; the default of ``list_files``."""
-    return path.startswith(".") or "/." in path or any(name in path.split("/") for name in _SYSTEM if name in path)
-
-
-def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Return True for a file with the ending of an archive, also of kinds that are not read."""
-    path = Path(path)
-    return path.name.lower().endswith(ENDINGS + _OTHER) and path.is_file()
-
-
-def split_archive(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
-    """Split ``X.zip/inner/folder`` into the archive and the path inside it; return None for a path without an archive."""
-    path = Path(path)
-    for parent in (path, *path.parents):
-        if is_archive(parent):
-            inner = path.relative_to(parent).as_posix()
-            return parent, "" if inner == "." else inner
-    return None
 
 
 def list_files(
@@ -79,7 +57,7 @@ def list_files(
         split = split_archive(root)
         if split is None:
             raise FileNotFoundError(f"{root}: there is no such folder or archive")
-        return dict(sorted(_inside(*split, ignore, folder).items()))
+        return _sorted(_inside(*split, ignore, folder))
     files, archives = _below(root, ignore)
     found: dict[str, InputFile] = dict(files)
     clashes: list[str] = []
@@ -92,7 +70,12 @@ def list_files(
                 clashes.append(f"{prefix + name}: {other} and {member} differ")
     if clashes:
         raise BadFilesError(f"{root}: archives with different images of the same path; remove or move one", clashes)
-    return dict(sorted(found.items()))
+    return _sorted(found)
+
+
+def _sorted(files: dict[str, InputFile]) -> dict[str, InputFile]:
+    names = sorted(files)
+    return files if names == list(files) else {name: files[name] for name in names}
 
 
 def _differ(one: Member, other: Member) -> bool:
@@ -123,7 +106,7 @@ def _below(root: Path, ignore: Callable[[str], bool]) -> tuple[dict[str, Path], 
                 archives[start + name] = path
             else:
                 files[start + name] = path
-            if lower.endswith(_OTHER):
+            if lower.endswith(OTHER_ENDINGS):
                 warn(f"{path}: not read, archives of its kind are not; unpack it")
     return files, archives
 
@@ -131,22 +114,30 @@ def _below(root: Path, ignore: Callable[[str], bool]) -> tuple[dict[str, Path], 
 def _inside(archive: Path, inner: str, ignore: Callable[[str], bool], copies: Path | None) -> dict[str, InputFile]:
     """Return the files of an archive below a path inside it."""
     start = f"{inner}/" if inner else ""
+
+    def left_out(name: str) -> bool:
+        return not name.startswith(start) or ignore(name[len(start) :])
+
     found: dict[str, InputFile] = {}
-    tops: set[str] = set()
-    for name, member in _members(archive, lambda name: False, copies):
-        tops.add(name.split("/", 1)[0])
-        if name.startswith(start) and not ignore(name[len(start) :]):
-            found[name[len(start) :]] = member
+    for name, member in _members(archive, left_out if inner else ignore, copies):
+        found[name[len(start) :]] = member
     if inner and not found:
-        shown = ", ".join(sorted(tops)[:5]) + (", ..." if len(tops) > 5 else "")
+        tops = sorted({name.split("/", 1)[0] for name, _ in _members(archive, is_ignored, copies)})
+        shown = ", ".join(tops[:5]) + (", ..." if len(tops) > 5 else "")
         raise FileNotFoundError(f"{archive}/{inner}: there is no such folder in the archive; at its top are {shown}")
     return found
 
 
 def _members(archive: Path, ignore: Callable[[str], bool], copies: Path | None) -> Iterator[tuple[str, Member]]:
     opened = _open(archive, archive.absolute().parent if copies is None else copies)
-    for name, span in opened.members(ignore):
-        yield name, Member(opened, name, span)
+    collects = gc.isenabled()
+    gc.disable()  # it would visit every new object again and again
+    try:
+        for name, span in opened.members(ignore):
+            yield name, Member(opened, name, span)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _open(path: Path, copies: Path) -> Archive:
@@ -183,14 +174,68 @@ def _kind(start: bytes) -> str:
     return f"is no zip, tar or tar.gz archive (it begins with {start[:8]!r}): damaged, or a later part of a split one"
 
 
+def list_archived(
+    where: str | os.PathLike[str], *, clips: bool = False, copies: str | os.PathLike[str] | None = None
+) -> dict[str, InputFile]:
+    """Map the key of every image in an archive, or below a folder with archives, to its file; sorted.
+
+    A key is the path without suffix. For an archive, the folders that all of its images share are left out, so that
+    ``DIV2K_train_HR.zip`` gives the names of the folder that is inside it.
+
+    Args:
+        where: an archive, a path that goes on inside one, or a folder.
+        clips: leave the folder of each image in its key, which is the name of its clip.
+        copies: see :func:`list_files`.
+
+    Raises:
+        ValueError: there are no images.
+        BadFilesError: images share a key, or their names are not UTF-8.
+    """
+    files = list_files(where, copies=copies)
+    images = {name: file for name, file in files.items() if name.lower().endswith(SUFFIXES)}
+    if not images:
+        raise ValueError(f"{where}: no images in it ({', '.join(SUFFIXES)})")
+    rest = sorted(files.keys() - images.keys())
+    if rest:
+        shown = ", ".join(rest[:_FEW]) + (", ..." if len(rest) > _FEW else "")
+        warn(f"{where}: {counted(len(rest), 'file')} without a suffix of images not read: {shown}")
+    split = split_archive(where)
+    top = _shared_folder(images, clips=clips) if split is not None and not split[1] else ""
+    if top:
+        say(f"{where}: images are named without {top}")
+    found: dict[str, InputFile] = {}
+    problems: list[str] = []
+    for name, file in images.items():
+        key = name[len(top) : name.rindex(".")]
+        if key in found:
+            problems.append(f"{file} and {found[key]} would both be {key!r}")
+        found[key] = file
+    problems += [f"{key!a}: is not UTF-8" for key in found if not (key.isascii() or _is_text(key))]
+    if problems:
+        raise BadFilesError(f"{where}: names that cannot be used; rename or remove one of each", problems)
+    return dict(sorted(found.items()))
+
+
+def _is_text(name: str) -> bool:
+    return name.encode("utf-8", "replace").decode() == name
+
+
+def _shared_folder(names: Iterable[str], *, clips: bool) -> str:
+    """Return the folder, with ``/`` at its end, that all names share; of clips, that of their folders."""
+    folders = {name.rpartition("/")[0] for name in names}
+    shared = posixpath.commonpath(folders)
+    if clips and shared in folders:
+        shared = shared.rpartition("/")[0]
+    return f"{shared}/" if shared else ""
+
+
 def header_of(file: InputFile) -> Header:
     """Return size, channels and type of an image without decoding it. Raises ImageError that names the file."""
     return read_header(file) if isinstance(file, Path) else file.header()
 
 
-def discard_copies(files: Mapping[str, InputFile] | Iterable[InputFile]) -> None:
+def discard_copies(files: Mapping[str, InputFile]) -> None:
     """Delete the decompressed copies of the archives that files are in."""
-    values = files.values() if isinstance(files, Mapping) else files
-    for archive in {id(file.archive): file.archive for file in values if isinstance(file, Member)}.values():
+    for archive in {id(file.archive): file.archive for file in files.values() if isinstance(file, Member)}.values():
         if isinstance(archive, TarGz):
             archive.discard()

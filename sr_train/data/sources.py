@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sr_train.batch import Image
-from sr_train.data.archives import InputFile
+from sr_train.data.archives import InputFile, holds_archives, list_archived, split_archive
 from sr_train.data.images import ImageError, list_images, read_header, read_image
 from sr_train.data.known.hints import known_command
 from sr_train.data.lists import listed_images
 from sr_train.data.store.basicsr import PngLmdb, is_basicsr, list_entries
-from sr_train.data.store.format import StoreError, is_store
+from sr_train.data.store.format import MissingStoreError, StoreError, is_store
 from sr_train.data.store.reader import Store
 from sr_train.data.toy import toy_files
 from sr_train.data.video.toy_clips import ToyClips
@@ -148,6 +148,8 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
         return PngSource(PngLmdb(text), cache=cache)
     if is_store(text):
         return StoreSource(Store(text))
+    if split_archive(text) is not None:
+        raise MissingStoreError(Path(text))
     return FileSource(list_images(text), name=text, cache=cache)
 
 
@@ -155,8 +157,8 @@ def lacking_scale(where: str | os.PathLike[str], scale: int, held: Sequence[int]
     """Return the error for a store that has LR of the scales ``held``, but not of ``scale``."""
     has = f"LR of scales {list(held)}, not of {scale}" if held else f"no LR, and LR of scale {scale} is needed"
     every = f"scales=[{','.join(map(str, sorted([*held, scale])))}]"
-    command = known_command(where, [scale]) or f"the sr-prepare command that made it and {every}"
-    return StoreError(f"{where}: contains {has}; add it with {command}, or leave lr out to have LR made from HR")
+    command = known_command(where, [scale]) or f"the sr-prepare command that made it again with {every}"
+    return StoreError(f"{where}: contains {has}; run {command} to add it, or leave lr out to have LR made from HR")
 
 
 def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
@@ -170,9 +172,28 @@ def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
     return open_source(where, cache=cache)
 
 
-def input_files(where: str | os.PathLike[str], listed: str | None = None) -> dict[str, InputFile]:
-    """Map the key of every image of a folder or an LMDB of BasicSR to its file; ``listed`` is a list of the images to keep."""
-    files: dict[str, InputFile] = dict(list_entries(where) if is_basicsr(where) else list_images(where))
+def input_files(
+    where: str | os.PathLike[str],
+    listed: str | None = None,
+    *,
+    clips: bool = False,
+    copies: str | os.PathLike[str] | None = None,
+) -> dict[str, InputFile]:
+    """Map the key of every image to its file: of a folder with its archives, of an archive, or of an LMDB of BasicSR.
+
+    Args:
+        where: the source.
+        listed: text file with the names of the images to keep.
+        clips: the images are frames of clips, see :func:`.archives.list_archived`.
+        copies: folder of the decompressed copies of tar.gz archives.
+    """
+    files: dict[str, InputFile]
+    if is_basicsr(where):
+        files = dict(list_entries(where))
+    elif split_archive(where) is not None or holds_archives(where):
+        files = list_archived(where, clips=clips, copies=copies)
+    else:
+        files = dict(list_images(where))
     return files if listed is None else {key: files[key] for key in listed_images(listed, files, os.fspath(where))}
 
 

@@ -214,10 +214,10 @@ PACKINGS = {
     "vid4 with names hr_01": (
         "vid4", None, clips("{c}/hr_{f}.png", "{c}/lr_{f}.png", names=CALENDAR, frames=[f"{n:02d}" for n in range(1, 8)])
     ),
-    "udm10 of PFNL": ("udm10", None, clips("{c}/truth/{f}.png", "{c}/blur4/{f}.png", names=UDM10, frames=NUMBERS)),
     "udm10 of KAIR": (
         "udm10", None, clips("UDM10/GT/{c}/{f}.png", "UDM10/BDx4/{c}/{f}.png", names=UDM10, frames=NUMBERS)
     ),
+    "udm10 of PFNL": ("udm10", None, clips("{c}/truth/{f}.png", "{c}/blur4/{f}.png", names=UDM10, frames=NUMBERS)),
     "udm10 bicubic": (
         "udm10", "bicubic", clips("UDM10/GT/{c}/{f}.png", "UDM10/BIx4/{c}/{f}.png", names=UDM10, frames=NUMBERS)
     ),

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,7 @@ def make(dataset, root, folder, **values):
     """Make the stores of a set as sr-prepare does."""
     scales, arithmetic = values.pop("scales", None), values.pop("arithmetic", None)
     config = {
-        **compose_command("prepare", []), "dataset": dataset, "root": root if isinstance(root, list) else str(root),
+        **compose_command("prepare", []), "dataset": dataset, "root": str(root) if isinstance(root, Path) else root,
         "paths": {"data": str(folder)}, "partial": True, **values,
     }  # fmt: skip
     return make_known(read_request(config, arithmetic=arithmetic, workers=1, scales=scales), BAR)
@@ -175,7 +176,7 @@ def test_two_copies_are_both_named_and_none_is_chosen(tmp_path):
     assert f"{root}/new/benchmark/Set5/HR" in text
     assert make("set5", root / "old", tmp_path / "stores")
     mixed = unpack({**images("Set5/HR/{n}.png", "", SET5), **images("Set5/GTmod12/{n}.png", "", SET5)}, tmp_path / "mixed")
-    with pytest.raises(BadFilesError, match=r"(?s)found in 2 places.*\(EDSR, 5 files.*\(BasicSR, 5 files"):
+    with pytest.raises(BadFilesError, match=r"(?s)found in 2 places.*\(BasicSR, 5 files.*\(EDSR, 5 files"):
         make("set5", mixed, tmp_path / "other")
     assert make("set5", [str(mixed / "Set5" / "HR")], tmp_path / "other")
 
@@ -240,7 +241,7 @@ def test_verify_compares_sizes_and_checksums_of_archives(tmp_path, monkeypatch, 
     right = known.stores[0].archives[0]._replace(md5=hashlib.md5(path.read_bytes()).hexdigest())
     for archive, message in (
         (right, "checksums of 1 archive agree: benchmark.tar"),
-        (right._replace(size=12), "benchmark.tar: has 10,240 bytes, published are 12"),
+        (right._replace(size=12), "benchmark.tar: has 30,720 bytes, published are 12"),
     ):
         plan = known.stores[0]._replace(archives=(archive,), lr_archives={})
         monkeypatch.setitem(SETS, "set5", known._replace(stores=(plan,)))

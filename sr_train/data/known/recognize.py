@@ -254,29 +254,26 @@ def _fit(hr: Mapping[str, InputFile], files: Mapping[str, InputFile], scale: int
 
 def incomplete(plan: StorePlan, hr: Mapping[str, InputFile], names: frozenset[str]) -> list[str]:
     """Return messages for the images, clips or frames that a complete set has and ``hr`` has not, or the reverse."""
-    expected = plan.expected
+    expected, unit = plan.expected, "clip" if plan.clips else "image"
     frames: dict[str, int] = {}
     for name in hr:
         clip = name.rpartition("/")[0] if plan.clips else name
         frames[clip] = frames.get(clip, 0) + 1
-    unit = "clip" if plan.clips else "image"
-    missing = names - frames.keys()
-    archives = with_names(plan.archives or plan.all_archives(), missing or frames)
-    where = "".join(f"\n    {archive}" for archive in archives) + "\n  partial=true makes the store of what is there"
-    if missing:
-        rest = f"{len(missing)} of {counted(len(names), unit)} missing: {shown(missing)}"
-        return [f"{plan.title}: {rest}; {_WHERE}{where}"]
-    if not names and len(frames) != expected.count:
-        return [f"{plan.title}: {counted(len(frames), unit)}, expected {expected.count}; {_WHERE}{where}"]
-    if expected.frames is None:
-        return []
     wanted = expected.frames
-    counts = {c: wanted if isinstance(wanted, int) else wanted[c] for c in frames}
-    wrong = [f"{c} has {frames[c]} of {counts[c]}" for c in sorted(frames) if frames[c] != counts[c]]
-    if wrong:
-        number = counted(len(wrong), "clip")
-        return [f"{plan.title}: {number} with another number of frames ({shown(wrong)}); {_WHERE}{where}"]
-    return []
+    counts = {} if wanted is None else {c: wanted if isinstance(wanted, int) else wanted[c] for c in frames}
+    wrong = {c: f"{c} has {frames[c]} of {count}" for c, count in counts.items() if frames[c] != count}
+    missing = names - frames.keys()
+    if missing:
+        what = f"{len(missing)} of {counted(len(names), unit)} missing: {shown(missing)}"
+    elif len(frames) != expected.count:
+        what = f"{counted(len(frames), unit)}, expected {expected.count}"
+    elif wrong:
+        what = f"{counted(len(wrong), 'clip')} with another number of frames ({shown(wrong.values())})"
+    else:
+        return []
+    archives = with_names(plan.archives or plan.all_archives(), missing or wrong or frames)
+    where = "".join(f"\n    {archive}" for archive in archives)
+    return [f"{plan.title}: {what}; {_WHERE}{where}\n  partial=true makes the store of what is there"]
 
 
 def absolute_listing(root: Path, files: Mapping[str, InputFile]) -> dict[str, InputFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ MOST = 4_000_000  #: members of an archive
 _SPAN = struct.Struct("<QQQqIq")
 
 _HEADER = 1 << 16  # bytes in which most images state their size
+
+
+pack_span = _SPAN.pack  #: the values of a Span as bytes
 
 
 class ArchiveError(ValueError):
@@ -38,7 +42,7 @@ class Span(NamedTuple):
     size: int  #: size of the file in bytes
     crc: int  #: CRC-32 of the file; -1 if the archive has none
     method: int  #: 0: stored, 8: deflated
-    time: int  #: modification time in nanoseconds
+    time: int  #: modification time as the archive states it
 
 
 class Archive(Protocol):
@@ -46,8 +50,12 @@ class Archive(Protocol):
 
     path: Path
 
-    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, Span]]:
-        """Yield name and position of every file inside. Raises ArchiveError."""
+    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        """Yield name and packed span of every file inside. Raises ArchiveError."""
+        ...
+
+    def time(self, stated: int) -> int:
+        """Return a modification time in nanoseconds."""
         ...
 
     def read(self, name: str, span: Span, count: int | None = None) -> bytes:
@@ -63,10 +71,10 @@ class Member:
 
     __slots__ = ("_span", "archive", "name")
 
-    def __init__(self, archive: Archive, name: str, span: Span) -> None:
+    def __init__(self, archive: Archive, name: str, span: bytes) -> None:
         self.archive = archive
         self.name = name  #: path inside the archive
-        self._span = _SPAN.pack(*span)
+        self._span = span
 
     @property
     def span(self) -> Span:
@@ -94,7 +102,7 @@ class Member:
     def stat(self) -> Status:
         """Return size and modification time as the archive states them."""
         span = self.span
-        return Status(span.size, span.time)
+        return Status(span.size, self.archive.time(span.time))
 
     def header(self) -> Header:
         """Return size, channels and type of an image without decoding it. Raises ImageError that names archive and member."""
@@ -107,26 +115,22 @@ class Member:
             return open_image(path, self.archive.read(self.name, span)).header
 
 
+#: ``..`` and ``.`` as names of folders, empty names, absolute paths, drives, other systems' separators
+_UNSAFE = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|//|^/|^.:|\\|\0")
+
+
 def check_member(archive: Path, name: str, size: int) -> str:
-    """Return the path of a member without ``./``. Raises ArchiveError if it leaves the archive, or if the size is impossible."""
-    if name.startswith("./"):
-        name = name[2:]
-    if (
-        "\\" in name
-        or "\0" in name
-        or name.startswith("/")
-        or name[1:2] == ":"
-        or "//" in name
-        or (".." in name and ".." in name.split("/"))
-        or ("./" in name and "." in name.split("/"))
-    ):
+    """Return the path of a member without ``./``. Raises ArchiveError if it leaves the archive or is too large."""
+    if name.startswith("."):
+        name = "" if name == "." else name.removeprefix("./")
+    if _UNSAFE.search(name):
         raise ArchiveError(
             f"{archive}: member {name!r}: its path is absolute, contains '..' or a backslash, or is not in its simplest form; "
             "unpack the archive with a program that you trust, and give the folder"
         )
     if not 0 <= size <= LARGEST:
         raise ArchiveError(
-            f"{archive}: member {name!r}: states a size of {size / 1e9:,.1f} GB, more than the {LARGEST / 1e9:.1f} GB that are read; "
+            f"{archive}: member {name!r}: states {size / 1e9:,.1f} GB, more than the {LARGEST / 1e9:.1f} GB that are read; "
             "unpack the archive without it, and give the folder"
         )
     return name

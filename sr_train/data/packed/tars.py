@@ -16,10 +16,11 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+from sr_train.console import say
 from sr_train.data.decoding.header import ImageError
-from sr_train.data.packed.member import ArchiveError, Span, check_member, check_number
+from sr_train.data.packed.member import ArchiveError, Span, check_member, check_number, pack_span
 from sr_train.files import Reader, atomic_file
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -39,11 +40,12 @@ class Tar:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = Reader(path)
+        self._end = 0  # of the last member
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_reader": Reader(self._reader.path)}
 
-    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, Span]]:
+    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         """Yield name and position of every file inside; folders, links and devices are left out. Raises ArchiveError."""
         with self.path.open("rb") as file:
             size = self.path.stat().st_size
@@ -55,12 +57,13 @@ class Tar:
     def _damaged(self, why: str) -> ArchiveError:
         return ArchiveError(f"{self.path}: truncated or damaged ({why}); download it again and compare its checksum")
 
-    def _walk(self, file: IO[bytes], mode: str, ignore: Callable[[str], bool]) -> Iterator[tuple[str, Span]]:
-        number = self._end = 0
+    def _walk(self, file: IO[bytes], mode: str, ignore: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        number, self._end = 0, 0
         try:
-            with tarfile.open(fileobj=file, mode=mode, bufsize=_CHUNK) as archive:  # pyright: ignore[reportCallIssue, reportArgumentType]
+            archive: tarfile.TarFile
+            with cast("Any", tarfile.open)(fileobj=file, mode=mode, bufsize=_CHUNK) as archive:
                 for entry in archive:
-                    archive.members.clear()  # it would keep 1 kB for each
+                    cast("Any", archive).members.clear()  # it would keep 1 kB for each
                     number += 1
                     check_number(self.path, number)
                     name = check_member(self.path, entry.name, entry.size)
@@ -69,10 +72,14 @@ class Tar:
                         raise ArchiveError(f"{self.path}: member {name!r}: is a sparse file; unpack the archive")
                     if entry.isreg() and not ignore(name):
                         time = int(entry.mtime * 1e9) if -1e9 < entry.mtime < 1e10 else 0
-                        yield name, Span(entry.offset_data, entry.size, entry.size, -1, 0, time)
+                        yield name, pack_span(entry.offset_data, entry.size, entry.size, -1, 0, time)
                 self._end = max(self._end, archive.offset - _BLOCK)
         except (tarfile.TarError, UnicodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise self._damaged(str(error)) from None
+
+    def time(self, stated: int) -> int:
+        """Return a stated time in nanoseconds."""
+        return stated
 
     def read(self, name: str, span: Span, count: int | None = None) -> bytes:
         """Return a member, or its first ``count`` bytes if it has as many. Raises ImageError."""
@@ -105,7 +112,7 @@ class TarGz(Tar):
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, Span]]:
+    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         """Yield name and position in the copy of every file inside. Raises ArchiveError."""
         if self.copy.exists():
             copy = Tar(self.copy)
@@ -113,7 +120,7 @@ class TarGz(Tar):
             self.unpacked = self.copy.stat().st_size
             return
         with gzip.open(self.path) as stream:
-            counted = _Counted(stream, self)
+            counted = _Counted(cast("IO[bytes]", stream), self)
             yield from self._walk(cast("IO[bytes]", counted), "r|", ignore)
             try:
                 while counted.read(_CHUNK):  # to gzip's checksum
@@ -140,9 +147,13 @@ class TarGz(Tar):
                 f"{self.copy.parent}: the decompressed copy of {self.path} needs {self.unpacked / 1e9:.2f} GB, "
                 f"but only {free / 1e9:.2f} GB are free"
             )
+        size = f"{self.unpacked / 1e9:.2f} GB, " if self.unpacked else ""
+        say(f"{self.path}: is decompressed to {self.copy} ({size}deleted when the store is finished)")
         try:
             with gzip.open(self.path) as stream, atomic_file(self.copy) as file:
-                shutil.copyfileobj(_Counted(stream, self), file, _CHUNK)
+                counted = _Counted(cast("IO[bytes]", stream), self)
+                while data := counted.read(_CHUNK):
+                    file.write(data)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise self._damaged(str(error)) from None
 

@@ -9,12 +9,14 @@ import calendar
 import stat
 import struct
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from sr_train.data.decoding.header import ImageError
-from sr_train.data.packed.member import ArchiveError, Span, check_member, check_number
+from sr_train.data.packed.member import ArchiveError, Span, check_member, check_number, pack_span
 from sr_train.files import Reader
 
 _END = struct.Struct("<4s4H2IH")  # signature, disks and numbers of members, size and position of the directory, comment
@@ -52,21 +54,20 @@ class Zip:
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_reader": Reader(self.path)}
 
-    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, Span]]:
+    def members(self, ignore: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         """Yield name and position of every file inside; folders, links and devices are left out. Raises ArchiveError."""
-        size = self.path.stat().st_size
-        directory, first = self._directory(size)
-        spans: list[tuple[int, int]] = []
+        directory, first = self._directory(self.path.stat().st_size)
+        starts, ends = array("Q"), array("Q")
         for name, span in self._entries(directory):
-            end = span.at + _LOCAL.size + span.packed
-            if end > first:
-                raise self._damaged(f"member {name!r} lies beyond its end")
-            spans.append((span.at, end))
+            starts.append(span[0])
+            ends.append(span[0] + _LOCAL.size + span[1])
             if not ignore(name):
-                yield name, span
-        spans.sort()
-        if any(one[1] > other[0] for one, other in pairwise(spans)):
-            raise self._damaged("two members overlap")
+                yield name, pack_span(*span)
+        if starts:
+            order = np.argsort(starts)
+            ends = np.frombuffer(ends, np.uint64)[order]
+            if ends.max() > first or (ends[:-1] > np.frombuffer(starts, np.uint64)[order][1:]).any():
+                raise self._damaged("members overlap, or lie beyond its end")
 
     def _damaged(self, why: str) -> ArchiveError:
         return ArchiveError(f"{self.path}: truncated or damaged ({why}); download it again and compare its checksum")
@@ -96,7 +97,8 @@ class Zip:
         check_number(self.path, max(number, length // _ENTRY.size) if length else number)
         return self._reader.read(position, length), position
 
-    def _entries(self, directory: bytes) -> Iterator[tuple[str, Span]]:
+    def _entries(self, directory: bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield name and values of a span of every file."""
         at = 0
         while at < len(directory):
             try:
@@ -131,10 +133,11 @@ class Zip:
             if 0xFFFFFFFF in (packed, size, start):
                 packed, size, start = self._wide(name, directory[first + n : first + n + extra], packed, size, start)
             name = check_member(self.path, name, size)
-            if name.endswith("/") or not name or (system == 3 and (mode >> 16) and not stat.S_ISREG(mode >> 16)):
+            kind = stat.S_IFMT(mode >> 16) if system == 3 else 0
+            if name.endswith("/") or not name or kind not in (0, stat.S_IFREG):  # a folder, link or device
                 continue
             self._check_entry(name, flags, method, packed, size, disk)
-            yield name, Span(start, packed, size, crc, method, _time(date, time))
+            yield name, (start, packed, size, crc, method, date << 16 | time)
 
     def _wide(self, name: str, extra: bytes, *values: int) -> list[int]:
         """Return packed size, size and position, taken from zip64's field where they do not fit 32 bits."""
@@ -166,6 +169,12 @@ class Zip:
         if (method == _STORED and packed != size) or size > 1032 * packed:  # the most that deflate can reach
             raise self._damaged(f"member {name!r} of {packed} bytes cannot unpack to {size}")
 
+    def time(self, stated: int) -> int:
+        """Return a DOS time in nanoseconds, as UTC: the archive does not contain its zone."""
+        date, time = divmod(stated, 1 << 16)
+        parts = (1980 + (date >> 9), date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2)
+        return calendar.timegm(parts) * 10**9 if 1 <= parts[1] <= 12 else 0
+
     def read(self, name: str, span: Span, count: int | None = None) -> bytes:
         """Return a member, or at least its first ``count`` bytes if it has as many. Raises ImageError."""
         try:
@@ -173,7 +182,8 @@ class Zip:
             if sign != b"PK\3\4":
                 raise _DamagedMember("the archive was changed since it was listed, or is damaged")
             first = span.at + _LOCAL.size + n + extra
-            whole = count is None or count >= span.size
+            count = span.size if count is None else min(count, span.size)
+            whole = count == span.size
             data = self._reader.read(first, span.packed if whole else min(span.packed, count + _SPARE))
         except OSError as error:
             raise ImageError(f"{self.path}: member {name!r}: cannot be read: {error.strerror or error}") from None
@@ -195,12 +205,6 @@ def _decoded(raw: bytes, flags: int) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return raw.decode("utf-8", "backslashreplace") if flags & _UTF8 else raw.decode("cp437")
-
-
-def _time(date: int, time: int) -> int:
-    """Return a DOS time in nanoseconds, as UTC: the archive does not contain its zone."""
-    parts = (1980 + (date >> 9), date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2)
-    return calendar.timegm(parts) * 10**9 if 1 <= parts[1] <= 12 else 0
 
 
 def _beginning(data: bytes, span: Span, count: int) -> bytes:

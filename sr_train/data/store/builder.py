@@ -1,49 +1,28 @@
-"""Building a store from a folder of images: in parallel, resumable after a kill, renamed to its final name at the end."""
+"""Building a store from images, or adding LR of more scales to one: in parallel, resumable, renamed at the end."""
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import lmdb
+from typing import Any, NamedTuple
 
 from sr_train.console import counted
-from sr_train.data.archives import InputFile
+from sr_train.data.archives import InputFile, Member
 from sr_train.data.images import Header
-from sr_train.data.store.disk_errors import could_not_write, explained
-from sr_train.data.store.format import (
-    FORMAT,
-    INDEX,
-    OFFSETS,
-    SUMMARY,
-    VERSION,
-    Record,
-    StoreError,
-    pixel_name,
-    record_name,
-)
-from sr_train.data.store.index_file import Index
+from sr_train.data.store.disk_errors import explained
+from sr_train.data.store.format import FORMAT, GIVEN, VERSION, Record, part_name
+from sr_train.data.store.partial import Partial, writer_lock
 from sr_train.data.store.reader import Store
 from sr_train.data.store.scan import Estimate, Inputs, Item, Reduction
-from sr_train.files import lock_file, remove_leftovers, sync_folder, write_bytes
+from sr_train.files import remove_leftovers
 from sr_train.resampling import Arithmetic, check_arithmetic
-
-_PLAN = b"plan"
 
 _COMMIT_BYTES = 128 << 20  # a kill loses at most this much, or the work of _COMMIT_SECONDS
 
 _COMMIT_SECONDS = 1.0
-
-_MAP_START = 64 << 20
-
-_HEAD = 2 * mmap.PAGESIZE  # LMDB's two headers; a shorter file contains nothing
 
 
 class Report(NamedTuple):
@@ -58,14 +37,18 @@ class Report(NamedTuple):
 class StoreBuilder:
     """Builder of ``store`` from the images below ``images``.
 
+    A finished store is extended: LR of the scales that it lacks is made from its HR pixels and added as a folder of its
+    own, ``NAME.lmdb/lr_x3``. Nothing that is there is changed, so the store can be read meanwhile.
+
     Args:
-        images: folder, with its subfolders, or an LMDB of BasicSR.
+        images: folder, with its subfolders and archives, an archive, a path inside one, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
         scales: scales of the LR images to store next to each image, by bicubic reduction after cropping to a multiple.
         arithmetic: arithmetic of the reduction, see :mod:`sr_train.resampling`.
         workers: threads that decode and reduce.
         skip_bad: leave unreadable images out instead of failing.
         files: key -> file of the images to store; default: every image below the folder.
+        lr: scale -> key -> file of given LR images; they are stored instead of reductions. Every image needs one.
         listed: text file with the names of the images to store, if ``files`` is not given.
         check: function from the headers of all good files to a list of problems, called before the work starts.
     """
@@ -80,53 +63,82 @@ class StoreBuilder:
         workers: int = 2,
         skip_bad: bool = False,
         files: Mapping[str, InputFile] | None = None,
+        lr: Mapping[int, Mapping[str, InputFile]] | None = None,
         listed: str | None = None,
         check: Callable[[Mapping[str, Header]], list[str]] = lambda headers: [],
     ) -> None:
         check_arithmetic(arithmetic)
-        if any(s < 2 for s in scales) or len(set(scales)) != len(scales):
-            raise ValueError(f"scales={list(scales)}: give integers of at least 2, each once, e.g. scales=[2,3,4]")
+        lr = dict(lr or {})
+        if any(s < 2 for s in scales) or len(set(scales)) != len(scales) or not lr.keys() <= set(scales):
+            raise ValueError(
+                f"scales={list(scales)}: give integers of at least 2, each once, e.g. scales=[2,3,4]"
+                + (f"; LR is given for {sorted(lr)}" if lr else "")
+            )
         self.store = Path(store)
         if self.store.suffix != ".lmdb":
             raise ValueError(
                 f"store={store}: give a name that ends in .lmdb, e.g. store={self.store.with_suffix('.lmdb')}"
             )
         self.partial = self.store.with_name(self.store.name + ".partial")
-        self.plan = Reduction(tuple(sorted(scales)), arithmetic)
-        self.inputs = Inputs(
-            Path(images), self.plan, workers=workers, skip_bad=skip_bad, files=files, listed=listed, check=check
-        )
+        self.plan = Reduction(tuple(sorted(scales)), arithmetic, tuple(sorted(lr)))
+        options: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad, "listed": listed, "check": check}
+        copies = self.store.absolute().parent
+        self.inputs = Inputs(Path(images), self.plan, files=files, lr=lr, copies=copies, **options)
+
+    @property
+    def added(self) -> list[int]:
+        """Scales that are added to a finished store, after :meth:`complete`; empty if the store is new."""
+        return list(self.inputs.plan.scales) if self.inputs.base is not None else []
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
         """Check the inputs and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
         return self.inputs.estimate(self.store, self.partial, progress)
 
     def complete(self) -> bool:
-        """Return True if the store exists and was made from the same files with the same plan.
+        """Return True if the store exists, was made from the same files and contains all scales.
 
-        Raises FileExistsError if the existing store has other contents.
+        If it lacks scales, return False; the build then adds them. Raises FileExistsError if it has other contents.
         """
         if not self.store.exists():
             return False
         store = Store(self.store)
-        made = Reduction(tuple(store.summary["scales"]), store.summary["arithmetic"])
-        remedy = "give another store=, or delete this one"
-        if made != self.plan:
+        self._check_made(store)
+        self._check_files(store)
+        missing = tuple(s for s in self.plan.scales if s not in store.scales)
+        if not missing:
+            self.inputs.discard_copies()
+            return True
+        given = tuple(s for s in self.plan.given if s in missing)
+        self.plan = Reduction(missing, self.plan.arithmetic, given, store.base)
+        self.inputs.extend(store, self.plan)
+        return False
+
+    def _check_made(self, store: Store) -> None:
+        """Raise FileExistsError if the store has LR of a requested scale that was made in another way."""
+        for scale in self.plan.scales:
+            made, wanted = store.made.get(scale), self.plan.made[scale]
+            if made in (None, wanted):
+                continue
+            rest = [s for s in self.plan.scales if s not in store.made]
+            remedy = f"leave x{scale} out (scales={_shown(rest)})" if rest else f"leave x{scale} out"
             raise FileExistsError(
-                f"{self.store}: was made with scales={list(made.scales)} arithmetic={made.arithmetic}, "
-                f"but scales={list(self.plan.scales)} arithmetic={self.plan.arithmetic} are requested; {remedy}"
+                f"{self.store}: its LR of x{scale} {_made_text(made)}, but {_asked_text(wanted)}; {remedy}, or give another "
+                "store="
             )
-        records, files = store.records[1], self.inputs.files
+
+    def _check_files(self, store: Store) -> None:
+        """Raise FileExistsError if the input files are not those that the store was made from."""
         left_out = set(store.summary.get("skipped", []))
-        changed = sorted(records.keys() ^ (files.keys() - left_out))
-        changed += [k for k, p in files.items() if k in records and not _same_file(records[k], p)]
+        changed = set(store.records[1].keys() ^ (self.inputs.files.keys() - left_out))
+        for scale, files in {1: self.inputs.files, **self.inputs.lr}.items():
+            records = store.records.get(scale, {})
+            changed |= {k for k, p in files.items() if k in records and not _same_file(records[k], p)}
         if changed:
-            names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+            names = ", ".join(sorted(changed)[:5]) + (", ..." if len(changed) > 5 else "")
             raise FileExistsError(
                 f"{self.store}: exists, but {self.inputs.images} has changed since: "
-                f"{counted(len(changed), 'image')} added, removed or changed ({names}); {remedy}"
+                f"{counted(len(changed), 'image')} added, removed or changed ({names}); give another store=, or delete this one"
             )
-        return True
 
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
         """Write every missing image, then give the store its final name.
@@ -135,126 +147,73 @@ class StoreBuilder:
         OSError if the disk is full or the file may not grow; committed images are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
-        with _writer_lock(self.partial):
+        with writer_lock(self.partial):
             remove_leftovers(self.partial)
             with explained(self.partial):
                 return self._build(progress)
 
     def _build(self, progress: Callable[[int], object]) -> Report:
-        environment = self._open_partial()
+        partial = Partial(self.partial, self.plan)
         try:
-            done = self._reconcile(environment)
+            done = partial.reconcile(self.inputs.written_scales, self._is_current)
             progress(len(done))
             pending: list[Item] = []
             size, last = 0, time.monotonic()
             for item in self.inputs.load([key for key in self.inputs.files if key not in done]):
                 if item is not None:
                     pending.append(item)
-                    size += sum(i.nbytes for i in item.images.values())
+                    size += sum(image.nbytes for image, _ in item.images.values())
                 if size >= _COMMIT_BYTES or time.monotonic() - last >= _COMMIT_SECONDS:
-                    self._commit(environment, pending)
+                    partial.commit(pending)
                     pending, size, last = [], 0, time.monotonic()
                 progress(1)
-            self._commit(environment, pending)
+            partial.commit(pending)
             self.inputs.raise_bad()
             self.inputs.raise_none()
-            self._finish(environment)
+            partial.finish(self._summary())
         finally:
-            environment.close()
-        for name in ("lock.mdb", OFFSETS):  # an earlier version of sr-train wrote offsets
-            (self.partial / name).unlink(missing_ok=True)
-        sync_folder(self.partial)
-        os.replace(self.partial, self.store)  # noqa: PTH105
-        sync_folder(self.store.absolute().parent)
+            partial.close()
+        place = self.store if self.inputs.base is None else self.store / part_name(self.plan.scales)
+        partial.rename(place)
+        self.inputs.discard_copies()
         kept = len(done)
-        return Report(len(self.inputs.files) - kept, kept, (self.store / "data.mdb").stat().st_size, self.inputs.bad)
+        return Report(len(self.inputs.files) - kept, kept, (place / "data.mdb").stat().st_size, self.inputs.bad)
 
-    def _open_partial(self) -> lmdb.Environment:
-        data = self.partial / "data.mdb"
-        if data.exists() and data.stat().st_size < _HEAD:  # the disk was full before the first image
-            data.unlink()
-        try:
-            size = max(_MAP_START, 2 * data.stat().st_size if data.exists() else 0)
-            return lmdb.open(str(self.partial), map_size=size, lock=False, meminit=False)
-        except lmdb.Error as error:
-            if could_not_write(error):
-                raise
-            raise StoreError(
-                f"{self.partial}: cannot be opened ({error}); delete it and run sr-prepare again"
-            ) from None
+    def _is_current(self, scale: int, key: str, record: Record) -> bool:
+        """Return True if an image in the partial store was made from the file of this build."""
+        base = self.inputs.base
+        if key not in self.inputs.files:
+            return False
+        if scale in self.inputs.lr:
+            return _same_file(record, self.inputs.lr[scale][key])
+        if base is not None:
+            return record.file == base.records[1][key].file
+        return _same_file(record, self.inputs.files[key])
 
-    def _reconcile(self, environment: lmdb.Environment) -> set[str]:
-        """Delete outdated images from the partial store; return the keys of the rest. Another plan raises FileExistsError."""
-        _, records = self._committed()
-        with environment.begin() as transaction:
-            plan = transaction.get(_PLAN)
-        mine = json.dumps(self.plan).encode()
-        if plan is not None and bytes(plan) != mine:
-            scales, arithmetic = json.loads(bytes(plan))
-            raise FileExistsError(
-                f"{self.partial}: was started with scales={scales} arithmetic={arithmetic}; run that command again, "
-                "give another store=, or delete this folder"
-            )
-        seen: dict[str, set[int]] = {}
-        for scale, key, record in records:
-            if key in self.inputs.files and _same_file(record, self.inputs.files[key]):
-                seen.setdefault(key, set()).add(scale)
-        wanted = {1, *self.plan.scales}
-        done = {key for key, scales in seen.items() if scales == wanted}
-        stale = [(scale, key) for scale, key, _ in records if key not in done]
-
-        def write(transaction: lmdb.Transaction) -> None:
-            transaction.put(_PLAN, mine)
-            for scale, key in stale:
-                transaction.delete(pixel_name(scale, key))
-                transaction.delete(record_name(scale, key))
-
-        _transact(environment, write)
-        return done
-
-    def _commit(self, environment: lmdb.Environment, items: Sequence[Item]) -> None:
-        def write(transaction: lmdb.Transaction) -> None:
-            for key, images, file in items:
-                for scale, image in images.items():
-                    pixels = image.tobytes()
-                    shape = (*image.shape, image.dtype.itemsize)
-                    transaction.put(pixel_name(scale, key), pixels.ljust(mmap.PAGESIZE, b"\0"))
-                    transaction.put(record_name(scale, key), Record._make((*shape, zlib.crc32(pixels), *file)).pack())
-
-        if items:
-            _transact(environment, write)
-
-    def _finish(self, environment: lmdb.Environment) -> None:
-        summary = {
+    def _summary(self) -> dict[str, Any]:
+        written = self.inputs.written_scales
+        base = {} if self.plan.base is None else {"of": self.plan.base}
+        return base | {
             "format": FORMAT,
             "version": VERSION,
             "scales": list(self.plan.scales),
             "arithmetic": self.plan.arithmetic,
-            "counts": {str(s): len(self.inputs.files) for s in (1, *self.plan.scales)},
-            "records": self._committed()[0].checksum,
+            "lr": {str(scale): made for scale, made in self.plan.made.items()},
+            "counts": {str(s): len(self.inputs.files) for s in written},
             "skipped": sorted(self.inputs.listed - self.inputs.files.keys()),
         }
 
-        def write(transaction: lmdb.Transaction) -> None:
-            transaction.delete(_PLAN)
-            transaction.put(SUMMARY, json.dumps(summary, sort_keys=True).encode())
 
-        _transact(environment, write)
-        environment.sync(True)
-        write_bytes(self.partial / INDEX, self._committed()[0].pack())
-        Store(self.partial)  # raises if the store cannot be read back
+def _shown(scales: Sequence[int]) -> str:
+    return f"[{','.join(map(str, scales))}]"
 
-    def _committed(self) -> tuple[Index, list[tuple[int, str, Record]]]:
-        """Return the index of the committed images, and (scale, key, record) of each."""
-        try:
-            with (
-                (self.partial / "data.mdb").open("rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            ):
-                index = Index.of(data)
-            return index, [image[:3] for image in index.images()]
-        except ValueError as error:
-            raise StoreError(f"{self.partial}: damaged ({error}); delete it and run sr-prepare again") from None
+
+def _made_text(made: str | None) -> str:
+    return "is that of given files" if made == GIVEN else f"was made with arithmetic={made}"
+
+
+def _asked_text(wanted: str) -> str:
+    return "lr= is given now" if wanted == GIVEN else f"arithmetic={wanted} is requested"
 
 
 def _same_file(record: Record, path: InputFile) -> bool:
@@ -263,32 +222,8 @@ def _same_file(record: Record, path: InputFile) -> bool:
         status = path.stat()
         if status.st_size != record.file_size:
             return False
+        if isinstance(path, Member) and path.crc is not None:
+            return path.crc == record.file_crc
         return status.st_mtime_ns == record.file_mtime or zlib.crc32(path.read_bytes()) == record.file_crc
     except OSError:
         return False
-
-
-@contextmanager
-def _writer_lock(folder: Path) -> Generator[None]:
-    """Lock a store for one writer; the lock ends with its process, also after a kill."""
-    if os.name == "nt":  # no such locks: the user must not run two at once
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if not lock_file(handle):
-            raise FileExistsError(f"{folder}: another sr-prepare is writing it now")
-        yield
-    finally:
-        os.close(handle)
-
-
-def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
-    """Run ``write`` in one transaction; if the map is full, double its size and repeat."""
-    while True:
-        try:
-            with environment.begin(write=True) as transaction:
-                write(transaction)
-            return
-        except lmdb.MapFullError:
-            environment.set_mapsize(2 * environment.info()["map_size"])

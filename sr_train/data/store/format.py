@@ -12,6 +12,7 @@ import numpy as np
 
 from sr_train.console import for_shell
 from sr_train.data.known.hints import known_command
+from sr_train.data.packed.paths import split_archive, without_ending
 
 SUMMARY = b"store"
 
@@ -25,10 +26,10 @@ class StoreError(ValueError):
 
 
 class MissingStoreError(StoreError):
-    """No store exists at this path.
+    """No store exists at this path, or it is an archive, which must be made a store first.
 
     Args:
-        path: path of the store.
+        path: path of the store or of the archive.
         made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
         scales: scales of the LR images that are needed in it.
         arithmetic: arithmetic of these.
@@ -43,6 +44,12 @@ class MissingStoreError(StoreError):
         self.arithmetic = arithmetic
         lr = f" scales=[{','.join(map(str, scales))}]" if scales else ""
         lr += f" arithmetic={arithmetic}" if scales and arithmetic != "float" else ""
+        split = split_archive(path)
+        if split is not None:  # archives are inputs of sr-prepare only
+            store = without_ending(split[0]).with_name(f"{Path(split[1]).name or without_ending(split[0]).name}.lmdb")
+            command = f"sr-prepare {for_shell(f'{made_of}={path}')} {for_shell(f'store={store}')}{lr}"
+            super().__init__(f"{path}: training and scores do not read archives; run {command} and give {store}")
+            return
         command = known_command(path, scales) or f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
         super().__init__(f"{path}: there is no such store; make it with {command}")
 
@@ -79,6 +86,11 @@ class Record(NamedTuple):
         return map(cls._make, _RECORD.iter_unpack(raw))
 
     @property
+    def file(self) -> tuple[int, int, int]:
+        """Size, modification time and CRC-32 of the source file."""
+        return self.file_size, self.file_mtime, self.file_crc
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (height, width, channels)."""
         return self.height, self.width, self.channels
@@ -100,7 +112,11 @@ FORMAT = "sr-train store"
 
 VERSION = 2
 
+GIVEN = "given"  # in the summary's "lr": LR of this scale comes from files; else the arithmetic of the reduction
+
 INDEX = "index"
+
+PART = "lr_x"  # start of the names of folders in a store that contain LR added to it later
 
 OFFSETS = "offsets"  # file of version 1
 
@@ -115,6 +131,11 @@ def pixel_name(scale: int, key: str) -> bytes:
 def record_name(scale: int, key: str) -> bytes:
     """Return the LMDB key of an image's record."""
     return f"m/{scale}/{key}".encode()
+
+
+def part_name(scales: Sequence[int]) -> str:
+    """Return the name of the folder in a store that contains LR added to it later."""
+    return PART + "_x".join(map(str, scales))
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from sr_train.console import say
-from sr_train.data.store.format import INDEX, OFFSETS, StoreError
+from sr_train.data.store.format import INDEX, OFFSETS, PART, StoreError
 from sr_train.data.store.reader import Store
 from sr_train.files import Reader, lock_file, naming, sync_folder, write_all
 
@@ -60,11 +60,12 @@ def _place(store: Store, folder: Path) -> Path:
 
 
 def _files(store: Path) -> list[Path]:
-    return [store / name for name in ("data.mdb", INDEX, OFFSETS) if (store / name).exists()]
+    folders = [store, *sorted(store.glob(f"{PART}*"))]
+    return [folder / name for folder in folders for name in ("data.mdb", INDEX, OFFSETS) if (folder / name).exists()]
 
 
 def _sizes(store: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in _files(store)}
+    return {file.relative_to(store).as_posix(): file.stat().st_size for file in _files(store)}
 
 
 def _is_copy(path: Path, store: Store) -> bool:
@@ -142,6 +143,7 @@ def _copy(store: Store, place: Path) -> None:
 
 def _copy_file(source: Path, target: Path, size: int, bar: tqdm[NoReturn]) -> None:
     reader = Reader(source)
+    target.parent.mkdir(exist_ok=True)
     with naming(target):
         handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
         try:

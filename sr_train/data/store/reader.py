@@ -3,12 +3,15 @@
 Keys of ``NAME.lmdb/data.mdb``:
 
 - ``p/S/KEY``  pixels, [H, W, C] in C order, in the image's own dtype; S is 1 for the original images, else the scale of
-  their bicubic LR; padded to a page, so that LMDB stores them in separate pages
+  their LR; padded to a page, so that LMDB stores them in separate pages
 - ``m/S/KEY``  shape, source file and checksums (``Record``)
 - ``store``    JSON, written last: contents of the store, how it was made, and a checksum of the records
 
 ``NAME.lmdb/index`` contains the records and the positions of the pixels in ``data.mdb``
 (:mod:`sr_train.data.store.index_file`).
+LR of scales that were added to a finished store is in folders ``NAME.lmdb/lr_x3`` with the same two files; the summary states
+to which store they belong.
+
 Stores of version 1 have a file ``offsets`` instead, with only positions and a checksum.
 
 An unfinished store is ``NAME.lmdb.partial``; it is renamed at the end, so a ``NAME.lmdb`` is always finished.
@@ -36,6 +39,7 @@ from sr_train.data.store.format import (
     FORMAT,
     INDEX,
     OFFSETS,
+    PART,
     VERSION,
     MissingStoreError,
     Record,
@@ -72,10 +76,52 @@ class Store:
         index = self._read_index()
         self.summary = self._read_summary(self._mapped()[index.at : index.at + index.length])
         self._unpack(index)
-        self.digest = f"{index.checksum:08x}{index.identity:08x}"  #: equal for stores with equal files
+        self.base = f"{index.checksum:08x}{index.identity:08x}"  #: digest without the scales added later
+        self.made = {
+            int(s): str(m) for s, m in self._made().items()
+        }  #: scale -> ``given``, or arithmetic of its reduction
+        self._parts: dict[int, Store] = {}
+        for folder in sorted(self.path.glob(f"{PART}*")):
+            self._add(Store(folder))
+        added = "".join(dict.fromkeys(part.base for part in self._parts.values()))
+        self.digest = self.base + (
+            f"{zlib.crc32(added.encode()):08x}" if added else ""
+        )  #: equal for stores with equal files
+
+    def _made(self) -> dict[str, str]:
+        made: Any = self.summary.get("lr")  # stores of earlier versions contain no given LR
+        if isinstance(made, dict):
+            return cast("dict[str, str]", made)
+        return dict.fromkeys(map(str, self.summary["scales"]), str(self.summary["arithmetic"]))
+
+    def _add(self, part: Store) -> None:
+        """Add the images of a folder that was added to the store. Raises StoreError if it belongs to another store."""
+        if part.summary.get("of") != self.base or any(
+            r.keys() != self.records[1].keys() for r in part.records.values()
+        ):
+            raise StoreError(
+                f"{part.path}: belongs to another store, or {self.path} was made again; delete this folder and run sr-prepare "
+                f"again with scales=[{','.join(map(str, part.scales))}]"
+            )
+        for scale, records in part.records.items():
+            if scale not in self.records:
+                self.records[scale], self._parts[scale] = records, part
+                self.made[scale] = part.made[scale]
+
+    @property
+    def size(self) -> int:
+        """Size of the pixels and indices in bytes."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def parts(self) -> list[Path]:
+        """Folders in the store that contain LR added to it later."""
+        return list(dict.fromkeys(part.path for part in self._parts.values()))
 
     def use(self, copy: Path) -> None:
         """Read the pixels from a copy with the same digest; the records in memory stay."""
+        for part in {id(part): part for part in self._parts.values()}.values():
+            part.use(copy / part.path.name)
         self.path, self._map = copy, None
         self._reader = Reader(copy / "data.mdb") if on_network(copy) else None
 
@@ -184,6 +230,8 @@ class Store:
 
     def view(self, scale: int, key: str) -> Image:
         """Return the whole image [H, W, C], read-only; a view into the memory map unless the store is on a network."""
+        if scale in self._parts:
+            return self._parts[scale].view(scale, key)
         record = self.records[scale][key]
         if self._reader is not None:
             return np.ndarray(record.shape, record.dtype, self._reader.read(self._offsets[scale, key], record.nbytes))
@@ -198,6 +246,8 @@ class Store:
 
     def read(self, scale: int, key: str) -> Image:
         """Read the whole image [H, W, C] in one disk access. Raises StoreError if its checksum is not the stored one."""
+        if scale in self._parts:
+            return self._parts[scale].read(scale, key)
         if self._reader is None:
             self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
         image = self.view(scale, key)
@@ -207,6 +257,8 @@ class Store:
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
         """Return a window [height, width, C] as a read-only view; its band of rows is read in one disk access."""
+        if scale in self._parts:
+            return self._parts[scale].crop(scale, key, top, left, height, width)
         record = self.records[scale][key]
         row = record.width * record.channels * record.depth
         if self._reader is not None:

@@ -92,13 +92,17 @@ def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]
 
 
 def clip_files(
-    folder: str | os.PathLike[str], clips: Sequence[str] | None = None, without: Sequence[str] = ()
+    folder: str | os.PathLike[str],
+    clips: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    *,
+    copies: str | os.PathLike[str] | None = None,
 ) -> dict[str, InputFile]:
     """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does.
 
-    ``folder`` may be an LMDB of BasicSR.
+    ``folder`` may be an archive or an LMDB of BasicSR; ``copies`` is the folder of decompressed tar.gz archives.
     """
-    files = input_files(folder)
+    files = input_files(folder, clips=True, copies=copies)
     frames = select(files, os.fspath(folder), clips, without)
     return {name: files[name] for clip in frames.values() for name in clip}
 
