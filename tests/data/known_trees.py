@@ -117,7 +117,8 @@ NUMBERS = [f"{n:04d}" for n in range(7)]
 PACKINGS = {
     "div2k as downloaded": ("div2k", None, div2k()),
     "div2k unpacked into folders of the archives": (
-        "div2k", None, div2k("a/DIV2K_{p}_HR/DIV2K_{p}_HR/{n}.png", "DIV2K_{p}_LR_bicubic_X{s}/DIV2K_{p}_LR_bicubic/X{s}/{n}x{s}.png"),
+        "div2k", None,
+        div2k("DIV2K_{p}_HR/DIV2K_{p}_HR/{n}.png", "DIV2K_{p}_LR_bicubic_X{s}/DIV2K_{p}_LR_bicubic/X{s}/{n}x{s}.png"),
     ),
     "div2k of EDSR": (
         "div2k", None, images("DIV2K/DIV2K_train_HR/{n}.png", "DIV2K/DIV2K_train_LR_bicubic/X{s}/{n}x{s}.png", DIV2K)

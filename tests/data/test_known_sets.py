@@ -1,4 +1,4 @@
-"""Known data sets: every packing is recognized, as a folder and in archives, and every file of conf/data and conf/sets works."""
+"""Known data sets: every packing is recognized, in folders and archives, and every file of conf/data and conf/sets works."""
 
 import hashlib
 import re
@@ -19,11 +19,16 @@ from sr_train.console import UsageError
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import PositionSampler
 from sr_train.data.images import BadFilesError, decode_image
+from sr_train.data.known.hints import known_command
 from sr_train.data.known.make import make_known
 from sr_train.data.known.recognize import recognize
 from sr_train.data.known.request import SETS, read_request
+from sr_train.data.module import SRData
+from sr_train.data.pairs import Pairs
 from sr_train.data.store.builder import StoreBuilder
+from sr_train.data.store.format import StoreError
 from sr_train.data.store.reader import Store
+from sr_train.data.video.module import ClipData
 from sr_train.evaluation.items import _sets
 from sr_train.resampling import imresize
 from tests.data.known_trees import DIV2K, PACKINGS, REDS4, SET5, content, div2k, images, pack, reds, unpack
@@ -43,11 +48,27 @@ def make(dataset, root, folder, **values):
     return make_known(read_request(config, arithmetic=arithmetic, workers=1, scales=scales), BAR)
 
 
+def keys_of(path):
+    return Store(path).keys()
+
+
 def pixels(tree):
     """Map the pixels of every image of a tree to its path."""
     return {
-        decode_image(content(path, what), path).tobytes(): path for path, what in tree.items() if not isinstance(what, str)
+        decode_image(content(path, what), path).tobytes(): path
+        for path, what in tree.items()
+        if not isinstance(what, str)
     }
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """All stores of all sets."""
+    folder = tmp_path_factory.mktemp("known")
+    chosen = {(dataset, kind): tree for dataset, kind, tree in reversed(PACKINGS.values()) if dataset != "reds4"}
+    for number, ((dataset, kind), tree) in enumerate(chosen.items()):
+        make(dataset, unpack(tree, folder / f"root{number}"), folder, kind=kind)
+    return folder
 
 
 # -- packings --------------------------------------------------------------------------------------------------------
@@ -67,7 +88,7 @@ def test_every_packing_is_recognized_as_a_folder_and_in_archives(name, tmp_path,
     known = pixels(tree)
     for path in first:
         store = Store(path)
-        for key in store.keys():
+        for key in keys_of(path):
             origin = known[store.read(1, key).tobytes()].lower()
             clip, _, frame = key.lower().rpartition("/")
             assert frame in origin
@@ -78,7 +99,11 @@ def test_every_packing_is_recognized_as_a_folder_and_in_archives(name, tmp_path,
         if store.made:
             assert {s for s, made in store.made.items() if made == "given"} == GIVEN.get(name, set(store.made))
     capsys.readouterr()
-    for archive in ("a.zip", "a.tar", "a.tar.gz"):  # nothing is left to do, as the same images are found under the same names
+    for archive in (
+        "a.zip",
+        "a.tar",
+        "a.tar.gz",
+    ):  # nothing is left to do, as the same images are found under the same names
         root = pack(tree, tmp_path / archive.partition(".")[2] / archive).parent
         assert make(dataset, root, tmp_path / "stores", kind=kind) == first
         assert capsys.readouterr().out.count("already complete") == len(first)
@@ -87,7 +112,7 @@ def test_every_packing_is_recognized_as_a_folder_and_in_archives(name, tmp_path,
     for path in first:
         one, other = Store(path), Store(tmp_path / "again" / path.name)
         assert one.made == other.made
-        assert all(np.array_equal(one.read(s, k), other.read(s, k)) for s in one.scales for k in one.keys())
+        assert all(np.array_equal(one.read(s, k), other.read(s, k)) for s in one.scales for k in keys_of(path))
     assert not list((tmp_path / "stores").glob(".*"))
 
 
@@ -107,51 +132,62 @@ def test_lr_that_is_not_there_is_made_in_the_arithmetic_of_the_packing(tmp_path,
 def test_splits_are_those_of_the_papers(tmp_path):
     every = {**PACKINGS["reds as downloaded"][2], **PACKINGS["reds blur"][2]}
     make("reds", unpack(every, tmp_path / "reds"), tmp_path)
-    clips = {key.rpartition("/")[0] for key in Store(tmp_path / "REDS_train_sharp.lmdb").keys()}
+    clips = {key.rpartition("/")[0] for key in keys_of(tmp_path / "REDS_train_sharp.lmdb")}
     assert clips == {"000", "001", "011", "015", "020", "239", "240", "269"}
-    assert {key.rpartition("/")[0] for key in Store(tmp_path / "REDS4.lmdb").keys()} == set(REDS4)
+    assert {key.rpartition("/")[0] for key in keys_of(tmp_path / "REDS4.lmdb")} == set(REDS4)
     make("vimeo90k", unpack(PACKINGS["vimeo90k as downloaded"][2], tmp_path / "vimeo"), tmp_path)
-    assert {k[:10] for k in Store(tmp_path / "vimeo90k_train.lmdb").keys()} == {"00001/0001", "00002/0003"}
-    assert {k[:10] for k in Store(tmp_path / "vimeo90k_test.lmdb").keys()} == {"00001/0002"}
+    assert {k[:10] for k in keys_of(tmp_path / "vimeo90k_train.lmdb")} == {"00001/0001", "00002/0003"}
+    assert {k[:10] for k in keys_of(tmp_path / "vimeo90k_test.lmdb")} == {"00001/0002"}
     make("div2k", unpack(PACKINGS["div2k of EDSR"][2], tmp_path / "div2k"), tmp_path)
-    assert Store(tmp_path / "DIV2K_train.lmdb").keys() == list(DIV2K[:2])
-    assert Store(tmp_path / "DIV2K_valid.lmdb").keys() == list(DIV2K[2:])
+    assert keys_of(tmp_path / "DIV2K_train.lmdb") == list(DIV2K[:2])
+    assert keys_of(tmp_path / "DIV2K_valid.lmdb") == list(DIV2K[2:])
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
-def refused(dataset, root, tmp_path, error=ValueError, **values):
-    with pytest.raises(error) as caught:
+def refused(dataset, root, tmp_path, **values):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
         make(dataset, root, tmp_path / "stores", **{"partial": False, **values})
     assert not list((tmp_path / "stores").glob("*.lmdb*"))
     return str(caught.value)
 
 
 def test_an_incomplete_set_names_what_is_missing_and_the_archive(tmp_path):
-    root = unpack(images("DIV2K_valid_HR/{n}.png", "", [f"{n:04d}" for n in range(801, 901) if n not in (803, 850)]), tmp_path / "a")
+    root = unpack(
+        images("DIV2K_valid_HR/{n}.png", "", [f"{n:04d}" for n in range(801, 901) if n not in (803, 850)]),
+        tmp_path / "a",
+    )
     text = refused("div2k", root, tmp_path)
     assert "DIV2K, 0801-0900: 2 of 100 images missing: 0803, 0850; they are in" in text
-    assert "DIV2K_valid_HR.zip (449.0 MB, MD5 9fcdda83005c5e5997799b69f955ff88) from https://data.vision.ee.ethz.ch/" in text
+    assert (
+        "DIV2K_valid_HR.zip (449.0 MB, MD5 9fcdda83005c5e5997799b69f955ff88) from https://data.vision.ee.ethz.ch/"
+        in text
+    )
     text = refused("set5", unpack(images("Set5/HR/{n}.png", "", SET5[:3]), tmp_path / "b"), tmp_path)
     assert "Set5: 3 images, expected 5; they are in" in text
     lacking = images("Set5/HR/{n}.png", "Set5/LR_bicubic/X{s}/{n}x{s}.png", SET5)
     del lacking["Set5/LR_bicubic/X2/headx2.png"]
     text = refused("set5", unpack(lacking, tmp_path / "c"), tmp_path)
-    assert re.search(r"Set5, LR x2: 1 of 5 missing in .*/Set5/LR_bicubic/X2 \(head\); they are in\n *benchmark.tar", text)
+    assert re.search(
+        r"Set5, LR x2: 1 of 5 missing in .*/Set5/LR_bicubic/X2 \(head\); they are in\n *benchmark.tar", text
+    )
 
 
 def test_missing_clips_and_frames_are_named_with_their_archive():
     """Whole sets of 27,000 frames, as listings without files."""
     plan = SETS["reds"].stores[0]
     frames = [f"{n:08d}" for n in range(100)]
-    train = {f"/d/train/train_sharp/{c:03d}/{f}.png": None for c in range(240) for f in frames}
-    val = {f"/d/val/val_sharp/{c:03d}/{f}.png": None for c in range(30) for f in frames}
+    train = {f"/d/train/train_sharp/{c:03d}/{f}.png": Path() for c in range(240) for f in frames}
+    val = {f"/d/val/val_sharp/{c:03d}/{f}.png": Path() for c in range(30) for f in frames}
     found = recognize(plan, {**train, **val}, plan.expected.names, (4,), partial=False)
     assert not found.problems
     assert len(found.hr) == 27_000
     (problem,) = recognize(plan, train, plan.expected.names, (4,), partial=False).problems
-    assert "30 of 270 clips missing: 240, 241, 242, ...; they are in\n    val_sharp.zip (4.3 GB, SHA-256 53f6ce4791ed" in problem
+    assert (
+        "30 of 270 clips missing: 240, 241, 242, ...; they are in\n    val_sharp.zip (4.3 GB, SHA-256 53f6ce4791ed"
+        in problem
+    )
     assert "train_sharp.zip" not in problem
     del train["/d/train/train_sharp/007/00000050.png"]
     (problem,) = recognize(plan, {**train, **val}, plan.expected.names, (4,), partial=False).problems
@@ -175,7 +211,9 @@ def test_two_copies_are_both_named_and_none_is_chosen(tmp_path):
     assert f"{root}/old/benchmark/Set5/HR (EDSR, 5 files, e.g. {root}/old/benchmark/Set5/HR/baby.png)" in text
     assert f"{root}/new/benchmark/Set5/HR" in text
     assert make("set5", root / "old", tmp_path / "stores")
-    mixed = unpack({**images("Set5/HR/{n}.png", "", SET5), **images("Set5/GTmod12/{n}.png", "", SET5)}, tmp_path / "mixed")
+    mixed = unpack(
+        {**images("Set5/HR/{n}.png", "", SET5), **images("Set5/GTmod12/{n}.png", "", SET5)}, tmp_path / "mixed"
+    )
     with pytest.raises(BadFilesError, match=r"(?s)found in 2 places.*\(BasicSR, 5 files.*\(EDSR, 5 files"):
         make("set5", mixed, tmp_path / "other")
     assert make("set5", [str(mixed / "Set5" / "HR")], tmp_path / "other")
@@ -184,13 +222,16 @@ def test_two_copies_are_both_named_and_none_is_chosen(tmp_path):
 def test_several_roots_make_one_set(tmp_path):
     tree = div2k()
     hr = {p: s for p, s in tree.items() if "_HR/" in p}
-    parts = [pack(hr, tmp_path / "a" / "DIV2K_HR.zip"), unpack({p: tree[p] for p in tree.keys() - hr.keys()}, tmp_path / "b")]
+    parts = [
+        pack(hr, tmp_path / "a" / "DIV2K_HR.zip"),
+        unpack({p: tree[p] for p in tree.keys() - hr.keys()}, tmp_path / "b"),
+    ]
     make("div2k", list(map(str, parts)), tmp_path)
     assert Store(tmp_path / "DIV2K_train.lmdb").made == dict.fromkeys((2, 3, 4), "given")
 
 
 def test_roots_without_the_set_are_refused(tmp_path):
-    assert "there is no such folder or archive" in refused("div2k", tmp_path / "none", tmp_path, FileNotFoundError)
+    assert "there is no such folder or archive" in refused("div2k", tmp_path / "none", tmp_path)
     (tmp_path / "empty").mkdir()
     text = refused("div2k", tmp_path / "empty", tmp_path)
     assert "empty: contains no files; put the archives of DIV2K there: DIV2K_train_HR.zip (3.5 GB, MD5" in text
@@ -205,7 +246,10 @@ def test_roots_without_the_set_are_refused(tmp_path):
 
 def test_damaged_archives_are_named_with_what_to_download(tmp_path):
     whole = pack(div2k(), tmp_path / "whole" / "DIV2K_train_HR.zip").read_bytes()
-    contents = {"half": (whole[: len(whole) // 2], "DIV2K_train_HR.zip"), "page": (b"<!DOCTYPE html><html>Sign in", "web page")}
+    contents = {
+        "half": (whole[: len(whole) // 2], "DIV2K_train_HR.zip"),
+        "page": (b"<!DOCTYPE html><html>Sign in", "web page"),
+    }
     for name, (data, message) in contents.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "DIV2K_train_HR.zip").write_bytes(data)
@@ -235,7 +279,9 @@ def test_wrong_values_are_refused(values, message, tmp_path):
 
 def test_verify_compares_sizes_and_checksums_of_archives(tmp_path, monkeypatch, capsys):
     path = pack(images("Set5/HR/{n}.png", "", SET5), tmp_path / "root" / "benchmark.tar")
-    with pytest.raises(BadFilesError, match=r"(?s)1 archive other than published.*MD5 is \w+; benchmark.tar \(250 MB, MD5 4ace41d3"):
+    with pytest.raises(
+        BadFilesError, match=r"(?s)1 archive other than published.*MD5 is \w+; benchmark.tar \(250 MB, MD5 4ace41d3"
+    ):
         make("set5", path.parent, tmp_path / "stores", verify=True)
     known = SETS["set5"]
     right = known.stores[0].archives[0]._replace(md5=hashlib.md5(path.read_bytes()).hexdigest())
@@ -268,7 +314,7 @@ def test_a_killed_command_goes_on_with_the_stores_that_are_not_finished(tmp_path
     assert [p.name for p in (tmp_path / "killed").glob("*.lmdb")] == ["REDS_train_sharp.lmdb"]
     capsys.readouterr()
     make("reds", root, tmp_path / "killed")
-    assert "REDS_train_sharp.lmdb: 56 images, LR x4, 0.5 MB; already complete" in capsys.readouterr().out
+    assert re.search(r"REDS_train_sharp\.lmdb: 56 images, LR x4, [\d.]+ MB; already complete", capsys.readouterr().out)
     for path in paths:
         assert dump(path) == dump(tmp_path / "killed" / path.name)
 
@@ -280,24 +326,60 @@ def test_more_scales_are_added_and_what_is_there_is_kept(tmp_path, capsys):
     unpack({f"Set5/LR_bicubic/X{s}/{n}x{s}.png": 48 // s for n in SET5 for s in (3, 4)}, root)
     capsys.readouterr()
     make("set5", root, tmp_path)
-    assert f"LR x3 in the store was made with arithmetic=uint8_replicate and is kept; delete {path}" in capsys.readouterr().out
+    assert (
+        f"LR x3 in the store was made with arithmetic=uint8_replicate and is kept; delete {path}"
+        in capsys.readouterr().out
+    )
     assert Store(path).made == {2: "given", 3: "uint8_replicate", 4: "given"}
     assert dump(path) == before
     make("set5", root, tmp_path, scales=[2])
     assert "already complete" in capsys.readouterr().out
 
 
+# -- messages about missing stores -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("store", "scales", "command"),
+    [
+        ("DIV2K_train", [2, 4], "sr-prepare dataset=div2k root=DIR scales=[2,4]"),
+        ("DIV2K_train", [], "sr-prepare dataset=div2k root=DIR"),
+        ("DIV2K_train_unknown_X3", [4], "sr-prepare dataset=div2k kind=unknown root=DIR scales=[3]"),
+        ("Flickr2K", [2], "sr-prepare dataset=flickr2k root=DIR scales=[2]"),
+        ("REDS_train_sharp", [4], "sr-prepare dataset=reds root=DIR scales=[4]"),
+        ("REDS_train_blur", [], "sr-prepare dataset=reds kind=blur root=DIR"),
+        ("kodak24", [], "sr-prepare dataset=kodak root=DIR"),
+        ("UDM10", [4], "sr-prepare dataset=udm10 kind=bicubic root=DIR scales=[4]"),
+        ("UDM10", [], "sr-prepare dataset=udm10 root=DIR"),
+        ("UDM10_BD_X4", [], "sr-prepare dataset=udm10 root=DIR scales=[4]"),
+        ("ours", [2], None),
+    ],
+)
+def test_a_store_of_a_known_set_has_its_command(store, scales, command):
+    assert known_command(f"somewhere/{store}.lmdb", scales) == command
+
+
+def test_missing_stores_and_scales_are_reported_with_the_command(datasets, tmp_path):
+    reds, own = str(tmp_path / "REDS_train_sharp.lmdb"), str(tmp_path / "x.lmdb")
+    with pytest.raises(StoreError, match=r"make it with sr-prepare dataset=reds root=DIR scales=\[4\]$"):
+        ClipData(train=[{"hr": reds, "lr": reds}], scale=4, lr_patch=8)
+    with pytest.raises(StoreError, match=r"sr-prepare images=DIR store=.*x\.lmdb scales=\[2,3\] arithmetic=uint8$"):
+        SRData(train=[{"hr": own, "lr": own}], scales=[2, 3], lr_patch=8, arithmetic="uint8")
+    config = {**compose_command("evaluate", ["sets=[set5]", f"paths.data={tmp_path}"])}
+    with pytest.raises(StoreError, match=r"make it with sr-prepare dataset=set5 root=DIR scales=\[3\]$"):
+        _sets(config, 3, None)
+    set5, clips = str(datasets / "Set5.lmdb"), str(datasets / "REDS_train_blur.lmdb")
+    with pytest.raises(
+        StoreError, match=r"LR of scales \[2, 3, 4\], not of 8; run sr-prepare dataset=set5 root=DIR scales=\[8\]"
+    ):
+        Pairs(set5, lr=set5, scale=8)
+    with pytest.raises(
+        StoreError, match=r"contains no LR, and LR of scale 4 is needed; run sr-prepare dataset=reds kind=blur"
+    ):
+        Pairs(clips, lr=clips, scale=4)
+
+
 # -- the files of conf/ ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    """All stores of all sets."""
-    folder = tmp_path_factory.mktemp("known")
-    chosen = {(dataset, kind): tree for dataset, kind, tree in reversed(PACKINGS.values())}
-    for number, ((dataset, kind), tree) in enumerate(chosen.items()):
-        make(dataset, unpack(tree, folder / f"root{number}"), folder, kind=kind)
-    return folder
 
 
 def files(group):
@@ -333,7 +415,11 @@ def test_every_data_set_trains_one_step_on_its_prepared_stores(name, datasets):
 @pytest.mark.parametrize("name", files("sets"))
 def test_every_set_is_scored_on_its_prepared_stores(name, datasets):
     scale = scale_of(name)
-    config = {**compose_command("evaluate", [f"sets=[{name}]", f"paths.data={datasets}"]), "scale": scale, "weights": "bicubic"}
+    config = {
+        **compose_command("evaluate", [f"sets=[{name}]", f"paths.data={datasets}"]),
+        "scale": scale,
+        "weights": "bicubic",
+    }
     ((key, images),) = _sets(config, scale, None).items()
     assert key == name
     lr, hr = images.whole(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def _plans() -> Iterator[tuple[str, str | None, StorePlan]]:
             yield from ((name, None if kind == known.kind else kind, plan) for plan in plans)
 
 
-def known_command(store: str | Path, scales: Sequence[int] = ()) -> str | None:
+def known_command(store: str | os.PathLike[str], scales: Sequence[int] = ()) -> str | None:
     """Return the command that makes a store, None if it belongs to no known set.
 
     Args:

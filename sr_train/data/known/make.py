@@ -236,8 +236,7 @@ def _pace(job: Job) -> float:
     names = list(job.builder.inputs.files)
     chosen = np.unique(np.linspace(0, len(names) - 1, _SAMPLES).astype(int))
     start, done = time.perf_counter(), 0
-    for index in chosen:
-        name = names[index]
+    for name in [names[int(index)] for index in chosen]:
         try:
             image = decode_image(job.found.hr[name].read_bytes(), job.found.hr[name])
             for scale in job.made:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,13 +75,13 @@ def _parse(match: re.Match[str], layout: Layout) -> tuple[str, int, str]:
     return name, scale, place
 
 
-def find_groups(layouts: Sequence[Layout], listing: Listing, keep: Callable[[str], bool]) -> list[Group]:
+def find_groups(layouts: Sequence[Layout], listing: Listing, names: frozenset[str]) -> list[Group]:
     """Return the files that have one of the layouts, by packing and place.
 
     Args:
         layouts: the layouts; the first that fits a file counts.
         listing: all files.
-        keep: function from the name of an image or clip to True if it belongs to the store.
+        names: names of the images or clips of the store; empty if they are not known.
     """
     patterns = [(layout, compiled(layout.pattern)) for layout in layouts]
     groups: dict[tuple[str, int, str], Group] = {}
@@ -91,7 +91,7 @@ def find_groups(layouts: Sequence[Layout], listing: Listing, keep: Callable[[str
             if match is None:
                 continue
             name, scale, place = _parse(match, layout)
-            if keep(name.rpartition("/")[0] or name):
+            if not names or (name.rpartition("/")[0] or name) in names:
                 group = groups.setdefault((layout.family, layout.offset, place), Group(layout, place, {}))
                 files = group.files.setdefault(scale, {})
                 if name in files:  # baby.png and baby.bmp: reported as two places
@@ -140,8 +140,7 @@ def recognize(
         scales: scales of LR that are wanted.
         partial: accept a part of the set, and other sizes and numbers of frames.
     """
-    keep = (lambda name: name in names) if names else (lambda name: True)
-    group, problems = _joined(find_groups(plan.hr, listing, keep), plan.title)
+    group, problems = _joined(find_groups(plan.hr, listing, names), plan.title)
     if group is None:
         return Found(plan, {}, "", {}, {}, None, [], problems)
     notes = [f"{plan.title}: {group.layout.note}"] if group.layout.note else []
@@ -154,7 +153,7 @@ def recognize(
     scale = f"{{{','.join(map(str, sorted(group.files)))}}}" if len(group.files) > 1 else str(*group.files)
     found = Found(plan, hr, group.place.replace("{scale}", scale), {}, {}, group.layout, notes, problems)
     layouts = [layout for layout in plan.lr if layout.family == group.layout.family]
-    low = find_groups(layouts, listing, keep)
+    low = find_groups(layouts, listing, names)
     for scale in scales:
         _add_lr(
             found, [g._replace(files={scale: g.files[scale]}) for g in low if scale in g.files], scale, cropped=cropped
@@ -166,8 +165,7 @@ def recognize_lr(
     plan: StorePlan, listing: Listing, names: frozenset[str], scales: Sequence[int], *, partial: bool
 ) -> list[Found]:
     """Find the images of stores that contain LR images alone, one store for each scale."""
-    keep = (lambda name: name in names) if names else (lambda name: True)
-    groups = find_groups(plan.hr, listing, keep)
+    groups = find_groups(plan.hr, listing, names)
     found: list[Found] = []
     for scale in scales:
         own = plan._replace(
@@ -265,8 +263,8 @@ def incomplete(plan: StorePlan, hr: Mapping[str, InputFile], names: frozenset[st
     missing = names - frames.keys()
     if missing:
         what = f"{len(missing)} of {counted(len(names), unit)} missing: {shown(missing)}"
-    elif len(frames) != expected.count:
-        what = f"{counted(len(frames), unit)}, expected {expected.count}"
+    elif len(frames) != expected.number:
+        what = f"{counted(len(frames), unit)}, expected {expected.number}"
     elif wrong:
         what = f"{counted(len(wrong), 'clip')} with another number of frames ({shown(wrong.values())})"
     else:

@@ -63,7 +63,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 class Expected(NamedTuple):
     """Contents of a complete set."""
 
-    count: int  #: number of images or clips
+    number: int  #: number of images or clips
     names: frozenset[str] = frozenset()  #: their names, if they are known; files with other names are not used
     frames: Mapping[str, int] | int | None = None  #: number of frames of each clip, if it is known
     sizes: frozenset[tuple[int, int]] = frozenset()  #: allowed (width, height) of HR images, if they are known

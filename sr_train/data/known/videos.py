@@ -63,7 +63,7 @@ _REDS = StorePlan(
 _REDS4_PLAN = _REDS._replace(
     name="REDS4",
     title="REDS4, clips 000, 011, 015 and 020 of train",
-    expected=_REDS_CLIPS._replace(count=4, names=_REDS4),
+    expected=_REDS_CLIPS._replace(number=4, names=_REDS4),
     archives=_reds_archives("sharp", ("train",)),
     lr_archives={4: _reds_archives("sharp_bicubic", ("train",))},
 )
