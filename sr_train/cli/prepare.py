@@ -42,8 +42,11 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
-    if images is None and clips is None and config["list"] is not None:
-        raise UsageError("list= needs images=DIR or clips=DIR")
+    for key in ("list", "lr"):
+        if images is None and clips is None and config[key] is not None:
+            raise UsageError(f"{key}= needs images=DIR or clips=DIR")
+    if config["lr"] is not None and not config["scales"]:
+        raise UsageError("lr= needs the scales of the LR images, e.g. lr='LR_bicubic/X{scale}' scales=[2,3,4]")
     if clips is not None and skip_bad:
         raise UsageError(
             "skip_bad=true cannot be used with clips=, because a clip needs all of its frames; leave out whole clips with list="
@@ -51,15 +54,30 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     return None if images is None and clips is None else str(images if clips is None else clips)
 
 
-def _clips(folder: str, names: str | None) -> dict[str, Any]:
-    """Return the options of :class:`StoreBuilder` for clips: the files to store, and a check of their sizes."""
+def _inputs(folder: str, path: str, config: Mapping[str, Any], scales: list[int]) -> dict[str, Any]:
+    """Return the options of :class:`StoreBuilder`: the files to store, their LR files, and a check of the frames of clips."""
+    from pathlib import Path
+
     from sr_train.data.lists import read_clip_list
+    from sr_train.data.sources import input_files
+    from sr_train.data.store.given import given_lr
     from sr_train.data.video.clips import clip_files, split_key, unequal_sizes
 
-    files = clip_files(folder, None if names is None else read_clip_list(names))
-    clips = len({split_key(key)[0] for key in files})
-    print(f"{folder}: {counted(clips, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
-    return {"files": files, "check": unequal_sizes}
+    copies, clips = Path(path).absolute().parent, config["clips"] is not None
+    listed = None if config["list"] is None else str(config["list"])
+    if clips:
+        files = clip_files(folder, None if listed is None else read_clip_list(listed), copies=copies)
+        number = len({split_key(key)[0] for key in files})
+        print(f"{folder}: {counted(number, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
+        options: dict[str, Any] = {"files": files, "check": unequal_sizes}
+    elif config["lr"] is None:
+        return {"listed": listed}
+    else:
+        files = input_files(folder, listed, copies=copies)
+        options = {"files": files}
+    if config["lr"] is None:
+        return options
+    return options | {"lr": given_lr(files, str(config["lr"]), scales, clips=clips, copies=copies)}
 
 
 def _known(config: Mapping[str, Any], **options: Any) -> int:
@@ -104,9 +122,7 @@ def prepare(arguments: list[str]) -> int:
     from sr_train.data.store.reader import Store
 
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
-    listed = None if config["list"] is None else str(config["list"])
-    options |= {"listed": listed} if config["clips"] is None else _clips(folder, listed)
-    builder = StoreBuilder(folder, path, **options)
+    builder = StoreBuilder(folder, path, **options, **_inputs(folder, path, config, scales))
     if builder.complete():
         left_out = Store(path).summary.get("skipped", [])
         if left_out:
@@ -114,6 +130,9 @@ def prepare(arguments: list[str]) -> int:
             print(f"{path}: made without {counted(len(left_out), 'bad image')}: {names}", file=sys.stderr)
         print(f"{describe_store(path)}; already complete, nothing to do")
         return _verify(path) if verify else 0
+    if builder.added:
+        added = " and ".join(f"x{s}" for s in builder.added)
+        print(f"{describe_store(path)}; LR {added} is added, the store can be read meanwhile", flush=True)
     with _bar(len(builder.inputs.files), "headers") as bar:
         estimate = builder.estimate(bar.update)
     print(

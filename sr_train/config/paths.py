@@ -69,6 +69,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "images": INPUT,
         "clips": INPUT,
         "list": INPUT,
+        "lr": INPUT,
         "store": OUTPUT,
         "paths.*": BASE,
     },

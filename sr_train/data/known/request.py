@@ -54,7 +54,7 @@ def read_request(
     known = SETS.get(name) if isinstance(name, str) else None
     if known is None:
         raise UsageError(f"dataset={name}: expected one of {', '.join(SETS)}; other images: images=DIR or clips=DIR")
-    for key in ("images", "clips", "list", "store"):
+    for key in ("images", "clips", "list", "lr", "store"):
         if config[key] is not None:
             raise UsageError(f"{key}= cannot be used with dataset={name}, which knows its files and stores")
     if config["skip_bad"]:

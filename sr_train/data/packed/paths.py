@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")  #: endings of the archives that are opened
 
 OTHER_ENDINGS = (".rar", ".7z", ".001", ".z01", ".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 
-_SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir")
+_SYSTEM = re.compile(r"(?:^|/)(?:__MACOSX|@eaDir)(?:/|$)|(?:^|/)(?:Thumbs\.db|desktop\.ini)$")
 
 
 def is_ignored(path: str) -> bool:
     """Return True for hidden files and files of operating systems."""
-    return path.startswith(".") or "/." in path or any(name in path.split("/") for name in _SYSTEM if name in path)
+    return (
+        path[:1] == "."
+        or "/." in path
+        or ((path[-3:] in (".db", "ini") or "_M" in path or "@" in path) and (_SYSTEM.search(path) is not None))
+    )
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:

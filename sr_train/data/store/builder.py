@@ -121,6 +121,8 @@ class StoreBuilder:
                 continue
             rest = [s for s in self.plan.scales if s not in store.made]
             remedy = f"leave x{scale} out (scales={_shown(rest)})" if rest else f"leave x{scale} out"
+            if GIVEN not in (made, wanted):
+                remedy = f"give arithmetic={made}, {remedy}"
             raise FileExistsError(
                 f"{self.store}: its LR of x{scale} {_made_text(made)}, but {_asked_text(wanted)}; {remedy}, or give another "
                 "store="

@@ -110,8 +110,8 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Size of the pixels and indices in bytes."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        """Size of the files with the pixels in bytes."""
+        return sum((folder / "data.mdb").stat().st_size for folder in (self.path, *self.parts))
 
     @property
     def parts(self) -> list[Path]:

@@ -8,7 +8,7 @@ from stores import SCALES, add, assert_same_store, change, change_keeping_size, 
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, encode_image, read_image, write_image
-from sr_train.data.store import builder
+from sr_train.data.store import partial
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import Record, StoreError
 from sr_train.data.store.index_file import Index
@@ -92,9 +92,9 @@ def test_the_number_of_workers_changes_nothing(folder, tmp_path, workers):
 def test_the_map_grows_as_often_as_it_must(folder, tmp_path, monkeypatch):
     prepare(folder, tmp_path / "roomy.lmdb")
     sizes = []
-    transact = builder._transact
-    monkeypatch.setattr(builder, "_MAP_START", 1 << 16)
-    monkeypatch.setattr(builder, "_transact", lambda e, w: (transact(e, w), sizes.append(e.info()["map_size"]))[0])
+    transact = partial._transact
+    monkeypatch.setattr(partial, "_MAP_START", 1 << 16)
+    monkeypatch.setattr(partial, "_transact", lambda e, w: (transact(e, w), sizes.append(e.info()["map_size"]))[0])
     prepare(folder, tmp_path / "grown.lmdb")
     assert sizes[0] == 1 << 16
     assert sizes[-1] >= 1 << 18
@@ -168,20 +168,20 @@ def test_a_changed_folder_is_refused_and_the_store_unchanged(folder, tmp_path, a
     assert stamps(tmp_path / "x.lmdb") == before
 
 
-@pytest.mark.parametrize(
-    ("options", "asked"),
-    [
-        ({"scales": [2]}, r"scales=\[2\] arithmetic=float"),
-        ({"arithmetic": "uint8"}, r"scales=\[2, 3\] arithmetic=uint8"),
-    ],
-)
-def test_a_store_made_with_other_options_is_refused_and_unchanged(folder, tmp_path, options, asked):
+def test_lr_of_another_arithmetic_is_refused_and_the_store_unchanged(folder, tmp_path):
     prepare(folder, tmp_path / "x.lmdb")
     before = stamps(tmp_path / "x.lmdb")
-    with pytest.raises(
-        FileExistsError, match=rf"scales=\[2, 3\] arithmetic=float, but {asked} are requested; give another"
-    ):
-        prepare(folder, tmp_path / "x.lmdb", **options)
+    match = r"its LR of x2 was made with arithmetic=float, but arithmetic=uint8 is requested; give arithmetic=float, leave x2"
+    with pytest.raises(FileExistsError, match=match):
+        prepare(folder, tmp_path / "x.lmdb", arithmetic="uint8")
+    assert stamps(tmp_path / "x.lmdb") == before
+
+
+@pytest.mark.parametrize("scales", [[2], [3], []])
+def test_fewer_scales_are_there_already(folder, tmp_path, scales):
+    prepare(folder, tmp_path / "x.lmdb")
+    before = stamps(tmp_path / "x.lmdb")
+    assert prepare(folder, tmp_path / "x.lmdb", scales=scales) is None
     assert stamps(tmp_path / "x.lmdb") == before
 
 

@@ -13,21 +13,22 @@ import pytest
 from stores import Kill, add, assert_same_store, change, files_below, interrupt, picture, prepare, remove, stamps
 
 from sr_train.data.images import write_image
-from sr_train.data.store import builder
+from sr_train.data.store import builder, partial
 from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import StoreError
 from sr_train.data.store.index_file import Index
+from sr_train.data.store.partial import Partial
 from sr_train.data.store.reader import Store
 
 
 @pytest.mark.parametrize(
     ("where", "name", "calls", "kept"),
     [
-        (StoreBuilder, "_commit", 0, 0),
-        (StoreBuilder, "_commit", 1, 1),
-        (StoreBuilder, "_commit", 7, 7),
-        (StoreBuilder, "_finish", 0, 12),
-        (builder, "write_bytes", 0, 12),
+        (Partial, "commit", 0, 0),
+        (Partial, "commit", 1, 1),
+        (Partial, "commit", 7, 7),
+        (Partial, "finish", 0, 12),
+        (partial, "write_bytes", 0, 12),
         (os, "replace", 0, 12),  # the index is written, not yet renamed
         (os, "replace", 1, 12),  # the store is whole, not yet renamed
     ],
@@ -53,7 +54,7 @@ def test_an_interrupted_build_continues_where_it_was(folder, tmp_path, monkeypat
 def test_a_folder_may_change_while_its_store_is_unfinished(folder, tmp_path, monkeypatch, act):
     monkeypatch.setattr(builder, "_COMMIT_BYTES", 1)
     with monkeypatch.context() as patch:
-        interrupt(patch, StoreBuilder, "_finish", 0)
+        interrupt(patch, Partial, "finish", 0)
         with pytest.raises(Kill):
             prepare(folder, tmp_path / "x.lmdb")
     act(folder)
@@ -64,7 +65,7 @@ def test_a_folder_may_change_while_its_store_is_unfinished(folder, tmp_path, mon
 
 def test_an_unfinished_store_continues_under_its_own_plan_only(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, StoreBuilder, "_finish", 0)
+        interrupt(patch, Partial, "finish", 0)
         with pytest.raises(Kill):
             prepare(folder, tmp_path / "x.lmdb")
     match = r"x\.lmdb\.partial: was started with scales=\[2, 3\] arithmetic=float; run that command again"
@@ -75,8 +76,8 @@ def test_an_unfinished_store_continues_under_its_own_plan_only(folder, tmp_path,
 
 BUILD = """
 import sys
-from sr_train.data.store import builder as build
-build._COMMIT_BYTES, build._MAP_START = 30_000, 1 << 16
+from sr_train.data.store import builder as build, partial
+build._COMMIT_BYTES, partial._MAP_START = 30_000, 1 << 16
 
 def progress(n):
     print(n, flush=True)
@@ -119,7 +120,7 @@ def test_a_build_killed_many_times_makes_the_same_store(tmp_path):
 
 def test_what_a_killed_build_left_of_the_index_is_removed(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, StoreBuilder, "_finish", 0)
+        interrupt(patch, Partial, "finish", 0)
         with pytest.raises(Kill):
             prepare(folder, tmp_path / "x.lmdb")
     (tmp_path / "x.lmdb.partial" / ".index.abc.part").write_bytes(b"half")
@@ -130,7 +131,7 @@ def test_what_a_killed_build_left_of_the_index_is_removed(folder, tmp_path, monk
 
 def test_an_unfinished_store_that_is_damaged_is_refused_by_name(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, StoreBuilder, "_finish", 0)
+        interrupt(patch, Partial, "finish", 0)
         with pytest.raises(Kill):
             prepare(folder, tmp_path / "x.lmdb")
     os.truncate(tmp_path / "x.lmdb.partial" / "data.mdb", 8 * 4096)
@@ -163,7 +164,7 @@ def test_a_second_builder_of_one_store_is_refused(folder, tmp_path):
 
 def test_a_full_disk_is_reported_and_written_images_are_kept(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "_COMMIT_BYTES", 1)
-    transact, count = builder._transact, [0]
+    transact, count = partial._transact, [0]
 
     def full(environment, write):
         count[0] += 1
@@ -172,7 +173,7 @@ def test_a_full_disk_is_reported_and_written_images_are_kept(folder, tmp_path, m
         transact(environment, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "_transact", full)
+        patch.setattr(partial, "_transact", full)
         with pytest.raises(
             OSError, match=r"x\.lmdb\.partial: the disk is full or failing .*images already written are kept"
         ):

@@ -10,8 +10,8 @@ from stores import Kill, dump, interrupt, prepare, rewrite, stamps
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import write_image
-from sr_train.data.store.builder import StoreBuilder
 from sr_train.data.store.format import Record, StoreError
+from sr_train.data.store.partial import Partial
 from sr_train.data.store.reader import Store
 
 
@@ -86,7 +86,7 @@ def test_a_store_of_version_1_that_was_rewritten_is_refused(old, tmp_path):
 def test_an_unfinished_store_of_version_1_continues(folder, tmp_path, monkeypatch):
     """It holds the mark that the search for positions needed, and may hold a file of them."""
     with monkeypatch.context() as patch:
-        interrupt(patch, StoreBuilder, "_finish", 0)
+        interrupt(patch, Partial, "finish", 0)
         with pytest.raises(Kill):
             prepare(folder, tmp_path / "x.lmdb")
     rewrite(tmp_path / "x.lmdb.partial", mark=bytes(4096))
