@@ -15,7 +15,7 @@ from sr_train.config.build import build
 from sr_train.config.compose import compose_command
 from sr_train.config.folders import conf_folder
 from sr_train.config.plan import plan
-from sr_train.console import UsageError
+from sr_train.console import ConfigError, UsageError
 from sr_train.data.degrade import reduce_image
 from sr_train.data.draws import PositionSampler
 from sr_train.data.images import BadFilesError, decode_image
@@ -219,7 +219,7 @@ def test_two_copies_are_both_named_and_none_is_chosen(tmp_path):
     assert make("set5", [str(mixed / "Set5" / "HR")], tmp_path / "other")
 
 
-def test_several_roots_make_one_set(tmp_path):
+def test_several_roots_make_one_set(tmp_path, capsys):
     tree = div2k()
     hr = {p: s for p, s in tree.items() if "_HR/" in p}
     parts = [
@@ -227,6 +227,7 @@ def test_several_roots_make_one_set(tmp_path):
         unpack({p: tree[p] for p in tree.keys() - hr.keys()}, tmp_path / "b"),
     ]
     make("div2k", list(map(str, parts)), tmp_path)
+    assert f"  HR: 2 images in {tmp_path}/a/DIV2K_HR.zip/DIV2K_train_HR (DIV2K_HR.zip)\n" in capsys.readouterr().out
     assert Store(tmp_path / "DIV2K_train.lmdb").made == dict.fromkeys((2, 3, 4), "given")
 
 
@@ -266,11 +267,13 @@ def test_damaged_archives_are_named_with_what_to_download(tmp_path):
         ({"kind": "blur"}, "kind=blur: DIV2K has the kinds of LR bicubic, unknown, mild, difficult, wild"),
         ({"kind": "mild", "scales": [2]}, r"scales=\[2\]: dataset=div2k kind=mild has LR of scales=\[4\]"),
         ({"images": "hr"}, "images= cannot be used with dataset=div2k"),
+        ({"partial": "some"}, "partial='some': expected true or false"),
+        ({"lr": "LR"}, "lr= cannot be used with dataset=div2k"),
         ({"skip_bad": True}, "skip_bad=true cannot be used with dataset=div2k; partial=true"),
     ],
 )
 def test_wrong_values_are_refused(values, message, tmp_path):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, ConfigError), match=message):
         make(**{"dataset": "div2k", "root": tmp_path, "folder": tmp_path, **values})
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sr_train.console import counted, say
-from sr_train.data.archives import InputFile, discard_copies
+from sr_train.data.archives import InputFile, Member, discard_copies
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, Header, ImageError, decode_image
 from sr_train.data.known.downloads import check_archives, list_roots
@@ -189,9 +189,9 @@ def _say_found(request: Request, found: Found, job: Job | None) -> None:
     clips = {name.rpartition("/")[0] for name in found.hr} if plan.clips else ()
     count = counted(len(found.hr), "frame" if plan.clips else "image")
     number = f"{counted(len(clips), 'clip')}, {count}" if plan.clips else count
-    say(f"  {'LR' if plan.lr_only else 'HR'}: {number} in {found.place}")
+    say(f"  {'LR' if plan.lr_only else 'HR'}: {number} in {found.place}{_archives(found.hr)}")
     for scale, place in sorted(found.lr_places.items()):
-        say(f"  LR x{scale}: in {place}")
+        say(f"  LR x{scale}: in {place}{_archives(found.lr[scale])}")
     if job.made:
         scales = ", ".join(f"x{s}" for s in job.made)
         say(f"  LR {scales}: made from HR by bicubic, arithmetic={job.arithmetic}")
@@ -199,6 +199,12 @@ def _say_found(request: Request, found: Found, job: Job | None) -> None:
             say(f"    the authors' LR is in {archive}")
     for note in found.notes:
         say(f"  note: {note}")
+
+
+def _archives(files: Mapping[str, InputFile]) -> str:
+    """Return the names of the archives that contain files, in brackets; empty for a folder."""
+    names = sorted({file.archive.path.name for file in files.values() if isinstance(file, Member)})
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _build(request: Request, jobs: Sequence[Job], bar: Bar) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from sr_train.console import UsageError
+from sr_train.console import UsageError, expect
 from sr_train.data.known.images import IMAGE_SETS
 from sr_train.data.known.table import KnownSet, StorePlan
 from sr_train.data.known.videos import VIDEO_SETS
@@ -73,8 +73,8 @@ def read_request(
         None if scales is None else tuple(scales),
         arithmetic,
         workers,
-        bool(config["partial"]),
-        bool(config["verify"]),
+        expect(config, "partial", bool, "true or false"),
+        expect(config, "verify", bool, "true or false"),
     )
 
 
