@@ -112,10 +112,16 @@ def prepare(arguments: list[str]) -> int:
                   (("scales", scales), ("arithmetic", arithmetic))}  # fmt: skip
         return _known(config, workers=workers, **chosen)
     folder = _folder(config, skip_bad=skip_bad)
-    path = expect(config, "store", str, "the path of the store, NAME.lmdb, or dataset=NAME root=DIR for a known set")
+    if config["store"] is None:
+        raise UsageError(
+            "store has no value; give store=NAME.lmdb, the path of the store, or dataset=NAME for a known set"
+        )
+    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     if folder is None:
         if not verify:
-            raise UsageError("give dataset=NAME, images=DIR or clips=DIR to make a store, or verify=true to check one")
+            raise UsageError(
+                "give images=DIR or clips=DIR to make a store, dataset=NAME for a known set, or verify=true to check one"
+            )
         return _verify(path)
     from sr_train.data.store.builder import StoreBuilder
     from sr_train.data.store.describe import describe_store
