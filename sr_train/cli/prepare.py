@@ -111,6 +111,9 @@ def prepare(arguments: list[str]) -> int:
         chosen = {key: None if config[key] is None else value for key, value in
                   (("scales", scales), ("arithmetic", arithmetic))}  # fmt: skip
         return _known(config, workers=workers, **chosen)
+    for key in ("root", "kind", "partial"):
+        if config[key]:
+            raise UsageError(f"{key}= needs dataset=NAME, a known set")
     folder = _folder(config, skip_bad=skip_bad)
     if config["store"] is None:
         raise UsageError(

@@ -413,11 +413,11 @@ def test_video_sets_are_prepared_and_opened_by_name(invoke, tmp_path, write_clip
     for where, scale in (("Vid4/GT", 0), ("Vid4/BIx2", 2)):
         write_clips(tmp_path / "dl" / where, lr=scale, sizes={"city": 5, "walk": 6}, template="Frame {:03d}")
     vimeo = tmp_path / "dl" / "vimeo_septuplet"
-    write_clips(vimeo / "sequences", sizes={"00001/0001": 7, "00001/0002": 7}, template="im{}")
+    write_clips(vimeo / "sequences", sizes={"00001/0001": 8, "00001/0002": 8}, template="im{}")
     (vimeo / "sep_trainlist.txt").write_text("00001/0001\n")
     (vimeo / "sep_testlist.txt").write_text("00001/0002\n")
     for name in ("reds4", "vid4", "vimeo90k"):
-        done = invoke("sr-prepare", f"dataset={name}", "root=dl", "scales=[2]", "partial=true", "verify=true")
+        done = invoke("sr-prepare", f"dataset={name}", "root=dl", "scales=[2,4]", "partial=true", "verify=true")
         assert done.returncode == 0, done.stderr
         assert "all checksums agree" in done.stdout
     sets = "sets=[reds4,vid4,vimeo90k_t]"
@@ -426,8 +426,8 @@ def test_video_sets_are_prepared_and_opened_by_name(invoke, tmp_path, write_clip
     for line in ("reds4: 4 clips of 20 frames", "vid4: 2 clips of 11 frames", "vimeo90k_t: 1 clips of 1 frames"):
         assert line in done.stdout
     done = invoke(
-        "sr-train", "data=vimeo90k", "model=edvr_m", "scale=2", "sets=[]", "name=x", "trainer.accelerator=cpu"
-    )
+        "sr-train", "data=vimeo90k", "model=edvr_m", "scale=4", "sets=[]", "name=x", "trainer.accelerator=cpu", "data.lr_patch=8"
+    )  # fmt: skip
     assert done.returncode == 2
     assert (
         "EDVR needs windows of 5 frames, but the data contains windows of 7 frames: give model.frames=7" in done.stderr
