@@ -10,10 +10,11 @@ from sr_train.cli.main import arithmetic_of, run, workers_of
 from sr_train.console import UsageError, counted, expect
 
 
-def _bar(total: int, what: str) -> Any:
+def _bar(total: int, what: str, unit: str = "image") -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="image", file=sys.stderr, mininterval=0.2 if sys.stderr.isatty() else 10)
+    seconds = 0.2 if sys.stderr.isatty() else 10
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", file=sys.stderr, mininterval=seconds)
 
 
 def _verify(path: str) -> int:
@@ -34,14 +35,6 @@ def _verify(path: str) -> int:
         )
     print(f"{path}: all checksums agree")
     return 0
-
-
-def _describe(path: str) -> str:
-    from sr_train.data.store.reader import Store
-
-    store = Store(path)
-    lr = "".join(f", LR x{s}" for s in store.scales if s != 1)
-    return f"{path}: {counted(len(store.keys()), 'image')}{lr}, {store.size / 1e6:,.1f} MB"
 
 
 def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
@@ -87,31 +80,56 @@ def _inputs(folder: str, path: str, config: Mapping[str, Any], scales: list[int]
     return options | {"lr": given_lr(files, str(config["lr"]), scales, clips=clips, copies=copies)}
 
 
+def _known(config: Mapping[str, Any], **options: Any) -> int:
+    """Make the stores of ``dataset=``."""
+    from sr_train.data.known.make import make_known
+    from sr_train.data.known.request import read_request
+
+    request = read_request(config, **options)
+    paths = make_known(request, _bar)
+    return max([_verify(str(path)) for path in paths if request.verify], default=0)
+
+
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify a store."""
+    """Run ``sr-prepare``: build, complete or verify stores."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)
-    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
-    scales = expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
+    scales = [] if config["scales"] is None else expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
     if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
         raise UsageError(f"scales={scales}: expected integers, e.g. scales=[2,3,4]")
     if any(s < 2 for s in scales) or len(set(scales)) < len(scales):
         raise UsageError(f"scales={scales}: expected different integers of at least 2, e.g. scales=[2,3,4]")
-    arithmetic = arithmetic_of(config)
+    arithmetic = "float" if config["arithmetic"] is None else arithmetic_of(config)
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
-    folder = _folder(config, skip_bad=skip_bad)
-    if folder is None:
-        if not verify:
-            raise UsageError("give images=DIR or clips=DIR to make a store, or verify=true to check one")
-        return _verify(path)
     from sr_train.data.images import limit_pixels
-    from sr_train.data.store.builder import StoreBuilder
-    from sr_train.data.store.reader import Store
 
     limit_pixels(config["max_pixels"])
+    if config["dataset"] is not None:
+        chosen = {key: None if config[key] is None else value for key, value in
+                  (("scales", scales), ("arithmetic", arithmetic))}  # fmt: skip
+        return _known(config, workers=workers, **chosen)
+    for key in ("root", "kind", "partial"):
+        if config[key]:
+            raise UsageError(f"{key}= needs dataset=NAME, a known set")
+    folder = _folder(config, skip_bad=skip_bad)
+    if config["store"] is None:
+        raise UsageError(
+            "store has no value; give store=NAME.lmdb, the path of the store, or dataset=NAME for a known set"
+        )
+    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
+    if folder is None:
+        if not verify:
+            raise UsageError(
+                "give images=DIR or clips=DIR to make a store, dataset=NAME for a known set, or verify=true to check one"
+            )
+        return _verify(path)
+    from sr_train.data.store.builder import StoreBuilder
+    from sr_train.data.store.describe import describe_store
+    from sr_train.data.store.reader import Store
+
     options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
     builder = StoreBuilder(folder, path, **options, **_inputs(folder, path, config, scales))
     if builder.complete():
@@ -119,11 +137,11 @@ def prepare(arguments: list[str]) -> int:
         if left_out:
             names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
             print(f"{path}: made without {counted(len(left_out), 'bad image')}: {names}", file=sys.stderr)
-        print(f"{_describe(path)}; already complete, nothing to do")
+        print(f"{describe_store(path)}; already complete, nothing to do")
         return _verify(path) if verify else 0
     if builder.added:
         added = " and ".join(f"x{s}" for s in builder.added)
-        print(f"{_describe(path)}; LR {added} is added, the store can be read meanwhile", flush=True)
+        print(f"{describe_store(path)}; LR {added} is added, the store can be read meanwhile", flush=True)
     with _bar(len(builder.inputs.files), "headers") as bar:
         estimate = builder.estimate(bar.update)
     print(
@@ -136,7 +154,7 @@ def prepare(arguments: list[str]) -> int:
     for problem in report.skipped:
         print(f"left out: {problem}", file=sys.stderr)
     kept = f" ({report.kept} were already there)" if report.kept else ""
-    print(f"{_describe(path)}{kept}")
+    print(f"{describe_store(path)}{kept}")
     return _verify(path) if verify else 0
 
 

@@ -66,7 +66,15 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "out": OPTIONAL,
         "paths.*": BASE,
     },
-    "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "store": OUTPUT},
+    "prepare": {
+        "root": LIST,
+        "images": INPUT,
+        "clips": INPUT,
+        "list": INPUT,
+        "lr": INPUT,
+        "store": OUTPUT,
+        "paths.*": BASE,
+    },
     "upscale": {"weights": INPUT, "input": LIST, "output": OUTPUT},
     "convert": {"weights": INPUT, "out": OUTPUT},
 }

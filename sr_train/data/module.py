@@ -131,7 +131,7 @@ class SRData(L.LightningDataModule):
                 found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
             except MissingStoreError as error:
                 held = [s for s in self.scales if s > 1] if spec.get("lr") == spec["hr"] else []
-                raise MissingStoreError(error.path, error.made_of, held) from None
+                raise error.needing(held, options["arithmetic"]) from None
         check_shared(where, found)
         return found
 

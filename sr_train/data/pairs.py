@@ -17,8 +17,8 @@ from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_channels
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
-from sr_train.data.sources import Source, at_scale, open_lr_source, open_source
-from sr_train.data.store.format import StoreError
+from sr_train.data.sources import Source, StoreSource, at_scale, lacking_scale, open_lr_source, open_source
+from sr_train.data.store.format import MissingStoreError, StoreError
 from sr_train.resampling import check_arithmetic
 
 
@@ -61,7 +61,10 @@ class Pairs:
         check_arithmetic(arithmetic)
         self.scale, self.channels = scale, channels
         self.arithmetic = arithmetic
-        self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        try:
+            self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
+        except MissingStoreError as error:
+            raise error.needing([scale] if lr == hr and scale > 1 else [], arithmetic) from None
         self.name = self.hr.name
         names = hr_names(self.hr.keys)
         if not names:
@@ -90,6 +93,8 @@ class Pairs:
         where, pattern = split_template(lr)
         source = open_lr_source(at_scale(where, self.scale), self.scale, cache=cache)
         own = [self.hr.keys[i] for i in names.values()] if source.name == self.hr.name else []
+        if own and self.scale > 1 and isinstance(source, StoreSource):
+            raise lacking_scale(source.name, self.scale, [])
         options: dict[str, Any] = {"scale": self.scale, "where": source.name, "pattern": pattern, "own": own}
         return source, match_lr(names, source.keys, **options)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from sr_train.batch import Image
 from sr_train.data.archives import InputFile, holds_archives, list_archived, split_archive
 from sr_train.data.images import ImageError, list_images, read_header, read_image
+from sr_train.data.known.hints import known_command
 from sr_train.data.lists import listed_images
 from sr_train.data.store.basicsr import PngLmdb, is_basicsr, list_entries
 from sr_train.data.store.format import MissingStoreError, StoreError, is_store
@@ -152,16 +153,21 @@ def open_source(where: str | os.PathLike[str], *, cache: bool = False) -> Source
     return FileSource(list_images(text), name=text, cache=cache)
 
 
+def lacking_scale(where: str | os.PathLike[str], scale: int, held: Sequence[int]) -> StoreError:
+    """Return the error for a store that has LR of the scales ``held``, but not of ``scale``."""
+    has = f"LR of scales {list(held)}, not of {scale}" if held else f"no LR, and LR of scale {scale} is needed"
+    every = f"scales=[{','.join(map(str, sorted([*held, scale])))}]"
+    command = known_command(where, [scale]) or f"the sr-prepare command that made it again with {every}"
+    return StoreError(f"{where}: contains {has}; run {command} to add it, or leave lr out to have LR made from HR")
+
+
 def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
     """Open an LR source; if it is a store with HR and LR images, select the LR of this scale."""
     if is_store(where) and not is_basicsr(where):
         store = Store(where)
         held = [s for s in store.scales if s != 1]
         if held and scale not in held:
-            raise StoreError(
-                f"{where}: contains LR of scales {held}, not of {scale}; run the sr-prepare command that made it again with "
-                f"scales=[{','.join(map(str, sorted([*held, scale])))}] to add it, or leave lr out to have LR made from HR"
-            )
+            raise lacking_scale(where, scale, held)
         return StoreSource(store, scale if scale in store.scales else 1)
     return open_source(where, cache=cache)
 

@@ -158,6 +158,8 @@ def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None
         need = "images" if takes is None else f"windows of {takes} frames"
         have = "images" if given is None else f"windows of {given} frames"
         remedy = {True: "choose image data, e.g. data=toy", False: f"give data.frames={takes}"}[takes is None]
+        if takes is not None and given is not None and "frames" in config["model"]:
+            remedy = f"give model.frames={given}, or data.frames={takes}"
         if given is None:
             remedy = "choose video data, e.g. data=toy_clips"
         raise UsageError(f"stage {name}: {kind} needs {need}, but the data contains {have}: {remedy}")

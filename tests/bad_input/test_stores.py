@@ -86,7 +86,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=4", "hr=hr", "lr=x.lmdb"),
         nothing,
         1,
-        "x.lmdb: contains LR of scales [2], not of 4; make another with sr-prepare scales=[2, 4]",
+        "x.lmdb: contains LR of scales [2], not of 4; run the sr-prepare command that made it again with scales=[2,4]",
     ),
     Case(
         "a file called lmdb",

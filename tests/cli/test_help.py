@@ -93,7 +93,7 @@ def test_help_of_a_group_shows_its_options_and_keys_and_imports_nothing_slow(inv
     assert re.search(r"\n  validate\.every=5000 +integer +steps between validations", text)
     assert "checkpoint" not in text
     text = invoke("sr-eval", "--help", "sets").stdout
-    assert "sets.set5.lr=${paths.data}/benchmark/Set5/LR_bicubic/X{scale}" in text
+    assert "sets.set5.lr=${paths.data}/Set5.lmdb" in text
     done = invoke("sr-train", "--help", "trainr")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no such group or key; did you mean trainer?" in done.stderr

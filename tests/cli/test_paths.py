@@ -41,7 +41,7 @@ _NO_PATHS = {  # keys whose comments mention a file or a folder, but whose value
     },
     "evaluate": {"scale", "save", "padding", "allow", "metrics"},
     "interp": {"stages", "alpha", "allow"},
-    "prepare": {"skip_bad", "verify", "scales"},
+    "prepare": {"skip_bad", "verify", "scales", "dataset"},
     "upscale": {"allow", "format", "scale", "skip_existing"},
     "convert": {"overwrite", "allow", "scale"},
 }

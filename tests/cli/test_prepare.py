@@ -62,6 +62,8 @@ def test_bad_files_can_be_left_out(invoke, photographs):
     [
         (["store=x.lmdb"], 2, "give images=DIR"),
         (["images=photographs"], 2, "store has no value"),
+        (["images=photographs", "store=x.lmdb", "kind=bd"], 2, "kind= needs dataset=NAME"),
+        (["dataset=set6", "root=photographs"], 2, "dataset=set6: expected one of div2k, flickr2k, "),
         (["images=missing", "store=x.lmdb"], 1, "missing: there is no such folder"),
         (["images=photographs/0000.png", "store=x.lmdb"], 1, "is not a folder"),
         (["images=photographs", "store=x"], 1, "ends in .lmdb"),

@@ -16,7 +16,6 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from sr_train.cli.evaluate import evaluate
 from sr_train.config.compose import compose_config
-from sr_train.config.folders import conf_folder
 from sr_train.data.images import read_image, write_image
 from sr_train.data.store.reader import Store
 from sr_train.inference.frame_features import FrameFeatures
@@ -151,7 +150,8 @@ def test_check_tests_video_and_writes_nothing(invoke, folders, tiny_video):
         (
             ["data.frames=3"],
             2,
-            "needs windows of 5 frames, but the data contains windows of 3 frames: give data.frames=5",
+            "needs windows of 5 frames, but the data contains windows of 3 frames: give model.frames=3, "
+            "or data.frames=5",
         ),
         (["data.frames=4"], 2, "data.frames=4: expected an odd number"),
         (["data.intervals=[0]"], 2, "data.intervals=[0]: expected integers of at least 1"),
@@ -408,17 +408,27 @@ def test_reds4_is_never_trained_on(name):
     assert data.lr_patch == (256 if name in ("reds_blur", "reds_blur_comp") else 64)
 
 
-def test_video_sets_are_opened_from_their_configured_folders(invoke, tmp_path, write_clips):
-    for where, scale in (("REDS/train_sharp", 0), ("REDS/train_sharp_bicubic/X2", 2)):
-        write_clips(tmp_path / "datasets" / where, lr=scale, sizes={"000": 5, "001": 2, "011": 5, "015": 5, "020": 5})
+def test_video_sets_are_prepared_and_opened_by_name(invoke, tmp_path, write_clips):
+    write_clips(tmp_path / "dl" / "train" / "train_sharp", sizes={"000": 5, "001": 2, "011": 5, "015": 5, "020": 5})
     for where, scale in (("Vid4/GT", 0), ("Vid4/BIx2", 2)):
-        write_clips(tmp_path / "datasets" / where, lr=scale, sizes={"city": 5, "walk": 6}, template="Frame {:03d}")
-    vimeo = tmp_path / "datasets" / "vimeo90k" / "vimeo_septuplet"
-    write_clips(vimeo / "sequences", sizes={"00001/0001": 7, "00001/0002": 7}, template="im{}")
+        write_clips(tmp_path / "dl" / where, lr=scale, sizes={"city": 5, "walk": 6}, template="Frame {:03d}")
+    vimeo = tmp_path / "dl" / "vimeo_septuplet"
+    write_clips(vimeo / "sequences", sizes={"00001/0001": 8, "00001/0002": 8}, template="im{}")
+    (vimeo / "sep_trainlist.txt").write_text("00001/0001\n")
     (vimeo / "sep_testlist.txt").write_text("00001/0002\n")
+    for name in ("reds4", "vid4", "vimeo90k"):
+        done = invoke("sr-prepare", f"dataset={name}", "root=dl", "scales=[2,4]", "partial=true", "verify=true")
+        assert done.returncode == 0, done.stderr
+        assert "all checksums agree" in done.stdout
     sets = "sets=[reds4,vid4,vimeo90k_t]"
     done = invoke("sr-eval", "weights=bicubic", "scale=2", sets, "protocols=[y_full]", "metrics=[psnr]")
     assert done.returncode == 0, done.stderr
     for line in ("reds4: 4 clips of 20 frames", "vid4: 2 clips of 11 frames", "vimeo90k_t: 1 clips of 1 frames"):
         assert line in done.stdout
-    assert (conf_folder() / "data" / "vimeo90k.yaml").exists()
+    done = invoke(
+        "sr-train", "data=vimeo90k", "model=edvr_m", "scale=4", "sets=[]", "name=x", "trainer.accelerator=cpu", "data.lr_patch=8"
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        "EDVR needs windows of 5 frames, but the data contains windows of 7 frames: give model.frames=7" in done.stderr
+    )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sr_train.console import for_shell
+from sr_train.data.known.hints import known_command
 from sr_train.data.packed.paths import split_archive, without_ending
 
 SUMMARY = b"store"
@@ -31,20 +32,34 @@ class MissingStoreError(StoreError):
         path: path of the store or of the archive.
         made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
         scales: scales of the LR images that are needed in it.
+        arithmetic: arithmetic of these.
     """
 
-    def __init__(self, path: Path, made_of: str = "images", scales: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, made_of: str = "images", scales: Sequence[int] = (), arithmetic: str = "float"
+    ) -> None:
         self.path = path
         self.made_of = made_of
+        self.scales = list(scales)
+        self.arithmetic = arithmetic
         lr = f" scales=[{','.join(map(str, scales))}]" if scales else ""
+        lr += f" arithmetic={arithmetic}" if scales and arithmetic != "float" else ""
         split = split_archive(path)
         if split is not None:  # archives are inputs of sr-prepare only
             store = without_ending(split[0]).with_name(f"{Path(split[1]).name or without_ending(split[0]).name}.lmdb")
             command = f"sr-prepare {for_shell(f'{made_of}={path}')} {for_shell(f'store={store}')}{lr}"
             super().__init__(f"{path}: training and scores do not read archives; run {command} and give {store}")
             return
-        command = f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
+        command = known_command(path, scales) or f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
         super().__init__(f"{path}: there is no such store; make it with {command}")
+
+    def needing(self, scales: Sequence[int], arithmetic: str) -> MissingStoreError:
+        """Return the error of a store that needs LR images of these scales."""
+        return MissingStoreError(self.path, self.made_of, scales, arithmetic)
+
+    def of_clips(self) -> MissingStoreError:
+        """Return the error of a store of clips."""
+        return MissingStoreError(self.path, "clips", self.scales, self.arithmetic)
 
 
 class Record(NamedTuple):

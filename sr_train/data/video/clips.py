@@ -199,7 +199,8 @@ class Clips:
                 problems.append("; ".join([f"{shown_clip(clip, where)}: {counts}", *lone]))
         if problems:
             few = all(len(names) == 1 for names in self.frames.values()) and low.extra
-            hint = "; HR has only one frame of each clip (GT_only4th?), all frames are needed" if few else ""
+            hint = "; HR has only one frame of each clip (GT_only4th?), all frames are needed"
+            hint = f"{hint}: sr-prepare dataset=vimeo90k root=DIR makes such a store" if few else ""
             what = f"{where} and {low.where}: HR and LR differ in {counted(len(problems), 'clip')}{hint}"
             raise BadFilesError(what, problems)
 

@@ -49,7 +49,7 @@ def _open(where: str, spec: Mapping[str, Any], least: int, options: Mapping[str,
     try:
         return Clips(spec["hr"], lr=spec.get("lr"), clips=clips, without=without, least=least, **known)
     except MissingStoreError as error:
-        raise MissingStoreError(error.path, "clips") from None
+        raise error.of_clips() from None
 
 
 def open_training(
