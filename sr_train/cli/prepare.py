@@ -50,6 +50,9 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
+    for key in ("lr", "out"):
+        if config[key] is not None:
+            raise UsageError(f"{key}= needs check=PATH")
     if images is None and clips is None and config["list"] is not None:
         raise UsageError("list= needs images=DIR or clips=DIR")
     if clips is not None and skip_bad:
@@ -70,12 +73,30 @@ def _clips(folder: str, names: str | None) -> dict[str, Any]:
     return {"files": files, "check": unequal_sizes}
 
 
+def _check(config: Mapping[str, Any], scales: list[int], workers: int) -> int:
+    """Check the data sets of ``check=``, and return the exit code."""
+    from sr_train.config.data_part import data_parts
+    from sr_train.data.doctor.run import is_config, run_check
+    from sr_train.data.doctor.specs import spec_of_path, specs_of_data
+    from sr_train.data.images import limit_pixels
+
+    path = expect(config, "check", str, "a folder, a store, an LMDB of BasicSR, or a YAML file")
+    limit_pixels(config["max_pixels"])
+    lr, listed = (None if config[key] is None else str(config[key]) for key in ("lr", "list"))
+    if is_config(path):
+        if lr is not None or listed is not None:
+            raise UsageError(f"check={path}: lr= and list= are given in this file; leave them out")
+        specs = [spec for part in data_parts(path, scales) for spec in specs_of_data(part)]
+    else:
+        specs = [spec_of_path(path, lr=lr, scales=scales, listed=listed)]
+    return run_check(specs, workers=workers, out=None if config["out"] is None else str(config["out"])).code
+
+
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify a store."""
+    """Run ``sr-prepare``: build, complete or verify a store, or check data sets."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)
-    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     scales = expect(config, "scales", list, "a list of integers, e.g. [2,3,4]")
     if any(isinstance(s, bool) or not isinstance(s, int) for s in scales):
         raise UsageError(f"scales={scales}: expected integers, e.g. scales=[2,3,4]")
@@ -85,6 +106,9 @@ def prepare(arguments: list[str]) -> int:
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
+    if config["check"] is not None:
+        return _check(config, scales, workers)
+    path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     folder = _folder(config, skip_bad=skip_bad)
     if folder is None:
         if not verify:
