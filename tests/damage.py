@@ -232,7 +232,9 @@ def _clips(high, low):
     photograph = read_image(toy_files("motorcycle_right")["motorcycle_right"])
     for clip in range(6):
         for t in range(5):
-            frame = np.ascontiguousarray(photograph[80 * (clip % 5) + t :][:60, 100 * (clip // 5) + 200 + 2 * t :][:, :80])
+            frame = np.ascontiguousarray(
+                photograph[80 * (clip % 5) + t :][:60, 100 * (clip // 5) + 200 + 2 * t :][:, :80]
+            )
             _write(high / f"{clip:03d}" / f"{t:08d}.png", frame)
             _write(low / f"{clip:03d}" / f"{t:08d}.png", reduce_image(frame, 2))
     (high / "001" / "00000002.png").unlink()

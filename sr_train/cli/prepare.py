@@ -50,9 +50,6 @@ def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
-    for key in ("lr", "out"):
-        if config[key] is not None:
-            raise UsageError(f"{key}= needs check=PATH")
     if images is None and clips is None and config["list"] is not None:
         raise UsageError("list= needs images=DIR or clips=DIR")
     if clips is not None and skip_bad:
@@ -108,6 +105,11 @@ def prepare(arguments: list[str]) -> int:
     workers = workers_of(config["workers"])
     if config["check"] is not None:
         return _check(config, scales, workers)
+    for key in ("lr", "out"):
+        if config[key] is not None:
+            raise UsageError(f"{key}= needs check=PATH")
+    if config["store"] is None:
+        raise UsageError("store has no value; give store=NAME.lmdb, or check=PATH to check data sets")
     path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     folder = _folder(config, skip_bad=skip_bad)
     if folder is None:

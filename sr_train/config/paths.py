@@ -64,8 +64,15 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "out": OPTIONAL,
         "paths.*": BASE,
     },
-    "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "store": OUTPUT, "check": INPUT, "lr": INPUT,
-                "out": OPTIONAL},
+    "prepare": {
+        "images": INPUT,
+        "clips": INPUT,
+        "list": INPUT,
+        "store": OUTPUT,
+        "check": INPUT,
+        "lr": INPUT,
+        "out": OPTIONAL,
+    },
     "upscale": {"weights": INPUT, "input": INPUT, "output": OUTPUT},
     "convert": {"weights": INPUT, "out": OUTPUT},
 }

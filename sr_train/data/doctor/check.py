@@ -84,6 +84,12 @@ class Doctor:
         seconds = (time.perf_counter() - start) / share / self.workers if share else 0.0
         return Estimate(self.images, sum(sizes), seconds)
 
+    def interrupted(self) -> Report:
+        """Return the report of a check that was interrupted before it began to read."""
+        report = Report(self.images, interrupted=True)
+        report.add(self.findings)
+        return report
+
     def run(self, progress: Callable[[int], object] = lambda _: None) -> Report:
         """Read everything and return the report. After Ctrl-C it contains what was found so far."""
         start, report, found = time.perf_counter(), Report(self.images), list(self.findings)

@@ -17,8 +17,8 @@ from sr_train.data.doctor.findings import Finding, finding
 from sr_train.data.doctor.jpeg_warnings import JpegWarnings, is_damage
 from sr_train.data.doctor.likeness import fingerprint
 from sr_train.data.images import ImageError, decode_image
-from sr_train.data.sources import Source
-from sr_train.data.store.basicsr import Entry, InputFile
+from sr_train.data.sources import InputFile, Source
+from sr_train.data.store.basicsr import Entry
 from sr_train.data.store.format import StoreError
 
 _LEAST_BAND = 16  # rows
@@ -110,11 +110,16 @@ def examine(item: Item, warnings: JpegWarnings, *, low: bool = False) -> Examine
         return Examined(None, None, [_refusal(item, error)])
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         return Examined(None, None, [finding("damaged", item.name, "contains values that are not finite (NaN)")])
-    orientation = 1 if data is None else orientation_of(item.path, data)
+    orientation = 1 if data is None or not _may_have_exif(data) else orientation_of(item.path, data)
     height, width, channels = pixels.shape
     checksum = zlib.crc32(np.ascontiguousarray(pixels).data)
     facts = Facts(height, width, channels, str(pixels.dtype), orientation, checksum, fingerprint(pixels))
     return Examined(facts, pixels, [*found, *_uniform(item, pixels, bands=not low)])
+
+
+def _may_have_exif(data: bytes) -> bool:
+    """Return False for a PNG without EXIF. Pillow would decode its pixels before it says so."""
+    return not data.startswith(b"\x89PNG") or b"eXIf" in data or b"Raw profile type exif" in data
 
 
 def _refusal(item: Item, error: Exception) -> Finding:

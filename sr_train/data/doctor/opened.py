@@ -15,8 +15,9 @@ from sr_train.data.doctor.specs import Low, Spec, is_folder_of
 from sr_train.data.images import SUFFIXES, BadFilesError
 from sr_train.data.lists import listed_images
 from sr_train.data.pairing import hr_names, match_lr
-from sr_train.data.sources import FileSource, Source, open_lr_source, open_source
+from sr_train.data.sources import FileSource, Source, input_files, open_lr_source, open_source
 from sr_train.data.store.basicsr import is_basicsr, list_entries
+from sr_train.data.store.format import is_store
 from sr_train.data.video.clips import select, split_key
 from sr_train.data.video.sets import clip_names
 
@@ -59,6 +60,8 @@ def list_items(where: str, found: list[Finding], scale: int | None = None) -> di
             return {key: Item(key, str(entry), entry) for key, entry in list_entries(where).items()}
         if is_folder_of(where):
             return _list_folder(Path(where), found)
+        if not is_store(where) and not where.startswith(("toy", "toy_clips")):
+            return {key: Item(key, str(file), file) for key, file in input_files(where).items()}
         source = open_source(where) if scale is None else open_lr_source(where, scale, cache=False)
         return {key: _item(source, i) for i, key in enumerate(source.keys)}
     except (OSError, ValueError, ImportError) as error:
@@ -126,7 +129,7 @@ def open_spec(spec: Spec, found: list[Finding]) -> Opened:
     opened = Opened(spec)
     items = list_items(spec.hr, found)
     kept = {name: list(items)[i] for name, i in hr_names(list(items)).items()}
-    mix = mixed_folder(spec.hr, kept.values()) if is_folder_of(spec.hr) else None
+    mix = None if is_store(spec.hr) else mixed_folder(spec.hr, kept.values())
     if mix is not None:
         found.append(mix)
         return opened

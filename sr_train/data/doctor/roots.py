@@ -19,9 +19,7 @@ _LOW = re.compile(
     re.IGNORECASE,
 )
 
-_HIGH = re.compile(
-    r"(?:^|[_-])(?:HR|GT|sharp)(?:$|[_-])|^GTmod\d*$|^(?:truth|target|original|high)$", re.IGNORECASE
-)
+_HIGH = re.compile(r"(?:^|[_-])(?:HR|GT|sharp)(?:$|[_-])|^GTmod\d*$|^(?:truth|target|original|high)$", re.IGNORECASE)
 
 _ENDING = re.compile(r"(?:[_-]?x\d[mdw]?\d?|[_-](?:HR|GT)(?:[_-]?x\d)?|[_-]LR\w*|_SRF_\d_(?:HR|LR))$", re.IGNORECASE)
 

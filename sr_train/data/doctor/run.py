@@ -15,6 +15,8 @@ from sr_train.data.doctor.findings import Report, check_out
 from sr_train.data.doctor.opened import described
 from sr_train.data.doctor.specs import Spec
 
+_BY_NAME = ("source", "mixed", "leak by name")  # findings that are printed before anything is decoded
+
 
 def run_check(specs: Iterable[Spec], *, workers: int | None = None, out: str | None = None) -> Report:
     """Check sources and print the report. ``out`` is a ``.json`` or ``.csv`` file for all findings.
@@ -29,19 +31,29 @@ def run_check(specs: Iterable[Spec], *, workers: int | None = None, out: str | N
     doctor = Doctor(specs, workers=workers)
     for opened in doctor.sources:
         say(described(opened))
-    for found in doctor.findings:
-        if found.kind in ("mixed", "source", "leak by name"):  # said before anything is decoded
-            say(f"{found.severity}: {found.file}: {found.message}")
-    estimate = doctor.estimate()
-    size = f", {estimate.bytes / 1e6:,.1f} MB" if estimate.bytes else ""
-    say(f"{counted(estimate.images, 'image')}{size}: about {_duration(estimate.seconds)} with {counted(workers, 'thread')}")
-    every = 0.2 if sys.stderr.isatty() else 10
-    with tqdm(total=doctor.images, desc="check", unit="image", file=sys.stderr, mininterval=every) as bar:
-        report = doctor.run(bar.update)
+    report = _read(doctor, workers) if doctor.images else doctor.run()
     if out is not None:
         report.write(out)
     say(report.text(out))
     return report
+
+
+def _read(doctor: Doctor, workers: int) -> Report:
+    """Print what the names show, then decode all images."""
+    for found in doctor.findings:
+        if found.kind in _BY_NAME:
+            say(f"{found.severity}: {found.file}: {found.message}")
+    try:
+        estimate = doctor.estimate()
+    except KeyboardInterrupt:
+        return doctor.interrupted()
+    size = f", {estimate.bytes / 1e6:,.1f} MB" if estimate.bytes else ""
+    say(
+        f"{counted(estimate.images, 'image')}{size}: about {_duration(estimate.seconds)} with {counted(workers, 'thread')}"
+    )
+    every = 0.2 if sys.stderr.isatty() else 10
+    with tqdm(total=doctor.images, desc="check", unit="image", file=sys.stderr, mininterval=every) as bar:
+        return doctor.run(bar.update)
 
 
 def _cores() -> int:

@@ -45,9 +45,7 @@ def _colors(facts: Facts) -> str:
     return {1: "gray", 3: "RGB", 4: "RGBA, whose alpha is dropped"}[facts.channels]
 
 
-def _unlike(
-    kind: str, known: Sequence[tuple[Item, Facts]], values: Sequence[Hashable], text: str
-) -> Iterator[Finding]:
+def _unlike(kind: str, known: Sequence[tuple[Item, Facts]], values: Sequence[Hashable], text: str) -> Iterator[Finding]:
     """Yield a finding for every image whose value is not that of the most images."""
     if len(set(values)) < 2:
         return
