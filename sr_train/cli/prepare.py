@@ -90,8 +90,27 @@ def _known(config: Mapping[str, Any], **options: Any) -> int:
     return max([_verify(str(path)) for path in paths if request.verify], default=0)
 
 
+def _check(config: Mapping[str, Any], scales: list[int], workers: int) -> int:
+    """Check the data sets of ``check=``, and return the exit code."""
+    from sr_train.config.data_part import data_parts
+    from sr_train.data.doctor.run import is_config, run_check
+    from sr_train.data.doctor.specs import spec_of_path, specs_of_data
+    from sr_train.data.images import limit_pixels
+
+    path = expect(config, "check", str, "a folder, a store, an LMDB of BasicSR, or a YAML file")
+    limit_pixels(config["max_pixels"])
+    lr, listed = (None if config[key] is None else str(config[key]) for key in ("lr", "list"))
+    if is_config(path):
+        if lr is not None or listed is not None:
+            raise UsageError(f"check={path}: lr= and list= are given in this file; leave them out")
+        specs = [spec for part in data_parts(path, scales) for spec in specs_of_data(part)]
+    else:
+        specs = [spec_of_path(path, lr=lr, scales=scales, listed=listed)]
+    return run_check(specs, workers=workers, out=None if config["out"] is None else str(config["out"])).code
+
+
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify stores."""
+    """Run ``sr-prepare``: build, complete or verify stores, or check data sets."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)
@@ -104,6 +123,10 @@ def prepare(arguments: list[str]) -> int:
     verify = expect(config, "verify", bool, "true or false")
     skip_bad = expect(config, "skip_bad", bool, "true or false")
     workers = workers_of(config["workers"])
+    if config["check"] is not None:
+        return _check(config, scales, workers)
+    if config["out"] is not None:
+        raise UsageError("out= needs check=PATH")
     from sr_train.data.images import limit_pixels
 
     limit_pixels(config["max_pixels"])
@@ -117,7 +140,7 @@ def prepare(arguments: list[str]) -> int:
     folder = _folder(config, skip_bad=skip_bad)
     if config["store"] is None:
         raise UsageError(
-            "store has no value; give store=NAME.lmdb, the path of the store, or dataset=NAME for a known set"
+            "store has no value; give store=NAME.lmdb, the path of the store, dataset=NAME for a known set, or check=PATH to check data sets"
         )
     path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     if folder is None:

@@ -69,7 +69,7 @@ def is_known(config: DictConfig, key: str) -> bool:
 
 
 OWN = {  # types of keys of conf/train.yaml that belong to no constructor
-    "check": bool,
+    "check": bool | Literal["full"],
     "profile": bool,
     "requeue": bool,
     "profile_steps": int,

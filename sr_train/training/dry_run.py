@@ -1,4 +1,4 @@
-"""``check=true``: test all parts of a run in about a minute, without changes on disk."""
+"""``check=true`` and ``check=full``: test all parts of a run in about a minute, without changes on disk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sr_train.config.build import build
 from sr_train.config.plan import Plan
-from sr_train.console import listed, say
+from sr_train.console import counted, listed, say
 from sr_train.data.dataset import EvalImages
+from sr_train.data.doctor.run import run_check
+from sr_train.data.doctor.specs import specs_of_data
+from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.models import contract
 from sr_train.tasks.base import SRTask
@@ -234,8 +237,29 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
     return Finding(seconds, size)
 
 
+def read_all_data(plan: Plan) -> int:
+    """Read every image of the selected stages and print what is wrong. Return the number of errors."""
+    stages = [stage.config for stage in plan.stages if stage.name in plan.selected]
+    limit_pixels(stages[0]["max_pixels"])
+    specs = [spec for config in stages for spec in specs_of_data(config["data"])]
+    report = run_check(specs)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return report.errors
+
+
 def check_plan(plan: Plan, processes: Processes) -> None:
-    """Test every selected stage: networks, warm starts, sources, sizes, steps, images. Nothing is written."""
+    """Test every selected stage: networks, warm starts, sources, sizes, steps, images. Nothing is written.
+
+    With ``check=full`` all images are read first; the test ends there if one of them has an error.
+    """
+    if plan.stages[0].config["check"] == "full":
+        errors = processes.ranks.decide("data", lambda: read_all_data(plan))
+        if errors:
+            raise ValueError(
+                f"check=full: {counted(errors, 'error')} in the data, listed above; repair or remove the files. check=true tests "
+                "the other parts of the run"
+            )
     for note in plan.notes:
         say(note)
     stages, found = preflight(plan, processes), list[Finding]()
