@@ -93,8 +93,7 @@ def kernel_verdict(lr: Image, scores: Mapping[str, float]) -> PairVerdict | None
     kernels, value = best_kernels(scores)
     if value < GOOD:
         return None
-    smooth = smoothness(luma(lr)) > GOOD
-    if smooth and (value < float("inf") or len(kernels) > _MANY):
+    if len(kernels) > _MANY or (value < float("inf") and smoothness(luma(lr)) > GOOD):
         text = "cannot tell how LR was made: the image is too smooth, all kernels give nearly the same"
         return PairVerdict("unclear", text, False, kernels, value, scores)
     return PairVerdict("kernel", made_by(scores), False, kernels, value, scores)
