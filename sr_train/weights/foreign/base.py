@@ -41,6 +41,10 @@ def _any_values(tensors: Mapping[str, torch.Tensor]) -> None:
     """Accept all values."""
 
 
+def _unchanged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return state
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
     """Naming of a network's tensors by one program. All functions are pure, and none copies a tensor."""
@@ -54,4 +58,6 @@ class KeyFormat:
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
     #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values
+    #: (tensors by our names) -> tensors with the values that our network needs, for a program that scales images otherwise
+    convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = _unchanged
     assumed: str = ""  #: settings that the file does not contain, as a format string with the network's arguments
