@@ -41,7 +41,7 @@ class TorchFileError(ValueError):
     """A file of tensors cannot be read. The message is ``PATH: REASON``."""
 
 
-def _misplaced(head: bytes) -> str | None:
+def misplaced(head: bytes) -> str | None:
     """Return a message if the first bytes show an empty file, a web page or a Git LFS pointer, else None."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
@@ -125,7 +125,7 @@ def read_torch(path: Path, *, mapped: bool = False, remedy: str = _REMEDY) -> ob
         what = f"it needs {next(filter(None, asked.groups()))[:100]}" if asked else _short(error)
         raise TorchFileError(
             f"{path}: refused: it contains more than tensors and plain values ({what}), and loading that could run code; save "
-            "only the network's state_dict() with the program that wrote the file"
+            "only the network's state_dict() with the program that wrote the file" + _again(path, what)
         ) from None
     except Exception as error:  # a damaged file can raise any exception
         raise TorchFileError(
@@ -144,7 +144,7 @@ def _head(path: Path) -> bytes:
             head = file.read(_HEAD)
     except OSError as error:
         raise TorchFileError(f"{path}: cannot be read ({error})") from None
-    wrong = _misplaced(head)
+    wrong = misplaced(head)
     if wrong is not None:
         raise TorchFileError(f"{path}: {wrong}")
     return head
@@ -180,6 +180,19 @@ def _check_archive(path: Path, remedy: str) -> None:
         raise TorchFileError(f"{path}: damaged or truncated ({error}); {remedy}") from None
     if spoiled is not None:
         raise TorchFileError(f"{path}: damaged: the checksum of {spoiled} is wrong; {remedy}")
+
+
+def _again(path: Path, what: str) -> str:
+    """Return how to write a refused file again: a whole network by its class, another one by its dict."""
+    if not what.startswith("it needs "):
+        return ""
+    plain = what.removeprefix("it needs ").startswith(
+        ("numpy", "omegaconf", "argparse", "pathlib", "_codecs", "posixpath")
+    )
+    part = '["state_dict"]' if plain else ".state_dict()"
+    return (
+        f" (if you trust the file, there: torch.save(torch.load({path.name!r}, weights_only=False){part}, 'net.pth'))"
+    )
 
 
 def _short(error: BaseException) -> str:

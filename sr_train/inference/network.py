@@ -145,9 +145,12 @@ def take_less(network: Network, height: int, width: int, *, shrink: bool, tell: 
         torch.cuda.empty_cache()
 
 
+_RECOGNIZED = {"layout": "layout", "wrapper": "taken from", "aside": "set aside", "assumed": "assumed"}
+
+
 def recognized_as(weights: Weights) -> str:
-    """Return a suffix for the name of another program's file: its key format and assumptions; empty for our files."""
-    return "".join(f"; {k}: {weights.origin[k]}" for k in ("layout", "assumed") if k in weights.origin)
+    """Return a suffix for the name of another program's file: what was chosen in it and assumed; empty for our files."""
+    return "".join(f"; {shown}: {weights.origin[k]}" for k, shown in _RECOGNIZED.items() if k in weights.origin)
 
 
 def _open_bicubic(config: Mapping[str, Any]) -> tuple[nn.Module, int, str]:

@@ -11,6 +11,7 @@ from torch import nn
 from sr_train.config.build import build
 from sr_train.config.plan import Plan, Stage
 from sr_train.console import say
+from sr_train.inference.network import recognized_as
 from sr_train.models import contract
 from sr_train.weights.file import ANY, Weights
 from sr_train.weights.growth import residual_ends, with_frames
@@ -84,6 +85,8 @@ def check_warm_starts(plan: Plan) -> dict[str, Origin]:
         if source is not None:
             sources[stage.name] = source
             state, name = source.weights.state, str(source.file)
+            if recognized_as(source.weights):
+                say(f"{name}: {recognized_as(source.weights).removeprefix('; ')}")
         else:
             before = next(s for s in plan.stages if s.name == init["stage"])
             state, name = _network_of(before).state_dict(), f"stage {before.name}"

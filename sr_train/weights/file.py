@@ -24,8 +24,9 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from sr_train.files import write_bytes
-from sr_train.torch_files import TorchFileError, is_dict, is_list, read_file, read_header, storable
+from sr_train.torch_files import TorchFileError, is_dict, is_list, read_header, storable
 from sr_train.weights.foreign.base import WeightsError, count_tensors
+from sr_train.weights.foreign.content import read_any
 from sr_train.weights.foreign.recognize import recognize
 
 FORMAT = "sr-train weights"
@@ -122,8 +123,8 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
     whose tensors fit several scales.
     """
     path = Path(path)
+    content, header = read_any(path)
     try:
-        content, header = read_file(path)
         if header.get("format") == FORMAT:
             weights = _described(header, cast("dict[str, torch.Tensor]", content), str(path))
         else:

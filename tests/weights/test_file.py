@@ -83,7 +83,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
 
     path = tmp_path / "bomb.pth"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(WeightsError, match=r"bomb\.pth: refused: it contains more than tensors"):
+    with pytest.raises(WeightsError, match=r"bomb\.pth: refused: it is a Python pickle of protocol \d"):
         load_weights(path)
 
 

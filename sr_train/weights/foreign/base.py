@@ -41,6 +41,10 @@ def _any_values(tensors: Mapping[str, torch.Tensor]) -> None:
     """Accept all values."""
 
 
+def _unchanged(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return state
+
+
 def stated(channels: int) -> dict[str, int]:
     """Return a network's argument for images of other numbers of channels than 3, the default."""
     return {} if channels == 3 else {"image_channels": channels}
@@ -59,4 +63,6 @@ class KeyFormat:
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
     #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values
+    #: (tensors by our names) -> tensors with the values that our network needs, for a program that scales images otherwise
+    convert: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = _unchanged
     assumed: str = ""  #: settings that the file does not contain, as a format string with the network's arguments

@@ -1,8 +1,11 @@
-"""Key formats of EDSR, MDSR and MSRResNet: BasicSR's, which we use too, and that of EDSR's authors (EDSR-PyTorch).
+"""Key formats of EDSR, MDSR and MSRResNet: BasicSR's, which we use too, of EDSR's authors (EDSR-PyTorch), MMagic and KAIR.
 
 Names of the authors in EDSR and MDSR: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and
 ``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and
 ``upsample.S`` for scale number S, and ``tail.0`` for all scales.
+
+MMagic's EDSR works on [0, 1], ours and all others on [0, 255]: its first and last convolutions are scaled. Its MSRResNet has
+no activation after a pixel shuffle, so it is another network. KAIR's MSRResNet1 has the names of ESRGAN's code of 2019.
 """
 
 from __future__ import annotations
@@ -134,6 +137,49 @@ def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
     return {name: ours(name) for name in shapes if not _MEANS.fullmatch(name)}
 
 
+_UP_MMAGIC = re.compile(r"upsample\.(\d)\.upsample_conv\.(weight|bias)")
+
+_OF_2019 = re.compile(r"recon_trunk\.(\d+\.conv[12]\.(?:weight|bias))")
+
+
+def _mmagic_edsr(shapes: Shapes) -> Mapping[str, str | None] | None:
+    """Map ``upsample.K.upsample_conv`` to ``upsample.2K``; the other names are ours."""
+    if "upsample.0.upsample_conv.weight" not in shapes or "conv_after_body.weight" not in shapes:
+        return None
+
+    def ours(name: str) -> str:
+        m = _UP_MMAGIC.fullmatch(name)
+        return name if m is None else f"upsample.{2 * int(m[1])}.{m[2]}"
+
+    return {name: ours(name) for name in shapes}
+
+
+def _to_255(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of a network on [0, 1] for ours on [0, 255]; between the two ends nothing changes."""
+    factors = {"conv_first.weight": 1 / 255, "conv_last.weight": 255, "conv_last.bias": 255}
+    return {name: value * factors[name] if name in factors else value for name, value in state.items()}
+
+
+def _mmagic_msrresnet(shapes: Shapes) -> None:
+    if "trunk_net.0.conv1.weight" in shapes and "upsample1.upsample_conv.weight" in shapes:
+        raise ValueError(
+            "is MMagic's MSRResNet, which has no activation after its pixel shuffles; sr-train has BasicSR's, which has one, "
+            "and the weights do not fit it"
+        )
+
+
+def _names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
+    """Map ``recon_trunk.I`` to ``body.I`` and ``HRconv`` to ``conv_hr``; None for EDVR, which has these names as well."""
+    if "recon_trunk.0.conv1.weight" not in shapes or any(name.startswith("pcd_align.") for name in shapes):
+        return None
+
+    def ours(name: str) -> str:
+        m = _OF_2019.fullmatch(name)
+        return name.replace("HRconv.", "conv_hr.") if m is None else f"body.{m[1]}"
+
+    return {name: ours(name) for name in shapes}
+
+
 def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError if the file's mean shift differs from the one in our networks. Its weights do not fit them then."""
     mean = torch.tensor(DIV2K_MEAN) * 255
@@ -157,9 +203,14 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 _RES_SCALE = "res_scale={res_scale:g} for {channels} channels"
 
+_MMAGIC = f"{_RES_SCALE}, range 0 to 1 (converted to 0 to 255), mean of DIV2K"
+
 KEY_FORMATS = (
     KeyFormat(name="BasicSR's EDSR", match=infer_edsr, assumed=f"{_RES_SCALE}, range 0 to 255, mean of DIV2K"),
     KeyFormat(name="BasicSR's MSRResNet", match=infer_msrresnet),
     KeyFormat(name="EDSR-PyTorch's EDSR", names=_authors_edsr, match=infer_edsr, check=check_means, assumed=_RES_SCALE),
+    KeyFormat(name="MMagic's EDSR", names=_mmagic_edsr, match=infer_edsr, convert=_to_255, assumed=_MMAGIC),
+    KeyFormat(name="MMagic's MSRResNet", names=_mmagic_msrresnet, match=infer_msrresnet),
+    KeyFormat(name="MSRResNet of 2019", names=_names_2019, match=infer_msrresnet),
     KeyFormat(name="EDSR-PyTorch's MDSR", names=_authors_mdsr, match=infer_mdsr, check=check_means),
 )

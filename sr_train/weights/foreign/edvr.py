@@ -1,6 +1,6 @@
-"""The two published key formats of EDVR: the authors' of 2019, and BasicSR's, which we use too.
+"""The published key formats of EDVR: the authors' of 2019, MMagic's, and BasicSR's, which we use too.
 
-The two formats number the temporal attentions in opposite order, and both have the same shapes. The test of this file
+The authors and BasicSR number the temporal attentions in opposite order, and both have the same shapes. The test of this file
 compares outputs to prove that the map is right.
 """
 
@@ -67,6 +67,32 @@ def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
     return {name: rename_2019(name) for name in shapes} if "pcd_align.L3_offset_conv1.weight" in shapes else None
 
 
+_MMAGIC = (  # MMagic -> BasicSR: patterns of complete names without .weight and .bias; a ConvModule adds ".conv"
+    (r"feat_l([23])_conv([12])\.conv", r"conv_l\1_\2"),
+    (r"pcd_alignment\.(offset_conv[123]|feat_conv)\.(l[123])\.conv", r"pcd_align.\1.\2"),
+    (r"pcd_alignment\.(cas_offset_conv[12])\.conv", r"pcd_align.\1"),
+    (r"pcd_alignment\.(dcn_pack\.l[123]|cas_dcnpack)(\.conv_offset)?", r"pcd_align.\1\2"),
+    (r"fusion\.(feat_fusion|spatial_attn(?:[1-4]|_l[123]|_add1))\.conv", r"fusion.\1"),
+    (r"(fusion(?:\.(?:temporal_attn[12]|spatial_attn5|spatial_attn_add2))?)", r"\1"),
+    (r"upsample([12])\.upsample_conv", r"upconv\1"),
+    (r"(conv_first|conv_hr|conv_last|(?:feature_extraction|reconstruction)\.\d+\.conv[12])", r"\1"),
+)
+
+
+def rename_mmagic(name: str) -> str | None:
+    """Return our name for a tensor's name of MMagic; None for a name that EDVR does not have."""
+    stem, _, kind = name.rpartition(".")
+    for pattern, new in _MMAGIC:
+        if kind in ("weight", "bias") and (found := re.fullmatch(pattern, stem)):
+            return f"{found.expand(new)}.{kind}"
+    return None
+
+
+def names_mmagic(shapes: Shapes) -> Mapping[str, str | None] | None:
+    """Map MMagic's names to ours; None if they belong to another network."""
+    return {name: rename_mmagic(name) for name in shapes} if "pcd_alignment.dcn_pack.l1.weight" in shapes else None
+
+
 def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an EDVR; None for other shapes."""
     channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
@@ -104,4 +130,5 @@ def _blocks(shapes: Shapes, name: str) -> int:
 KEY_FORMATS = (
     KeyFormat(name="BasicSR's EDVR", match=infer_edvr),
     KeyFormat(name="EDVR's of 2019", names=names_2019, match=infer_edvr),
+    KeyFormat(name="MMagic's EDVR", names=names_mmagic, match=infer_edvr),
 )

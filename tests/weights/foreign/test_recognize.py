@@ -90,7 +90,7 @@ def test_all_wrappers_are_removed(tmp_path, wrapper, prefix, legacy):
     path = _save(tmp_path / "net.any", content, _use_new_zipfile_serialization=not legacy)
     weights, _ = _load(path)
     assert equal(weights.state, state)
-    assert weights.origin.get("wrapper", "") == wrapper
+    assert weights.origin.get("wrapper", "") == " > ".join(filter(None, (wrapper, prefix.rstrip("."))))
 
 
 def test_the_ema_is_preferred(tmp_path):
@@ -291,7 +291,10 @@ def test_sr_eval_scores_a_basicsr_file(invoke, tmp_path):
     _save(tmp_path / "net.pth", {"params_ema": edsr(2)})
     done = invoke("sr-eval", "weights=net.pth", "hr=hr", "device=cpu")
     assert done.returncode == 0, done.stderr
-    assert "net.pth (x2; layout: BasicSR's EDSR; assumed: res_scale=1 for 4 channels" in done.stdout
+    assert (
+        "net.pth (x2; layout: BasicSR's EDSR; taken from: params_ema; assumed: res_scale=1 for 4 channels"
+        in done.stdout
+    )
 
 
 def test_sr_train_starts_from_a_basicsr_file_and_its_own_checkpoint_is_no_weights_file(invoke, tmp_path):
