@@ -66,7 +66,14 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
     },
     "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "store": OUTPUT},
     "upscale": {"weights": INPUT, "input": INPUT, "output": OUTPUT},
-    "convert": {"weights": INPUT, "out": OUTPUT},
+    "convert": {
+        "weights": INPUT,
+        "out": OUTPUT,
+        "name": OPTIONAL,
+        "author": OPTIONAL,
+        "license": OPTIONAL,
+        "description": OPTIONAL,
+    },
 }
 
 # An item in quotes, or everything up to the next comma
