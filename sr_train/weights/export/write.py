@@ -22,7 +22,15 @@ from sr_train.console import UsageError, for_shell
 from sr_train.files import sync_folder
 from sr_train.models import contract
 from sr_train.weights.export.card import About, card_files, file_stem, write_card
-from sr_train.weights.export.compare import BOUNDS, AnySize, Run, largest_difference, shapes
+from sr_train.weights.export.compare import (
+    BOUNDS,
+    AnySize,
+    Run,
+    largest_difference,
+    largest_value,
+    shapes,
+    traced_shape,
+)
 from sr_train.weights.export.ncnn import open_ncnn, write_ncnn
 from sr_train.weights.export.onnx import open_onnx, write_onnx
 from sr_train.weights.export.openers import without_ncnn
@@ -32,6 +40,8 @@ from sr_train.weights.foreign.base import WeightsError
 from sr_train.weights.network import build_network
 
 KINDS = {"safetensors": ".safetensors", "pth": ".pth", "onnx": ".onnx", "ncnn": ".param"}
+
+_LARGEST_HALF = 65_504  # largest value of float16
 
 ONE_SCALE = ("onnx", "ncnn")  #: kinds of files that contain one branch of a network with several scales
 
@@ -143,6 +153,11 @@ def export(
         weights = Weights(weights.model, weights.state, {**weights.origin, "about": about.given()}, weights.scores)
     if kind == "ncnn" and without_ncnn(weights.model):
         raise WeightsError(f"{path.name}: not written, because ncnn cannot run it: {without_ncnn(weights.model)}")
+    if half and (value := largest_value(network, traced_shape(network))) > _LARGEST_HALF:
+        raise WeightsError(
+            f"{path.name}: not written, because a layer of the network reaches {value:,.0f}, and the largest value of float16 "
+            f"is {_LARGEST_HALF:,}; give precision=fp32"
+        )
     with _beside(path) as folder:
         draft = folder / path.name
         program, run = _written(draft, kind, weights, network, precision, allow)
@@ -152,8 +167,7 @@ def export(
         if not difference <= bound:
             raise WeightsError(
                 f"{path.name}: not written, because its output in {program} differs by {difference:.2g} from the network's; "
-                f"at most {bound:g} is accepted for pixels in [0, 1]"
-                + ("; values beyond float16's 65,504 are likely: give precision=fp32" if half else "")
+                f"at most {bound:g} is accepted for pixels in [0, 1]" + ("; give precision=fp32" if half else "")
             )
         files = sorted(folder.iterdir())
         if card:
