@@ -9,7 +9,7 @@ from sr_train.weights.file import Weights
 from sr_train.weights.network import build_model
 from sr_train.weights.open import full_arguments
 
-EDVR = {"channels": 8, "frames": 3, "groups": 2, "front_blocks": 1, "back_blocks": 1}
+EDVR = {"scale": 4, "channels": 8, "frames": 3, "groups": 2, "front_blocks": 1, "back_blocks": 1}
 _SMALL = {"channels": 12, "blocks": 2}
 
 
@@ -29,9 +29,9 @@ def _all():
     yield "edsr_res_scale", "edsr.EDSR", {"scale": 2, "res_scale": 0.5, **_SMALL}
     yield "mdsr", "mdsr.MDSR", {"scales": [2, 3, 4], **_SMALL}
     yield "edvr", "edvr.EDVR", EDVR
-    yield "edvr_plain", "edvr.EDVR", {"tsa": False, "predeblur": True, **EDVR}
-    yield "edvr_deblur", "edvr.EDVR", {"scale": 1, "hr_in": True, "predeblur": True, **EDVR}
-    yield "edvr_second", "edvr.EDVR", {"scale": 1, "hr_in": True, **EDVR}
+    yield "edvr_plain", "edvr.EDVR", {**EDVR, "tsa": False, "predeblur": True}
+    yield "edvr_deblur", "edvr.EDVR", {**EDVR, "scale": 1, "hr_in": True, "predeblur": True}
+    yield "edvr_second", "edvr.EDVR", {**EDVR, "scale": 1, "hr_in": True}
 
 
 NETWORKS = {name: {"_target_": f"sr_train.models.{target}", **model} for name, target, model in _all()}

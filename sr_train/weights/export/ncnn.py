@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +42,8 @@ def write_ncnn(param: Path, network: nn.Module, *, precision: str) -> None:
     pnnx = optional("pnnx", NEEDED)
     _, *rest, height, width = traced_shape(network)
     sizes = [[1, *rest, height * k, width * k] for k in (1, 3)]  # two sizes, so that pnnx makes sides dynamic
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # sizes are checked by running the file
         jit = cast("Any", torch.jit)
         traced = jit.trace(_Image(without_batchnorm(network)), torch.rand(sizes[0]), check_trace=False)
         traced.save(str(Path(folder) / "net.pt"))

@@ -43,7 +43,7 @@ def write_onnx(path: Path, network: nn.Module, *, precision: str, metadata: Mapp
     try:
         quiet.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # sizes are checked below, by running the file
+            warnings.simplefilter("ignore")  # sizes are checked by running the file
             cast("Any", torch.onnx).export(
                 module,
                 (torch.rand(shape),),

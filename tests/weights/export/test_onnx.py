@@ -102,7 +102,7 @@ def test_values_beyond_float16_are_refused_with_advice(tmp_path):
     large = {k: v * 3e4 if k == "body.0.conv1.weight" else v / 3e4 if k == "body.0.conv2.weight" else v
              for k, v in weights.state.items()}  # fmt: skip
     weights = type(weights)(weights.model, large, weights.origin, weights.scores)
-    with pytest.raises(ValueError, match="a layer of the network reaches .* float16 is 65,504; give precision=fp32"):
+    with pytest.raises(ValueError, match=r"a layer of the network reaches .* float16 is 65,504; give precision=fp32"):
         write.export(tmp_path / "net.onnx", "onnx", weights, precision="fp16")
     assert list(tmp_path.iterdir()) == []
 
