@@ -77,7 +77,8 @@ RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is ty
     (r"sr-upscale .*", ["device=cpu", "skip_existing=true"]),
     (r"sr-interp alpha=0\.8", []),
     (r"sr-interp run=runs/taste .*", ["rows=1", "crop=16", "device=cpu"]),
-    (r"sr-convert .*\.pth .*", COMPOSE),
+    (r"sr-convert weights=\S+\.pth .*", COMPOSE),
+    (r"sr-convert .*\.(onnx|param)( .*)?", COMPOSE),  # optional packages
     (r"sr-convert .*", []),
     (r"make \w+|python -m pip install .*", COMPOSE),
 ]

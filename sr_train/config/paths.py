@@ -78,7 +78,14 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "paths.*": BASE,
     },
     "upscale": {"weights": INPUT, "input": LIST, "output": OUTPUT},
-    "convert": {"weights": INPUT, "out": OUTPUT},
+    "convert": {
+        "weights": INPUT,
+        "out": OUTPUT,
+        "name": OPTIONAL,
+        "author": OPTIONAL,
+        "license": OPTIONAL,
+        "description": OPTIONAL,
+    },
 }
 
 # An item in quotes, or everything up to the next comma

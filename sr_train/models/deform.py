@@ -37,7 +37,7 @@ _PIECE = 1024  # positions that a CPU samples at once; their nine taps with 64 c
 
 def _side(size: int) -> int:
     """Return the smallest power of two that is at least ``size - 1``."""
-    return 1 << max(int(size) - 2, 0).bit_length()  # while tracing, a size is a tensor
+    return 1 << max(int(size) - 2, 0).bit_length()  # a size that torch.compile does not know is no int
 
 
 def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -81,6 +81,30 @@ def _by_sampling(
     columns = columns.reshape(batch, channels * _TAPS, height * width).to(weight.dtype)
     out = torch.matmul(weight.flatten(1), columns) + bias[:, None]
     return out.reshape(batch, len(weight), height, width)
+
+
+def _for_export(
+    x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Compute the convolution with operations whose sizes may all change after tracing, for ONNX and TorchScript.
+
+    Maps are not padded: the power of two would become a constant of the traced size. Positions are rounded here, by up to
+    1e-7 of a side; only gradients need them exact.
+    """
+    channels, (height, width) = int(x.shape[1]), x.shape[2:]
+    groups = int(mask.shape[1]) // _TAPS
+    own = offset.reshape(-1, _TAPS, 2, height, width)
+    tap = torch.arange(_TAPS, device=offset.device)[:, None, None]
+    y = torch.arange(height, device=offset.device)[:, None] + torch.div(tap, 3, rounding_mode="floor") - 1
+    across = torch.arange(width, device=offset.device) + tap % 3 - 1
+    grid = torch.stack(((across + own[:, :, 1]) * 2 + 1, (y + own[:, :, 0]) * 2 + 1), -1)
+    grid = grid / torch.stack((torch.as_tensor(width), torch.as_tensor(height))).to(grid) - 1
+    padding = {"padding_mode": "zeros", "align_corners": False}
+    found = F.grid_sample(
+        x.reshape(-1, channels // groups, height, width), grid.reshape(-1, _TAPS * height, width, 2), **padding
+    )
+    columns = (found * mask.reshape(-1, 1, _TAPS * height, width)).to(weight.dtype)
+    return F.conv2d(columns.reshape(-1, channels * _TAPS, height, width), weight.flatten(1)[:, :, None, None], bias)
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
@@ -193,8 +217,9 @@ def deformable_conv(
         weight, bias = weight.to(offset.dtype), bias.to(offset.dtype)
         return deform_conv2d(x.to(offset.dtype), offset, weight, bias, padding=(1, 1), mask=mask).to(dtype)
     tensors = x.to(offset.dtype), offset, mask, weight.to(dtype), bias.to(dtype)
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if x.device.type != "cpu" or traced:
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return _for_export(*tensors)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return _by_sampling(*tensors)
     return _Pieces.apply(*tensors).permute(0, 3, 1, 2)
 

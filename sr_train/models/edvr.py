@@ -8,7 +8,16 @@ from torch import nn
 
 from sr_train.models.contract import Levels
 from sr_train.models.deform import Way
-from sr_train.models.layers import ResidualBlock, check_image_channels, frames_joined, leaky, scaled_kaiming_, upscaled
+from sr_train.models.layers import (
+    ResidualBlock,
+    as_images,
+    as_windows,
+    check_image_channels,
+    frames_joined,
+    leaky,
+    scaled_kaiming_,
+    upscaled,
+)
 from sr_train.models.pcd import PCDAlignment
 from sr_train.models.tsa import TSAFusion
 
@@ -150,8 +159,8 @@ class EDVR(nn.Module):
         """Restore the center frame; see the class for shapes and ranges."""
         if lr.dim() != 5 or lr.shape[1] != self.frames:
             raise ValueError(f"EDVR takes [B, {self.frames}, {self.image_channels}, h, w], but got {list(lr.shape)}")
-        levels = self.features(lr.flatten(0, 1))
-        return self.fuse({k: torch.unflatten(x, 0, lr.shape[:2]) for k, x in levels.items()}, lr[:, self.center])
+        levels = self.features(as_images(lr))
+        return self.fuse({k: as_windows(x, lr.shape[0]) for k, x in levels.items()}, lr[:, self.center])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features of single frames on three scales: [N, C, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].

@@ -57,3 +57,13 @@ def upscaled(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
 def frames_joined(x: torch.Tensor) -> torch.Tensor:
     """Join the frames' channels: [B, T, C, h, w] -> [B, T C, h, w] in channels-last memory."""
     return x.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
+
+
+def as_images(x: torch.Tensor) -> torch.Tensor:
+    """Join windows and frames: [B, T, C, h, w] -> [B T, C, h, w]. All sizes may change after tracing."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def as_windows(x: torch.Tensor, batch: int) -> torch.Tensor:
+    """Split images into windows: [B T, C, h, w] -> [B, T, C, h, w]. All sizes may change after tracing."""
+    return x.reshape(batch, -1, *x.shape[1:])

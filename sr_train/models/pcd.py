@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sr_train.models.deform import DeformableConv, Way
-from sr_train.models.layers import leaky, upscaled
+from sr_train.models.layers import as_images, as_windows, leaky, upscaled
 
 
 def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -20,8 +20,7 @@ def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor)
     of_own, of_reference = torch.split(conv.weight, own.shape[1], dim=1)
     common = F.conv2d(reference, of_reference, conv.bias, padding=1)
     x = F.conv2d(own, of_own, padding=1)
-    torch.unflatten(x, 0, (len(reference), -1)).add_(common.unsqueeze(1))
-    return x
+    return as_images(as_windows(x, reference.shape[0]).add_(common.unsqueeze(1)))
 
 
 class PCDAlignment(nn.Module):
@@ -53,7 +52,7 @@ class PCDAlignment(nn.Module):
         """Align levels l1 to l3, [B, T, C, h / 2^i, w / 2^i], with the frame ``center`` -> [B, T, C, h, w]."""
         batch = levels["l1"].shape[0]
         reference = {level: x[:, center] for level, x in levels.items()}
-        own = {level: x.flatten(0, 1) for level, x in levels.items()}
+        own = {level: as_images(x) for level, x in levels.items()}
         offset = found = None
         for level in ("l3", "l2", "l1"):
             last = offset
@@ -69,7 +68,7 @@ class PCDAlignment(nn.Module):
         assert found is not None
         offset = leaky(_with_reference(self.cas_offset_conv1, found, reference["l1"]))
         offset = leaky(self.cas_offset_conv2(offset))
-        return torch.unflatten(leaky(self.cas_dcnpack(found, offset)), 0, (batch, -1))
+        return as_windows(leaky(self.cas_dcnpack(found, offset)), batch)
 
     def _conv(self, name: str, level: str) -> nn.Conv2d:
         conv = self.get_submodule(f"{name}.{level}")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_train.models.layers import frames_joined, leaky, upscaled
+from sr_train.models.layers import as_images, as_windows, frames_joined, leaky, upscaled
 
 
 def _pooled(x: torch.Tensor) -> torch.Tensor:
@@ -55,5 +55,5 @@ class TSAFusion(nn.Module):
         The sum over channels is in float32.
         """
         reference = self.temporal_attn1(aligned[:, self.center])
-        embedded = self.temporal_attn2(aligned.flatten(0, 1)).unflatten(0, aligned.shape[:2])
+        embedded = as_windows(self.temporal_attn2(as_images(aligned)), aligned.shape[0])
         return (embedded * reference.unsqueeze(1)).sum(2, keepdim=True, dtype=torch.float32).sigmoid()

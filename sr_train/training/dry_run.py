@@ -34,7 +34,8 @@ from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.validation import naming_the_image
 from sr_train.training.warm_starts import Origin, find_origin
-from sr_train.weights.open import finished_file
+from sr_train.weights.export.openers import opened_by
+from sr_train.weights.open import finished_file, full_arguments
 
 _STEPS, _SECONDS = 6, 20.0  # limits of the timed steps
 
@@ -204,6 +205,7 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
         flops = f"{work / 1e9:,.1f} G multiply-adds ({2 * work / 1e9:,.1f} GFLOP)"
         branch = f"x{scale}: " if len(stage.scales) > 1 else ""
         say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
+    say(f"  opens in  {opened_by(full_arguments(config['model']))}")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
     say(
         f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} for training, all sizes match; validation: {sets}"

@@ -32,6 +32,8 @@ from sr_train.training.signals import Signals, StoppedError
 from sr_train.training.stage import run_stage
 from sr_train.training.trainer import unchanged_flags
 from sr_train.training.user_callbacks import start_clock
+from sr_train.weights.export.openers import opened_by
+from sr_train.weights.open import full_arguments
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
                 raise StoppedError(signal.Signals(signals.received).name, None, signals.received)
             with unchanged_flags():
                 run_stage(plan, stages.pop(0), processes, signals)
+        last = next(s for s in reversed(plan.stages) if s.name in plan.selected)
+        say(f"opens in: {opened_by(full_arguments(last.config['model']))}")
 
 
 def _say_stopped(plan: Plan, stopped: StoppedError, arguments: Sequence[str]) -> None:

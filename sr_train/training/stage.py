@@ -56,7 +56,7 @@ class Export:
 
     def __init__(self, plan: Plan, stage: Stage, source: Origin | None) -> None:
         self.model = full_arguments(stage.config["model"])
-        self.origin: dict[str, Any] = {"run": plan.name, "stage": stage.name}
+        self.origin: dict[str, Any] = {"run": plan.name, "stage": stage.name, "data": _data_names(stage.config)}
         if source is not None:
             self.origin["ancestors"] = source.ancestors
 
@@ -73,6 +73,12 @@ class Export:
         if finished is not None:
             origin["finished"] = dict(finished)
         save_weights(path, Weights(self.model, task.averaged().state_dict(), origin, dict(scores)))
+
+
+def _data_names(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the training sources without their folders: DIV2K_train.lmdb, toy:chelsea,coffee."""
+    sources = [s["hr"] if isinstance(s, Mapping) else s for s in config["data"]["train"]]
+    return list(dict.fromkeys(str(s) if str(s).startswith("toy") else Path(str(s)).name for s in sources))
 
 
 def _callbacks(
