@@ -16,7 +16,7 @@ from sr_train.weights.file import Weights, save_weights
 from tests.helpers import small_edvr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "nets"))
-from films import photograph_frames, write_film
+from films import photograph_frames, write_film  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.video
 
