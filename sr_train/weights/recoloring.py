@@ -37,22 +37,25 @@ def with_channels(
     if convs is None:
         return found
     own, here = network.state_dict(), contract.channels(network)
-    for axis, names in ((1, convs[0]), (0, convs[1])):
-        for name in names:
-            weight, bias = f"{name}.weight", f"{name}.bias"
-            if not {weight, bias} <= found.keys() or any(fnmatchcase(weight, glob) for glob in skip):
-                continue
-            there = _channels_of(found[weight], own[weight], axis, here)
-            if there is None or there == here:
-                continue  # other differences are reported when all tensors are compared
-            if {here, there} != {1, 3}:
-                remedy = ",".join(f"{n}.*" for n in (*convs[0], *convs[1]))
-                raise WeightsError(
-                    f"{where}: the source takes images of {there} channels, this network {here}; only 3 and 1 are converted "
-                    f"into each other; re-initialize the convolutions of the image: init.skip=[{remedy}]"
-                )
-            convert = _first if axis == 1 else _last
-            found[weight], found[bias] = convert(network, found[weight], found[bias], there, here)
+    used = [
+        (name, axis)
+        for axis, names in ((1, convs[0]), (0, convs[1]))
+        for name in names
+        if {f"{name}.weight", f"{name}.bias"} <= found.keys()
+        and not any(fnmatchcase(f"{name}.weight", g) for g in skip)
+    ]
+    counts = {_channels_of(found[f"{name}.weight"], own[f"{name}.weight"], axis, here) for name, axis in used}
+    there = counts.pop() if len(counts) == 1 else None
+    if there is None or there == here:
+        return found  # other differences are reported when all tensors are compared
+    if {here, there} != {1, 3}:
+        raise WeightsError(
+            f"{where}: the source takes images of {there} channels, this network {here}; only 3 and 1 are converted into each "
+            f"other; re-initialize the convolutions of the image: init.skip=[{','.join(f'{name}.*' for name, _ in used)}]"
+        )
+    for name, axis in used:
+        convert, weight, bias = _first if axis == 1 else _last, f"{name}.weight", f"{name}.bias"
+        found[weight], found[bias] = convert(network, found[weight], found[bias], there, here)
     return found
 
 

@@ -14,7 +14,7 @@ from sr_train.data.video.clips import Clips
 from sr_train.data.video.dataset import EvalWindows, TrainWindows
 
 
-def image(channels, dtype=np.uint8, seed=0, size=(40, 52)):
+def image(channels, dtype: type[np.unsignedinteger] = np.uint8, seed=0, size=(40, 52)):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
 
 

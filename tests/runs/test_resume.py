@@ -253,6 +253,20 @@ def test_differences_are_found_at_any_depth():
     assert resume.differences(old, new) == ["a.b[1]: 2 -> 3", "a.b[2]: (missing) -> 4"]
 
 
+def test_a_run_of_an_earlier_version_without_channels_is_for_rgb():
+    old = {"scale": 2, "data": {"scale": 2}, "model": {"scale": 2}, "task": {"discriminator": {"size": 32}}}
+    new = {
+        "channels": 3,
+        "data": {"channels": 3},
+        "model": {"image_channels": 3},
+        "task": {"discriminator": {"image_channels": 3}},
+    }
+    same = {k: {**old[k], **v} if isinstance(v, dict) and k != "task" else v for k, v in new.items()} | {"scale": 2}
+    same["task"] = {"discriminator": {"size": 32, "image_channels": 3}}
+    assert resume.differences(old, same) == []
+    assert resume.differences(old, {**same, "channels": 1}) == ["channels: 3 -> 1"]
+
+
 def test_classes_that_were_moved_are_no_difference(tmp_path):
     old = {
         "logger": {"w": {"_target_": "sr_train.records.WandB"}},

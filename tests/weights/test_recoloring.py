@@ -85,3 +85,9 @@ def test_a_network_of_another_width_is_reported_as_before():
     source, network = EDSR(scale=2, channels=8, blocks=1), EDSR(scale=2, channels=4, blocks=1, image_channels=1)
     with pytest.raises(WeightsError, match=r"conv_first.weight: \[8, 1, 3, 3\] in the source, \[4, 1, 3, 3\]"):
         warm_start(network, source.state_dict(), [], where="test")
+
+
+def test_folded_pixels_are_not_taken_for_channels():
+    source, network = NETWORKS["rrdbnet_unshuffle"](), NETWORKS["rrdbnet"]()
+    with pytest.raises(WeightsError, match=r"conv_first.weight: \[4, 12, 3, 3\] in the source, \[4, 3, 3, 3\]"):
+        warm_start(network, source.state_dict(), [], where="test")
