@@ -97,10 +97,10 @@ CASES = [
     ),
     Case(
         "store made otherwise",
-        ("sr-prepare", "images=hr", "store=x.lmdb", "scales=[3]"),
+        ("sr-prepare", "images=hr", "store=x.lmdb", "scales=[2]", "arithmetic=uint8"),
         nothing,
         1,
-        "x.lmdb: was made with scales=[2]",
+        "x.lmdb: its LR of x2 was made with arithmetic=float, but arithmetic=uint8 is requested",
     ),
 ]
 

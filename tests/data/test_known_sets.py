@@ -304,6 +304,18 @@ def test_verify_compares_sizes_and_checksums_of_archives(tmp_path, monkeypatch, 
             assert message in capsys.readouterr().out
 
 
+def test_the_page_of_data_sets_has_the_checksums_of_the_table():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    shown = dict(re.findall(r"^\| `(\S+)` \| (?:SHA-256 )?([0-9a-f]{32,64}) \|$", page, re.MULTILINE))
+    plans = [p for known in SETS.values() for plans in (known.stores, *known.kinds.values()) for p in plans]
+    sums = {a.name: a.md5 or a.sha256 for plan in plans for a in plan.all_archives() if a.md5 or a.sha256}
+    assert shown == sums
+    assert (
+        shown["DIV2K_valid_LR_bicubic_X4.zip"] == "21962de700c8d368c6ff83314480eff0"
+    )  # of torchSR and of this page before
+    assert shown["benchmark.tar"] == "4ace41d33c2384b97e6b320cd0afd6ba"
+
+
 # -- again, after a kill, with more scales ---------------------------------------------------------------------------
 
 

@@ -426,7 +426,8 @@ def test_video_sets_are_prepared_and_opened_by_name(invoke, tmp_path, write_clip
     for line in ("reds4: 4 clips of 20 frames", "vid4: 2 clips of 11 frames", "vimeo90k_t: 1 clips of 1 frames"):
         assert line in done.stdout
     done = invoke(
-        "sr-train", "data=vimeo90k", "model=edvr_m", "scale=4", "sets=[]", "name=x", "trainer.accelerator=cpu", "data.lr_patch=8"
+        "sr-train", "data=vimeo90k", "model=edvr_m", "scale=4", "sets=[]", "name=x", "data.lr_patch=8",
+        "trainer.accelerator=cpu",
     )  # fmt: skip
     assert done.returncode == 2
     assert (
