@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -51,7 +51,7 @@ def reduced(image: Image | Gray, size: tuple[int, int]) -> Any:
 
 def blurred(gray: Any, sigma: float) -> Any:
     """Return an image blurred by a Gaussian of ``sigma`` pixels."""
-    return cv2.GaussianBlur(gray, (0, 0), sigma)
+    return cast("Any", cv2.GaussianBlur(gray, (0, 0), sigma))
 
 
 def undo_turn(image: Image | Gray, orientation: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from sr_train.batch import Image
@@ -83,8 +84,8 @@ def _gaussian(taps: int, sigma: float, phase: int, border: int) -> Reduce:
     def reduce(hr: Image, size: tuple[int, int]) -> Image:
         scale = hr.shape[0] // size[0]
         options: dict[str, Any] = {"anchor": (anchor, anchor), "borderType": border}
-        blurred: Any = cv2.sepFilter2D(hr.astype(np.float64), cv2.CV_64F, kernel, kernel, **options)
-        blurred = np.reshape(blurred, hr.shape)
+        out: Any = cv2.sepFilter2D(hr.astype(np.float64), cv2.CV_64F, kernel, kernel, **options)
+        blurred: NDArray[np.float64] = np.reshape(out, hr.shape)
         kept = blurred[phase::scale, phase::scale][: size[0], : size[1]]
         return round_half_up(np.round(kept, 9), hr.dtype)
 

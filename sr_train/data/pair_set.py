@@ -115,7 +115,7 @@ def _share(count: int, total: int) -> str:
 
 def _kernel_counts(verdicts: Mapping[str, PairVerdict]) -> dict[str, list[str]]:
     """Return the names of the pairs by kernel: as few kernels as explain all pairs."""
-    left = {name: v for name, v in verdicts.items() if v.kind == "kernel"}
+    left: dict[str, PairVerdict] = {name: v for name, v in verdicts.items() if v.kind == "kernel"}
     groups: dict[str, list[str]] = {}
     while left:
         votes = Counter[str](kernel for v in left.values() for kernel in v.kernels)
