@@ -137,7 +137,8 @@ class FaultSearch:
     def _turn(self, place: Alignment, *, inverted: bool) -> _Undone:
         """Undo an inversion and a turn."""
         lr = np.iinfo(self.lr.dtype).max - self.lr if inverted else self.lr
-        words, kinds = (("inverted (dark and bright are exchanged)",), ("range",)) if inverted else ((), ())
+        words = ("inverted (dark and bright are exchanged)",) if inverted else ()
+        kinds: tuple[Kind, ...] = ("range",) if inverted else ()
         if place.orientation == 1:
             scores = score(self.hr, lr, self.scale, self.known) if inverted else self.scores
             return _Undone(self.hr, lr, words, kinds, scores)
@@ -146,7 +147,8 @@ class FaultSearch:
             word += f" by the EXIF orientation {self.orientation} of HR, which training does not apply"
         elif place.orientation in (3, 6, 8):
             word += f", as by a program that applies an EXIF orientation of {place.orientation}"
-        words, kinds = (*words, word), (*kinds, "rotated")
+        words = (*words, word)
+        kinds = (*kinds, "rotated")
         back = undo_turn(lr, place.orientation)
         found = _Undone(self.hr, back, words, kinds, score(self.hr, back, self.scale, self.known))
         # A program that turns HR before it crops and reduces it leaves out other rows and columns.
@@ -163,8 +165,8 @@ class FaultSearch:
         if not swapped(hr, lr):
             return found
         lr = np.ascontiguousarray(found.lr[..., ::-1])
-        words, kinds = (*found.words, "BGR (red and blue are swapped)"), (*found.kinds, "bgr")
-        return _Undone(self.hr, lr, words, kinds, score(self.hr, lr, self.scale, self.known))
+        words, scores = (*found.words, "BGR (red and blue are swapped)"), score(self.hr, lr, self.scale, self.known)
+        return _Undone(self.hr, lr, words, (*found.kinds, "bgr"), scores)
 
     def _displacement(self, found: _Undone, place: Alignment) -> _Undone:
         """Undo a displacement of LR.
@@ -191,9 +193,9 @@ class FaultSearch:
         products = [v * self.scale for v in (down, right)]
         if max(abs(v - round(2 * v) / 2) for v in products) > 0.05 or not any(products):
             return self.hr, lr, {}
-        hr, low = _overlap(self.hr, lr, self.scale, down, right)
-        if min(low.shape[:2]) < 2:
+        if any(abs(v) > length - 2 for v, length in zip((down, right), lr.shape, strict=False)):
             return self.hr, lr, {}
+        hr, low = _overlap(self.hr, lr, self.scale, down, right)
         if max(abs(v - round(v)) for v in products) <= 0.05:
             return hr, low, score(hr, low, self.scale, self.known)
         twice = self.hr.repeat(2, axis=0).repeat(2, axis=1)  # half HR pixels: only some kernels

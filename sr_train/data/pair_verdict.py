@@ -63,7 +63,10 @@ def best_kernels(scores: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
 
 def one_of(kernels: tuple[str, ...]) -> str:
     """Return the name of a kernel, or "one of A, B"."""
-    return kernels[0] if len(kernels) == 1 else f"one of {'; '.join(kernels)}"
+    if len(kernels) == 1:
+        return kernels[0]
+    more = f"; ... ({len(kernels)} in all)" if len(kernels) > _MANY else ""
+    return f"one of {'; '.join(kernels[:_MANY])}{more}"
 
 
 def made_by(scores: Mapping[str, float]) -> str:
