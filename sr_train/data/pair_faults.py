@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -41,12 +41,17 @@ class Alignment(NamedTuple):
 def luma(image: Image) -> Gray:
     """Return the gray values of [H, W, C] in [0, 255], [H, W]."""
     plane = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image[..., :3], cv2.COLOR_RGB2GRAY)
-    return plane.astype(np.float32) / np.float32(np.iinfo(image.dtype).max / 255)
+    return (plane.astype(np.float32) / np.float32(np.iinfo(image.dtype).max / 255)).astype(np.float32, copy=False)
 
 
 def reduced(image: Image | Gray, size: tuple[int, int]) -> Any:
     """Return an image reduced by averaging, [h, w] or [h, w, C]."""
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+
+def blurred(gray: Any, sigma: float) -> Any:
+    """Return an image blurred by a Gaussian of ``sigma`` pixels."""
+    return cast("Any", cv2.GaussianBlur(gray, (0, 0), sigma))
 
 
 def undo_turn(image: Image | Gray, orientation: int) -> Any:
@@ -75,7 +80,7 @@ def _place(gray: Gray, reach: int) -> tuple[int, int, int, int]:
     height, width = gray.shape
     tall, wide = min(_TEMPLATE, height - 2 * reach), min(_TEMPLATE, width - 2 * reach)
     starts = [
-        sorted({int(n) for n in np.linspace(reach, length - reach - side, 4)})
+        sorted({reach + (length - 2 * reach - side) * n // 3 for n in range(4)})
         for length, side in ((height, tall), (width, wide))
     ]
     places = [(y, x) for y in starts[0] for x in starts[1]]
@@ -103,7 +108,7 @@ def align(hr: Gray, lr: Gray) -> Alignment:
     reach = min(_REACH, (min(hr.shape) - 6) // 3)
     if reach < 1:
         return Alignment(1, 0, 0, correlation(hr, lr) if hr.shape == lr.shape else 0.0, 1.0)
-    hr, lr = cv2.GaussianBlur(hr, (0, 0), 1.0), cv2.GaussianBlur(lr, (0, 0), 1.0)
+    hr, lr = blurred(hr, 1.0), blurred(lr, 1.0)
     top, left, tall, wide = _place(hr, reach)
     template = hr[top : top + tall, left : left + wide]
     found: dict[int, tuple[float, int, int]] = {}
@@ -129,7 +134,7 @@ def _sampling(length: int, count: int, scale: int, first: float) -> NDArray[np.f
 def _vertex(before: float, middle: float, after: float) -> float:
     """Return the place of the maximum of a parabola through three values at -1, 0 and 1."""
     bend = before - 2 * middle + after
-    return 0.5 * (before - after) / bend if bend < -1e-12 else 0.0
+    return min(1.0, max(-1.0, 0.5 * (before - after) / bend)) if bend < -1e-12 else 0.0
 
 
 def refine(hr: Gray, lr: Gray, scale: int, down: float, right: float) -> tuple[float, float]:
@@ -151,10 +156,10 @@ def refine(hr: Gray, lr: Gray, scale: int, down: float, right: float) -> tuple[f
     hr = hr[first : first + (tall + 2 * reach) * scale, before : before + (wide + 2 * reach) * scale]
     moves = np.arange(-5, 6) * 0.25
     rows = [_sampling(hr.shape[0], tall, scale, reach - down - m) @ hr for m in moves]
-    columns = [_sampling(hr.shape[1], wide, scale, reach - right - m).T for m in moves]
+    columns = [np.transpose(_sampling(hr.shape[1], wide, scale, reach - right - m)) for m in moves]
     value = np.array([[correlation(row @ column, lr) for column in columns] for row in rows])
     y, x = np.unravel_index(int(value.argmax()), value.shape)
-    y, x = int(np.clip(y, 1, len(moves) - 2)), int(np.clip(x, 1, len(moves) - 2))
+    y, x = (min(max(int(n), 1), len(moves) - 2) for n in (y, x))
     more_down = _vertex(value[y - 1, x], value[y, x], value[y + 1, x])
     more_right = _vertex(value[y, x - 1], value[y, x], value[y, x + 1])
     return down + float(moves[y]) + 0.25 * more_down, right + float(moves[x]) + 0.25 * more_right
@@ -172,5 +177,5 @@ def swapped(hr: NDArray[Any], lr: NDArray[Any]) -> bool:
     if hr.ndim != 3 or hr.shape[2] < 3 or min(hr.shape[:2]) < 2:
         return False
     level = float(np.iinfo(hr.dtype).max) / 255
-    chroma = [cv2.GaussianBlur(v[..., 0].astype(np.float32) - v[..., 2], (0, 0), 1.0) for v in (hr, lr)]
+    chroma = [blurred(v[..., 0].astype(np.float32) - v[..., 2], 1.0) for v in (hr, lr)]
     return float(chroma[0].std()) > 0.5 * level and correlation(*chroma) < -0.5

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 from sr_train.batch import Image
@@ -49,7 +50,7 @@ def _pillow(filter_: Resampling) -> Reduce:
 
     def reduce(hr: Image, size: tuple[int, int]) -> Image:
         if hr.dtype == np.uint8:
-            return resize(hr[..., 0] if hr.shape[2] == 1 else hr, size).reshape(*size, hr.shape[2])
+            return np.reshape(resize(hr[..., 0] if hr.shape[2] == 1 else hr, size), (*size, hr.shape[2]))
         planes = [resize(hr[..., c].astype(np.float32), size) for c in range(hr.shape[2])]
         return round_half_up(np.stack(planes, axis=-1).astype(np.float64), hr.dtype)
 
@@ -58,7 +59,7 @@ def _pillow(filter_: Resampling) -> Reduce:
 
 def _opencv(interpolation: int) -> Reduce:
     def reduce(hr: Image, size: tuple[int, int]) -> Image:
-        return cv2.resize(hr, (size[1], size[0]), interpolation=interpolation).reshape(*size, hr.shape[2])
+        return np.reshape(cv2.resize(hr, (size[1], size[0]), interpolation=interpolation), (*size, hr.shape[2]))
 
     return reduce
 
@@ -82,11 +83,11 @@ def _gaussian(taps: int, sigma: float, phase: int, border: int) -> Reduce:
 
     def reduce(hr: Image, size: tuple[int, int]) -> Image:
         scale = hr.shape[0] // size[0]
-        blurred = cv2.sepFilter2D(
-            hr.astype(np.float64), cv2.CV_64F, kernel, kernel, anchor=(anchor, anchor), borderType=border
-        ).reshape(hr.shape)
+        options: dict[str, Any] = {"anchor": (anchor, anchor), "borderType": border}
+        out: Any = cv2.sepFilter2D(hr.astype(np.float64), cv2.CV_64F, kernel, kernel, **options)
+        blurred: NDArray[np.float64] = np.reshape(out, hr.shape)
         kept = blurred[phase::scale, phase::scale][: size[0], : size[1]]
-        return round_half_up(kept.round(9), hr.dtype)
+        return round_half_up(np.round(kept, 9), hr.dtype)
 
     return reduce
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from sr_train.batch import Image
+from sr_train.data.decoding.orientation import turn
 from sr_train.data.pair_faults import (
     TURNS,
     Alignment,
@@ -23,14 +24,16 @@ from sr_train.data.pair_faults import (
     swapped,
     undo_turn,
 )  # fmt: skip
-from sr_train.data.pair_kernels import Reduce
+from sr_train.data.pair_kernels import Reduce, reductions
 from sr_train.data.pair_values import affine, blockiness, degradation, jpeg_quality, tones
 from sr_train.data.pair_verdict import GOOD, Kind, PairVerdict, best_kernels, decibel, made_by, one_of, small
 from sr_train.data.pair_windows import Window, psnr, reduce_windows, score, single_window
 
 _SAME = 0.55  # correlation with HR of LR that shows the same image
 _COMMON = ("MATLAB bicubic, arithmetic=float", "Pillow Lanczos", "OpenCV area", "OpenCV cubic")  # before JPEG
-_CLEAR = 0.45  # displacement in LR pixels that is a fault even if no kernel is found
+_SURE = 38.0  # dB; a displacement is certain if a kernel explains the displaced LR so well
+_CLEAR = 0.45  # displacement in LR pixels that is a fault if it is certain
+_FAR = 0.75  # and one that is a fault even if no kernel is found
 
 
 class _Undone(NamedTuple):
@@ -70,6 +73,7 @@ class FaultSearch:
         orientation: int,
     ) -> None:
         self.size = (hr.shape[0] // scale, hr.shape[1] // scale)
+        self.uncropped = hr
         self.hr = hr[: self.size[0] * scale, : self.size[1] * scale]
         self.lr, self.scale, self.known, self.scores, self.orientation = lr, scale, known, scores, orientation
         self.small = small(self.hr, self.size)
@@ -133,7 +137,8 @@ class FaultSearch:
     def _turn(self, place: Alignment, *, inverted: bool) -> _Undone:
         """Undo an inversion and a turn."""
         lr = np.iinfo(self.lr.dtype).max - self.lr if inverted else self.lr
-        words, kinds = (("inverted (dark and bright are exchanged)",), ("range",)) if inverted else ((), ())
+        words = ("inverted (dark and bright are exchanged)",) if inverted else ()
+        kinds: tuple[Kind, ...] = ("range",) if inverted else ()
         if place.orientation == 1:
             scores = score(self.hr, lr, self.scale, self.known) if inverted else self.scores
             return _Undone(self.hr, lr, words, kinds, scores)
@@ -142,42 +147,61 @@ class FaultSearch:
             word += f" by the EXIF orientation {self.orientation} of HR, which training does not apply"
         elif place.orientation in (3, 6, 8):
             word += f", as by a program that applies an EXIF orientation of {place.orientation}"
-        lr = undo_turn(lr, place.orientation)
-        scores = score(self.hr, lr, self.scale, self.known)
-        return _Undone(self.hr, lr, (*words, word), (*kinds, "rotated"), scores)
+        words = (*words, word)
+        kinds = (*kinds, "rotated")
+        back = undo_turn(lr, place.orientation)
+        found = _Undone(self.hr, back, words, kinds, score(self.hr, back, self.scale, self.known))
+        # A program that turns HR before it crops and reduces it leaves out other rows and columns.
+        hr = turn(self.uncropped, place.orientation)[: lr.shape[0] * self.scale, : lr.shape[1] * self.scale]
+        before = _Undone(hr, lr, words, kinds, score(hr, lr, self.scale, self.known))
+        return before if before.value >= max(GOOD, found.value) else found
 
     def _colors(self, found: _Undone, place: Alignment) -> _Undone:
         """Undo swapped red and blue."""
+        if found.value >= GOOD:
+            return found
         down, right = int(place.down), int(place.right)
         hr, lr = _overlap(self.small, found.lr, 1, down, right)
         if not swapped(hr, lr):
             return found
         lr = np.ascontiguousarray(found.lr[..., ::-1])
-        words, kinds = (*found.words, "BGR (red and blue are swapped)"), (*found.kinds, "bgr")
-        return _Undone(self.hr, lr, words, kinds, score(self.hr, lr, self.scale, self.known))
+        words, scores = (*found.words, "BGR (red and blue are swapped)"), score(self.hr, lr, self.scale, self.known)
+        return _Undone(self.hr, lr, words, (*found.kinds, "bgr"), scores)
 
     def _displacement(self, found: _Undone, place: Alignment) -> _Undone:
-        """Undo a displacement by HR pixels; name one that is no multiple of an HR pixel."""
+        """Undo a displacement of LR.
+
+        Below half an LR pixel it is no fault: blind SR keeps the first pixel of each square of a blurred image.
+        """
         if found.value >= GOOD:
             return found
         fine = refine(luma(self.hr), luma(found.lr), self.scale, place.down, place.right)
-        down, right = (snap(v, self.scale) for v in fine)
+        snapped = tuple(snap(v, self.scale) for v in fine)
         best, at = found, (0.0, 0.0)
-        tried = {(down, right), tuple(round(2 * v) / 2 for v in fine), tuple(float(round(v)) for v in fine)}
-        for y, x in sorted(tried - {(0.0, 0.0)}):
-            if any(abs(v * self.scale - round(v * self.scale)) > 0.05 for v in (y, x)):
-                continue
-            hr, lr = _overlap(self.hr, found.lr, self.scale, y, x)
-            scores = score(hr, lr, self.scale, self.known) if min(lr.shape[:2]) > 1 else {}
+        for y, x in sorted({snapped, tuple(round(2 * v) / 2 for v in fine), tuple(float(round(v)) for v in fine)}):
+            hr, lr, scores = self._moved(found.lr, y, x)
             if next(iter(scores.values()), 0.0) > best.value + 2:
                 best, at = _Undone(hr, lr, found.words, found.kinds, scores), (y, x)
-        if best.value < 40 and max(abs(down), abs(right)) < _CLEAR:
+        sure = best.value >= _SURE
+        at = at if sure else snapped
+        if max(abs(v) for v in at) < (_CLEAR if sure else _FAR):
             return found
-        at = at if best.value >= 40 else (down, right)
-        if at == (0.0, 0.0):
-            return found
-        words, kinds = (*found.words, displacement(*at)), (*found.kinds, "shifted")
-        return best._replace(words=words, kinds=kinds)
+        return best._replace(words=(*found.words, displacement(*at)), kinds=(*found.kinds, "shifted"))
+
+    def _moved(self, lr: Image, down: float, right: float) -> tuple[Image, Image, Mapping[str, float]]:
+        """Return the common part of HR and displaced LR, and the PSNR of the kernels; none if it is no half HR pixel."""
+        products = [v * self.scale for v in (down, right)]
+        if max(abs(v - round(2 * v) / 2) for v in products) > 0.05 or not any(products):
+            return self.hr, lr, {}
+        if any(abs(v) > length - 2 for v, length in zip((down, right), lr.shape, strict=False)):
+            return self.hr, lr, {}
+        hr, low = _overlap(self.hr, lr, self.scale, down, right)
+        if max(abs(v - round(v)) for v in products) <= 0.05:
+            return hr, low, score(hr, low, self.scale, self.known)
+        twice = self.hr.repeat(2, axis=0).repeat(2, axis=1)  # half HR pixels: only some kernels
+        fine, _ = _overlap(twice, lr, 2 * self.scale, down, right)
+        known = reductions(2 * self.scale)
+        return hr, low, score(fine, low, 2 * self.scale, {name: known[name] for name in _COMMON})
 
     def _tone(self, found: _Undone) -> _Undone:
         """Name another gamma or range."""
@@ -208,7 +232,7 @@ class FaultSearch:
         jpeg = self._jpeg(window) if self.lr.dtype == np.uint8 and min(window.size) >= 16 else None
         if jpeg:
             return jpeg
-        made = luma(reduce_windows(self.hr, [window], self.known[kernels[0]])[0])
+        made = luma(reduce_windows(self.hr, [window], next(iter(self.known.values())))[0])
         low = luma(self.lr[window.lr])
         if blockiness(low - made) > 1.25:
             text = f"LR is JPEG-compressed; made by no known kernel ({closest})"

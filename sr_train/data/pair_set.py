@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sr_train.batch import Image
 from sr_train.console import counted
-from sr_train.data.pair_faults import luma
-from sr_train.data.pair_verdict import PairVerdict, one_of
+from sr_train.data.pair_faults import luma, reduced
+from sr_train.data.pair_verdict import PairVerdict, one_of, small
 
 _SIDE = 16  # of thumbnails
 _ALIKE = 0.98  # correlation of the thumbnails of LR and HR of one image
@@ -57,14 +56,13 @@ def thumbnail(image: Image, step: int) -> NDArray[np.float32]:
     pixels = image[..., :3] if image.shape[2] > 1 else image
     rows, columns = pixels.shape[0] // step, pixels.shape[1] // step
     if step > 1 and min(rows, columns) >= _SIDE:
-        pixels = cv2.resize(pixels[: rows * step, : columns * step], (columns, rows), interpolation=cv2.INTER_AREA)
-        pixels = pixels.reshape(rows, columns, -1)
-    return cv2.resize(luma(pixels), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        pixels = small(pixels[: rows * step, : columns * step], (rows, columns))
+    return reduced(luma(pixels), (_SIDE, _SIDE))
 
 
 def _directions(thumbnails: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return thumbnails without mean and of length 1, so that products are correlations: [N, 256]; constant ones are 0."""
-    rows = np.stack(thumbnails).reshape(len(thumbnails), -1)
+    rows = np.reshape(np.stack(thumbnails), (len(thumbnails), -1))
     rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.where(length > _SIDE * 0.5, rows / np.maximum(length, 1e-6), 0).astype(np.float32)
@@ -95,12 +93,12 @@ def _belongs(looks: Sequence[PairLook]) -> tuple[dict[int, int], int]:
     doubtful = np.flatnonzero(~sure & (own < _ALIKE) & (np.abs(lr).sum(axis=1) > 0))
     for start in range(0, len(doubtful), 512):
         part = doubtful[start : start + 512]
-        value = lr[part] @ hr.T
-        best = value.argmax(axis=1)
-        for i, j, high in zip(part, best, value.max(axis=1), strict=True):
-            if i != j and high > _ALIKE and high > own[i] + 0.01:
-                found[int(i)] = int(j)
-    if sure.mean() < 0.25 and len(found) < 0.75 * (len(looks) - 1) and (k := _neighbor(hr, lr, own)):
+        value: NDArray[np.float32] = lr[part] @ np.transpose(hr)
+        for row, i, j in zip(value, part.tolist(), value.argmax(axis=1).tolist(), strict=True):
+            if i != j and row[j] > max(_ALIKE, float(own[i]) + 0.01):
+                found[i] = j
+    checked = sum(look.verdict is not None for look in looks)
+    if sure.sum() <= 0.25 * checked and len(found) < 0.75 * (len(looks) - 1) and (k := _neighbor(hr, lr, own)):
         found = {i: i + k for i in range(len(looks)) if 0 <= i + k < len(looks)}
     offsets = Counter(j - i for i, j in found.items())
     offset, times = offsets.most_common(1)[0] if offsets else (0, 0)
@@ -117,10 +115,10 @@ def _share(count: int, total: int) -> str:
 
 def _kernel_counts(verdicts: Mapping[str, PairVerdict]) -> dict[str, list[str]]:
     """Return the names of the pairs by kernel: as few kernels as explain all pairs."""
-    left = {name: v for name, v in verdicts.items() if v.kind == "kernel"}
+    left: dict[str, PairVerdict] = {name: v for name, v in verdicts.items() if v.kind == "kernel"}
     groups: dict[str, list[str]] = {}
     while left:
-        votes = Counter(kernel for v in left.values() for kernel in v.kernels)
+        votes = Counter[str](kernel for v in left.values() for kernel in v.kernels)
         most = max(votes.values())
         leaders = [kernel for kernel in votes if votes[kernel] == most]
         names = [name for name, v in left.items() if leaders[0] in v.kernels]
@@ -196,7 +194,8 @@ def summarize(looks: Iterable[PairLook]) -> PairsSummary:
     kept = list(looks)
     verdicts = {look.name: look.verdict for look in kept if look.verdict is not None}
     found, offset = _belongs(kept)
-    elsewhere = {kept[i].name for i in found}
+    lost = {i for i in range(len(kept)) if offset and not 0 <= i + offset < len(kept)}  # their HR is not in the set
+    elsewhere = {kept[i].name for i in {*found, *lost}}
     groups = _kernel_counts({name: v for name, v in verdicts.items() if name not in elsewhere})
     problems = _name_lines(kept, found, offset) + _fault_lines(verdicts, elsewhere)
     rest = {name: v for name, v in verdicts.items() if name not in elsewhere}

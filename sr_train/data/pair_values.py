@@ -26,7 +26,7 @@ def tones(dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:
         "in linear light (darker than HR)": linear,
         "encoded as sRGB twice (brighter than HR)": encoded,
     }
-    return {name: (np.clip(curve, 0, 1) * top + 0.5).astype(dtype) for name, curve in curves.items()}
+    return {name: (np.minimum(np.maximum(curve, 0), 1) * top + 0.5).astype(dtype) for name, curve in curves.items()}
 
 
 def affine(hr: NDArray[Any], lr: NDArray[Any]) -> tuple[float, float, float]:
@@ -45,7 +45,7 @@ def _jpeg(image: Image, quality: int, sampling: int) -> Image:
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), options)
     flag = cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE
-    return np.asarray(cv2.imdecode(data, flag)).reshape(image.shape)[..., ::-1]
+    return np.reshape(np.asarray(cv2.imdecode(data, flag)), image.shape)[..., ::-1]
 
 
 def jpeg_quality(made: Image, lr: Image) -> tuple[int, float]:

@@ -63,7 +63,10 @@ def best_kernels(scores: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
 
 def one_of(kernels: tuple[str, ...]) -> str:
     """Return the name of a kernel, or "one of A, B"."""
-    return kernels[0] if len(kernels) == 1 else f"one of {'; '.join(kernels)}"
+    if len(kernels) == 1:
+        return kernels[0]
+    more = f"; ... ({len(kernels)} in all)" if len(kernels) > _MANY else ""
+    return f"one of {'; '.join(kernels[:_MANY])}{more}"
 
 
 def made_by(scores: Mapping[str, float]) -> str:
@@ -93,8 +96,7 @@ def kernel_verdict(lr: Image, scores: Mapping[str, float]) -> PairVerdict | None
     kernels, value = best_kernels(scores)
     if value < GOOD:
         return None
-    smooth = smoothness(luma(lr)) > GOOD
-    if smooth and (value < float("inf") or len(kernels) > _MANY):
+    if len(kernels) > _MANY or (value < float("inf") and smoothness(luma(lr)) > GOOD):
         text = "cannot tell how LR was made: the image is too smooth, all kernels give nearly the same"
         return PairVerdict("unclear", text, False, kernels, value, scores)
     return PairVerdict("kernel", made_by(scores), False, kernels, value, scores)
