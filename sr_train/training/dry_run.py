@@ -259,8 +259,8 @@ def check_plan(plan: Plan, processes: Processes) -> None:
         errors = processes.ranks.decide("data", lambda: read_all_data(plan))
         if errors:
             raise ValueError(
-                f"check=full: {counted(errors, 'error')} in the data, listed above; repair or remove the files. check=true tests "
-                "the other parts of the run"
+                f"check=full: {counted(errors, 'error')} in the data, listed above; repair or remove the files. check=true "
+                "tests the other parts of the run"
             )
     for note in plan.notes:
         say(note)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from sr_train.data.doctor.copies import candidates, duplicates, few_of_clips, leak
 from sr_train.data.doctor.examine import Examined, Facts, Item, examine
@@ -18,6 +19,10 @@ from sr_train.data.doctor.shapes import fits, shape_findings
 from sr_train.data.doctor.specs import Spec
 from sr_train.data.pair_check import PairLook, look_at
 from sr_train.data.store.scan import parallel
+
+T = TypeVar("T")
+
+R = TypeVar("R")
 
 _TIMED = 4  # images from which the time is estimated
 
@@ -109,7 +114,7 @@ class Doctor:
 
     def _all(self) -> Iterator[tuple[Unit, Read]]:
         """Yield every unit with its result, in order."""
-        with closing(parallel(self._once, self.units, self.workers)) as results:
+        with _ordered(self._once, self.units, self.workers) as results:
             for unit, result in zip(self.units, results, strict=True):
                 read = self._read[unit.item.name] = result.result()
                 yield unit, read
@@ -143,11 +148,16 @@ class Doctor:
 
     def _leaks(self) -> Iterator[Finding]:
         tried = few_of_clips(candidates(self.sources, self._facts))
-        with closing(parallel(leak, tried, self.workers)) as results:
+        with _ordered(leak, tried, self.workers) as results:
             for result in results:
                 found = result.result()
                 if found is not None:
                     yield found
+
+
+def _ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> closing[Generator[Future[R]]]:
+    """Return results in order, which end at once when the block is left."""
+    return closing(cast("Generator[Future[R]]", parallel(function, items, workers)))
 
 
 def _look(item: Item, high: Examined, low: Examined, scale: int) -> PairLook | None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
 
 _CHILD = Path(__file__).with_name("jpeg_child.py")
 
@@ -53,9 +52,7 @@ class JpegWarnings:
         try:
             child = self._free.get_nowait()
         except Empty:
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            # a session of its own, so that Ctrl-C reaches only the command
-            child = subprocess.Popen([sys.executable, "-I", str(_CHILD)], start_new_session=True, **pipes)
+            child = _start()
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -70,3 +67,9 @@ class JpegWarnings:
         text = child.stdout.read(struct.unpack("<I", head)[0]).decode("utf-8", "replace").strip()
         self._free.put(child)
         return text
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start a decoder in a session of its own, so that Ctrl-C reaches only the command."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-I", str(_CHILD)]
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -57,8 +57,11 @@ def fingerprint(image: Image) -> int:
 
 def distances(one: int, many: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return the number of signs in which a fingerprint differs from each of ``many``."""
-    differing = np.bitwise_xor(many, np.uint64(one)).view(np.uint8).reshape(-1, 8)
-    return _BITS[differing].sum(axis=1, dtype=np.int64)
+    differing = np.bitwise_xor(many, np.uint64(one))
+    count = np.zeros(many.shape, np.int64)
+    for shift in range(0, 64, 8):
+        count += _BITS[(differing >> np.uint64(shift)) & np.uint64(0xFF)]
+    return count
 
 
 def _details(gray: NDArray[np.uint8]) -> NDArray[np.float32]:

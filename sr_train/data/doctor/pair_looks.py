@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from sr_train.data.doctor.findings import Finding, finding
 from sr_train.data.doctor.opened import Opened
@@ -37,7 +38,21 @@ def look_findings(opened: Opened, looks: Looks) -> tuple[list[Finding], list[str
         wrong = {look.name: look.verdict.text for look in own if look.verdict is not None and look.verdict.error}
         wrong |= {name: f"belongs to the HR image of {other}" for name, other in summary.belongs.items()}
         found += [finding("pair", name, text) for name, text in wrong.items()]
+        found += _other_kernels([look for look in own if look.name not in wrong])
         if summary.problems and not wrong:
             found += [finding("pair", low.where, text) for text in summary.problems]
         remarks += [f"{low.where} x{low.scale}: {text}" for text in summary.notes]
     return found, remarks
+
+
+def _other_kernels(looks: Sequence[PairLook]) -> list[Finding]:
+    """Return findings for the pairs whose LR was made in another way than that of most pairs."""
+    verdicts = {
+        look.name: look.verdict for look in looks if look.verdict is not None and look.verdict.kind != "unclear"
+    }
+    ways = {name: set(v.kernels) if v.kind == "kernel" else {v.kind} for name, v in verdicts.items()}
+    usual = Counter(way for own in ways.values() for way in own).most_common(1)
+    if not usual or 2 * usual[0][1] <= len(ways):
+        return []
+    text = "{}; the LR of most pairs was made by " + usual[0][0]
+    return [finding("kernel", name, text.format(verdicts[name].text)) for name in ways if usual[0][0] not in ways[name]]

@@ -95,8 +95,8 @@ def _div2k(spec: Spec, keys: Collection[str]) -> list[Finding]:
     return [
         finding(
             "leak by name", spec.hr,
-            f"{spec.where}: contains {shown} ({counted(len(valid), 'image')}); 0801 to 0900 are the validation images of DIV2K, "
-            "on which papers report scores. Leave them out with list=FILE, a text file of the names to use",
+            f"{spec.where}: contains {shown} ({counted(len(valid), 'image')}); 0801 to 0900 are the validation images of "
+            "DIV2K, on which papers report scores. Leave them out with list=FILE, a text file of the names to use",
         )
     ]  # fmt: skip
 

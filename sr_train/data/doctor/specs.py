@@ -39,7 +39,6 @@ class Spec(NamedTuple):
     video: bool | None = None  #: None if the names decide it
     patch: int = 0  #: side of a training patch in LR pixels
     least: int = 1  #: frames that a clip needs
-    arithmetic: str = "float"  #: of LR made from HR
 
 
 def spec_of_path(
@@ -74,7 +73,7 @@ def specs_of_data(data: Mapping[str, Any]) -> list[Spec]:
     """Return the sources of the data part of a config, those of ``train`` and then the scored sets of ``val``."""
     scales = [int(s) for s in data.get("scales") or [data.get("scale") or 1]]
     frames, intervals = data.get("frames"), data.get("intervals") or [1]
-    common: dict[str, Any] = {"scales": tuple(scales), "arithmetic": data.get("arithmetic") or "float"}
+    common: dict[str, Any] = {"scales": tuple(scales)}
     specs: list[Spec] = []
     for number, spec in enumerate(cast("Sequence[object]", data.get("train") or [])):
         least = (int(frames) - 1) * max(intervals) + 1 if frames else 1
@@ -86,7 +85,7 @@ def specs_of_data(data: Mapping[str, Any]) -> list[Spec]:
     return specs
 
 
-def _specs(where: str, spec: object, options: Mapping[str, Any], *, video: bool) -> list[Spec]:
+def _specs(where: str, spec: object, options: dict[str, Any], *, video: bool) -> list[Spec]:
     """Return the spec of a source at all scales; one for each scale if the path of HR depends on it."""
     if not isinstance(spec, Mapping):
         return []
@@ -94,15 +93,16 @@ def _specs(where: str, spec: object, options: Mapping[str, Any], *, video: bool)
     hr = given.get("hr")
     if not isinstance(hr, str):
         return []
-    chosen: dict[str, Any] = {key: _hashable(given.get(key)) for key in ("clips", "without")}
+    options = {**options, **{key: _hashable(given.get(key)) for key in ("clips", "without")}}
+    options |= {"listed": given.get("list"), "video": video}
     found: dict[str, list[int]] = {}
     for scale in options["scales"]:
         found.setdefault(at_scale(hr, scale), []).append(scale)
-    return [
-        Spec(where, path, **{**options, **chosen, "scales": tuple(own), "lows": _lows(given.get("lr"), own)},
-             listed=given.get("list"), video=video)
-        for path, own in found.items()
-    ]  # fmt: skip
+    specs: list[Spec] = []
+    for path, own in found.items():
+        options |= {"scales": tuple(own), "lows": _lows(given.get("lr"), own)}
+        specs.append(Spec(where, path, **options))
+    return specs
 
 
 def _hashable(names: Any) -> str | tuple[str, ...] | None:
