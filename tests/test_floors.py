@@ -39,6 +39,7 @@ ONLY = {  # folders or files that may import a package
     "omegaconf": ("config", "runs/resume", "cli"),
     "lightning": ("tasks", "data/module", "data/video/module", "training", "runs/resume"),
     "wandb": ("training/wandb_logger", "training/preflight"),
+    "spandrel": ("models/spandrel", "weights/foreign/spandrel"),
 }
 OPTIONAL = ("av", "wandb", "google", "fcntl")  # packages that may be imported inside a function
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sr_train.weights.file import ANY, Weights, check_model_config
+from sr_train.console import listed
+from sr_train.weights.file import ANY, Weights, check_model_config, load_weights
 from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.mixing import family
 
@@ -28,6 +29,21 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
         return cls(**{k: v for k, v in model.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{where}: {class_name} cannot be built from its arguments: {error}") from None
+
+
+def from_file(*, file: str, scale: int) -> nn.Module:
+    """Return the network in a file of another program with its weights, for ``model=spandrel``.
+
+    On the meta device the weights are left out. Raises ValueError if the file's network has another scale.
+    """
+    with torch.device("cpu"):
+        weights = load_weights(file, scale=scale)
+    if weights.scales != (scale,):
+        raise ValueError(f"model.file={file} is a network for {listed(weights.scales)}; give scale={weights.scales[0]}")
+    network = build_model(weights.model, where=file)
+    if not any(value.is_meta for value in network.state_dict().values()):
+        network.load_state_dict(weights.state)
+    return network
 
 
 def outline(make: Callable[[], nn.Module]) -> nn.Module:

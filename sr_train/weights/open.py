@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from sr_train.console import UsageError, for_shell
@@ -18,14 +19,22 @@ from sr_train.torch_files import web_address
 from sr_train.weights.file import ANY, Weights, check_target, load_weights, origin_of, plain
 from sr_train.weights.foreign.base import WeightsError
 
+FROM_FILE = (
+    "sr_train.weights.network.from_file"  #: ``_target_`` of model=spandrel, whose network is described by its file
+)
+
 WEIGHTS = "weights.safetensors"  #: file name in the folder of a finished stage
 
 
 def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's config for a weights file: the path of its class's module and all arguments, defaults included.
 
-    A default that a file cannot store unchanged (a tuple, a class) is left out, so the constructor fills it in.
+    A default that a file cannot store unchanged (a tuple, a class) is left out, so the constructor fills it in. The network
+    of ``model.file`` is described by that file.
     """
+    if model["_target_"] == FROM_FILE:
+        with torch.device("cpu"):
+            return load_weights(str(model["file"]), scale=model["scale"]).model
     network = _callable(str(model["_target_"]))
     target = f"{network.__module__}.{network.__qualname__}" if isinstance(network, type) else model["_target_"]
     parameters = inspect.signature(network).parameters
@@ -95,11 +104,15 @@ def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]
         raise WeightsError(
             f"{folder / 'config.yaml'}: damaged, because the name of the network, run or stage is missing"
         )
-    check_target(config["model"], where=str(folder / "config.yaml"), allow=allow)  # before its package is imported
+    described = config["model"].get("_target_") == FROM_FILE
+    if not described:
+        check_target(config["model"], where=str(folder / "config.yaml"), allow=allow)  # before its package is imported
     state: dict[str, Any] = found.content["state_dict"]
     averaged = any(k.startswith("ema.module.") for k in state)
     prefix = "ema.module." if averaged else "model."
     network = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     origin = {"run": str(config["name"]), "stage": str(config["stage"]), "step": found.step, "ema": averaged}
-    model = dict(config["model"]) if ANY in allow else full_arguments(config["model"])  # imports its package
+    model = (
+        dict(config["model"]) if ANY in allow and not described else full_arguments(config["model"])
+    )  # imports its package
     return Weights(model, network, origin), found.path

@@ -15,6 +15,7 @@ from sr_train.weights.foreign.discriminators import KEY_FORMATS as DISCRIMINATOR
 from sr_train.weights.foreign.edsr import KEY_FORMATS as EDSR
 from sr_train.weights.foreign.edvr import KEY_FORMATS as EDVR
 from sr_train.weights.foreign.rrdbnet import KEY_FORMATS as RRDBNET
+from sr_train.weights.foreign.spandrel import HINT, recognize_by_spandrel, spandrel
 from sr_train.weights.foreign.unwrap import Part, Tensors, Unwrapped, unwrap
 
 KEY_FORMATS = (*EDSR, *RRDBNET, *EDVR)
@@ -51,8 +52,20 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
     found = unwrap_file(path, content, scale=scale)
     networks = [p for p in found.parts if p.match is not None and not p.companion and not p.match.discriminates]
     if not networks:
-        raise WeightsError(f"{path}: {_nothing_fits(path, content, found)}")
+        return _by_spandrel(path, content, found)
     return _read(path, networks[0], networks, found.aside)
+
+
+def _by_spandrel(path: Path, content: object, found: Unwrapped) -> Foreign:
+    """Return the network of the first part that spandrel recognizes. Raises WeightsError if there is none."""
+    unknown = [part for part in found.parts if part.match is None and not part.companion]
+    for part in unknown:
+        foreign = recognize_by_spandrel(path, part)
+        if foreign is not None:
+            aside = set_aside(part, [], found.aside)
+            return foreign._replace(origin=foreign.origin | ({"aside": aside} if aside else {}))
+    reason = _nothing_fits(path, content, found)
+    raise WeightsError(f"{path}: {reason}" + (f"; {HINT}" if unknown and spandrel() is None else ""))
 
 
 def recognize_discriminator(path: Path, content: object) -> Foreign:
