@@ -153,7 +153,7 @@ def test_the_programs_are_listed_with_reasons():
     assert [(o.program, bool(o.reason)) for o in own] == [("spandrel", True), ("BasicSR", True)]
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "esrgan_x4", "rrdbnet_x4"])
+@pytest.mark.parametrize("recipe", ["esrgan_x4", "rrdbnet_x4"])
 def test_the_rrdbnets_of_the_recipes_travel(recipe):
     for stage in plan([f"experiment={recipe}"]).stages:
         assert without_spandrel(full_arguments(stage.config["model"])) == ""
