@@ -43,7 +43,7 @@ _NO_PATHS = {  # keys whose comments mention a file or a folder, but whose value
     "interp": {"stages", "alpha", "allow"},
     "prepare": {"skip_bad", "verify", "scales", "dataset"},
     "upscale": {"allow", "format", "scale", "skip_existing"},
-    "convert": {"overwrite", "allow", "scale"},
+    "convert": {"overwrite", "allow", "scale", "format", "card"},
 }
 
 

@@ -225,7 +225,11 @@ def test_edvr_can_be_traced_and_exported():
     network, lr = small(frames=3), torch.rand(1, 3, 3, 8, 12)
     with torch.no_grad():
         expected = network(lr)
-        torch.testing.assert_close(torch.jit.trace(network, lr)(lr), expected, atol=1e-5, rtol=1e-5)
+        traced = torch.jit.trace(network, lr)
+        torch.testing.assert_close(traced(lr), expected, atol=1e-5, rtol=1e-5)
+        for size in ((1, 3, 20, 28), (2, 3, 36, 68), (3, 3, 8, 4)):  # above and below powers of two, other batches
+            other = torch.rand(size[0], lr.shape[1], *size[1:])
+            torch.testing.assert_close(traced(other), network(other), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(torch.export.export(network, (lr,)).module()(lr), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -36,7 +36,7 @@ _PLATFORMS = {".pth": "pytorch", ".safetensors": "pytorch", ".onnx": "onnx", ".p
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What only the author of a network knows; empty strings for what is not given."""
+    """Facts that only the author of a network knows; empty strings for those that are not given."""
 
     name: str
     author: str = ""

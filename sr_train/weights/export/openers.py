@@ -1,4 +1,4 @@
-"""Which other programs open a network: facts about spandrel 0.4.2, BasicSR 1.4.2, onnxruntime and ncnn.
+"""Other programs that open a network: facts about spandrel 0.4.2, BasicSR 1.4.2, onnxruntime and ncnn.
 
 ``tests/weights/export/test_openers.py`` compares each fact with the program, for every network, scale and unusual size. A
 program that opens a file and computes something else does not open it here: spandrel takes an RRDBNet x3 for x2.
@@ -15,7 +15,7 @@ _OURS = "sr_train.models."
 
 
 class Opener(NamedTuple):
-    """Whether a program opens a network."""
+    """Answer for one program: it opens the network, or the reason why not."""
 
     program: str
     reason: str = ""  #: why it does not; empty if it does

@@ -23,7 +23,9 @@ def folder(tmp_path_factory):
 
 def test_the_page_has_hugging_faces_metadata(folder):
     text = (folder / "README.md").read_text()
-    head = yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.DOTALL)[1])
+    start, head, page = text.split("---\n", 2)
+    head = yaml.safe_load(head)
+    assert (start, page[:10]) == ("", "\n# My net\n")
     assert (head["license"], head["pipeline_tag"]) == ("cc-by-4.0", "image-to-image")
     assert {"super-resolution", "rrdbnet", "x4"} <= set(head["tags"])
     (index,) = head["model-index"]

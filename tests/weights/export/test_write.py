@@ -42,7 +42,6 @@ def test_a_file_with_basicsrs_keys_computes_exactly_the_same(name, tmp_path):
     assert path.stat().st_size < 1.5 * size + 50_000  # the tensors are stored once
     read = load_weights(path, scale=weights.scale)
     assert equal(read.state, weights.state)
-    assert read.origin["wrapper"] == "params_ema"
 
 
 def test_basicsrs_options_are_printed(tmp_path):
