@@ -188,9 +188,8 @@ def _pair(opened: Opened, low: Low, kept: Mapping[str, str], found: list[Finding
     items = list_items(low.where, found, low.scale)
     if not items:
         return {}
-    own = list(kept.values()) if low.where == opened.spec.hr else []
-    if own and not is_folder_of(low.where):  # HR and LR of a store have the same names
-        own = []
+    same = low.where == opened.spec.hr and (is_basicsr(low.where) or not is_store(low.where))
+    own = list(kept.values()) if same else []  # in a store HR and LR have the same names
     matched = match_lr(
         list(kept), list(items), scale=low.scale, where=low.where, pattern=low.pattern, own=own
     )  # fmt: skip
