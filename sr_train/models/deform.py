@@ -99,10 +99,9 @@ def _for_export(
     across = torch.arange(width, device=offset.device) + tap % 3 - 1
     grid = torch.stack(((across + own[:, :, 1]) * 2 + 1, (y + own[:, :, 0]) * 2 + 1), -1)
     grid = grid / torch.stack((torch.as_tensor(width), torch.as_tensor(height))).to(grid) - 1
-    padding = {"padding_mode": "zeros", "align_corners": False}
-    found = F.grid_sample(
-        x.reshape(-1, channels // groups, height, width), grid.reshape(-1, _TAPS * height, width, 2), **padding
-    )
+    images = x.reshape(-1, channels // groups, height, width)
+    places = grid.reshape(-1, _TAPS * height, width, 2)
+    found = F.grid_sample(images, places, padding_mode="zeros", align_corners=False)
     columns = (found * mask.reshape(-1, 1, _TAPS * height, width)).to(weight.dtype)
     return F.conv2d(columns.reshape(-1, channels * _TAPS, height, width), weight.flatten(1)[:, :, None, None], bias)
 

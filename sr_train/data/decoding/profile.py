@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import PIL.Image
 
@@ -27,8 +27,8 @@ def read_profile(path: Path, channels: int) -> bytes | None:
     is decoded to RGB), is ignored.
     """
     try:
-        with PIL.Image.open(path) as opened:
-            image = cast("Any", opened)
+        opened: Any = PIL.Image.open(path)
+        with opened as image:
             found: object = image.info.get("icc_profile")
             if found is None and image.format == "TIFF":
                 found = image.tag_v2.get(_TIFF_TAG)
