@@ -140,7 +140,8 @@ def prepare(arguments: list[str]) -> int:
     folder = _folder(config, skip_bad=skip_bad)
     if config["store"] is None:
         raise UsageError(
-            "store has no value; give store=NAME.lmdb, the path of the store, dataset=NAME for a known set, or check=PATH to check data sets"
+            "store has no value; give store=NAME.lmdb, the path of the store, dataset=NAME for a known set, or check=PATH to "
+            "check data sets"
         )
     path = expect(config, "store", str, "the path of the store, NAME.lmdb")
     if folder is None:
