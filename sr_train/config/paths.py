@@ -64,7 +64,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "out": OPTIONAL,
         "paths.*": BASE,
     },
-    "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "store": OUTPUT},
+    "prepare": {"images": INPUT, "clips": INPUT, "list": INPUT, "lr": INPUT, "store": OUTPUT},
     "upscale": {"weights": INPUT, "input": INPUT, "output": OUTPUT},
     "convert": {"weights": INPUT, "out": OUTPUT},
 }
