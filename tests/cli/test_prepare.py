@@ -1,4 +1,4 @@
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,9 +98,44 @@ def test_a_damaged_store_is_found_by_verify(invoke, photographs, tmp_path):
     assert "image '0001' (scale 1): checksum differs" in done.stderr
 
 
-def test_a_store_with_other_settings_is_not_overwritten(invoke, photographs, tmp_path):
+def test_the_same_command_with_more_scales_adds_them(invoke, photographs, tmp_path):
     assert invoke("sr-prepare", "images=photographs", "store=x.lmdb").returncode == 0
-    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]")
+    before = (tmp_path / "x.lmdb" / "data.mdb").stat()
+    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]", "verify=true")
+    assert done.returncode == 0, done.stderr
+    assert "LR x2 is added, the store can be read meanwhile" in done.stdout
+    assert "x.lmdb: 4 images, LR x2" in done.stdout
+    assert "all checksums agree" in done.stdout
+    after = (tmp_path / "x.lmdb" / "data.mdb").stat()
+    assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+    fewer = invoke("sr-prepare", "images=photographs", "store=x.lmdb")
+    assert "4 images, LR x2, " in fewer.stdout
+    assert "nothing to do" in fewer.stdout
+
+
+def test_a_store_with_another_arithmetic_is_not_overwritten(invoke, photographs, tmp_path):
+    assert invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]").returncode == 0
+    done = invoke("sr-prepare", "images=photographs", "store=x.lmdb", "scales=[2]", "arithmetic=uint8")
     assert done.returncode == 1
-    assert "was made with scales=[]" in done.stderr
-    assert json.loads(json.dumps(Store(tmp_path / "x.lmdb").summary))["scales"] == []
+    assert "x2 was made with arithmetic=float, but arithmetic=uint8 is requested; give arithmetic=float" in done.stderr
+    assert Store(tmp_path / "x.lmdb").summary["arithmetic"] == "float"
+
+
+def test_archives_and_given_lr_become_a_store(invoke, photographs, tmp_path):
+    for scale in (2, 3):
+        (tmp_path / "LR" / f"X{scale}").mkdir(parents=True)
+        for path in sorted(photographs.iterdir()):
+            image = 255 - reduce_image(read_image(path), scale)
+            write_image(tmp_path / "LR" / f"X{scale}" / f"{path.stem}x{scale}.png", image)
+        shutil.make_archive(str(tmp_path / f"X{scale}"), "zip", tmp_path, f"LR/X{scale}")
+    shutil.make_archive(str(tmp_path / "HR"), "gztar", tmp_path, "photographs")
+    done = invoke("sr-prepare", "images=HR.tar.gz", "lr=X{scale}.zip", "store=x.lmdb", "scales=[2,3]")
+    assert done.returncode == 0, done.stderr
+    assert "HR.tar.gz: is decompressed to" in done.stdout
+    store = Store(tmp_path / "x.lmdb")
+    assert store.keys() == ["0000", "0001", "0002", "0003"]
+    assert np.array_equal(store.view(3, "0002"), read_image(tmp_path / "LR" / "X3" / "0002x3.png"))
+    assert not list(tmp_path.glob(".HR*"))
+    again = invoke("sr-prepare", "images=photographs", "lr=LR/X{scale}", "store=x.lmdb", "scales=[2,3]")
+    assert "nothing to do" in again.stdout
+    assert invoke("sr-prepare", "images=photographs", "lr=LR/X2", "store=y.lmdb").returncode == 2

@@ -46,7 +46,7 @@ class Reduction(NamedTuple):
 
     @property
     def made(self) -> dict[int, str]:
-        """How the LR images of each scale are made: an arithmetic or ``given``."""
+        """Origin of the LR images of each scale: an arithmetic or ``given``."""
         return {scale: GIVEN if scale in self.given else self.arithmetic for scale in self.scales}
 
     def __str__(self) -> str:
