@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 _FOLDER = "paths.runs=DIR or name=NAME"
@@ -31,6 +33,41 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
 }
 
 _SOURCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def check_losses(configs: Mapping[str, Mapping[str, Any]], typed: Mapping[str, str]) -> list[str]:
+    """Return a problem for each stage whose task trains one network, but whose loss is for a generator and a discriminator.
+
+    Args:
+        configs: resolved config of each stage by its name.
+        typed: for the stages whose loss was typed without a stage, the option as typed.
+    """
+    gans = [name for name, config in configs.items() if "discriminator" in (config.get("task") or {})]
+    problems = []
+    for name, config in configs.items():
+        if name in gans or not _is_adversarial(config.get("loss")):
+            continue
+        task = str((config.get("task") or {}).get("_target_")).rpartition(".")[2]
+        option = typed.get(name)
+        if option is not None and gans:
+            given, advice = f"loss={option}: stage {name}", f"give {gans[0]}.loss={option}"
+        else:
+            given, advice = f"stage {name}", "give e.g. loss=l1, or task=gan"
+        problems.append(
+            f"{given} trains one network ({task}), but this loss is for a generator and a discriminator: {advice}"
+        )
+    return problems
+
+
+def _is_adversarial(loss: object) -> bool:
+    """Return true if the class of a loss has the methods of two networks, and none to be called with images alone."""
+    if not isinstance(loss, Mapping) or "_target_" not in loss:
+        return False
+    with suppress(ImportError, AttributeError, ValueError):  # reported elsewhere
+        module, _, name = str(loss["_target_"]).rpartition(".")
+        methods = dir(getattr(import_module(module), name))
+        return "generator" in methods and "discriminator" in methods
+    return False
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
