@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from sr_train.config.folders import near
+
 _FOLDER = "paths.runs=DIR or name=NAME"
 
 _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code), and what to type instead
@@ -57,6 +59,28 @@ def check_losses(configs: Mapping[str, Mapping[str, Any]], typed: Mapping[str, s
             f"{given} trains one network ({task}), but this loss is for a generator and a discriminator: {advice}"
         )
     return problems
+
+
+def check_weight(text: str, key: str, stage: str, config: Mapping[str, Any]) -> str | None:
+    """Return a problem for a typed weight, ``loss.weights.NAME``, of a term that the stage's loss does not have.
+
+    Args:
+        text: argument as typed.
+        key: its key.
+        stage: name of the stage.
+        config: resolved config of the stage.
+    """
+    name = key.removeprefix("loss.weights.")
+    loss = config.get("loss") or {}
+    terms = {**loss, **(loss.get("terms") or {})}
+    if name == key or "." in name or terms.get(name) is not None:
+        return None
+    own = [n for n in loss.get("weights") or {} if n != name and terms.get(n) is not None]
+    what = f"{text}: the loss of stage {stage} has no term {name}; its terms are {', '.join(own)}"
+    hint = near(name, own, f"{stage}.loss.weights.")
+    key = f"{stage}.loss"
+    advice = f"To add a term, choose a loss that has it, e.g. {key}=esrgan, or give {key}.{name}={{_target_: CLASS}}"
+    return f"{what}{hint or f'. {advice}'}"
 
 
 def _is_adversarial(loss: object) -> bool:

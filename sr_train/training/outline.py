@@ -35,6 +35,7 @@ class Outline(NamedTuple):
     task: SRTask | None  #: on the meta device; None if its parts have errors
     perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
     scores: list[str] | None  #: names of the scores of validation; None if its metrics have errors
+    features: list[str]  #: digests of the feature networks of the loss
 
 
 def outline(stage: Stage, problems: list[Exception]) -> Outline:
@@ -59,7 +60,8 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores)
+    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
+    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:

@@ -87,13 +87,8 @@ def _refuse(stage: Stage, source: Stage) -> None:
 
 def _check_config(ready: Prepared) -> None:
     """Raise ChangedError, unless ``resume=force``, if a stage that has begun and starts from no stage has another config."""
-    sources = [p for pairs in ready.data.by_scale.values() for p in pairs]
-    digests = [] if ready.source is None else [ready.source.digest]
-    resume.check(
-        ready.stage.folder,
-        resume.describe(ready.stage.config, sources, digests),
-        force=ready.stage.config["resume"] == "force",
-    )
+    described = ready.described(None if ready.source is None else ready.source.digest)
+    resume.check(ready.stage.folder, described, force=ready.stage.config["resume"] == "force")
 
 
 def _check_fits(ready: Prepared) -> None:
@@ -102,7 +97,8 @@ def _check_fits(ready: Prepared) -> None:
     if _is_finished(stage):
         return
     found = newest_checkpoint(stage.folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
-    described = resume.describe(stage.config, [p for pairs in ready.data.by_scale.values() for p in pairs], [])
-    notes = [n for n in resume.check(stage.folder, described, force=True) if ": fingerprint.weights" not in n]
+    notes = [
+        n for n in resume.check(stage.folder, ready.described(None), force=True) if ": fingerprint.weights" not in n
+    ]
     task = build_task(stage.config, stage.name, None)
     check_continues(stage.name, stage.folder, task, found, int(stage.config["trainer"]["max_steps"]), notes)

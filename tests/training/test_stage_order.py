@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import equal
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sr_train.runs.checkpoints import read_checkpoint
 
@@ -114,3 +115,37 @@ def test_adamw_takes_over_adams_moments(invoke, tmp_path):
     (group,) = after["optimizer_states"][0]["param_groups"]
     assert (group["weight_decay"], group["decoupled_weight_decay"]) == (1e-2, True)
     assert {int(s["step"]) for s in after["optimizer_states"][0]["state"].values()} == {6}
+
+
+@pytest.fixture
+def features(tmp_path):
+    """A function that writes the first convolution of an AlexNet to a file, and the arguments that train with it."""
+
+    def write(name, seed=0, value=None):
+        torch.manual_seed(seed)
+        state = {"features.0.weight": torch.randn(64, 3, 11, 11), "features.0.bias": torch.zeros(64)}
+        if value is not None:
+            state["features.0.bias"][3] = value
+        save_file(state, tmp_path / name)
+        extractor = f"gan.loss.perceptual.extractor.weights={name}"
+        network = ("gan.loss.perceptual.extractor.network=alexnet", "gan.loss.perceptual.layers={conv1: 1.0}")
+        return ("gan.loss=esrgan", *network, extractor)
+
+    return write
+
+
+def test_a_feature_network_may_move_but_not_change(invoke, features, tmp_path):
+    first = features("a.safetensors")
+    done = invoke("sr-train", *B, *first)
+    assert done.returncode == 0, done.stderr
+    assert "stage gan: loss 0.01 pixel (L1Loss) + 1 perceptual (l1 of conv1 1) + 0.005 adversarial" in done.stdout
+    moved = invoke("sr-train", *B, *features("moved.safetensors"), "gan.trainer.max_steps=5")
+    assert moved.returncode == 0, moved.stderr
+    before = _digests(tmp_path / "runs")
+    other = invoke("sr-train", *B, *features("a.safetensors", seed=1), "gan.trainer.max_steps=6")
+    assert other.returncode == 1
+    assert "fingerprint.features[0]: " in other.stderr
+    assert _digests(tmp_path / "runs") == before
+    damaged = invoke("sr-train", *B, *features("nan.safetensors", value=float("nan")), "name=c")
+    assert "nan.safetensors: features.0.bias (conv1) contains NaN or infinity" in damaged.stderr
+    assert not (tmp_path / "runs" / "c").exists()
