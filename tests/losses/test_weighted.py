@@ -77,6 +77,12 @@ PAPERS = {  # papers.md: weights, tapped layer, criterion
 }
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_negative_and_infinite_weights_are_refused(weight):
+    with pytest.raises(ValueError, match=rf"weights: a={weight:g}: expected numbers of at least 0"):
+        Weighted(terms={"a": nn.L1Loss()}, weights={"a": weight})
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_yaml_builds_the_papers_loss(name, batch, tmp_path):
     weights, layer, criterion, adversarial = PAPERS[name]
