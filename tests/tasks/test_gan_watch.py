@@ -1,4 +1,4 @@
-"""What a GAN's training is watched for: sliding means, kept in checkpoints, one warning of each kind."""
+"""Warnings about a GAN: sliding means, kept in checkpoints, one warning of each kind."""
 
 import math
 import re
