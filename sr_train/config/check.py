@@ -56,10 +56,22 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
     if not isinstance(node, DictConfig):
         return []
     names = [str(k) for k in node]
+    if _takes_any_name(config, parent):
+        return None
     if "_target_" in node:
         parameters = signature(str(node["_target_"]))
         return None if parameters is None else list(dict.fromkeys([*names, *parameters]))
     return names
+
+
+def _takes_any_name(config: DictConfig, key: str) -> bool:
+    """Return true if a key is an argument that its constructor declares as a mapping of numbers, e.g. ``loss.weights``."""
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, above) if above else None
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return False
+    hint = str(hints_of(callable_at(str(node["_target_"]))).get(name, ""))
+    return hint.startswith(("collections.abc.Mapping[str, float", "typing.Mapping[str, float"))
 
 
 def is_known(config: DictConfig, key: str) -> bool:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
+
+from sr_train.config.folders import near
 
 _FOLDER = "paths.runs=DIR or name=NAME"
 
@@ -34,6 +38,63 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
 }
 
 _SOURCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def check_losses(configs: Mapping[str, Mapping[str, Any]], typed: Mapping[str, str]) -> list[str]:
+    """Return a problem for each stage whose task trains one network, but whose loss is for a generator and a discriminator.
+
+    Args:
+        configs: resolved config of each stage by its name.
+        typed: for the stages whose loss was typed without a stage, the option as typed.
+    """
+    gans = [name for name, config in configs.items() if "discriminator" in (config.get("task") or {})]
+    problems = []
+    for name, config in configs.items():
+        if name in gans or not _is_adversarial(config.get("loss")):
+            continue
+        task = str((config.get("task") or {}).get("_target_")).rpartition(".")[2]
+        option = typed.get(name)
+        if option is not None and gans:
+            given, advice = f"loss={option}: stage {name}", f"give {gans[0]}.loss={option}"
+        else:
+            given, advice = f"stage {name}", "give e.g. loss=l1, or task=gan"
+        problems.append(
+            f"{given} trains one network ({task}), but this loss is for a generator and a discriminator: {advice}"
+        )
+    return problems
+
+
+def check_weight(text: str, key: str, stage: str, config: Mapping[str, Any]) -> str | None:
+    """Return a problem for a typed weight, ``loss.weights.NAME``, of a term that the stage's loss does not have.
+
+    Args:
+        text: argument as typed.
+        key: its key.
+        stage: name of the stage.
+        config: resolved config of the stage.
+    """
+    name = key.removeprefix("loss.weights.")
+    loss = config.get("loss") or {}
+    terms = {**loss, **(loss.get("terms") or {})}
+    if name == key or "." in name or terms.get(name) is not None:
+        return None
+    own = [n for n in loss.get("weights") or {} if n != name and terms.get(n) is not None]
+    what = f"{text}: the loss of stage {stage} has no term {name}; its terms are {', '.join(own)}"
+    hint = near(name, own, f"{stage}.loss.weights.")
+    key = f"{stage}.loss"
+    advice = f"To add a term, choose a loss that has it, e.g. {key}=esrgan, or give {key}.{name}={{_target_: CLASS}}"
+    return f"{what}{hint or f'. {advice}'}"
+
+
+def _is_adversarial(loss: object) -> bool:
+    """Return true if the class of a loss has the methods of two networks, and none to be called with images alone."""
+    if not isinstance(loss, Mapping) or "_target_" not in loss:
+        return False
+    with suppress(ImportError, AttributeError, ValueError):  # reported elsewhere
+        module, _, name = str(loss["_target_"]).rpartition(".")
+        methods = dir(getattr(import_module(module), name))
+        return "generator" in methods and "discriminator" in methods
+    return False
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:

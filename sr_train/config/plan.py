@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
-from sr_train.config.derived import check_derived
+from sr_train.config.derived import check_derived, check_losses, check_weight
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
 from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
 from sr_train.config.paths import kind_of
@@ -160,6 +160,11 @@ def plan(arguments: Sequence[str]) -> Plan:
             continue
     built = [stage for name in composed for stage in _checked(name, composed[name].config, problems)]
     problems += _check_inits(built, names)
+    for stage in built:
+        found = [check_weight(t.text, t.key, stage.name, stage.config) for t in typed if t.stage in (None, stage.name)]
+        problems += [problem for problem in found if problem is not None]
+    losses = {t.stage or name: str(t.value) for t in typed if t.key == "loss" for name in names}
+    problems += check_losses({stage.name: stage.config for stage in built if stage.name in selected}, losses)
     if len(composed) == len(names):
         problems += _check_reached(typed, composed, selected)
     if problems:

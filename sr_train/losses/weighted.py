@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,11 +12,14 @@ Parts = dict[str, torch.Tensor]  #: unweighted scalars by name
 
 
 def check_weights(weights: Mapping[str, float], names: list[str]) -> None:
-    """Raise ValueError unless there is one weight for each name."""
+    """Raise ValueError unless there is one weight of at least 0 for each name."""
     unknown = [n for n in weights if n not in names]
     missing = [n for n in names if n not in weights]
     if unknown or missing:
         raise ValueError(f"weights are given for {', '.join(weights)}; expected one for each of {', '.join(names)}")
+    wrong = [f"{name}={weight:g}" for name, weight in weights.items() if not 0 <= weight < math.inf]
+    if wrong:
+        raise ValueError(f"weights: {', '.join(wrong)}: expected numbers of at least 0")
 
 
 def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:

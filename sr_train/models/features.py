@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,11 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
                     f"Give {FILES[network]} (from {_SITE}), or a safetensors file with its names"
                 )
             # A copy, because a view would keep the whole file in memory.
-            found[f"{layer.name}_{part}"] = state[key].to(torch.float32, copy=True)
+            copied = found[f"{layer.name}_{part}"] = state[key].to(torch.float32, copy=True)
+            if not bool(torch.isfinite(copied).all()):
+                raise FeatureError(
+                    f"{path}: {key} ({layer.name}) contains NaN or infinity; download {FILES[network]} again"
+                )
     return found
 
 
@@ -174,6 +179,14 @@ class FeatureExtractor(nn.Module):
         for layer in reversed(self._needed):
             self.minimum = max(1, (self.minimum - 1) * layer.stride + layer.kernel - 2 * layer.padding)
         self.eval()
+
+    def digest(self) -> str:
+        """Return a digest of the network, its layers and its weights. It does not depend on the file's path."""
+        found = hashlib.blake2b(f"{self.network} {self.layers}".encode(), digest_size=8)
+        for name, parameter in self.named_parameters():
+            found.update(f"{name} {list(parameter.shape)}".encode())
+            found.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return f"{self.network} {found.hexdigest()}"
 
     def _channels(self, name: str) -> int:
         upto = [layer.name for layer in self._needed].index(name)

@@ -58,7 +58,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _free(key: str) -> bool:
-    """Return true if ``FREE`` contains a flat key or a key above it."""
+    """Return true if ``FREE`` contains a flat key or a key above it, or if it is the path of a feature network's weights."""
+    if key.startswith("loss.") and key.endswith(".extractor.weights"):  # compared by content: fingerprint.features
+        return True
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
 
 
@@ -84,15 +86,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def describe(config: Mapping[str, Any], sources: Sequence[Any], weights: Sequence[Any]) -> dict[str, Any]:
-    """Return the content of a stage's ``config.yaml``."""
-    data = {"sources": fingerprint(sources), "weights": list(weights)}
+def describe(
+    config: Mapping[str, Any], sources: Sequence[Any], weights: Sequence[Any], features: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the content of a stage's ``config.yaml``.
+
+    Args:
+        config: config of the stage.
+        sources: sources of its training images.
+        weights: digest of its initial weights, if it has any.
+        features: digests of the feature networks of its loss.
+    """
+    data = {"sources": fingerprint(sources), "weights": list(weights), "features": list(features)}
     return {**config, "fingerprint": data, "environment": environment()}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every difference that is not allowed."""
     a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
+    if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
+        b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
     for key in dict.fromkeys([*a, *b]):
         if _free(key) or key.startswith("environment."):

@@ -24,6 +24,7 @@ from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
 from sr_train.tasks.compiling import compile_network, uncompiled
 from sr_train.tasks.guard import Event, Guard, skip_step, spread
+from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
 
@@ -240,17 +241,23 @@ class SRTask(L.LightningModule):
         """Add the guard's counters, the flag of the alarm, and the names of the optimizer's parameters."""
         self.look()
         checkpoint["trained"] = self.trained()
+        checkpoint["optimizer_options"] = options_of(self.configure_optimizers())
         checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard's counters and the flag of the alarm; ``fused`` of the optimizer is that of the present config."""
+        """Restore the guard's counters and the flag of the alarm. The options of the optimizer are those of this command.
+
+        Changed options, which ``resume=force`` allows, are written to events.csv.
+        """
+        own = options_of(self.configure_optimizers())
+        changes: list[str] = []
         for state in checkpoint.get("optimizer_states", ()):
-            fused = self.configure_optimizers().param_groups[0].get("fused")
-            for group in state["param_groups"]:
-                if "fused" in group:
-                    group["fused"] = fused
+            changes += apply_options(state["param_groups"], checkpoint.get("optimizer_options"), own)
         guard = checkpoint.get("guard", {})
         self.guard.load_state_dict(guard)
+        if changes:
+            what = f"task.optimizer: {'; '.join(changes)}".replace(",", "")  # events.csv has three fields
+            self.events.append(Event(int(checkpoint["global_step"]) + 1, what, ""))
         self._alarmed = bool(guard.get("alarmed", False))
 
     # -- evaluation ----------------------------------------------------------------------------------------------

@@ -14,16 +14,7 @@ from sr_train.batch import Batch, to_float
 from sr_train.losses.gan import AdversarialLoss
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import Curve
-from sr_train.tasks.host_copy import HostCopy
-
-_WINDOW = 200  # steps that the discriminator's accuracy is averaged over
-
-_WON = 0.99
-
-_REMEDIES = (
-    "Its gradient is of little use to the generator now. Try a lower task.discriminator_rate (a tenth of task.rate), a larger "
-    "loss.weights.adversarial, more varied data, or a generator that was pretrained longer (init.stage)"
-)
+from sr_train.tasks.gan_watch import Watch
 
 
 @contextmanager
@@ -84,10 +75,7 @@ class GANTask(SRTask):
         self.loss: AdversarialLoss = loss
         self.discriminator_rate = self.rate if discriminator_rate is None else discriminator_rate
         self.discriminator_curve = self.options.curve if discriminator_curve is None else discriminator_curve
-        self._right: torch.Tensor | None = None  # sum of D's accuracies in this window
-        self._seen = 0
-        self._mean: tuple[int, HostCopy] | None = None  # last step of a window, and D's mean accuracy in it
-        self._warned = False
+        self.watch = Watch(lambda logits: self.loss.discriminator(logits, logits)[0])
 
     # -- optimization --------------------------------------------------------------------------------------------
 
@@ -119,41 +107,27 @@ class GANTask(SRTask):
             g_loss, g_parts = self.loss.generator(sr, hr, real_logits=logits, fake_logits=self.discriminator(sr))
         torch.clear_autocast_cache()
         d_loss, d_parts = self.loss.discriminator(real, self.discriminator(sr.detach()))
-        self._watch(d_parts["accuracy"])
-        return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts)
+        shift = self._watch(d_loss, d_parts["accuracy"], sr, hr)
+        return self.note(g_loss + d_loss, generator=g_loss, **g_parts, **d_parts, color_shift=shift)
 
-    # -- a discriminator that has won ----------------------------------------------------------------------------
-
-    def _watch(self, accuracy: torch.Tensor) -> None:
-        """Warn once per run if D separates real from fake almost without error. The mean is read when it has arrived."""
-        if self._warned:
-            return
-        self._right = accuracy.detach() if self._right is None else self._right + accuracy.detach()
-        self._seen += 1
-        if self._seen >= _WINDOW * max(1, self.trainer.accumulate_grad_batches):
-            self._mean = self.global_step + 1, HostCopy([self._right / self._seen])
-            self._right, self._seen = None, 0
-        if self._mean is not None and self._mean[1].arrived:
-            step, (mean,) = self._mean[0], self._mean[1].read()
-            self._mean = None
-            if mean > _WON:
-                self._warn(step, mean)
-
-    def _warn(self, step: int, mean: float) -> None:
-        self._warned = True
-        if self.trainer.is_global_zero:
-            warnings.warn(
-                f"step {step}: the discriminator has won: over the last {_WINDOW} steps it was right for {mean:.1%} of the "
-                f"images. {_REMEDIES}",
-                stacklevel=2,
-            )
+    def _watch(self, d_loss: torch.Tensor, accuracy: torch.Tensor, sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        """Keep the numbers of a micro-batch, warn if they call for it, and return the largest difference of mean colors."""
+        shift = (sr.detach() - hr).mean((0, 2, 3))
+        step, share = self.global_step + 1, 1 / max(1, self.trainer.accumulate_grad_batches)
+        self.watch.add(step, share, accuracy, d_loss, shift)
+        warning = self.watch.look(step)
+        if warning is not None and self.trainer.is_global_zero:
+            warnings.warn(warning, stacklevel=2)
+        return shift.abs().max() * 255
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the guard's counters and the flag of the warning."""
+        """Add the guard's counters and the numbers that are watched."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["guard"]["warned"] = self._warned
+        checkpoint["guard"]["watch"] = self.watch.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard's counters and the flag of the warning."""
+        """Restore the guard's counters and the numbers that are watched."""
         super().on_load_checkpoint(checkpoint)
-        self._warned = bool(checkpoint.get("guard", {}).get("warned", False))
+        guard = checkpoint.get("guard", {})
+        earlier = {"said": ["won"] if guard.get("warned") else []}  # of an earlier version
+        self.watch.load_state_dict(guard.get("watch", earlier))

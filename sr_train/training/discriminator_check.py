@@ -24,15 +24,42 @@ def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
     wrong = f"task.discriminator.size={size}, but HR patches have {side} px (scale {scale} x data.lr_patch {patch})"
     if not isinstance(size, int) or size == side or not any(_fits(spec, s) for s in (size, *_SIDES)):
         try:
-            _outline(spec)
-            return
+            network = _outline(spec)
         except ValueError as error:
             wrong = str(error)
+        else:
+            _try_on_meta(name, config, network, side)
+            return
     if not isinstance(size, int) or not any(_fits(spec, s) for s in (size, *_SIDES)):
         raise UsageError(f"stage {name}: {wrong}")  # wrong at every size
     prefix = "" if name == "main" else f"{name}."
     typed = [" ".join(f"{prefix}{k}={v}" for k, v in r.items()) for r in remedies(config)]
     raise UsageError(f"stage {name}: {wrong}: give {' or '.join(typed) or 'another scale'}")
+
+
+def _try_on_meta(name: str, config: Mapping[str, Any], network: nn.Module, side: int) -> None:
+    """Run a discriminator on a micro-batch without memory. Raise UsageError if it fails or returns no logits."""
+    batch = max(1, int(config["data"]["batch"]) // int(config["trainer"].get("accumulate_grad_batches") or 1))
+    images = torch.empty((batch, int(config.get("channels") or 3), side, side), device="meta")
+    kind = type(network).__name__
+    try:
+        logits = network.train()(images)
+    except NotImplementedError:  # an operator without a version for meta tensors
+        return
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        hint = ""
+        if "more than 1 value per channel" in reason:
+            reason = "its BatchNorm has one value per channel in a micro-batch of 1 image, and so no variance"
+            hint = ": give data.batch=2 or more, or larger patches (data.lr_patch, task.discriminator.size)"
+        raise UsageError(
+            f"stage {name}: discriminator: {kind} fails on {batch} x {side}x{side} px: {reason}{hint}"
+        ) from None
+    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(logits, torch.Tensor) or logits.ndim < 2 or list(logits.shape[:2]) != [batch, 1]:
+        raise UsageError(
+            f"stage {name}: discriminator: {kind} returns {shape} for {batch} images; expected logits [{batch}, 1]"
+        )
 
 
 def _outline(spec: Mapping[str, Any]) -> nn.Module:

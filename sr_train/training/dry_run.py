@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr_train.config.build import build
@@ -25,6 +26,7 @@ from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.models import contract
+from sr_train.models.features import FeatureExtractor
 from sr_train.tasks.base import SRTask
 from sr_train.training.cluster import Processes
 from sr_train.training.parallel import prepare_networks
@@ -192,6 +194,12 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
     return total
 
 
+def _other_networks(task: SRTask) -> list[tuple[nn.Module, str]]:
+    """Return the other networks that a step runs, with a word for each: the discriminator, and feature networks of the loss."""
+    others = [(network, "discriminator") for network in task.networks()[1:]]
+    return others + [(module, "features") for module in task.modules() if isinstance(module, FeatureExtractor)]
+
+
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
     """Test a stage and print its needs. Raise ValueError if it cannot be trained here."""
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
@@ -206,6 +214,8 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
         branch = f"x{scale}: " if len(stage.scales) > 1 else ""
         say(f"  network   {count:,} parameters, {branch}{flops} for an output of 1280x720")
     say(f"  opens in  {opened_by(full_arguments(config['model']))}")
+    for other, kind in _other_networks(task):
+        say(f"  {kind:<9} {sum(p.numel() for p in other.parameters()):,} parameters ({type(other).__name__})")
     sets = ", ".join(f"{name} {len(pairs)}" for name, pairs in data.val.items()) or "none"
     say(
         f"  data      {sum(map(len, data.sources))} {data.sources[0].unit} for training, all sizes match; validation: {sets}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sr_train.config.build import build
+from sr_train.config.check import callable_at
 from sr_train.config.plan import Stage, with_trainer
 from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.module import means_of, set_name
@@ -19,7 +20,11 @@ from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import check_covers
+from sr_train.tasks.gan import GANTask
+from sr_train.tasks.multiscale import MultiScaleTask
+from sr_train.tasks.pixel import PixelTask
 from sr_train.training.discriminator_check import check_discriminator
+from sr_train.training.loss_check import check_gan_loss, check_pixel_loss
 from sr_train.training.trainer import finding_unused
 from sr_train.weights.network import outline as on_meta
 
@@ -31,6 +36,7 @@ class Outline(NamedTuple):
     task: SRTask | None  #: on the meta device; None if its parts have errors
     perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
     scores: list[str] | None  #: names of the scores of validation; None if its metrics have errors
+    features: list[str]  #: digests of the feature networks of the loss
 
 
 def outline(stage: Stage, problems: list[Exception]) -> Outline:
@@ -57,7 +63,8 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores)
+    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
+    return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
@@ -127,11 +134,24 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
         _check_network_scales(stage, parts["model"])
     with collect_error(problems, "curve", usage=True):
         parts["curve"] = build(config["curve"])
+    with collect_error(problems, "loss"):
+        if parts["loss"] is not None:
+            _check_loss(config, parts["loss"])
     if len(problems) > before:
         return None
     with collect_error(problems, "task", usage=True), torch.device("meta"):
         return build(config["task"], **parts)
     return None
+
+
+def _check_loss(config: Mapping[str, Any], loss: nn.Module) -> None:
+    """Raise ValueError unless the loss can be called as the task does; a task with a step of its own is left out."""
+    step = getattr(callable_at(str(config["task"]["_target_"])), "training_step", None)
+    side = int(config["data"]["lr_patch"]) * max(config["scales"] or [config["scale"]])
+    if step is GANTask.training_step:
+        check_gan_loss(loss, side)
+    elif step in (PixelTask.training_step, MultiScaleTask.training_step):
+        check_pixel_loss(loss, side)
 
 
 def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:

@@ -21,6 +21,7 @@ from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.data.readable import check_readable
 from sr_train.evaluation.metrics import PerceptualMetric
+from sr_train.runs import resume
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
 from sr_train.training.network_check import try_network
@@ -41,7 +42,13 @@ class Prepared:
     data: SRData
     perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
     scores: list[str]  #: names of the scores of validation
+    features: list[str]  #: digests of the feature networks of the loss
     source: Origin | None = None  #: content of ``init.weights``; weights of ``init.stage`` are read later
+
+    def described(self, source: str | None) -> dict[str, Any]:
+        """Return the content of the stage's ``config.yaml``; ``source`` is the digest of its initial weights, if it has any."""
+        sources = [pairs for several in self.data.by_scale.values() for pairs in several]
+        return resume.describe(self.stage.config, sources, [] if source is None else [source], self.features)
 
     def take_origin(self) -> Origin | None:
         """Return the origin and drop it here, so that its tensors are freed after use."""
@@ -103,7 +110,7 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
 
     ``max_pixels`` of the stage applies to this process from here on: sources read the headers of their images now.
     """
-    stage, task, perceptual, scores = outline(stage, problems)
+    stage, task, perceptual, scores, features = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
         config = _moved(stage.config, str(stage.folder), folder)
         loggers = _build_loggers(config["logger"] or {}, problems)
@@ -124,7 +131,7 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
     data = _open_data(stage.config["data"], trainer, problems)  # outside of unchanged_globals, which hides warnings
     if problems or data is None or scores is None:
         return None
-    return Prepared(stage, data, perceptual, scores)
+    return Prepared(stage, data, perceptual, scores, features)
 
 
 def _reaching_all(stage: Stage, network: str, unused: Sequence[str]) -> Stage:

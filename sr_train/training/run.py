@@ -30,6 +30,7 @@ from sr_train.training.dry_run import check_plan
 from sr_train.training.preflight import preflight
 from sr_train.training.signals import Signals, StoppedError
 from sr_train.training.stage import run_stage
+from sr_train.training.stage_order import check_later_stages
 from sr_train.training.trainer import unchanged_flags
 from sr_train.training.user_callbacks import start_clock
 from sr_train.weights.export.openers import opened_by
@@ -111,6 +112,7 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
             for note in plan.notes:
                 say(note)
             stages = preflight(plan, processes)
+            check_later_stages(plan, stages)
             ranks.decide("begin", lambda: True)
         else:
             ranks.decide("begin", lambda: True)

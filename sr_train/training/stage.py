@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 import sr_train
 from sr_train.config.build import build
@@ -21,7 +22,7 @@ from sr_train.console import for_shell, listed, say
 from sr_train.data.loading import explaining_lost_processes
 from sr_train.data.module import SRData
 from sr_train.devices import native_bf16
-from sr_train.runs import resume
+from sr_train.losses.formula import formula
 from sr_train.runs.checkpoints import Checkpoint, CheckpointError
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
@@ -144,8 +145,7 @@ def run_stage(
     processes, signals = processes or one_process(), signals or Signals()
     ranks = processes.ranks
     source = find_origin(plan, stage, prepared.take_origin())
-    sources = [p for pairs in data.by_scale.values() for p in pairs]
-    described = resume.describe(config, sources, [] if source is None else [source.digest])
+    described = prepared.described(None if source is None else source.digest)
     begin = Begin(stage, described, ranks)
     if begin.is_finished():
         return folder / WEIGHTS
@@ -183,6 +183,8 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
         f"stage {stage.name}: {type(task.model).__name__} {listed(stage.scales)}, {count:,} parameters, {images}, "
         f"{trainer['precision']}; {where} to step {trainer['max_steps']} in {stage.folder}"
     )
+    if isinstance(loss := getattr(task, "loss", None), nn.Module):
+        say(f"stage {stage.name}: loss {formula(loss)}")
 
 
 def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:

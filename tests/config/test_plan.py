@@ -102,7 +102,7 @@ def test_missing_values_are_named():
     "answers",
     [
         {
-            "gan.loss.weights.adversaril=1": "has no 'loss.weights.adversaril'; did you mean gan.loss.weights.adversarial?",
+            "gan.loss.weights.adversaril=1": "its terms are adversarial, pixel; did you mean gan.loss.weights.adversarial?",
             "gan.loss.wieghts.adversarial=1": "stage gan has no 'loss.wieghts'; did you mean gan.loss.weights?",
             "loss.wieghts.adversarial=1": "no stage has 'loss.wieghts'; did you mean loss.weights?",
             "gann.loss.weights.pixel=1": "no stage has 'gann'; did you mean gan?",
@@ -242,3 +242,30 @@ def test_every_key_of_the_train_config_has_a_type():
     assert keys <= set(OWN), sorted(keys - set(OWN))
     with pytest.raises(ConfigError, match='requeue="abc": expected true or false'):
         plan(["experiment=quickstart_edsr", "requeue=abc"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "gan.loss.weights.perceptual=1",
+            r"the loss of stage gan has no term perceptual; its terms are adversarial, pixel\. To add a term, choose a loss "
+            r"that has it, e\.g\. gan\.loss=esrgan, or give gan\.loss\.perceptual=\{_target_: CLASS\}",
+        ),
+        (
+            "gan.loss.weights.pixl=1",
+            r"has no term pixl; its terms are adversarial, pixel; did you mean gan.loss.weights.pixel\?",
+        ),
+    ],
+)
+def test_a_weight_of_a_term_that_the_loss_lacks_is_refused(typed, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(["experiment=quickstart", typed])
+
+
+def test_a_mapping_typed_whole_replaces_and_a_single_key_is_added():
+    key = "gan.loss.perceptual.layers"
+    (_, gan) = plan(["experiment=quickstart", "gan.loss=esrgan", f"{key}={{conv1_2: 0.1}}"]).stages
+    assert gan.config["loss"]["perceptual"]["layers"] == {"conv1_2": 0.1}
+    (_, gan) = plan(["experiment=quickstart", "gan.loss=esrgan", f"{key}.conv1_2=0.1"]).stages
+    assert gan.config["loss"]["perceptual"]["layers"] == {"conv5_4": 1.0, "conv1_2": 0.1}

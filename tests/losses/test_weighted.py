@@ -77,6 +77,12 @@ PAPERS = {  # papers.md: weights, tapped layer, criterion
 }
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_negative_and_infinite_weights_are_refused(weight):
+    with pytest.raises(ValueError, match=rf"weights: a={weight:g}: expected numbers of at least 0"):
+        Weighted(terms={"a": nn.L1Loss()}, weights={"a": weight})
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_yaml_builds_the_papers_loss(name, batch, tmp_path):
     weights, layer, criterion, adversarial = PAPERS[name]
@@ -84,7 +90,8 @@ def test_the_yaml_builds_the_papers_loss(name, batch, tmp_path):
     shapes = {i: (la.outputs, la.inputs, 3, 3) for i, la in enumerate(_layers_of("vgg19")) if la.kind == "conv"}
     state = {f"features.{i}.weight": torch.randn(s) * (2 / (9 * s[1])) ** 0.5 for i, s in shapes.items()}
     save_file({**state, **{f"features.{i}.bias": torch.zeros(s[0]) for i, s in shapes.items()}}, file)
-    (stage,) = plan([f"loss={name}", "data=toy", "sets=[toy]", f"loss.perceptual.extractor.weights={file}"]).stages
+    arguments = [f"loss={name}", "task=gan", "data=toy", "sets=[toy]", f"loss.perceptual.extractor.weights={file}"]
+    (stage,) = plan(arguments).stages
     loss = build(stage.config["loss"])
     assert isinstance(loss, GANLoss)
     assert loss.weights == weights

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -37,8 +39,36 @@ def test_advised_options_fit_the_discriminator(typed, remedies):
 def test_an_error_at_every_size_is_reported_as_the_error_of_the_constructor():
     with pytest.raises(UsageError, match=r"stage gan: discriminator channels=0 must be at least 1$"):
         check_discriminator("gan", plan([*GAN, "task.discriminator.channels=0"]).stages[0].config)
-    spec = "task.discriminator={_target_: torch.nn.Identity}"  # one of the user's own, of any size
+    spec = (
+        "task.discriminator={_target_: torch.nn.Conv2d, in_channels: 3, out_channels: 1, kernel_size: 3}"  # of any size
+    )
     check_discriminator("gan", plan([*GAN, spec, "scale=3"]).stages[0].config)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "task.discriminator={_target_: torch.nn.Identity}",
+            r"Identity returns \[16, 3, 192, 192\] .*; expected logits \[16, 1\]",
+        ),
+        (
+            "task.discriminator={_target_:torch.nn.Linear,in_features:5,out_features:1}",
+            r"Linear fails on 16 x 192x192 px: ",
+        ),
+        (
+            "discriminator=srgan task.discriminator.size=16 data.lr_patch=4 data.batch=1",
+            r"SRGANDiscriminator fails on 1 x 16x16 px: its BatchNorm has one value per channel .*: give data.batch=2 or more",
+        ),
+        (
+            "discriminator=srgan task.discriminator.size=16 data.lr_patch=4 data.batch=2 trainer.accumulate_grad_batches=2",
+            r"fails on 1 x 16x16 px: its BatchNorm has one value per channel",
+        ),
+    ],
+)
+def test_a_discriminator_that_cannot_be_run_is_refused(typed, message):
+    with pytest.raises(UsageError, match=message):
+        check_discriminator("gan", plan([*GAN, "scale=4", *re.split(r" (?=\w+[\w.]*=)", typed)]).stages[0].config)
 
 
 def test_a_gan_stage_prints_that_its_discriminator_is_newly_initialized(tmp_path, monkeypatch, capsys):

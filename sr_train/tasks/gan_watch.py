@@ -1,0 +1,132 @@
+"""Watch over a GAN's training: a discriminator that has won or that has learned nothing, and colors that drift.
+
+The numbers of the newest steps are kept on the device. The host reads their mean from time to time, when it has arrived, and
+does not wait for it. Checkpoints contain them, so a continued run warns at the step of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sr_train.tasks.host_copy import HostCopy
+
+WINDOW = 200  #: steps over which numbers are averaged
+
+_EVERY = 20  # steps between two looks at the means
+
+_WON = 0.99  # share of images that the discriminator is right about
+
+_CHANCE = 0.05  # largest distance of that share from one half, and of the loss from that of logits of 0, if D is dead
+
+_DRIFT = 3.0  # largest difference of mean colors, of 255
+
+_WON_ADVICE = (
+    "Its gradient is of little use to the generator now. Try a lower task.discriminator_rate (a tenth of task.rate), a larger "
+    "loss.weights.adversarial, more varied data, or a generator that was pretrained longer (init.stage)"
+)
+
+_DEAD_ADVICE = (
+    "The generator learns nothing from it. Try a higher task.discriminator_rate, another task.discriminator, or "
+    "task.discriminator_curve if its rate has fallen too far; check that HR and LR are what they should be (check=true)"
+)
+
+_DRIFT_ADVICE = (
+    "Try a larger loss.weights.pixel, or look for LR images whose colors differ from those of HR (sr-prepare check=DIR)"
+)
+
+
+class Watch:
+    """Sliding means of the discriminator's accuracy and loss, and of the difference of the colors of SR and HR.
+
+    Args:
+        chance: function that returns D's loss for logits that are all 0, which is that of a D that has learned nothing.
+    """
+
+    def __init__(self, chance: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._chance_of = chance
+        self._chance: torch.Tensor | None = None
+        self._rows: torch.Tensor | None = None  # [WINDOW, 5]: accuracy, loss, differences of R, G and B (or of gray)
+        self._filled = 0
+        self._means: tuple[int, HostCopy] | None = None
+        self._said: set[str] = set()
+
+    def add(self, step: int, share: float, accuracy: torch.Tensor, loss: torch.Tensor, shift: torch.Tensor) -> None:
+        """Add the numbers of a micro-batch.
+
+        Args:
+            step: number of the step, from 1.
+            share: share of the micro-batch in its step.
+            accuracy: share of the images that D is right about.
+            loss: D's loss.
+            shift: mean of SR minus HR of each channel, in [0, 1].
+        """
+        new = torch.cat(
+            [accuracy.detach().reshape(1).float(), loss.detach().reshape(1).float(), shift.detach().float()]
+        )
+        if self._rows is None or self._rows.device != new.device:
+            rows = new.new_zeros((WINDOW, len(new)))
+            self._rows = rows if self._rows is None else self._rows.to(new.device)
+        if self._chance is None:  # on the device: the loss may average over all processes
+            self._chance = self._chance_of(new.new_zeros((2, 1))).detach()
+        row = self._rows[(step - 1) % WINDOW]
+        if step > self._filled:  # the first micro-batch of the step
+            row.zero_()
+            self._filled = step
+        row.add_(new * share)
+
+    def look(self, step: int) -> str | None:
+        """Return a warning if the means have arrived and are outside of their limits, each kind once; else None."""
+        ready = self._filled >= WINDOW and step % _EVERY == 0 and self._means is None
+        if ready and self._rows is not None and self._chance is not None:
+            self._means = step, HostCopy([self._chance, *self._rows.mean(0)])
+        if self._means is None or not self._means[1].arrived:
+            return None
+        at, (chance, accuracy, loss, *shift) = self._means[0], self._means[1].read()
+        self._means = None
+        for kind, text in _problems(chance, accuracy, loss, shift).items():
+            if kind not in self._said:
+                self._said.add(kind)
+                return f"step {at}: {text}"
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers of the window and the kinds of warnings that were given."""
+        rows = None if self._rows is None else self._rows.detach().cpu().clone()
+        return {"rows": rows, "filled": self._filled, "said": sorted(self._said)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`. The window of a version with other numbers starts empty."""
+        rows = state.get("rows")
+        fits = isinstance(rows, torch.Tensor) and rows.ndim == 2 and len(rows) == WINDOW
+        self._rows = rows.clone() if fits else None  # pyright: ignore[reportOptionalMemberAccess]
+        self._filled = int(state.get("filled", 0)) if fits else 0
+        self._said = set(state.get("said", ()))
+        self._means = None
+
+
+def _problems(chance: float, accuracy: float, loss: float, shift: Sequence[float]) -> dict[str, str]:
+    """Return the warnings that sliding means call for, by kind.
+
+    Args:
+        chance: D's loss if it guesses.
+        accuracy: share of the images that D is right about.
+        loss: D's loss.
+        shift: mean of SR minus HR of each channel, in [0, 1].
+    """
+    found: dict[str, str] = {}
+    over = f"over the last {WINDOW} steps"
+    right = f"{over} it was right for {accuracy:.1%} of the images"
+    if accuracy > _WON:
+        found["won"] = f"the discriminator has won: {right} (loss {loss:.3g}). {_WON_ADVICE}"
+    elif abs(accuracy - 0.5) < _CHANCE and abs(loss - chance) < _CHANCE * abs(chance):
+        found["dead"] = (
+            f"the discriminator has learned nothing: {right}, and its loss of {loss:.3g} is that of guessing ({chance:.3g}). "
+            f"{_DEAD_ADVICE}"
+        )
+    if max(map(abs, shift)) * 255 > _DRIFT:
+        shown = ", ".join(f"{255 * s:+.1f}" for s in shift)
+        found["drift"] = f"colors drift: {over} the mean of SR minus HR is {shown} of 255. {_DRIFT_ADVICE}"
+    return found

@@ -1,0 +1,130 @@
+"""Test of a stage's loss at every start: call it as the task does, on a small batch of random images.
+
+Without this test, an error of a user's loss would be a traceback in the first step, after data and networks were opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from sr_train.losses.gan import AdversarialLoss, GANLoss
+from sr_train.losses.weighted import Weighted
+
+_BATCH, _SIDE = 2, 32  # images, and their side in pixels if the loss accepts it
+
+_ADVERSARIAL = ("generator", "discriminator", "accuracy")
+
+
+class _Images:
+    """Pairs of random images and logits, equal at every call with the same side."""
+
+    def __init__(self, side: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.hr = torch.rand(_BATCH, 3, side, side, generator=generator)
+        self.sr = torch.rand(_BATCH, 3, side, side, generator=generator).requires_grad_()
+        self.real = torch.randn(_BATCH, 1, generator=generator)
+        self.fake = torch.randn(_BATCH, 1, generator=generator).requires_grad_()
+
+
+def check_pixel_loss(loss: nn.Module, side: int) -> None:
+    """Raise ValueError unless a loss, and each term of a weighted one, is (sr, hr) -> a number with a gradient.
+
+    ``side`` is that of the HR patches of training.
+    """
+    if isinstance(loss, AdversarialLoss) and not _has_forward(loss):
+        raise ValueError(
+            f"{type(loss).__name__} is a loss for a generator and a discriminator (task=gan); a task with one network needs "
+            "e.g. loss=l1"
+        )
+    terms = loss.terms.items() if isinstance(loss, Weighted) else [("", loss)]
+    for name, term in terms:
+        where = f"{f'terms.{name}: ' if name else ''}{type(term).__name__}"
+        if not _has_forward(term):
+            raise ValueError(f"{where} has no method forward(sr, hr); see docs/extending.md")
+        _number(lambda images, term=term: term(images.sr, images.hr), where, "(sr, hr)", side)
+
+
+def check_gan_loss(loss: nn.Module, side: int) -> None:
+    """Raise ValueError unless a loss for two networks has the methods and results of ``AdversarialLoss``."""
+    name = type(loss).__name__
+    if isinstance(loss, GANLoss):
+        _check_parts(loss, side)
+    if not isinstance(loss, AdversarialLoss):
+        raise ValueError(f"task=gan needs a loss for two networks, not {name}: loss=gan, srgan or esrgan")
+    needs_real = loss.needs_real
+
+    def generator(images: _Images) -> Any:
+        real = images.real if needs_real else None
+        return loss.generator(images.sr, images.hr, real_logits=real, fake_logits=images.fake)
+
+    def discriminator(images: _Images) -> Any:
+        return loss.discriminator(images.real.requires_grad_(), images.fake)
+
+    for call, method in ((generator, "generator"), (discriminator, "discriminator")):
+        found = _called(call, f"{name}.{method}", "images and logits", side)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
+            raise ValueError(f"{name}.{method} returns {_kind(found)}; expected (loss, parts by name)")
+        _check_number(found[0], f"{name}.{method}")
+    if "accuracy" not in found[1]:
+        raise ValueError(f"{name}.discriminator returns no part 'accuracy', which the log and a warning need")
+
+
+def _check_parts(loss: GANLoss, side: int) -> None:
+    """Check the terms of a GANLoss one by one, so that the message names the wrong one."""
+    adversarial: Any = loss.adversarial
+    name = f"adversarial: {type(adversarial).__name__}"
+    missing = [m for m in _ADVERSARIAL if not callable(getattr(adversarial, m, None))]
+    if missing:
+        raise ValueError(f"{name} has no method {missing[0]}(real_logits, fake_logits); see docs/extending.md")
+    if not isinstance(getattr(adversarial, "needs_real", None), bool):
+        raise ValueError(f"{name} needs an attribute needs_real, true if G's term needs the logits of HR")
+    real = adversarial.needs_real
+    _number(lambda i: adversarial.generator(i.real if real else None, i.fake), f"{name}.generator", "logits", side)
+    _number(lambda i: adversarial.discriminator(i.real, i.fake), f"{name}.discriminator", "logits", side)
+    for term, module in (("pixel", loss.pixel), ("perceptual", loss.perceptual)):
+        if module is not None:
+            where = f"{term}: {type(module).__name__}"
+            _number(lambda images, module=module: module(images.sr, images.hr), where, "(sr, hr)", side)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
+
+
+def _number(call: Callable[[_Images], Any], where: str, given: str, side: int) -> None:
+    _check_number(_called(call, where, given, side), where)
+
+
+def _called(call: Callable[[_Images], Any], where: str, given: str, side: int) -> Any:
+    """Return the result for small images, or for those of training if the loss does not accept small ones."""
+    for tried in (min(_SIDE, side), side):
+        try:
+            with torch.enable_grad():
+                return call(_Images(tried))
+        except MemoryError:
+            raise
+        except Exception as error:
+            if tried != side:
+                continue
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+            raise ValueError(
+                f"{where} fails on {given} of {_BATCH} images of {side}x{side} pixels: {reason}"
+            ) from error
+    raise AssertionError
+
+
+def _check_number(found: Any, where: str) -> None:
+    if not isinstance(found, torch.Tensor) or found.ndim:
+        raise ValueError(f"{where} returns {_kind(found)}; expected one number, the mean over the batch")
+    if not found.requires_grad:
+        raise ValueError(f"{where} returns a number without a gradient; remove torch.no_grad() or detach()")
+    if not torch.isfinite(found):
+        raise ValueError(f"{where} returns {float(found.detach())} for images in [0, 1]")
+
+
+def _kind(found: Any) -> str:
+    return f"a tensor {list(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
