@@ -1,4 +1,7 @@
-"""``sr-convert``: write a network of any supported format, or one scale of an MDSR, as a self-describing file."""
+"""``sr-convert``: write a network of any supported file format, or one scale of an MDSR, as a .safetensors file.
+
+The file also contains the network's config, so no other file is needed to load the network.
+"""
 
 from __future__ import annotations
 

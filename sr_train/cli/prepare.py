@@ -1,4 +1,4 @@
-"""``sr-prepare``: make a store from a folder of images or of clips."""
+"""``sr-prepare``: make a store (an LMDB with decoded images for training) from a folder of images or of clips."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def _describe(path: str) -> str:
 
 
 def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
-    """Return the value of ``images=`` or ``clips=``, None if neither is given."""
+    """Return the value of ``images=`` or ``clips=``; None if neither is given.
+
+    Raise UsageError for keys that cannot be used together.
+    """
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
@@ -66,12 +69,12 @@ def _clips(folder: str, names: str | None) -> dict[str, Any]:
 
     files = clip_files(folder, None if names is None else read_clip_list(names))
     clips = len({split_key(key)[0] for key in files})
-    print(f"{folder}: {counted(clips, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
+    print(f"{folder}: {counted(clips, 'clip')}, {counted(len(files), 'frame')}, no frame is missing", flush=True)
     return {"files": files, "check": unequal_sizes}
 
 
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify a store."""
+    """Run ``sr-prepare``: build, complete or verify a store (LMDB of images)."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)

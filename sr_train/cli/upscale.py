@@ -61,7 +61,7 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
 
 
 def upscale(arguments: list[str]) -> int:
-    """Run ``sr-upscale`` on every image, video and clip. Failed ones are reported, and the exit code is then 1."""
+    """Run ``sr-upscale`` on every image, video and clip. Report each input that fails; the exit code is then 1."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("upscale", arguments)

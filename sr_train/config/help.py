@@ -104,7 +104,7 @@ def topic_text(command: str, config: str, topic: str, groups: Sequence[str]) -> 
 
 
 def _group_text(command: str, group: str) -> str:
-    """Return every option of a group with its title and its keys; of experiments only the titles."""
+    """Return the title and the keys of every option of a config group. For experiments, return only the titles."""
     files = sorted(files_of(group), key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
     if group == "experiment":
         width = max(len(f.stem) for f in files)
@@ -176,7 +176,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """Return the type of a default, empty for ``null``, required values and references to other keys."""
+    """Return the name of a default's type; an empty string for null, a required value or a reference to another key."""
     if value is None or value == "???" or str(value).startswith("${"):
         return ""
     if isinstance(value, str):  # YAML reads 1e-3 as a string, OmegaConf does not

@@ -1,4 +1,7 @@
-"""Building a store from a folder of images: in parallel, resumable after a kill, renamed to its final name at the end."""
+"""Building a store (LMDB of images for training) from a folder of images.
+
+Images are decoded in parallel. A killed build can be continued. The store gets its final name at the end.
+"""
 
 from __future__ import annotations
 
@@ -56,18 +59,20 @@ class Report(NamedTuple):
 
 
 class StoreBuilder:
-    """Builder of ``store`` from the images below ``images``.
+    """Builder that makes a store (LMDB of images for training) from the images in a folder.
 
     Args:
-        images: folder, with its subfolders, or an LMDB of BasicSR.
+        images: folder of images, with its subfolders, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
-        scales: scales of the LR images to store next to each image, by bicubic reduction after cropping to a multiple.
-        arithmetic: arithmetic of the reduction, see :mod:`sr_train.resampling`.
-        workers: threads that decode and reduce.
-        skip_bad: leave unreadable images out instead of failing.
-        files: key -> file of the images to store; default: every image below the folder.
+        scales: scales of the LR images to store next to each image. An image is cropped to a multiple of the scale before it is
+            reduced with bicubic interpolation.
+        arithmetic: name of the rounding rules of the reduction, see :mod:`sr_train.resampling`.
+        workers: number of threads that decode and reduce images.
+        skip_bad: true to leave unreadable images out; false to raise an error.
+        files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function from the headers of all good files to a list of problems, called before the work starts.
+        check: function that gets the headers of all readable files and returns a list of problems. It is called before the
+            store is written.
     """
 
     def __init__(
@@ -98,11 +103,11 @@ class StoreBuilder:
         )
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
-        """Check the inputs and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
+        """Check the input images and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
         return self.inputs.estimate(self.store, self.partial, progress)
 
     def complete(self) -> bool:
-        """Return True if the store exists and was made from the same files with the same plan.
+        """Return True if the store exists and was made from the same files with the same scales and arithmetic.
 
         Raises FileExistsError if the existing store has other contents.
         """
@@ -131,8 +136,8 @@ class StoreBuilder:
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
         """Write every missing image, then give the store its final name.
 
-        A killed build is continued. Raises BadFilesError if some images cannot be decoded; all others are kept. Raises
-        OSError if the disk is full or the file may not grow; committed images are kept.
+        A killed build is continued. Raises BadFilesError if some images cannot be decoded; the other images are kept. Raises
+        OSError if the disk is full or the file may not grow; images that are already written are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with _writer_lock(self.partial):
@@ -184,7 +189,10 @@ class StoreBuilder:
             ) from None
 
     def _reconcile(self, environment: lmdb.Environment) -> set[str]:
-        """Delete outdated images from the partial store; return the keys of the rest. Another plan raises FileExistsError."""
+        """Delete images whose files have changed from the partial store. Return the keys of the images that are kept.
+
+        Raise FileExistsError if the partial store was started with other scales or another arithmetic.
+        """
         _, records = self._committed()
         with environment.begin() as transaction:
             plan = transaction.get(_PLAN)
@@ -258,7 +266,10 @@ class StoreBuilder:
 
 
 def _same_file(record: Record, path: InputFile) -> bool:
-    """Return True if a record was made from this file; if only the time differs (copied folder), the contents are compared."""
+    """Return True if a record (entry of a store for one image) was made from this file.
+
+    Size and modification time are compared. If only the time differs (copied folder), the contents are compared.
+    """
     try:
         status = path.stat()
         if status.st_size != record.file_size:
@@ -270,7 +281,7 @@ def _same_file(record: Record, path: InputFile) -> bool:
 
 @contextmanager
 def _writer_lock(folder: Path) -> Generator[None]:
-    """Lock a store for one writer; the lock ends with its process, also after a kill."""
+    """Lock a store, so that only one process writes it. The lock ends with the process, also if the process is killed."""
     if os.name == "nt":  # no such locks: the user must not run two at once
         yield
         return
@@ -284,7 +295,7 @@ def _writer_lock(folder: Path) -> Generator[None]:
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
-    """Run ``write`` in one transaction; if the map is full, double its size and repeat."""
+    """Run ``write`` in one LMDB transaction. If LMDB's memory map is full, double the size of the map and try again."""
     while True:
         try:
             with environment.begin(write=True) as transaction:
