@@ -12,9 +12,12 @@ from sr_train.losses.weighted import Parts, check_weights, weighted_sum
 
 
 class Adversarial(Protocol):
-    """Adversarial terms on logits [B, 1], e.g. from :mod:`sr_train.losses.adversarial`. Each method returns a scalar."""
+    """Protocol of an adversarial loss on logits [B, 1], e.g. of :mod:`sr_train.losses.adversarial`.
 
-    needs_real: bool  #: True if G's term needs the logits of HR; if not, they may be ``None``
+    Each method returns a scalar. G is the generator, D the discriminator.
+    """
+
+    needs_real: bool  #: True if G's loss needs the logits of HR; if False, they may be ``None``
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
         """Return G's term."""
@@ -31,7 +34,10 @@ class Adversarial(Protocol):
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """Loss for two networks, as ``task=gan`` needs it, e.g. :class:`GANLoss`. Parts are detached and for the logs."""
+    """Protocol of a loss for ``task=gan``, which trains a generator (G) and a discriminator (D), e.g. :class:`GANLoss`.
+
+    Parts are terms of the loss for the logs. They are detached.
+    """
 
     @property
     def needs_real(self) -> bool:
@@ -41,18 +47,25 @@ class AdversarialLoss(Protocol):
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss, a scalar, and its parts for [B, 3, H, W] twice and logits [B, 1]."""
+        """Return G's loss, a scalar, and the parts of this loss.
+
+        ``sr`` and ``hr`` are images [B, 3, H, W] each. ``real_logits`` and ``fake_logits`` are D's logits [B, 1] for them.
+        """
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Return D's loss, a scalar, and its parts, among them ``accuracy``, for logits [B, 1] of HR and of detached SR."""
+        """Return D's loss, a scalar, and the parts of this loss, which include ``accuracy``.
+
+        ``real_logits`` are D's logits [B, 1] for HR images, ``fake_logits`` those for detached SR images.
+        """
         ...
 
 
 class GANLoss(nn.Module):
-    """Loss of a GAN task: for G a weighted sum of content and adversarial terms, for D its adversarial loss.
+    """Loss of ``task=gan`` for a generator (G) and a discriminator (D).
 
-    The task holds the networks; the loss gets images and logits. In a step, D is frozen while G's loss is computed::
+    G's loss is a weighted sum of pixel, perceptual and adversarial terms. D's loss is the adversarial loss. The task contains the
+    networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
 
         sr = model(lr)
         real = discriminator(hr) if loss.needs_real else None  # under no_grad
@@ -66,8 +79,8 @@ class GANLoss(nn.Module):
         adversarial: adversarial terms, e.g. from :mod:`sr_train.losses.adversarial`.
         weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is ``None`` is
             optional and ignored.
-        perceptual: (sr, hr) -> scalar; ``None`` for none.
-        pixel: (sr, hr) -> scalar; ``None`` for none.
+        perceptual: module (sr, hr) -> scalar; ``None`` for no perceptual term.
+        pixel: module (sr, hr) -> scalar; ``None`` for no pixel term.
     """
 
     def __init__(
@@ -95,7 +108,7 @@ class GANLoss(nn.Module):
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss and its parts.
+        """Return the generator's loss, a scalar, and the unweighted parts of this loss.
 
         Args:
             sr: [B, 3, H, W], attached to the generator's graph.
@@ -112,7 +125,7 @@ class GANLoss(nn.Module):
         return weighted_sum(parts, self.weights), {name: part.detach() for name, part in parts.items()}
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Return D's loss and its parts.
+        """Return the discriminator's (D's) loss, a scalar, and the parts of this loss.
 
         Args:
             real_logits: D(hr), [B, 1].

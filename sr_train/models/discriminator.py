@@ -10,7 +10,7 @@ def _check_input(image: torch.Tensor, size: int, name: str) -> None:
     if image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
         raise ValueError(
             f"{name} was built for patches [B, 3, {size}, {size}], but got {list(image.shape)}; "
-            "its size must be that of the HR patch: scale x data.lr_patch"
+            "the discriminator's size must be the size of the HR patch: scale x data.lr_patch"
         )
 
 
@@ -22,7 +22,7 @@ class SRGANDiscriminator(nn.Module):
     which the paper does not specify: 23,565,505 parameters at 96 px.
 
     Args:
-        size: side of the HR patch in pixels, a multiple of 16; the paper's 96.
+        size: side of the HR patch in pixels, a multiple of 16; 96 in the paper.
         channels: outputs of the first convolution; 64 in the paper.
     """
 

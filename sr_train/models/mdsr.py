@@ -1,4 +1,4 @@
-"""MDSR (Lim et al., CVPRW 2017, section 3.3): EDSR with one body and a head and tail for each of several scales."""
+"""MDSR (Lim et al., CVPRW 2017, section 3.3): an EDSR for several scales, with one body, and a head and a tail per scale."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from sr_train.models.edsr import DIV2K_MEAN, ResidualBlock, upsampler
 
 
 class MDSR(nn.Module):
-    """MDSR: ([B, 3, h, w] in [0, 1], scale s) -> [B, 3, s h, s w], not clamped.
+    """MDSR: ([B, 3, h, w] in [0, 1], scale s) -> [B, 3, s * h, s * w], not clamped.
 
-    Only the branch for ``scale`` is run: its pre-processing, upsampler and last convolution. Parameters of other branches get
-    no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR of the same width. Internally the
-    range is [0, 255] minus the mean of DIV2K, as in EDSR.
+    Only the branch for scale s is computed: pre-processing, upsampler and last convolution. Parameters of other branches get
+    no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR with the same number of channels. Inside
+    the network, pixels are in [0, 255] minus the mean of DIV2K, as in EDSR.
 
     Args:
-        scales: some of 2, 3 and 4, each once, e.g. [2, 3, 4].
-        channels: features F; 64.
-        blocks: residual blocks in the body; 80, or 16 for the baseline.
-        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each, as in the paper.
+        scales: one or more of the scales 2, 3 and 4, each once, e.g. [2, 3, 4].
+        channels: number of features (F in the paper); 64 in the paper.
+        blocks: number of residual blocks in the body; 80 in the paper, 16 for the baseline.
+        shared_tail: true for one last convolution for all scales, as in the authors' PyTorch code; false for one last
+            convolution per scale, as in the paper.
     """
 
     multiple_of = 1
@@ -51,7 +52,7 @@ class MDSR(nn.Module):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, lr: torch.Tensor, scale: int | None = None) -> torch.Tensor:
-        """Super-resolve with one branch. ``scale`` may be omitted if there is only one. See the class for shapes."""
+        """Super-resolve with one branch. ``scale`` may be omitted if the network has one scale. See the class for shapes."""
         name = self._branch(scale)
         x = self.pre_process[name](self.conv_first((lr - self.mean) * 255.0))
         x = x + self.conv_after_body(self.body(x))
@@ -67,12 +68,12 @@ class MDSR(nn.Module):
         return str(scale)
 
     def at(self, scale: int) -> Branch:
-        """Return one branch as a network with one scale that shares its weights with this one."""
+        """Return one branch as a network with one scale. The branch shares its weights with this network."""
         return Branch(self, int(self._branch(scale)))
 
 
 class Branch(nn.Module):
-    """One scale of an :class:`MDSR`: [B, 3, h, w] in [0, 1] -> [B, 3, scale h, scale w], not clamped."""
+    """One scale of an :class:`MDSR`: [B, 3, h, w] in [0, 1] -> [B, 3, scale * h, scale * w], not clamped."""
 
     multiple_of = MDSR.multiple_of
 

@@ -20,7 +20,7 @@ from sr_train.upscaling.inputs import Job, Settings
 
 
 def upscale_image(image: Image, network: Network, done: Callable[[int], object] = lambda pixels: None) -> Image:
-    """Upscale [h, w, C] uint8 or uint16, C = 1, 3 or 4, to [scale h, scale w, C] of the same type.
+    """Upscale [h, w, C] uint8 or uint16, C = 1, 3 or 4, to [scale * h, scale * w, C] of the same type.
 
     Gray is upscaled as RGB, and the result is the mean of the channels. Alpha is upscaled by bicubic interpolation.
     """
