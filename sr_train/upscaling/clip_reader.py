@@ -16,12 +16,12 @@ from sr_train.upscaling.inputs import Job, image_target
 
 Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
-_LOST = {1: "are gray: they become RGB", 2: "have transparency: it is dropped", 4: "have transparency: it is dropped"}
+_LOST = {1: "are gray: they become RGB", 2: "have transparency, which is dropped", 4: "have transparency, which is dropped"}
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Open clip."""
+    """Reader of an open video, or of a folder of numbered images."""
 
     #: yields every frame once; calls its argument with each packet of a video's other streams
     frames: Callable[[Callable[[Any], object]], Iterator[Timed]]
@@ -35,13 +35,16 @@ class ClipReader:
 
     @property
     def rate(self) -> str:
-        """Frames per second as the end of a line for the user; empty for a folder."""
+        """Text with the frames per second, for the end of a line for the user; empty for a folder."""
         return "" if self.film is None else f", {float(self.film.look.rate):.4g} fps"
 
 
 @contextmanager
 def open_clip(job: Job, suffix: str | None) -> Iterator[ClipReader]:
-    """Open the video or the folder of a job; ``suffix`` is the suffix of frames written as images."""
+    """Open the video or the folder of frames of a job for reading.
+
+    ``suffix`` is the file type of the output frames, e.g. ``.png``; None if a video is written, or if frames keep their type.
+    """
     if job.kind != "video":
         yield _open_folder(job, suffix)
         return
@@ -78,5 +81,5 @@ def _open_folder(job: Job, suffix: str | None) -> ClipReader:
         return image_target(job.frames[number], suffix).name
 
     depth = 8 if first.dtype == np.uint8 else 16
-    warnings = [f"its frames {_LOST[channels]}"] if channels in _LOST else []
+    warnings = [f"the frames {_LOST[channels]}"] if channels in _LOST else []
     return ClipReader(frames, height, width, depth, len(job.frames), file_name, warnings)

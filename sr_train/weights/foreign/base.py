@@ -1,4 +1,4 @@
-"""Contract for reading other programs' weights. A key format is the naming of a network's tensors by one program.
+"""Contract for reading other programs' weights. A key format is the scheme by which one program names a network's tensors.
 
 Each family of networks has a file with its ``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries
 all of them. To add a key format, write two functions of names and shapes and add a :class:`KeyFormat` with them.
@@ -16,7 +16,7 @@ Shapes = Mapping[str, "tuple[int, ...]"]
 
 
 class WeightsError(ValueError):
-    """Error of a weights file that cannot be used, with the reason."""
+    """Error for a weights file that cannot be used. The message contains the reason."""
 
 
 def count_tensors(count: int, one: str, many: str) -> str:
@@ -33,7 +33,7 @@ class Foreign(NamedTuple):
 
 
 def same_names(shapes: Shapes) -> Mapping[str, str | None]:
-    """Return the names unchanged, for a program whose names equal ours."""
+    """Return all names unchanged, for a program that uses the same names of tensors as sr-train."""
     return {name: name for name in shapes}
 
 
@@ -43,7 +43,7 @@ def _any_values(tensors: Mapping[str, torch.Tensor]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
-    """Naming of a network's tensors by one program. All functions are pure, and none copies a tensor."""
+    """Scheme by which one program names a network's tensors. The functions have no side effects and copy no tensor."""
 
     name: str  #: for messages and a file's origin, e.g. ``BasicSR's EDSR``
     #: (shapes by the file's names) -> our name of each tensor, None for a tensor that our network does not have. Tensors that

@@ -1,4 +1,4 @@
-"""Recognition of other programs' weights: names and shapes of tensors give the network and its arguments."""
+"""Recognition of other programs' weights: the network and its arguments are found by names and shapes of the tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WRAPPERS = ("params_ema", "params", "state_dict")  # the first one with tensors
 
 
 def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
-    """Return the network, its weights and their origin, recognized by the names and shapes of a file's tensors.
+    """Recognize the network in another program's file by the names and shapes of its tensors. Return config, weights, origin.
 
     ``content`` is {name: tensor}, or a wrapper such as {"params": {name: tensor}}. The prefix ``module.`` is removed if all
-    names have it. ``scale`` is used only if the tensors fit several scales. The returned tensors are float32 copies,
-    independent of the file. Raises WeightsError if no key format matches. Raises TorchFileError for tensors that are not
-    plain floating-point arrays; BatchNorm's counters may be integers.
+    names have this prefix. ``scale`` is used only if the tensors fit networks of several scales. The returned tensors are float32
+    copies, independent of the file. Raises WeightsError if no key format (scheme of tensor names) matches. Raises TorchFileError
+    for tensors that are not plain floating-point arrays; BatchNorm's counters may be integers.
     """
     wrapper, tensors = _unwrap(path, content)
     if all(name.startswith("module.") for name in tensors):  # added by DataParallel
@@ -53,15 +53,15 @@ def recognize(path: Path, content: object, *, scale: int | None = None) -> Forei
     known = ", ".join(form.name for form in KEY_FORMATS)
     count = f"{len(shapes)} tensors" if len(shapes) > 1 else "1 tensor"
     raise WeightsError(
-        f"{path}: the name of its network is missing, and no key format matches its "
-        f"{count} ({shown}{', ...' if len(shapes) > 4 else ''}); known are {known}"
+        f"{path}: the file does not contain the name of its network, and no key format matches its "
+        f"{count} ({shown}{', ...' if len(shapes) > 4 else ''}); known key formats are {known}"
     )
 
 
 def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """Return a network's config and {our name: the file's name}; None if the tensors belong to another network.
+    """Return (config of the network, {sr-train's name: the file's name}) for a key format; None if the tensors do not match.
 
-    Raises ValueError if the file has names that the network does not have.
+    Raises ValueError if the file contains names that the network does not have.
     """
     named = form.names(shapes)
     if named is None:
@@ -76,7 +76,10 @@ def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, 
 
 
 def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
-    """Return the name of the wrapper around the tensors ("" for none) and the tensors. Other entries are ignored."""
+    """Return (name of the wrapper around the tensors, {name: tensor}). The name is "" without a wrapper.
+
+    Entries of the file that are no tensors are ignored.
+    """
     if not is_dict(content):
         raise WeightsError(f"{path}: contains a {type(content).__name__}; expected a network's state dict")
     for wrapper in (*_WRAPPERS, ""):
@@ -87,13 +90,13 @@ def _unwrap(path: Path, content: object) -> tuple[str, dict[str, torch.Tensor]]:
         if wrapper == "state_dict" and "global_step" in content and any(k.startswith("model.") for k in tensors):
             folder = path.parent.parent if path.parent.name == "checkpoints" else "runs/NAME/STAGE"
             raise WeightsError(
-                f"{path}: is a checkpoint to resume training from; give the folder of its stage, {folder}"
+                f"{path}: this is a checkpoint to resume training from; give the folder of its stage, {folder}"
             )
         if tensors:
             return wrapper, tensors
     keys = ", ".join(str(k)[:60] for k in list(content)[:5] if isinstance(k, (str, int)))
     raise WeightsError(
-        f"{path}: contains no named tensors, neither bare nor under {', '.join(_WRAPPERS)} (its keys: {keys or 'none'}); "
+        f"{path}: contains no named tensors, neither at the top nor under {', '.join(_WRAPPERS)} (its keys: {keys or 'none'}); "
         "give the file with the network's state dict"
     )
 
