@@ -45,8 +45,8 @@ class Extractor(Protocol):
     def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute features of images [B, 3, H, W] in [0, 1].
 
-        Return {name of the layer: features [B, c, H', W']}. Each layer has its own number of channels c and its own size H', W'.
-        The extractor normalizes the images with ImageNet's mean and standard deviation.
+        Return {name of the layer: features [B, c, H', W']}. Each layer has its own number of channels c and its own
+        size H', W'. The extractor normalizes the images with ImageNet's mean and standard deviation.
         """
         ...
 

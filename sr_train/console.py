@@ -65,9 +65,10 @@ def collect_error(
     Args:
         problems: list to append to.
         what: config key of the object that is built. It is put before messages that do not contain a key.
-        usage: true if errors can come only from config values. They then have exit code 2. A missing module (ImportError) keeps
-            exit code 1.
-        names_key: true if the message of every ValueError already contains the config key, as in errors of sr-train's classes.
+        usage: true if errors can come only from config values. They then have exit code 2. A missing module
+            (ImportError) keeps exit code 1.
+        names_key: true if the message of every ValueError already contains the config key, as in errors of sr-train's
+            classes.
     """
     try:
         yield
@@ -93,7 +94,10 @@ def set_rank(rank: int) -> None:
 
 
 def is_child() -> bool:
-    """Return true in a process of a rank above 0. Before :func:`set_rank`, the rank is read from the launcher's variables."""
+    """Return true in a process of a rank above 0.
+
+    Before :func:`set_rank`, the rank is read from the launcher's variables.
+    """
     if "own" in _rank:
         return _rank["own"] > 0
     return any(re.fullmatch(r"0*[1-9]\d*", os.environ.get(k, "")) for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

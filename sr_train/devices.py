@@ -93,8 +93,8 @@ def warn_of_emulation(given: str, accelerator: str) -> None:
 def resolve_precision(precision: object, accelerator: str) -> str:
     """Convert the value of ``trainer.precision`` (auto, 32, bf16-mixed or 16-mixed) to Lightning's name of the precision.
 
-    Raise UsageError for other names. Raise ValueError for 16-mixed on a CPU, because Lightning would change it to bf16-mixed.
-    Warn if the hardware must emulate bf16-mixed.
+    Raise UsageError for other names. Raise ValueError for 16-mixed on a CPU, because Lightning would change it to
+    bf16-mixed. Warn if the hardware must emulate bf16-mixed.
     """
     if precision == "auto":
         return "bf16-mixed" if native_bf16(accelerator) else "32-true"
@@ -126,8 +126,8 @@ def inference_precision(precision: str, accelerator: str) -> str:
 def full_fp32() -> Iterator[None]:
     """Compute float32 operations in full float32 inside the ``with`` block: without TF32 on CUDA, without bf16 on a CPU.
 
-    Scores need this. cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image has
-    another size. All settings are restored at the end, also after an error.
+    Scores need this. cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image
+    has another size. All settings are restored at the end, also after an error.
     """
     cudnn: Any = torch.backends.cudnn
     units = _fp32_units()

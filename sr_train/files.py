@@ -43,8 +43,8 @@ def retried(
 ) -> _Result:
     """Return ``attempt()``. If ``attempt`` fails with a temporary error (see :func:`may_pass`), wait and call it again.
 
-    The last error is raised; its message contains the path and what to do. ``attempt`` must write all data again in each call,
-    because after a failed fsync the data of earlier writes are lost.
+    The last error is raised; its message contains the path and what to do. ``attempt`` must write all data again in
+    each call, because after a failed fsync the data of earlier writes are lost.
     """
     pauses = PAUSES if pauses is None else pauses
     for pause in pauses:
@@ -81,7 +81,10 @@ class Lines:
         self._warned = False
 
     def append(self, text: str) -> None:
-        """Append lines. If a shared file system does not answer, warn once and keep the lines in memory for the next call."""
+        """Append lines.
+
+        If a shared file system does not answer, warn once and keep the lines in memory for the next call.
+        """
         self.kept += text
         try:
             self.flush(PAUSES[:2])
@@ -120,9 +123,10 @@ class Lines:
 
 
 class Reader:
-    """File that is read at any position. A read that fails is repeated with a new handle, because the old handle may be stale.
+    """File that is read at any position.
 
-    A forked process may use the same handle, because a read does not change the handle's position.
+    A read that fails is repeated with a new handle, because the old handle may be stale. A forked process may use the
+    same handle, because a read does not change the handle's position.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,7 +174,10 @@ _NETWORK = (
 
 
 def on_network(path: str | os.PathLike[str]) -> bool:
-    """Return true if a path is on a network file system, e.g. NFS. Return false if the system has no list of file systems."""
+    """Return true if a path is on a network file system, e.g. NFS.
+
+    Return false if the system has no list of file systems.
+    """
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -236,8 +243,8 @@ def _finish(temporary: str, path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a hidden temporary file next to ``path`` for writing. At the end, sync the file and rename it to ``path``.
 
-    An error or Ctrl-C inside the ``with`` block removes the temporary file. At the start, temporary files of killed processes are
-    removed. Files that another process is writing are locked and are not removed.
+    An error or Ctrl-C inside the ``with`` block removes the temporary file. At the start, temporary files of killed
+    processes are removed. Files that another process is writing are locked and are not removed.
     """
     start = f".{path.name[:100]}."
     for left in path.parent.iterdir():

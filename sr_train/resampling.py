@@ -1,8 +1,9 @@
 """Bicubic resampling as in MATLAB's ``imresize``, with which the papers made their low-resolution images.
 
-The kernel is cubic convolution (Keys 1981, a = -0.5), applied to rows and columns one after the other. It is widened by 1/scale
-when an image is reduced (antialiasing). Pixel centers are aligned, and the weights of each output pixel sum to one. An arithmetic
-is the name of a set of rules for rounding and edges. Published files use three arithmetics (``ARITHMETICS``):
+The kernel is cubic convolution (Keys 1981, a = -0.5), applied to rows and columns one after the other. It is widened by
+1/scale when an image is reduced (antialiasing). Pixel centers are aligned, and the weights of each output pixel sum to
+one. An arithmetic is the name of a set of rules for rounding and edges. Published files use three arithmetics
+(``ARITHMETICS``):
 
 =================== ================================================================ ====================================
 name                method                                                           used by
@@ -12,8 +13,8 @@ name                method                                                      
 ``uint8_replicate`` rounded and clamped between the passes, replicated edges         Set5, Set14, B100, Urban100 LR files
 =================== ================================================================ ====================================
 
-The weights of an output pixel depend only on its position. Therefore a training crop can be reduced without the other pixels of
-the image (:func:`reduce_taps`): the result equals the same window of the reduced image, bit for bit.
+The weights of an output pixel depend only on its position. Therefore a training crop can be reduced without the other
+pixels of the image (:func:`reduce_taps`): the result equals the same window of the reduced image, bit for bit.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def taps(length: int, out_length: int, scale: float, antialias: bool = True, mir
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return (height, width) of MATLAB's output for a scale: ceil(scale * size), corrected for rounding errors as in 1/3 * 3."""
+    """Return MATLAB's output size (height, width) for a scale: ceil(scale * size), without the rounding error of 1/3 * 3."""
     return tuple(math.ceil(round(scale * n, 9)) for n in (height, width))  # pyright: ignore[reportReturnType]
 
 
@@ -147,11 +148,12 @@ def imresize(
         scale: factor for both axes; the result has ceil(scale * size) pixels.
         size: (height, width) of the result, instead of ``scale``.
         antialias: true to widen the kernel when the image is reduced (MATLAB's default).
-        arithmetic: rules for rounding and edges: ``float``, ``uint8`` or ``uint8_replicate``; see the module's docstring.
-            Floating-point images need ``float``.
+        arithmetic: rules for rounding and edges: ``float``, ``uint8`` or ``uint8_replicate``; see the module's
+            docstring. Floating-point images need ``float``.
 
     Returns:
-        The resized image. For an integer image it is rounded and has the same type. For a floating-point image it is float64
+        The resized image. For an integer image it is rounded and has the same type. For a floating-point image it is
+            float64
         and not clamped.
     """
     check_arithmetic(arithmetic)
@@ -175,15 +177,15 @@ def imresize(
 def reduce_taps(length: int, scale: int, start: int, count: int, mirror: bool = True) -> Taps:
     """Return the taps (input pixels and weights) of the output pixels [start, start + count) of a reduced axis.
 
-    An axis of ``length`` input pixels is reduced by the integer ``scale``, a divisor of ``length``. ``mirror`` is true to mirror
-    the image at its edges.
+    An axis of ``length`` input pixels is reduced by the integer ``scale``, a divisor of ``length``. ``mirror`` is true
+    to mirror the image at its edges.
     """
     index, weight = taps(length, length // scale, 1.0 / scale, True, mirror)
     return Taps(index[start : start + count], weight[start : start + count])
 
 
 def imresize_torch(image: torch.Tensor, scale: float, *, antialias: bool = True) -> torch.Tensor:
-    """Resize a batch of floating-point images with the arithmetic ``float``: [..., H, W] -> [..., ceil(scale*H), ceil(scale*W)].
+    """Resize floating-point images with the arithmetic ``float``: [..., H, W] -> [..., ceil(scale * H), ceil(scale * W)].
 
     The result is neither rounded nor clamped and has the input's type and device. In float64, the difference to
     :func:`imresize` is at most 1e-12.

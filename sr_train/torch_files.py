@@ -54,7 +54,10 @@ def _misplaced(head: bytes) -> str | None:
 
 
 def web_address(path: str | os.PathLike[str]) -> str | None:
-    """Return a message if a path is a web address, else None. ``https:/`` is recognized too, because ``Path`` shortens //."""
+    """Return a message if a path is a web address, else None.
+
+    ``https:/`` is recognized too, because ``Path`` shortens //.
+    """
     match = _ADDRESS.match(os.fspath(path))
     if match is None or Path(path).exists():
         return None
@@ -62,10 +65,10 @@ def web_address(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Return {name: tensor} of a torch or safetensors file that contains a flat dict. Entries that are no tensors are left out.
+    """Return {name: tensor} of a torch or safetensors file that contains a flat dict.
 
-    The tensors are on the CPU. They may be mapped to the file, so the caller must copy tensors that it keeps. Raise
-    TorchFileError if the file cannot be read.
+    Entries that are no tensors are left out. The tensors are on the CPU. They may be mapped to the file, so the caller
+    must copy tensors that it keeps. Raise TorchFileError if the file cannot be read.
     """
     content, _ = read_file(path)
     if not is_dict(content):
@@ -78,7 +81,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 def read_file(path: str | os.PathLike[str]) -> tuple[object, dict[str, str]]:
     """Return (content, header) of a torch or safetensors file. The header of a torch file is empty.
 
-    Tensors are mapped to the file, so the caller must copy tensors that it keeps. Raise TorchFileError if the file cannot be read.
+    Tensors are mapped to the file, so the caller must copy tensors that it keeps. Raise TorchFileError if the file
+    cannot be read.
     """
     path = Path(path)
     if _is_torchs(_head(path)):
@@ -160,7 +164,10 @@ def _is_torchs(head: bytes) -> bool:
 
 
 def _load_pickle(path: Path) -> object:
-    """Load a pickle file of an old torch version. A memory map is used, because a damaged length could allocate huge memory."""
+    """Load a pickle file of an old torch version.
+
+    A memory map is used, because a damaged length could allocate huge memory.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return torch.load(cast("IO[bytes]", view), map_location="cpu", weights_only=True)
 
@@ -201,8 +208,8 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
 def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise TorchFileError unless every tensor is a plain array that is not larger than the file.
 
-    A tensor with a stride of 0 could turn four bytes into a terabyte. Integer tensors are allowed, because networks have integer
-    buffers.
+    A tensor with a stride of 0 could turn four bytes into a terabyte. Integer tensors are allowed, because networks
+    have integer buffers.
     """
     for name, value in tensors.items():
         plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
@@ -231,8 +238,8 @@ def _kind_error(path: Path, name: str, value: torch.Tensor) -> TorchFileError:
 def storable(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return (tensors that safetensors can write, {left-out name: kept name}).
 
-    The tensors are contiguous, on the CPU, and do not share memory. A tensor with several names is returned under the first name
-    only; the second result maps its other names to this name.
+    The tensors are contiguous, on the CPU, and do not share memory. A tensor with several names is returned under the
+    first name only; the second result maps its other names to this name.
     """
     kept: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}

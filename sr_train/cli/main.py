@@ -74,9 +74,9 @@ def run(
 ) -> None:
     """Run a command, or print its help, and exit. An error that the user can correct is printed without a traceback.
 
-    SR_DEBUG=1 prints tracebacks of all errors. Exit code 0 is success. Exit code 1 is a problem in files, networks or devices,
-    or a full disk. Exit code 2 is a wrong command line or config file: an unknown key, or a value of a wrong type or range.
-    Exit code 130 means that the user interrupted the command.
+    SR_DEBUG=1 prints tracebacks of all errors. Exit code 0 is success. Exit code 1 is a problem in files, networks or
+    devices, or a full disk. Exit code 2 is a wrong command line or config file: an unknown key, or a value of a wrong
+    type or range. Exit code 130 means that the user interrupted the command.
     """
     arguments = sys.argv[1:]
     forget_warnings()
@@ -120,7 +120,10 @@ def arithmetic_of(config: Mapping[str, Any]) -> Any:
 
 
 def workers_of(value: Any) -> int:
-    """Return the number of threads for the key ``workers=``. ``auto`` is the number of cores that this process may use."""
+    """Return the number of threads for the key ``workers=``.
+
+    ``auto`` is the number of cores that this process may use.
+    """
     if value == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

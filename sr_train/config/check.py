@@ -100,7 +100,10 @@ _UNCHECKED = {"trainer.precision"}  # "auto" is not a value of Lightning
 
 
 def _expected(key: str, value: Any, hint: Any) -> str:
-    """Return the text "expected ..." for the type hint of a key. For data.train and data.val, it contains an example."""
+    """Return the text "expected ..." for the type hint of a key.
+
+    For data.train and data.val, it contains an example.
+    """
     if key == "data.train":
         source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
         example = _braces(value if isinstance(value, Mapping) else source)
@@ -200,6 +203,9 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
 
 
 def hint_at(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
-    """Return a hint for an unknown key. For a key of another program, it is sr-train's key; else the most similar names."""
+    """Return a hint for an unknown key.
+
+    For a key of another program, it is sr-train's key; else the most similar names.
+    """
     other = foreign_hint(key)
     return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

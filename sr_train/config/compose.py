@@ -83,8 +83,8 @@ def parse(overrides: Sequence[str], *, command: str | None = "train", sweep: boo
 
     Args:
         overrides: arguments as typed.
-        command: name of the command's YAML file, e.g. ``train``. Values of its path-valued keys are taken literally. None: all
-            values have Hydra's grammar.
+        command: name of the command's YAML file, e.g. ``train``. Values of its path-valued keys are taken literally.
+            None: all values have Hydra's grammar.
         sweep: true if the command line is a sweep, in which commas separate the values of a key.
     """
     parsed, problems = [], []

@@ -24,8 +24,8 @@ def conf_folder() -> Path:
 def own_folders() -> list[Path]:
     """Return the folders in the environment variable ``SR_CONF`` (separated as in PATH).
 
-    Each folder contains files GROUP/NAME.yaml. Raise ValueError for a folder without a file GROUP/NAME.yaml, or with a file that
-    has the name of an installed file: the name would be ambiguous.
+    Each folder contains files GROUP/NAME.yaml. Raise ValueError for a folder without a file GROUP/NAME.yaml, or with a
+    file that has the name of an installed file: the name would be ambiguous.
     """
     folders = [Path(part).absolute() for part in os.environ.get("SR_CONF", "").split(os.pathsep) if part]
     installed = conf_folder() if folders else None
@@ -79,7 +79,10 @@ def near(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def then(hint: str, text: str) -> str:
-    """Join a hint from :func:`near` and a clause. Return "; CLAUSE", or "; did you mean a? CLAUSE" with a capital letter."""
+    """Join a hint from :func:`near` and a clause.
+
+    Return "; CLAUSE", or "; did you mean a? CLAUSE" with a capital letter.
+    """
     return f"{hint} {text[:1].upper()}{text[1:]}" if hint.endswith("?") else f"{hint}; {text}"
 
 

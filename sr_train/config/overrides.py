@@ -61,7 +61,10 @@ def _several(override: Override, *, takes_list: bool | None) -> str:
 
 
 def _takes_list(config: DictConfig, key: str) -> bool | None:
-    """Return true if a key takes a list, according to its default value or its type hint. Return None if it is unknown."""
+    """Return true if a key takes a list, according to its default value or its type hint.
+
+    Return None if it is unknown.
+    """
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
@@ -138,7 +141,10 @@ def in_order(typed: Sequence[Typed]) -> list[Typed]:
 
 
 def pick(overrides: list[Override], key: str, problems: list[str]) -> Any:
-    """Remove all arguments for a key of the whole run (e.g. ``name``) from ``overrides``. Return the last of their values."""
+    """Remove all arguments for a key of the whole run (e.g. ``name``) from ``overrides``.
+
+    Return the last of their values.
+    """
     value = None
     for override in [o for o in overrides if o.key_or_group == key]:
         overrides.remove(override)

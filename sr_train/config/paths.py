@@ -1,9 +1,9 @@
 """Path-valued keys of the commands: their values are taken literally, so every file name works.
 
 All other values have Hydra's grammar, which refuses most characters outside of ASCII letters and digits. The value of a
-path-valued key is the first of these that fits: a path that exists; null; a list of paths; a text in which ``${KEY}`` is
-replaced by the value of KEY. The path of an output is always literal. In a sweep, commas separate the values; the user puts a
-value that contains a comma in quotes.
+path-valued key is the first of these that fits: a path that exists; null; a list of paths; a text in which ``${KEY}``
+is replaced by the value of KEY. The path of an output is always literal. In a sweep, commas separate the values; the
+user puts a value that contains a comma in quotes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ _FUNCTION = re.compile(r"(?:choice|shuffle|sort|tag)\(.*\)", re.DOTALL)  # of Hy
 
 
 def kind_of(command: str, key: str) -> Kind | None:
-    """Return the :class:`Kind` of a path-valued key; None for other keys. For ``train``, the key may begin with a stage's name.
+    """Return the :class:`Kind` of a path-valued key; None for other keys.
+
+    For ``train``, the key may begin with a stage's name.
     """
     return _kind(command, key.lstrip("+"))
 

@@ -1,9 +1,9 @@
 """Compose and check the configs of all stages of a run before the first one starts.
 
-A later source of values wins: config groups, then the experiment, then the stage, then the command line. The entries of a stage
-in an experiment file have the syntax of the command line. On the command line, ``STAGE.KEY=V`` sets a key of one stage, and
-``KEY=V`` sets the key in every stage that has it. Hydra refuses unknown keys on the command line only; therefore the composed
-configs are checked here against the signatures of the constructors.
+A later source of values wins: config groups, then the experiment, then the stage, then the command line. The entries of
+a stage in an experiment file have the syntax of the command line. On the command line, ``STAGE.KEY=V`` sets a key of
+one stage, and ``KEY=V`` sets the key in every stage that has it. Hydra refuses unknown keys on the command line only;
+therefore the composed configs are checked here against the signatures of the constructors.
 """
 
 from __future__ import annotations

@@ -38,8 +38,9 @@ def _replaced(
 ) -> tuple[dict[str, str], list[Typed]]:
     """Return which options of config groups the command line replaces in a stage.
 
-    The first result is {group: option in the recipe} for each group whose option is replaced. The second result contains the
-    options from the command line that this stage uses. A stage whose task has no discriminator does not use ``discriminator=``.
+    The first result is {group: option in the recipe} for each group whose option is replaced. The second result
+    contains the options from the command line that this stage uses. A stage whose task has no discriminator does not
+    use ``discriminator=``.
     """
     if not any(t.key in TRAINED for t in picks):
         return {}, list(picks)
@@ -119,8 +120,8 @@ def stage_config(
 ) -> Composed:
     """Compose one stage. If there are problems, raise one ConfigError that lists all of them.
 
-    ``recipe`` is true if ``entries`` come from an experiment file. Entries for keys of a config group are then dropped if the
-    user chose another option of this group. Entries from the command line (``stages={...}``) are always kept.
+    ``recipe`` is true if ``entries`` come from an experiment file. Entries for keys of a config group are then dropped
+    if the user chose another option of this group. Entries from the command line (``stages={...}``) are always kept.
     """
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]

@@ -45,8 +45,8 @@ def show_hydra(arguments: Sequence[str]) -> None:
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
     """Let Hydra call ``work`` for each job of a command line with ``-m``. ``work`` returns the job's score.
 
-    Raise ConfigError if a job's config has problems. The error lists the problems of all jobs. Only the jobs of Hydra's basic
-    sweeper are checked.
+    Raise ConfigError if a job's config has problems. The error lists the problems of all jobs. Only the jobs of Hydra's
+    basic sweeper are checked.
     """
     sweep = Sweep(sys.argv[0], arguments)
     _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
@@ -77,7 +77,10 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
 
 @contextmanager
 def _lazy_help_texts() -> Iterator[None]:
-    """Let argparse accept help texts that are no strings. Hydra 1.3 has such a text, and argparse of Python 3.14 refuses it."""
+    """Let argparse accept help texts that are no strings.
+
+    Hydra 1.3 has such a text, and argparse of Python 3.14 refuses it.
+    """
     check = getattr(argparse.ArgumentParser, "_check_help", None)
     if check is None:  # Python 3.13 and earlier
         yield
@@ -116,8 +119,8 @@ class Job:
     def alone(self) -> Iterator[None]:
         """Set ``sys.argv`` to the job's own command line and hide Hydra's config, inside the ``with`` block.
 
-        Lightning uses ``sys.argv`` or Hydra's config to start the processes of the other ranks. Without this change, each of these
-        processes would run the whole sweep.
+        Lightning uses ``sys.argv`` or Hydra's config to start the processes of the other ranks. Without this change,
+        each of these processes would run the whole sweep.
         """
         argv, config = sys.argv, HydraConfig.instance().cfg
         sys.argv, HydraConfig.instance().cfg = [self.program, *self.arguments], None
@@ -135,8 +138,8 @@ class Sweep:
         arguments: arguments of the command line.
 
     Raises:
-        ConfigError: a job's config has problems. The error lists the problems of all jobs. Only jobs of Hydra's basic sweeper
-            are checked.
+        ConfigError: a job's config has problems. The error lists the problems of all jobs. Only jobs of Hydra's basic
+            sweeper are checked.
     """
 
     def __init__(self, program: str, arguments: Sequence[str]) -> None:
@@ -159,7 +162,10 @@ class Sweep:
         self._check([o for o in given.values() if not o.startswith("hydra")], keys)
 
     def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
-        """Compose every job that Hydra's basic sweeper will make. If there are problems, raise one ConfigError that lists all."""
+        """Compose every job that Hydra's basic sweeper will make.
+
+        If there are problems, raise one ConfigError that lists all.
+        """
         overrides = parse(given, command=None)
         if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
             return

@@ -24,8 +24,9 @@ _SCALARS = {  # type -> one, many
 def fits(value: object, hint: Any) -> bool:
     """Return true if ``value`` (None, bool, int, float, str, list, dict) fits the type hint.
 
-    An integer fits float, but a float such as 1e3 does not fit int. A mapping with ``_target_`` becomes an object and fits.
-    A hint that this function does not know, such as a class, fits every value. Only the hint torch.Tensor fits no value.
+    An integer fits float, but a float such as 1e3 does not fit int. A mapping with ``_target_`` becomes an object and
+    fits. A hint that this function does not know, such as a class, fits every value. Only the hint torch.Tensor fits no
+    value.
     """
     hint = _plain(hint)
     if hint is Any or hint is object or isinstance(hint, (str, typing.TypeVar)):
@@ -52,7 +53,10 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def _items_fit(values: Sequence[object], kind: Any, hints: tuple[Any, ...]) -> bool:
-    """Return true if the items of a list fit the type hints of items. ``tuple[X, Y]`` also fixes the number of items."""
+    """Return true if the items of a list fit the type hints of items.
+
+    ``tuple[X, Y]`` also fixes the number of items.
+    """
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         return len(values) == len(hints) and all(map(fits, values, hints))
     return not hints or all(fits(v, hints[0]) for v in values)

@@ -32,17 +32,19 @@ def _finite(patch: Image) -> bool:
 class TrainPatches(Dataset[Batch]):
     """Training pairs (LR patch, HR patch). The index of a pair is its position: the number of the sample in the stage.
 
-    :class:`.draws.Draws` chooses image, crop and augmentation; all frames of a video window have the same crop and augmentation.
+    :class:`.draws.Draws` chooses image, crop and augmentation; all frames of a video window have the same crop and
+    augmentation.
 
     Args:
         sources: pairs of images, or windows of video, to mix.
-        draws: function that returns the random choices for a position; it must know the size of each source in ``sources``.
+        draws: function that returns the random choices for a position; it must know the size of each source in
+            ``sources``.
         lr_patch: side of the LR patch in pixels; the HR patch is ``scale`` times as large.
         augment: true to apply one of the eight flips and rotations to each patch.
         patience: an error is raised after this number of successive unreadable images for one position.
 
-    A list of positions as index returns a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, 3, h, w], or
-    [B, T, 3, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames of the windows.
+    A list of positions as index returns a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, 3, h,
+    w], or [B, T, 3, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames of the windows.
     """
 
     def __init__(
@@ -79,8 +81,8 @@ class TrainPatches(Dataset[Batch]):
     def sample(self, position: int) -> Sample:
         """Return the sample at a position (number of the sample in the stage).
 
-        An image that cannot be read is skipped, and another image is drawn. The images drawn for a position depend only on the
-        seed, the stage's name and the position, so workers, devices and restarts do not change them.
+        An image that cannot be read is skipped, and another image is drawn. The images drawn for a position depend only
+        on the seed, the stage's name and the position, so workers, devices and restarts do not change them.
         """
         skipped: list[tuple[str, str]] = []
         while len(skipped) < self.patience:
@@ -145,7 +147,8 @@ class MultiScalePatches(Dataset[Batch]):
     """Training pairs of several scales. All pairs of one step have the same scale, on every device and in every worker.
 
     Args:
-        patches: {scale: dataset}. All datasets use the same draws, so image and augmentation do not depend on the scale.
+        patches: {scale: dataset}. All datasets use the same draws, so image and augmentation do not depend on the
+            scale.
         scales: function that returns the scale of a step.
         batch: number of samples in one step, over all devices and micro-batches.
     """
@@ -257,7 +260,10 @@ class EvalImages(Dataset[EvalImage]):
         return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
-        """Return the indices of the images to display: the first ``count`` of each scale. A clip counts as its middle frame."""
+        """Return the indices of the images to display: the first ``count`` of each scale.
+
+        A clip counts as its middle frame.
+        """
         groups: dict[int, dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
             of_scale = groups.setdefault(self.sets[name].scale, {})

@@ -36,8 +36,8 @@ def reduce_window(
 
     Args:
         fetch: function of (top, left, height, width) that returns this window of the HR image, [height, width, C].
-        size: (H, W) of the whole HR image. Pixels are mirrored only at the border of this image after :func:`modcrop`, not at
-            the border of the window.
+        size: (H, W) of the whole HR image. Pixels are mirrored only at the border of this image after :func:`modcrop`,
+            not at the border of the window.
         scale: factor of the reduction.
         top: first LR row of the window.
         left: first LR column of the window.

@@ -1,8 +1,8 @@
 """All random choices of training data, computed from (seed, stage, position).
 
-Position k is the k-th sample of a stage, counted over all devices and micro-batches. Source, image, crop, augmentation and
-scale at position k are computed from k by hashing, never from a stream of random numbers. A resumed run starts at another k.
-Workers, devices and restarts cannot change the samples of a step.
+Position k is the k-th sample of a stage, counted over all devices and micro-batches. Source, image, crop, augmentation
+and scale at position k are computed from k by hashing, never from a stream of random numbers. A resumed run starts at
+another k. Workers, devices and restarts cannot change the samples of a step.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def below(word: int, n: int) -> int:
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:
     """Return a permutation of range(n) that depends only on ``key`` (16 bytes) and n.
 
-    The permutation is made by sorting the raw output of numpy's Philox generator. ``Generator.permutation`` is not used,
-    because numpy may change its results in another version.
+    The permutation is made by sorting the raw output of numpy's Philox generator. ``Generator.permutation`` is not
+    used, because numpy may change its results in another version.
     """
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(n)
     return np.argsort(raw, kind="stable")
@@ -132,8 +132,9 @@ class Draws:
     def __call__(self, position: int, attempt: int = 0) -> Draw:
         """Return the random choices for the sample at ``position`` (0, 1, 2, ...).
 
-        Attempts 1, 2, ... draw another image instead of an image that cannot be read. Without weights, the other image is drawn
-        from all sources. With weights, it is drawn from the same source, so that the proportions of the sources stay the same.
+        Attempts 1, 2, ... draw another image instead of an image that cannot be read. Without weights, the other image
+        is drawn from all sources. With weights, it is drawn from the same source, so that the proportions of the
+        sources stay the same.
         """
         if position < 0:
             raise ValueError(f"position {position} is negative")
@@ -158,7 +159,8 @@ class StepScales:
 
     Args:
         scales: scales to draw from.
-        weights: how often each scale is drawn, relative to the other scales; ``None`` draws all equally often, as in the paper.
+        weights: how often each scale is drawn, relative to the other scales; ``None`` draws all equally often, as in
+            the paper.
         seed: the run's seed.
         stage: the stage's name.
     """
@@ -189,8 +191,8 @@ class StepScales:
 class PositionSampler:
     """Endless batches of positions (numbers of samples) for one device, used as ``batch_sampler`` of a DataLoader.
 
-    Step t uses the positions from t * G to (t + 1) * G - 1, where G = batch * world * accumulate. The micro-batches of a step
-    are consecutive, and each micro-batch is split between the ranks in order.
+    Step t uses the positions from t * G to (t + 1) * G - 1, where G = batch * world * accumulate. The micro-batches of
+    a step are consecutive, and each micro-batch is split between the ranks in order.
 
     Args:
         batch: samples per device and micro-batch.
@@ -203,8 +205,8 @@ class PositionSampler:
     def __init__(self, batch: int, *, first_step: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1) -> None:
         if batch < 1 or accumulate < 1 or first_step < 0 or not 0 <= rank < world:
             raise ValueError(
-                f"batch={batch} first_step={first_step} rank={rank} world={world} accumulate={accumulate}: batch and accumulate "
-                "must be at least 1, first_step at least 0, and rank at least 0 and less than world"
+                f"batch={batch} first_step={first_step} rank={rank} world={world} accumulate={accumulate}: batch and "
+                "accumulate must be at least 1, first_step at least 0, and rank at least 0 and less than world"
             )
         self.batch = batch
         self.rank = rank

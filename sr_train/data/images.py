@@ -99,8 +99,8 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     """Decode the bytes of an image file to [H, W, C] uint8 or uint16, RGB order; ``path`` is for error messages.
 
-    EXIF orientation is not applied: pixels stay as stored, as in MATLAB's ``imread``. The orientation tag of a TIFF is part of
-    the TIFF format; it is applied, as in Pillow.
+    EXIF orientation is not applied: pixels stay as stored, as in MATLAB's ``imread``. The orientation tag of a TIFF is
+    part of the TIFF format; it is applied, as in Pillow.
     """
     return decode(Path(path), data)
 
@@ -128,7 +128,9 @@ def encode_image(image: Image, suffix: str) -> bytes:
         raise ValueError(f"an image is [H, W, 1|3|4] uint8 or uint16, not {image.dtype} {image.shape}")
     suffix = suffix.lower()
     if suffix not in WRITABLE:
-        raise ValueError(f"cannot write an image as {suffix or 'a file without suffix'!r}: choose one of {', '.join(WRITABLE)}")
+        raise ValueError(
+            f"cannot write an image as {suffix or 'a file without suffix'!r}: choose one of {', '.join(WRITABLE)}"
+        )
     if image.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
         raise ValueError(f"{suffix} files have 8 bits per sample, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (*_JPEGS, ".bmp"):
@@ -172,7 +174,10 @@ def to_real(image: Image) -> Image:
 
 
 def _checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder. Raise FileNotFoundError if nothing exists there, NotADirectoryError if it is a file."""
+    """Return the path of a folder.
+
+    Raise FileNotFoundError if nothing exists there, NotADirectoryError if it is a file.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
@@ -184,8 +189,8 @@ def _checked_folder(folder: str | os.PathLike[str]) -> Path:
 def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
     """List every file below a folder with one of ``suffixes``, sorted; hidden files and folders are skipped.
 
-    One warning lists the files with other suffixes. Raises FileNotFoundError or NotADirectoryError for a wrong folder, and
-    ValueError if no file has one of the suffixes. ``what`` is the word for the files in messages, e.g. "images".
+    One warning lists the files with other suffixes. Raises FileNotFoundError or NotADirectoryError for a wrong folder,
+    and ValueError if no file has one of the suffixes. ``what`` is the word for the files in messages, e.g. "images".
     """
     folder = _checked_folder(folder)
     found, other = list[Path](), list[str]()

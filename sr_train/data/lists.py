@@ -54,8 +54,8 @@ def read_clip_list(path: str | os.PathLike[str]) -> list[str]:
 def listed_images(path: str | os.PathLike[str], keys: Collection[str], where: str) -> list[str]:
     """Return the names in ``keys`` that are also in the text file ``path``, in the order of ``keys``.
 
-    A name in the file may have a suffix such as ``.png``. Raises BadFilesError that lists the names that are not in ``keys``;
-    ``where`` is the name of the source of ``keys`` in this message.
+    A name in the file may have a suffix such as ``.png``. Raises BadFilesError that lists the names that are not in
+    ``keys``; ``where`` is the name of the source of ``keys`` in this message.
     """
     names = [_without_suffix(name) for name in _lines(path, "images", "0001_s001.png (480,480,3)")]
     wanted, held = set(names), set(keys)

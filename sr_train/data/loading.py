@@ -37,7 +37,10 @@ class Failure(NamedTuple):
 
 
 class Reported(Dataset[Batch]):
-    """Dataset that returns an error as a :class:`Failure`. If it were raised, torch would put a traceback before the message."""
+    """Dataset that returns an error as a :class:`Failure`.
+
+    If it were raised, torch would put a traceback before the message.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -82,7 +85,10 @@ def explaining_lost_processes() -> Generator[None]:
 
 
 def passthrough(batch: Batch) -> Batch:
-    """Return the batch unchanged. This is the collate function of the training datasets, whose items are whole batches."""
+    """Return the batch unchanged.
+
+    This is the collate function of the training datasets, whose items are whole batches.
+    """
     return batch
 
 

@@ -24,13 +24,14 @@ class SRData(L.LightningDataModule):
     """Training patches and validation images.
 
     Args:
-        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight: w}``.
-            ``list`` is a text file with the names of the images to use. Without weights every image is drawn equally often.
+        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight:
+            w}``. ``list`` is a text file with the names of the images to use. Without weights every image is drawn
+            equally often.
         val: {name: validation set}. A set of images is ``{hr: SOURCE, lr: ..., list: FILE}``. For a set of clips, see
             :class:`.video.module.ClipData`.
         scale: HR pixels per LR pixel.
-        scales: several scales instead of ``scale``; one scale is drawn for each step. Each set is validated at each scale, with
-            the name ``NAME_xSCALE``.
+        scales: several scales instead of ``scale``; one scale is drawn for each step. Each set is validated at each
+            scale, with the name ``NAME_xSCALE``.
         scale_weights: how often each scale is drawn, relative to the other scales; ``None`` draws all equally often.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
@@ -140,7 +141,10 @@ class SRData(L.LightningDataModule):
         return MultiScalePatches(patches, self.step_scales, batch=self.batch)
 
     def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
-        """Open a validation set. From a set of clips, single frames are returned, because the network takes single images."""
+        """Open a validation set.
+
+        From a set of clips, single frames are returned, because the network takes single images.
+        """
         return (
             open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
         )
@@ -160,7 +164,10 @@ class SRData(L.LightningDataModule):
         self._use_copies()
 
     def setup(self, stage: str) -> None:
-        """Let the stores read their pixels from the copies in the folder ``data.stage``. Lightning calls this in every process."""
+        """Let the stores read their pixels from the copies in the folder ``data.stage``.
+
+        Lightning calls this in every process.
+        """
         self._use_copies()
 
     def _use_copies(self) -> None:
@@ -241,6 +248,7 @@ def set_name(name: str, scale: int, scales: Sequence[int]) -> str:
 def means_of(names: Sequence[str], scales: Sequence[int]) -> dict[str, list[str]]:
     """Return {``NAME_mean``: [``NAME_x2``, ``NAME_x3``, ...]} for each validation set NAME.
 
-    ``NAME_mean`` is the name of the mean score over the scales. Return an empty dict if ``scales`` is empty (one scale).
+    ``NAME_mean`` is the name of the mean score over the scales. Return an empty dict if ``scales`` is empty (one
+    scale).
     """
     return {f"{name}_mean": [set_name(name, s, scales) for s in scales] for name in names} if scales else {}

@@ -1,8 +1,8 @@
 """Pairs of images that are found by their names, e.g. if a program has added an ending to the names in one folder.
 
-:func:`match_lr` pairs LR with HR images, by a pattern or by the endings that data sets use (``0001x2``, ``baby_LRBI_x2``).
-:func:`pair_names` pairs finished images with HR images. A stem is the name of an HR image without suffix, e.g. ``baby``. The
-name of another image is paired with a stem in one of three ways:
+:func:`match_lr` pairs LR with HR images, by a pattern or by the endings that data sets use (``0001x2``,
+``baby_LRBI_x2``). :func:`pair_names` pairs finished images with HR images. A stem is the name of an HR image without
+suffix, e.g. ``baby``. The name of another image is paired with a stem in one of three ways:
 
 - The name is the stem, or the stem with a usual ending (``baby``, ``babyx2``).
 - The name is the only one that begins with the stem, and the names for all stems have the same ending (``baby_x2_SR``,
@@ -118,7 +118,8 @@ def match_lr(
         names: names of the LR images.
         scale: number that replaces ``{scale}`` in the pattern, and that is allowed in endings (``x2`` for scale 2).
         where: name of the LR source, for messages.
-        pattern: name of an LR image with ``{stem}`` in it. If a pattern is given, names with usual endings are not searched.
+        pattern: name of an LR image with ``{stem}`` in it. If a pattern is given, names with usual endings are not
+            searched.
         own: names of the HR files, if HR and LR files are in one source. They are then not used as LR files.
     """
     held, known = set(names), set(stems)
@@ -158,7 +159,8 @@ def _no_lr(stem: str, x: int) -> str:
 def _by_lr_endings(roots: Mapping[str, Sequence[str]], names: set[str], scale: int) -> dict[str, list[str]]:
     """Return {stem: LR names that fit}. A stem is the name of an HR image.
 
-    An LR name fits if it is the stem itself, or a beginning of the stem (see :func:`roots_of`) and a usual ending of LR files.
+    An LR name fits if it is the stem itself, or a beginning of the stem (see :func:`roots_of`) and a usual ending of LR
+    files.
     """
     owner = {root: stem for stem, of_stem in roots.items() for root in of_stem}
     fits: dict[str, list[str]] = {stem: [stem] if stem in names else [] for stem in roots}
@@ -188,7 +190,8 @@ def pair_names(
     Args:
         stems: names of the images on one side, e.g. HR.
         names: names of the images on the other side.
-        scale: number that replaces ``{scale}`` in the pattern, and that may follow a stem as an ending (``x2`` for scale 2).
+        scale: number that replaces ``{scale}`` in the pattern, and that may follow a stem as an ending (``x2`` for
+            scale 2).
         usual: function that returns the usual names for a stem. It is an error if several of them exist.
         pattern: name with ``{stem}`` in it. If a pattern is given, other names are not searched.
     """
@@ -207,9 +210,9 @@ def pair_names(
 
 
 def _exact(looked: Mapping[str, Sequence[str]], names: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Pair each stem (name of an HR image) with its usual name. Return also a message for every stem with two usual names.
+    """Pair each stem (name of an HR image) with its usual name.
 
-    A name that is equal to a stem belongs to this stem only.
+    Return also a message for every stem with two usual names. A name that is equal to a stem belongs to this stem only.
     """
     found: dict[str, str] = {}
     problems: list[str] = []

@@ -28,13 +28,14 @@ class Pairs:
     Args:
         hr: source of HR images; ``{scale}`` in the text is replaced by the scale.
         scale: HR pixels per LR pixel.
-        lr: source of LR images, or {scale: source}; ``{scale}`` in the text is replaced by the scale. ``None`` makes LR from HR.
-            A pattern such as ``DIR/{stem}_LRBI_x{scale}`` gives the name of the LR image for each HR name (``{stem}``).
+        lr: source of LR images, or {scale: source}; ``{scale}`` in the text is replaced by the scale. ``None`` makes LR
+            from HR. A pattern such as ``DIR/{stem}_LRBI_x{scale}`` gives the name of the LR image for each HR name
+            (``{stem}``).
         listed: text file with the names of the HR images to use; default: all HR images.
         arithmetic: name of the rounding rules of the bicubic reduction, see :mod:`sr_train.resampling`.
         cache: true to keep decoded files in memory.
-        choose: function of (name of the HR source, names of the HR images, matched LR names) that returns the names of the HR
-            images to use, in order; default: all HR images.
+        choose: function of (name of the HR source, names of the HR images, matched LR names) that returns the names of
+            the HR images to use, in order; default: all HR images.
         opened: the source of ``hr`` if it is open already. Several scales then share the source and its cache.
 
     Raises:
@@ -93,7 +94,10 @@ class Pairs:
         return source, match_lr(names, source.keys, **options)
 
     def _match(self, low: Matched) -> None:
-        """Use the LR images in ``low``. Raises BadFilesError that lists HR images without an LR image or with several."""
+        """Use the LR images in ``low``.
+
+        Raises BadFilesError that lists HR images without an LR image or with several.
+        """
         assert self.lr is not None
         lone = [low.missing[key] for key in self.keys if key in low.missing]
         problems = [low.ambiguous[key] for key in self.keys if key in low.ambiguous] + lone

@@ -32,8 +32,9 @@ class _Image(NamedTuple):
 def check_readable(sets: Mapping[str, EvalSet], files: int = FILES, stores: int = STORES) -> None:
     """Read the validation images, the smallest first. Raise BadFilesError that lists all images that cannot be read.
 
-    Image files are decoded. Images in stores (LMDBs of sr-prepare) are compared with their checksums. Files beyond the limit of
-    pixels are not decoded: their headers were read when the source was opened, and a PNG file must have its end (IEND chunk).
+    Image files are decoded. Images in stores (LMDBs of sr-prepare) are compared with their checksums. Files beyond the
+    limit of pixels are not decoded: their headers were read when the source was opened, and a PNG file must have its
+    end (IEND chunk).
 
     Args:
         sets: validation sets by name.
@@ -55,7 +56,10 @@ def check_readable(sets: Mapping[str, EvalSet], files: int = FILES, stores: int 
 
 
 def _images(pairs: EvalSet) -> Iterator[_Image]:
-    """Yield the HR and LR images of a validation set. Toy photographs are left out, because they belong to a package."""
+    """Yield the HR and LR images of a validation set.
+
+    Toy photographs are left out, because they belong to a package.
+    """
     inner = pairs.pairs if isinstance(pairs, EvalWindows) else pairs
     used: Iterable[tuple[Source, list[int]]] = inner.used() if isinstance(inner, Pairs) else ()
     for source, indices in used:

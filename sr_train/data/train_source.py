@@ -31,12 +31,13 @@ class TrainSource(Protocol):
 
         Args:
             index: index of the image or window.
-            words: six uniform random 64-bit integers. Numbers 0 and 1 determine the place of the patch. Number 2 is used by the
-                caller, for the augmentation. Numbers 3 to 5 determine the window of a video.
+            words: six uniform random 64-bit integers. Numbers 0 and 1 determine the place of the patch. Number 2 is
+                used by the caller, for the augmentation. Numbers 3 to 5 determine the window of a video.
             size: side of the LR patch in pixels.
 
         Returns:
-            LR patch [size, size, 3], or for video a list with the LR patch of each frame in order of time; HR patch; name of
+            LR patch [size, size, 3], or for video a list with the LR patch of each frame in order of time; HR patch;
+                name of
             the image or of the center frame.
         """
         ...

@@ -34,9 +34,9 @@ def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
 def flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
     """Apply flip or rotation number k (0 to 7) to the last two axes of [..., H, W].
 
-    k is a sum: 1 flips left-right, 2 flips up-down, and 4 transposes after the flips. With 4, the result is [..., W, H]. EDSR's
-    and BasicSR's augmentation draws these three operations independently with p = 0.5; a uniform k has the same distribution.
-    An array is returned as a view.
+    k is a sum: 1 flips left-right, 2 flips up-down, and 4 transposes after the flips. With 4, the result is [..., W,
+    H]. EDSR's and BasicSR's augmentation draws these three operations independently with p = 0.5; a uniform k has the
+    same distribution. An array is returned as a view.
     """
     if not 0 <= k < FLIP_ROTATIONS:
         raise ValueError(f"k={k} is not in 0..{FLIP_ROTATIONS - 1}")
@@ -66,8 +66,8 @@ def _pixels(image: Any) -> Image:
 def place_patch(canvas: Image, patch: Image, k: int) -> None:
     """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
 
-    Each pixel is copied as one element. This is three to seven times as fast as copying the three samples of each pixel one by
-    one. Only for k = 0 (no flip) the time is the same.
+    Each pixel is copied as one element. This is three to seven times as fast as copying the three samples of each pixel
+    one by one. Only for k = 0 (no flip) the time is the same.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)

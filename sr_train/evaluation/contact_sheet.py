@@ -47,7 +47,10 @@ def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -
 
 
 def chart(x: Sequence[float], curves: Mapping[str, Sequence[float]], *, xlabel: str) -> Image:
-    """Return a chart of one or two curves over ``x``, [360, 560, 3] uint8. The axis of the second curve is on the right."""
+    """Return a chart of one or two curves over ``x``, [360, 560, 3] uint8.
+
+    The axis of the second curve is on the right.
+    """
     height, width, edge = 360, 560, 60
     image = np.full((height, width, 3), 255, np.uint8)
     cv2.rectangle(image, (edge, 30), (width - edge, height - 40), (120, 120, 120), 1)

@@ -209,9 +209,9 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
 
 
 def open_outputs(config: Mapping[str, Any], *, centers_only: bool) -> Outputs:
-    """Open the finished images of ``sr=``, or the networks of ``weights=`` and their input images. Nothing is computed yet.
+    """Open the finished images of ``sr=``, or the networks of ``weights=`` and their input images.
 
-    If ``centers_only`` is true, only the center frames of clips are scored.
+    Nothing is computed yet. If ``centers_only`` is true, only the center frames of clips are scored.
     """
     outputs = _finished(config) if config["sr"] is not None else _computed(config)
     return outputs._replace(items=[item for item in outputs.items if item.centered or not centers_only])

@@ -77,8 +77,8 @@ def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexne
 def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
     """Open LPIPS with the lin layers (LPIPS's learned weights) in ``file``.
 
-    The weights of the feature network come from the same file. If the file does not contain them, they come from torchvision.
-    ``key`` is the name of the option in messages.
+    The weights of the feature network come from the same file. If the file does not contain them, they come from
+    torchvision. ``key`` is the name of the option in messages.
     """
     try:  # before a network is downloaded
         state = read_tensors(file)
@@ -91,7 +91,7 @@ def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
         extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
         lpips = LPIPS(extractor=extractor, weights=file)
     except FeatureError as error:
-        needs = f"{key}={file} contains only LPIPS's lin layers; the file {FILES[network]} of torchvision is also needed. "
+        needs = f"{key}={file} contains only LPIPS's lin layers; torchvision's file {FILES[network]} is also needed. "
         raise ValueError(f"{'' if whole else needs}{error}") from None
     except ValueError as error:
         raise ValueError(f"{key}={error}; give {_FILES}") from None
@@ -107,8 +107,8 @@ def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
 def open_perceptual(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, PerceptualMetric]:
     """Open the metrics in ``metrics`` other than PSNR and SSIM. Return {name: metric}.
 
-    Raises UsageError for an unknown metric and for a missing file. ``keys`` is the prefix of the options ``metrics=`` and
-    ``lpips=`` in messages, e.g. ``validate.``.
+    Raises UsageError for an unknown metric and for a missing file. ``keys`` is the prefix of the options ``metrics=``
+    and ``lpips=`` in messages, e.g. ``validate.``.
     """
     asked = [m for m in metrics if m in _NOT_COMPUTED]
     if asked:

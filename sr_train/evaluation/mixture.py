@@ -51,7 +51,8 @@ def newest_run(runs: Path, stages: Sequence[str]) -> Path:
 def open_sources(names: Sequence[str], *, allow: Sequence[str], scale: int | None) -> dict[str, Weights]:
     """Read the networks to mix. Return {file: weights}.
 
-    Arguments that are missing in a file's config are filled in with their defaults, so that the configs can be compared.
+    Arguments that are missing in a file's config are filled in with their defaults, so that the configs can be
+    compared.
     """
     sources: dict[str, Weights] = {}
     for name in names:
@@ -63,7 +64,10 @@ def open_sources(names: Sequence[str], *, allow: Sequence[str], scale: int | Non
 
 
 def warn_strangers(sources: Mapping[str, Weights]) -> None:
-    """Warn of networks that were not trained from common initial weights. A mixture of such networks gives only noise."""
+    """Warn of networks that were not trained from common initial weights.
+
+    A mixture of such networks gives only noise.
+    """
     families = {name: family(weights) for name, weights in sources.items()}
     for a, b in combinations(sources, 2):
         if not families[a] & families[b]:
@@ -187,7 +191,10 @@ class MixtureSheet:
         return Bicubic(scale=image.scale)(to_float(image.lr)[None])[0]
 
     def _corner(self, image: EvalImage) -> tuple[int, int]:
-        """Return (top, left) of the crop in which bicubic upscaling differs most from HR. Networks also differ there."""
+        """Return (top, left) of the crop in which bicubic upscaling differs most from HR.
+
+        Networks also differ there.
+        """
         error = (quantize(self._bicubic(image)) - quantize(image.hr)).abs().mean(0)
         side = min(self.crop, *error.shape)
         step = max(1, side // 4)

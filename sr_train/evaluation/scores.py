@@ -93,7 +93,8 @@ class Scores:
     ) -> None:
         """Score one image, or one frame of the clip named ``clip``. ``sr`` and ``hr`` are [C, H, W] each.
 
-        ``centered`` is true for an image and for a clip's center frame. ``from_gray`` is true if the HR file has one channel.
+        ``centered`` is true for an image and for a clip's center frame. ``from_gray`` is true if the HR file has one
+        channel.
         """
         try:
             for protocol in self.protocols:
@@ -120,8 +121,8 @@ class Scores:
     def summary(self) -> dict[str, Any]:
         """Return the mean scores: {set: {protocol: {n, psnr, ssim}}}, or {column: {set: ...}} for several networks.
 
-        A set of clips also contains the means of each clip: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}. ``n`` is the
-        number of images.
+        A set of clips also contains the means of each clip: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        ``n`` is the number of images.
         """
         plain = {}
         for column, meter in self.meters.items():
@@ -171,7 +172,10 @@ class Scores:
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:
-        """Return (label, protocol, values for each column) of every set. Clips of a set have rows too, if they are at most 30."""
+        """Return (label, protocol, values for each column) of every set.
+
+        Clips of a set have rows too, if they are at most 30.
+        """
         summaries = [self.meters[c].summary() for c in self.columns]
         clips = [self.meters[c].by_clip() for c in self.columns]
         rows = []

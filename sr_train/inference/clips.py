@@ -1,4 +1,7 @@
-"""Inference on clips of any length. Windows are made while frames are read, and features of a frame are computed once."""
+"""Inference on clips of any length.
+
+Windows are made while frames are read, and features of a frame are computed once.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ def windows(
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Yield the window around every frame of a clip: (numbers of the window's frames, frames [T, C, h, w]).
 
-    A window is yielded as soon as its last frame has been read. At most ``count`` frames are kept in memory. ``padding`` is the
-    rule that replaces frames before the start and after the end of the clip, see :mod:`sr_train.data.video.windows`.
+    A window is yielded as soon as its last frame has been read. At most ``count`` frames are kept in memory.
+    ``padding`` is the rule that replaces frames before the start and after the end of the clip, see
+    :mod:`sr_train.data.video.windows`.
 
     Raises:
         FewFramesError: the clip has fewer frames than ``count``.
@@ -67,10 +71,11 @@ def super_resolve_clip(
     precision: str = "32",
     done: Callable[[int], object] = lambda pixels: None,
 ) -> Iterator[torch.Tensor]:
-    """Upscale the frames of a clip, [C, h, w] uint8 or float in [0, 1]. Yield each as [C, scale * h, scale * w] in [0, 1].
+    """Upscale the frames of a clip, [C, h, w] uint8 or float in [0, 1].
 
-    Frames are read only when they are needed, so a clip may have any length. A network for images gets one frame at a time. A
-    video network gets the windows of :func:`windows`, and :class:`FrameFeatures` reuses the features of a frame.
+    Yield each as [C, scale * h, scale * w] in [0, 1]. Frames are read only when they are needed, so a clip may have any
+    length. A network for images gets one frame at a time. A video network gets the windows of :func:`windows`, and
+    :class:`FrameFeatures` reuses the features of a frame.
 
     Args:
         model: network in eval mode, with attributes ``scale`` and ``multiple_of``, and ``frames`` for a video network.

@@ -1,4 +1,7 @@
-"""Features of a clip's frames. They are computed once for each frame, and used in every window that contains the frame."""
+"""Features of a clip's frames.
+
+They are computed once for each frame, and used in every window that contains the frame.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from sr_train.models import contract
 class FrameFeatures:
     """Cache of a network's features of single frames.
 
-    The network must be a :class:`sr_train.models.contract.PerFrame`. Features of the frames in the newest window are kept for
-    every tile and flip, up to ``limit`` bytes. Features beyond the limit are computed again for each window.
+    The network must be a :class:`sr_train.models.contract.PerFrame`. Features of the frames in the newest window are
+    kept for every tile and flip, up to ``limit`` bytes. Features beyond the limit are computed again for each window.
 
     Args:
         model: the network.
-        limit: largest size of the kept features in bytes; ``None`` for a quarter of the free memory of the network's device.
+        limit: largest size of the kept features in bytes; ``None`` for a quarter of the free memory of the network's
+            device.
     """
 
     def __init__(self, model: nn.Module, *, limit: int | None = None) -> None:
@@ -39,9 +43,10 @@ class FrameFeatures:
         return contract.per_frame(model) is not None
 
     def begin(self, window: Sequence[Hashable]) -> None:
-        """Start the next window, given as names of its frames. Forget the features of frames that are not in this window.
+        """Start the next window, given as names of its frames.
 
-        A name that occurs in two windows means the same frame.
+        Forget the features of frames that are not in this window. A name that occurs in two windows means the same
+        frame.
         """
         self._window = window
         for name in [n for n in self._kept if n not in window]:

@@ -82,19 +82,19 @@ def super_resolve(
 ) -> torch.Tensor:
     """Upscale one image: [C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] float in [0, 1].
 
-    A video network (with an attribute ``frames``) takes a window [T, C, h, w]. Other networks get the window's center frame.
-    Height and width that are not multiples of ``model.multiple_of`` are padded by mirroring at the right and at the bottom. The
-    padding is removed from the result.
+    A video network (with an attribute ``frames``) takes a window [T, C, h, w]. Other networks get the window's center
+    frame. Height and width that are not multiples of ``model.multiple_of`` are padded by mirroring at the right and at
+    the bottom. The padding is removed from the result.
 
     Args:
         model: network in eval mode, with attributes ``scale`` and ``multiple_of``.
-        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network, because each tile
-            is moved to the network's device.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network, because
+            each tile is moved to the network's device.
         tiling: sides of the tiles; ``None`` to upscale the whole image at once.
         ensemble: true to average the outputs for eight flips and transposes of an image, or four flips of a clip.
         precision: "32", or "bf16" for autocast.
-        features: cache of features of single frames. The caller must first call its method ``begin`` with the names of this
-            window's frames.
+        features: cache of features of single frames. The caller must first call its method ``begin`` with the names of
+            this window's frames.
         done: called with the number of LR pixels of every finished tile.
     """
     found = super_resolve_bands(
@@ -217,8 +217,8 @@ def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:
 def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
     """Divide an axis of ``size`` pixels into nearly equal parts, one for each tile. Return (start, stop) of each part.
 
-    Starts are multiples of ``multiple``. A part is at most as long as a tile's side. It is at least as long as a seam (the zone
-    in which two tiles are blended).
+    Starts are multiples of ``multiple``. A part is at most as long as a tile's side. It is at least as long as a seam
+    (the zone in which two tiles are blended).
     """
     assert tiling.tile is not None
     parts = min(math.ceil(size / tiling.tile), max(1, size // (2 * tiling.blend + multiple)))
@@ -238,8 +238,8 @@ def _spans(start: int, stop: int, size: int, tiling: Tiling, multiple: int) -> t
 def _ramp(span: tuple[int, int], core: tuple[int, int], size: int, blend: int, scale: int) -> torch.Tensor:
     """Return the weights with which a tile is added to the image, along one axis.
 
-    The weights are 1, except in the seams (zones in which two tiles are blended). There they are ramps, and the weights of both
-    tiles add up to 1.
+    The weights are 1, except in the seams (zones in which two tiles are blended). There they are ramps, and the weights
+    of both tiles add up to 1.
     """
     weights = torch.ones((span[1] - span[0]) * scale)
     seam = 2 * blend * scale

@@ -34,8 +34,8 @@ from sr_train.weights.open import load
 def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
     """Return ``scale=`` of the command, or the network's scale if ``scale=`` is not given.
 
-    ``known`` contains the scales of the network; ``scale=`` must be one of them. For bicubic, ``known`` is empty: ``scale=`` is
-    needed, and every scale is allowed. A network with several scales (MDSR) needs ``scale=``, too.
+    ``known`` contains the scales of the network; ``scale=`` must be one of them. For bicubic, ``known`` is empty:
+    ``scale=`` is needed, and every scale is allowed. A network with several scales (MDSR) needs ``scale=``, too.
     """
     scale = config["scale"]
     if scale is None and not known:
@@ -91,7 +91,8 @@ class Network:
     def image(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
         """Upscale [C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] in [0, 1], on the CPU.
 
-        ``window`` contains a name for each frame. Features of a frame are kept for the next window that contains the frame.
+        ``window`` contains a name for each frame. Features of a frame are kept for the next window that contains the
+        frame.
         """
         features = None
         if window and self.frames is not None and FrameFeatures.serve(self.model):
@@ -115,7 +116,8 @@ class Network:
     ) -> Iterator[torch.Tensor]:
         """Upscale the frames of a clip, [C, height, width] each. Yield [C, scale * height, scale * width] in [0, 1].
 
-        A clip may have any length. ``padding`` is the rule that replaces frames before the start and after the end of the clip.
+        A clip may have any length. ``padding`` is the rule that replaces frames before the start and after the end of
+        the clip.
         """
         return super_resolve_clip(self.model, frames, padding=padding, **self._options(height, width))
 

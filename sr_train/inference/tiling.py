@@ -52,8 +52,9 @@ def packed(x: torch.Tensor) -> torch.Tensor:
 def receptive_radius(model: nn.Module) -> int | None:
     """Return how far, in LR pixels, the input pixels of one output pixel can lie to each side; None for the whole image.
 
-    The radius is measured with a strip that has one column of NaN. Every layer passes NaN on to all dependent pixels, for all
-    weights. Networks with ``reaches_anywhere`` are not measured, because deformable convolutions depend on the image.
+    The radius is measured with a strip that has one column of NaN. Every layer passes NaN on to all dependent pixels,
+    for all weights. Networks with ``reaches_anywhere`` are not measured, because deformable convolutions depend on the
+    image.
     """
     if contract.reaches_anywhere(model):
         return None
@@ -142,10 +143,11 @@ def plan_tiles(
 
     Args:
         model: the network, on the device where it will run.
-        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for the largest side that fits into a quarter of
-            the free memory.
-        overlap: LR pixels that a tile reads beyond each side; ``auto`` for the radius of the receptive field, up to 96. If the
-            overlap covers the receptive field, the result equals the result without tiles. Otherwise adjacent tiles are blended.
+        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for the largest side that fits into a
+            quarter of the free memory.
+        overlap: LR pixels that a tile reads beyond each side; ``auto`` for the radius of the receptive field, up to 96.
+            If the overlap covers the receptive field, the result equals the result without tiles. Otherwise adjacent
+            tiles are blended.
         memory: bytes that ``tile="auto"`` may use; ``None`` for a quarter of the free memory.
 
     Raises:

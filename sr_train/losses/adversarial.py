@@ -1,8 +1,9 @@
 """Adversarial losses of SRGAN and ESRGAN. Inputs are logits [B, 1] of a discriminator (D), positive for real images.
 
-Each loss has three methods with the arguments (real_logits, fake_logits). ``generator`` and ``discriminator`` return a scalar,
-the mean over this process's batch. ``accuracy`` returns the share of this batch that D classifies correctly. If all processes
-have the same number of samples, ddp's average of the gradients over processes is the gradient of the global batch.
+Each loss has three methods with the arguments (real_logits, fake_logits). ``generator`` and ``discriminator`` return a
+scalar, the mean over this process's batch. ``accuracy`` returns the share of this batch that D classifies correctly. If
+all processes have the same number of samples, ddp's average of the gradients over processes is the gradient of the
+global batch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def _share(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 class _MeanOverProcesses(torch.autograd.Function):
     """Mean over processes of one number of each process.
 
-    The loss of every process contains this mean. Therefore the backward pass also averages the gradients over processes.
+    The loss of every process contains this mean. Therefore the backward pass also averages the gradients over
+    processes.
     """
 
     @staticmethod
@@ -54,8 +56,8 @@ def _averaged(value: torch.Tensor) -> torch.Tensor:
 def global_mean(logits: torch.Tensor) -> torch.Tensor:
     """Return the mean of logits over the batches of all processes, in float32, with gradients: [B, ...] -> scalar.
 
-    The processes communicate in this function and in its backward pass. So all processes must call both the same number of times,
-    with the same number of samples.
+    The processes communicate in this function and in its backward pass. So all processes must call both the same number
+    of times, with the same number of samples.
     """
     mean = logits.float().mean()
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -68,7 +70,8 @@ def global_mean(logits: torch.Tensor) -> torch.Tensor:
 class StandardGAN(nn.Module):
     """Binary cross-entropy (Goodfellow et al. 2014), as SRGAN uses it.
 
-    The generator's loss does not depend on the logits of real images (``needs_real`` is false), so they may be ``None``.
+    The generator's loss does not depend on the logits of real images (``needs_real`` is false), so they may be
+    ``None``.
     """
 
     needs_real = False
@@ -83,16 +86,20 @@ class StandardGAN(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the share of correct logits. Logits are correct if positive for real images and negative for fake images."""
+        """Return the share of correct logits.
+
+        Logits are correct if positive for real images and negative for fake images.
+        """
         return _share(real_logits > 0, fake_logits < 0)
 
 
 class RelativisticAverage(nn.Module):
     """Relativistic average GAN (ESRGAN section 3.2): each logit is compared with the average logit of the other kind.
 
-    The averages are over the global batch. In the losses of G and of D, gradients also flow through the averages, as in the
-    authors' code of 2018 and 2019; BasicSR detaches the averages in D's loss. Both losses are the mean of two terms, as in all
-    public code. The paper has the sum of the terms, so the paper's weight of 5e-3 has half the effect here.
+    The averages are over the global batch. In the losses of G and of D, gradients also flow through the averages, as in
+    the authors' code of 2018 and 2019; BasicSR detaches the averages in D's loss. Both losses are the mean of two
+    terms, as in all public code. The paper has the sum of the terms, so the paper's weight of 5e-3 has half the effect
+    here.
     """
 
     needs_real = True
@@ -100,7 +107,8 @@ class RelativisticAverage(nn.Module):
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
         """Return (-log(1 - D_Ra(real, fake)) - log D_Ra(fake, real)) / 2 (ESRGAN eqs. 1, 3).
 
-        ``real_logits`` are detached, so only the fake logits get gradients. These also flow through the average of the fake logits.
+        ``real_logits`` are detached, so only the fake logits get gradients. These also flow through the average of the
+        fake logits.
         """
         if real_logits is None:
             raise ValueError("RelativisticAverage's generator term needs the logits of the real images")
@@ -120,6 +128,7 @@ class RelativisticAverage(nn.Module):
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
         """Return the share of correct logits.
 
-        A real image's logit is correct above the mean fake logit; a fake image's logit is correct below the mean real logit.
+        A real image's logit is correct above the mean fake logit; a fake image's logit is correct below the mean real
+        logit.
         """
         return _share(real_logits > fake_logits.mean(), fake_logits < real_logits.mean())

@@ -49,7 +49,8 @@ class AdversarialLoss(Protocol):
     ) -> tuple[torch.Tensor, Parts]:
         """Return G's loss, a scalar, and the parts of this loss.
 
-        ``sr`` and ``hr`` are images [B, 3, H, W] each. ``real_logits`` and ``fake_logits`` are D's logits [B, 1] for them.
+        ``sr`` and ``hr`` are images [B, 3, H, W] each. ``real_logits`` and ``fake_logits`` are D's logits [B, 1] for
+        them.
         """
         ...
 
@@ -64,21 +65,22 @@ class AdversarialLoss(Protocol):
 class GANLoss(nn.Module):
     """Loss of ``task=gan`` for a generator (G) and a discriminator (D).
 
-    G's loss is a weighted sum of pixel, perceptual and adversarial terms. D's loss is the adversarial loss. The task contains the
-    networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
+    G's loss is a weighted sum of pixel, perceptual and adversarial terms. D's loss is the adversarial loss. The task
+    contains the networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
 
         sr = model(lr)
         real = discriminator(hr) if loss.needs_real else None  # under no_grad
         g_loss, g_parts = loss.generator(sr, hr, real_logits=real, fake_logits=discriminator(sr))
         d_loss, d_parts = loss.discriminator(discriminator(hr), discriminator(sr.detach()))
 
-    Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G; ``discriminator``,
-    ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. G's loss is the sum of weight times part.
+    Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G;
+    ``discriminator``, ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. G's loss is the sum of
+    weight times part.
 
     Args:
         adversarial: adversarial terms, e.g. from :mod:`sr_train.losses.adversarial`.
-        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is ``None`` is
-            optional and ignored.
+        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is
+            ``None`` is optional and ignored.
         perceptual: module (sr, hr) -> scalar; ``None`` for no perceptual term.
         pixel: module (sr, hr) -> scalar; ``None`` for no pixel term.
     """

@@ -15,8 +15,8 @@ class CharbonnierLoss(nn.Module):
 
     Args:
         eps: the eps of the formula; 1e-3 in EDVR's paper. BasicSR adds 1e-12 under the root, which is practically L1.
-        reduction: ``mean`` for the mean over all values, or ``sum`` for the sum over C, H, W and the mean over the batch. EDVR
-            uses a sum; the mean over the batch makes the gradient independent of the number of devices.
+        reduction: ``mean`` for the mean over all values, or ``sum`` for the sum over C, H, W and the mean over the
+            batch. EDVR uses a sum; the mean over the batch makes the gradient independent of the number of devices.
     """
 
     def __init__(self, *, eps: float = 1e-3, reduction: Literal["mean", "sum"] = "mean") -> None:

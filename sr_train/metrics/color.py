@@ -1,7 +1,7 @@
 """Luma and gray values of RGB images, as in MATLAB.
 
-Luma is computed as in ``rgb2ycbcr`` (ITU-R BT.601, studio range 16 to 235), gray as in ``rgb2gray`` (0 to 255). OpenCV is not
-used, because its luma has the full range of JPEG.
+Luma is computed as in ``rgb2ycbcr`` (ITU-R BT.601, studio range 16 to 235), gray as in ``rgb2gray`` (0 to 255). OpenCV
+is not used, because its luma has the full range of JPEG.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
 def gray(image: torch.Tensor) -> torch.Tensor:
     """Return gray values of RGB pixels, rounded to integers, as MATLAB's ``rgb2gray`` does for uint8 images.
 
-    [..., 3, H, W] in [0, 255] -> [..., 1, H, W] float64. If the three channels are equal, their value is returned unchanged.
+    [..., 3, H, W] in [0, 255] -> [..., 1, H, W] float64. If the three channels are equal, their value is returned
+    unchanged.
     """
     if image.shape[-3] != 3:
         raise ValueError(f"gray needs RGB, [..., 3, H, W], but got {tuple(image.shape)}")

@@ -1,7 +1,7 @@
 """LPIPS v0.1 (Zhang et al., CVPR 2018): the perceived difference of two images, as a distance of ImageNet features.
 
-Lower is better. The feature extractor is an argument, as in the perceptual loss, so that metrics do not import models. The lin
-layers are LPIPS's learned weights, one for each channel of the features.
+Lower is better. The feature extractor is an argument, as in the perceptual loss, so that metrics do not import models.
+The lin layers are LPIPS's learned weights, one for each channel of the features.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def digest(vectors: Sequence[torch.Tensor]) -> str:
 
 
 def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
-    """Read LPIPS's lin layers from a file. Return a vector of weights for each feature layer; all weights are 0 or more."""
+    """Read LPIPS's lin layers from a file.
+
+    Return a vector of weights for each feature layer; all weights are 0 or more.
+    """
     where = weights
     try:
         state = read_tensors(weights)
@@ -82,16 +85,17 @@ def released_version(weights: str, vectors: Sequence[torch.Tensor]) -> str | Non
 class LPIPS(nn.Module):
     """LPIPS v0.1: the squared distance of features, weighted by channel, averaged over pixels, summed over layers.
 
-    The feature vector of each pixel is first normalized to length one. Inputs are complete RGB images; they are rounded to 8
-    bits. The computation is in float32. The extractor normalizes images in [0, 1] with ImageNet's mean and deviation, which
-    equals the authors' scaling of images in [-1, 1].
+    The feature vector of each pixel is first normalized to length one. Inputs are complete RGB images; they are rounded
+    to 8 bits. The computation is in float32. The extractor normalizes images in [0, 1] with ImageNet's mean and
+    deviation, which equals the authors' scaling of images in [-1, 1].
 
     Args:
-        extractor: module that computes AlexNet's features ``relu1`` to ``relu5``, or VGG16's features ``relu1_2, relu2_2,
-            relu3_3, relu4_3, relu5_3``, in this order.
-        weights: file with the lin layers ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``alex.pth`` or ``vgg.pth`` from
-            the folder ``weights/v0.1`` of the ``lpips`` package, or a safetensors file with these names. The file may also
-            contain the extractor's weights. Layers that were not released are used as in v0.1. Layers of v0.0 raise ValueError.
+        extractor: module that computes AlexNet's features ``relu1`` to ``relu5``, or VGG16's features ``relu1_2,
+            relu2_2, relu3_3, relu4_3, relu5_3``, in this order.
+        weights: file with the lin layers ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``alex.pth`` or
+            ``vgg.pth`` from the folder ``weights/v0.1`` of the ``lpips`` package, or a safetensors file with these
+            names. The file may also contain the extractor's weights. Layers that were not released are used as in v0.1.
+            Layers of v0.0 raise ValueError.
     """
 
     def __init__(self, *, extractor: Extractor, weights: str) -> None:

@@ -1,7 +1,7 @@
 """Collection of scores of single images. The score of a set is the mean over its images, as in papers' tables.
 
-For a set of clips, the mean over frames is computed for each clip first, and then the mean over clips, as in EDVR's tables. So
-long and short clips have the same weight.
+For a set of clips, the mean over frames is computed for each clip first, and then the mean over clips, as in EDVR's
+tables. So long and short clips have the same weight.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ class Protocol:
     def values(self, image: torch.Tensor, scale: int, *, from_gray: bool = False) -> torch.Tensor:
         """Return the values to compare: [3, H, W] uint8, or float in [0, 1] -> [1|3, H', W'] float64 in [0, 255].
 
-        H' and W' are the size without the ignored border. ``from_gray`` is true if the HR file has one channel. MATLAB's scripts
-        convert only files of three channels to YCbCr, so they compare gray images in [0, 255]. Luma (Y) of a gray image would
-        lie in [16, 235], which would add 20 log10(255 / 219) = 1.32 dB to PSNR.
+        H' and W' are the size without the ignored border. ``from_gray`` is true if the HR file has one channel.
+        MATLAB's scripts convert only files of three channels to YCbCr, so they compare gray images in [0, 255]. Luma
+        (Y) of a gray image would lie in [16, 235], which would add 20 log10(255 / 219) = 1.32 dB to PSNR.
         """
         pixels = quantize(image)
         if from_gray and self.color == "y_matlab":

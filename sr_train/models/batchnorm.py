@@ -1,8 +1,8 @@
 """BatchNorm whose statistics are over the images of all processes, on CPU and CUDA.
 
-``torch.nn.SyncBatchNorm`` is not used, because it refuses tensors on the CPU, and waits for the GPU in every forward pass.
-Parameters and buffers have the same names, shapes and values as in BatchNorm, so checkpoints, the EMA and exported files are the
-same for any number of processes.
+``torch.nn.SyncBatchNorm`` is not used, because it refuses tensors on the CPU, and waits for the GPU in every forward
+pass. Parameters and buffers have the same names, shapes and values as in BatchNorm, so checkpoints, the EMA and
+exported files are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Statistics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  #: mean [C], varia
 def _over_processes(x: torch.Tensor) -> Statistics:
     """Return mean [C], biased variance [C] and number of values per channel (a scalar), over the batches of all processes.
 
-    Processes may have different numbers of values. All processes add the parts in the order of ranks, so they get the same bits.
+    Processes may have different numbers of values. All processes add the parts in the order of ranks, so they get the
+    same bits.
     """
     kind = torch.promote_types(x.dtype, torch.float32)
     blank = torch.zeros(2, x.shape[1], dtype=kind, device=x.device)  # makes the statistics of bf16 float32, too
@@ -44,11 +45,12 @@ def _over_processes(x: torch.Tensor) -> Statistics:
 
 
 class _Normalized(torch.autograd.Function):
-    """Function (x - mean) / sqrt(variance + eps) * weight + bias. Mean and variance are over the batches of all processes.
+    """Function (x - mean) / sqrt(variance + eps) * weight + bias.
 
-    The gradient of ``x`` depends on the losses of all processes, because mean and variance do. Its formula (Ioffe and Szegedy
-    2015, section 3) contains sums over the batch; these are added over all processes. The gradients of weight and bias are
-    those of this process only, because ddp averages them later.
+    Mean and variance are over the batches of all processes. The gradient of ``x`` depends on the losses of all
+    processes, because mean and variance do. Its formula (Ioffe and Szegedy 2015, section 3) contains sums over the
+    batch; these are added over all processes. The gradients of weight and bias are those of this process only, because
+    ddp averages them later.
     """
 
     @staticmethod

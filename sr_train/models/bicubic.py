@@ -13,8 +13,8 @@ class Bicubic(nn.Module):
 
     Args:
         scale: HR pixels per LR pixel along a side.
-        arithmetic: name of the rounding rules, see :mod:`sr_train.resampling`. ``uint8`` and ``uint8_replicate`` reproduce
-            MATLAB's results for uint8 images.
+        arithmetic: name of the rounding rules, see :mod:`sr_train.resampling`. ``uint8`` and ``uint8_replicate``
+            reproduce MATLAB's results for uint8 images.
     """
 
     multiple_of = 1

@@ -1,8 +1,8 @@
 """Contract of a network: required and optional members of its class, and the only functions that read these members.
 
-A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional.
-Members may be attributes of the instance or of the class. Each function in this module reads one member and defines the default
-of this member.
+A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are
+optional. Members may be attributes of the instance or of the class. Each function in this module reads one member and
+defines the default of this member.
 
 :mod:`sr_train.batch` explains the letters in shapes. Pixels are RGB in [0, 1]. Outputs are float32 or autocast's type.
 """
@@ -27,7 +27,7 @@ class Upscaler(Protocol):
     """Protocol of a network for one scale."""
 
     scale: int  #: HR pixels per LR pixel along a side, 1 to 16
-    multiple_of: int  #: h and w of every input must be multiples of this; the caller pads the input and crops the output
+    multiple_of: int  #: h and w of every input must be multiples of this; the caller pads inputs and crops outputs
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Upscale images [B, C, h, w], or for :class:`Windowed` windows [B, T, C, h, w] -> [B, C, H, W], not clamped."""
@@ -69,8 +69,8 @@ class Windowed(Upscaler, Protocol):
 class PerFrame(Windowed, Protocol):
     """Protocol of a video network that computes features of a frame without the other frames of the window.
 
-    So the features of a frame are computed once and used in all windows that contain the frame. ``forward(lr)`` must equal
-    ``fuse(stacked features of all frames, lr[:, center])``.
+    So the features of a frame are computed once and used in all windows that contain the frame. ``forward(lr)`` must
+    equal ``fuse(stacked features of all frames, lr[:, center])``.
     """
 
     center: int  #: index of the restored frame in its window: frames // 2
@@ -85,7 +85,8 @@ class PerFrame(Windowed, Protocol):
     def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
         """Upscale the center frames of B windows -> [B, C, H, W].
 
-        ``levels`` is {name: feature maps of all frames [B, T, c, h', w']}. ``center`` contains the center frames [B, C, h, w].
+        ``levels`` is {name: feature maps of all frames [B, T, c, h', w']}. ``center`` contains the center frames [B, C,
+        h, w].
         """
         ...
 
@@ -127,8 +128,8 @@ class Watched(Protocol):
 class Recomputable(Protocol):
     """Protocol of a block whose class has the attribute ``checkpoint_unit = True``.
 
-    With ``task.recompute=true``, only the block's input is kept in memory. The backward pass computes the block's other values
-    again.
+    With ``task.recompute=true``, only the block's input is kept in memory. The backward pass computes the block's other
+    values again.
     """
 
     checkpoint_unit: bool  #: True

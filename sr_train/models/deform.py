@@ -2,16 +2,17 @@
 
 There are two ways to compute the convolution. They have the same outputs and gradients up to float rounding:
 
-- ``torchvision``: the compiled operator of torchvision. It multiplies in float32, the type of the offsets, and needs the least
-  memory.
-- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. On a CPU this is
-  several times as fast. It can be exported like ``grid_sample``.
+- ``torchvision``: the compiled operator of torchvision. It multiplies in float32, the type of the offsets, and needs
+  the least memory.
+- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. On a
+  CPU this is several times as fast. It can be exported like ``grid_sample``.
 
-``auto`` is ``sampling`` on a CPU, so that a resumed run continues with the same bits. On CUDA the first use measures both ways.
+``auto`` is ``sampling`` on a CPU, so that a resumed run continues with the same bits. On CUDA the first use measures
+both ways.
 
-The gradient of an offset jumps where a tap hits the center of a pixel. Before training all offsets are 0, so all taps do this.
-Both ways use the gradient of the same side there. For this, feature maps are padded to sides of 2^k + 1, which makes torch's
-coordinates in [-1, 1] exact.
+The gradient of an offset jumps where a tap hits the center of a pixel. Before training all offsets are 0, so all taps
+do this. Both ways use the gradient of the same side there. For this, feature maps are padded to sides of 2^k + 1, which
+makes torch's coordinates in [-1, 1] exact.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
 
 
 def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Sample maps [N, c, H, W] at positions [N, 9 * rows, w, 2] -> [N, c, 9, rows * w]. Pixels outside the map are 0."""
+    """Sample maps [N, c, H, W] at positions [N, 9 * rows, w, 2] -> [N, c, 9, rows * w].
+
+    Pixels outside the map are 0.
+    """
     found = F.grid_sample(padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return found.reshape(*found.shape[:2], _TAPS, -1)
 
@@ -89,11 +93,11 @@ def _by_sampling(
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Divide a batch into parts that are computed one after the other. Yield (slice of the images, slices of their rows).
+    """Divide a batch into parts that are computed one after the other.
 
-    One thread computes one group of channels of one image. So in each part, the number of images times the number of groups is
-    at least the number of threads. Parts of small maps contain more images, because each part costs 40 calls of torch functions,
-    for every size.
+    Yield (slice of the images, slices of their rows). One thread computes one group of channels of one image. So in
+    each part, the number of images times the number of groups is at least the number of threads. Parts of small maps
+    contain more images, because each part costs 40 calls of torch functions, for every size.
     """
     batch, _, height, width = mask.shape
     together = max(math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1]), 2 * _PIECE // (height * width))
@@ -166,7 +170,10 @@ class _Pieces(torch.autograd.Function):
 
 
 def _sum_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the sum over channels of a * b: a and b, [N, c, 9, n] each -> [N, 9, n]. The full product is never in memory."""
+    """Return the sum over channels of a * b: a and b, [N, c, 9, n] each -> [N, 9, n].
+
+    The full product is never in memory.
+    """
     total = a[:, 0] * b[:, 0]
     for c in range(1, a.shape[1]):
         total.addcmul_(a[:, c], b[:, c])
@@ -191,8 +198,8 @@ def deformable_conv(
         mask: [B, groups * 9, h, w], the factor of each tap.
         weight: [C', C, 3, 3].
         bias: [C'].
-        way: way of the computation, see the module: ``torchvision``, ``sampling``, or ``auto`` for the faster way on CUDA and
-            ``sampling`` on other devices.
+        way: way of the computation, see the module: ``torchvision``, ``sampling``, or ``auto`` for the faster way on
+            CUDA and ``sampling`` on other devices.
         dtype: dtype of the result and, for ``sampling``, of the matrix product; ``None`` for the dtype of ``offset``.
     """
     dtype = offset.dtype if dtype is None else dtype
@@ -210,11 +217,12 @@ def deformable_conv(
 
 
 class DeformableConv(nn.Module):
-    """Deformable 3x3 convolution whose offsets and masks come from other features. State-dict keys are BasicSR's DCNv2Pack.
+    """Deformable 3x3 convolution whose offsets and masks come from other features.
 
-    (x, features), [B, channels, h, w] each -> [B, channels, h, w]. Before training, offsets are 0 and masks 0.5, so outputs are
-    half as large as in a plain convolution. Under autocast, the offsets, the convolution that computes them, and the sampling
-    stay in float32, because in bf16 the error of a coordinate is up to 0.06 px at 64 px.
+    State-dict keys are BasicSR's DCNv2Pack. (x, features), [B, channels, h, w] each -> [B, channels, h, w]. Before
+    training, offsets are 0 and masks 0.5, so outputs are half as large as in a plain convolution. Under autocast, the
+    offsets, the convolution that computes them, and the sampling stay in float32, because in bf16 the error of a
+    coordinate is up to 0.06 px at 64 px.
 
     Args:
         channels: input and output channels.

@@ -48,8 +48,8 @@ def upsampler(channels: int, scale: int) -> nn.Sequential:
 class EDSR(nn.Module):
     """EDSR: [B, 3, h, w] in [0, 1] -> [B, 3, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    Inside the network, pixels are in [0, 255] minus the mean of DIV2K, as in the authors' network, so the authors' weights can be
-    used.
+    Inside the network, pixels are in [0, 255] minus the mean of DIV2K, as in the authors' network, so the authors'
+    weights can be used.
 
     Args:
         scale: 2, 3 or 4.

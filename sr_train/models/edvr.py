@@ -27,7 +27,8 @@ class Predeblur(nn.Module):
 
     Args:
         channels: number of features.
-        hr_in: true if input frames are as large as the output, as in deblurring. Features then are [N, channels, h / 4, w / 4].
+        hr_in: true if input frames are as large as the output, as in deblurring. Features then are [N, channels, h / 4,
+            w / 4].
     """
 
     def __init__(self, channels: int, *, hr_in: bool) -> None:
@@ -61,8 +62,8 @@ class Predeblur(nn.Module):
 class EDVR(nn.Module):
     """EDVR: [B, T, 3, h, w] in [0, 1] -> the center frame, [B, 3, scale * h, scale * w], not clamped.
 
-    State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be kept
-    for the next window that contains the frame.
+    State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be
+    kept for the next window that contains the frame.
 
     Args:
         scale: 4, or 1 if ``hr_in`` is true.
@@ -73,8 +74,8 @@ class EDVR(nn.Module):
         back_blocks: number of residual blocks after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
         tsa: true for temporal and spatial attention (section 3.3); false for one 1x1 convolution instead.
         predeblur: true to deblur the features first, for blurred frames (section 3.1).
-        hr_in: true if input frames are as large as the output, as in deblurring and the second stage. Height and width of
-            features are then a quarter of the frames' height and width.
+        hr_in: true if input frames are as large as the output, as in deblurring and the second stage. Height and width
+            of features are then a quarter of the frames' height and width.
         deform: way to compute deformable convolutions: ``auto``, ``torchvision`` or ``sampling``; see ``deform.py``.
     """
 
@@ -146,8 +147,8 @@ class EDVR(nn.Module):
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features of single frames [N, 3, h, w] on three levels: {"l1": ..., "l2": ..., "l3": ...}.
 
-        Level l1 is [N, channels, h, w], or [N, channels, h / 4, w / 4] if ``hr_in`` is true. Each next level has half the height
-        and width.
+        Level l1 is [N, channels, h, w], or [N, channels, h / 4, w / 4] if ``hr_in`` is true. Each next level has half
+        the height and width.
         """
         height, width = frames.shape[-2:]
         if height % self.multiple_of or width % self.multiple_of:
@@ -167,7 +168,8 @@ class EDVR(nn.Module):
     def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
         """Restore the center frame of each window.
 
-        ``levels`` is {level: features of all frames [B, T, channels, h', w']}. ``center`` is the center frame, [B, 3, h, w].
+        ``levels`` is {level: features of all frames [B, T, channels, h', w']}. ``center`` is the center frame, [B, 3,
+        h, w].
         """
         aligned = self.pcd_align(levels, self.center)
         x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
@@ -178,16 +180,16 @@ class EDVR(nn.Module):
         return x.float() + (center if self.hr_in else upscaled(center, 4)).float()
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """Return the mean absolute offset of the alignment at each level, in pixels of the level, in the newest training step."""
+        """Return the mean absolute offset of the alignment at each level, in pixels of the level, for the newest step."""
         convs = self.pcd_align.deformable().items()
         return {f"offset_{level}": conv.mean_offset for level, conv in convs if conv.mean_offset is not None}
 
     def alarm(self) -> str | None:
         """Return a warning if the mean offset of the alignment is too large, else ``None``. This waits for the device.
 
-        The limit is half of a map's shorter side. It is the same motion on every level: 32 LR pixels in patches of 64. BasicSR
-        warns at 50 pixels on all levels. If offsets along one axis are as large as the limit, half of all taps read zeros outside
-        the image. Offsets of these taps get no gradient that could correct them.
+        The limit is half of a map's shorter side. It is the same motion on every level: 32 LR pixels in patches of 64.
+        BasicSR warns at 50 pixels on all levels. If offsets along one axis are as large as the limit, half of all taps
+        read zeros outside the image. Offsets of these taps get no gradient that could correct them.
         """
         for level, conv in self.pcd_align.deformable().items():
             mean = 0.0 if conv.mean_offset is None else float(conv.mean_offset)

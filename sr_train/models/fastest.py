@@ -17,9 +17,9 @@ _TIMES = 3
 def fastest(name: str, ways: Mapping[str, Run], tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> str:
     """Return the name of the fastest function in ``ways``.
 
-    The first call for a kind of device and a dtype measures all functions, with the backward pass if gradients are computed.
-    Later calls return the same choice. While torch traces a program, nothing is measured; without an earlier measurement, the
-    first name is returned.
+    The first call for a kind of device and a dtype measures all functions, with the backward pass if gradients are
+    computed. Later calls return the same choice. While torch traces a program, nothing is measured; without an earlier
+    measurement, the first name is returned.
 
     Args:
         name: name of the computation.

@@ -143,17 +143,17 @@ def _names(layers: Layers) -> list[str]:
 class FeatureExtractor(nn.Module):
     """Named features of an ImageNet network: [B, 3, H, W] RGB in [0, 1] -> {layer: [B, c, H', W']}, in the order of ``layers``.
 
-    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after the
-    deepest requested layer are neither loaded nor computed. The image gets gradients, the weights do not. The weights are not in
-    the state dict, so checkpoints do not contain them.
+    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after
+    the deepest requested layer are neither loaded nor computed. The image gets gradients, the weights do not. The
+    weights are not in the state dict, so checkpoints do not contain them.
 
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
-        layers: names of layers, or {name: weight} as in the perceptual loss; layers with the weight ``None`` are left out. Names
-            for VGG are ``conv5_4`` (before the activation), ``relu5_4`` (after the activation), ``pool5``, ...; names for
-            AlexNet are ``conv1``, ``relu1``, ``pool1``, ..., ``relu5``.
-        weights: ``.pth`` or ``.safetensors`` file in which tensors have torchvision's names (``features.N.weight``, with or
-            without ``features.``). ``None``: torchvision's file, from torch's cache or downloaded.
+        layers: names of layers, or {name: weight} as in the perceptual loss; layers with the weight ``None`` are left
+            out. Names for VGG are ``conv5_4`` (before the activation), ``relu5_4`` (after the activation), ``pool5``,
+            ...; names for AlexNet are ``conv1``, ``relu1``, ``pool1``, ..., ``relu5``.
+        weights: ``.pth`` or ``.safetensors`` file in which tensors have torchvision's names (``features.N.weight``,
+            with or without ``features.``). ``None``: torchvision's file, from torch's cache or downloaded.
     """
 
     mean: torch.Tensor

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def scaled_kaiming_(module: nn.Module, factor: float) -> None:
-    """Initialize all convolutions in ``module`` (ESRGAN supp. 2): weights Kaiming normal (fan in) times ``factor``, biases 0."""
+    """Initialize all convolutions in ``module``: Kaiming normal (fan in) times ``factor``, biases 0 (ESRGAN supp. 2)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")

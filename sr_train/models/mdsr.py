@@ -13,9 +13,9 @@ from sr_train.models.edsr import DIV2K_MEAN, ResidualBlock, upsampler
 class MDSR(nn.Module):
     """MDSR: ([B, 3, h, w] in [0, 1], scale s) -> [B, 3, s * h, s * w], not clamped.
 
-    Only the branch for scale s is computed: pre-processing, upsampler and last convolution. Parameters of other branches get
-    no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR with the same number of channels. Inside
-    the network, pixels are in [0, 255] minus the mean of DIV2K, as in EDSR.
+    Only the branch for scale s is computed: pre-processing, upsampler and last convolution. Parameters of other
+    branches get no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR with the same
+    number of channels. Inside the network, pixels are in [0, 255] minus the mean of DIV2K, as in EDSR.
 
     Args:
         scales: one or more of the scales 2, 3 and 4, each once, e.g. [2, 3, 4].
@@ -52,7 +52,10 @@ class MDSR(nn.Module):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, lr: torch.Tensor, scale: int | None = None) -> torch.Tensor:
-        """Super-resolve with one branch. ``scale`` may be omitted if the network has one scale. See the class for shapes."""
+        """Super-resolve with one branch.
+
+        ``scale`` may be omitted if the network has one scale. See the class for shapes.
+        """
         name = self._branch(scale)
         x = self.pre_process[name](self.conv_first((lr - self.mean) * 255.0))
         x = x + self.conv_after_body(self.body(x))

@@ -15,8 +15,8 @@ from sr_train.models.layers import leaky, upscaled
 def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Apply ``conv`` to the features of each frame, joined with the features of the reference frame (center of the window).
 
-    own [B * T, C, h, w], reference [B, C, h, w] -> [B * T, C, h, w]. The reference's part is the same for all frames of a window,
-    so it is computed once.
+    own [B * T, C, h, w], reference [B, C, h, w] -> [B * T, C, h, w]. The reference's part is the same for all frames of
+    a window, so it is computed once.
     """
     of_own, of_reference = torch.split(conv.weight, own.shape[1], dim=1)
     common = F.conv2d(reference, of_reference, conv.bias, padding=1)

@@ -58,19 +58,20 @@ class RRDB(nn.Module):
 class RRDBNet(nn.Module):
     """RRDBNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    The paper has scale 4. For scale 2, blocks of 2x2 pixels are first folded into channels; for scale 1, blocks of 4x4 pixels.
-    The network then upscales by four, as in BasicSR (Real-ESRGAN). So h and w must be multiples of 2 (scale 2) or 4 (scale 1).
-    Scale 3 is one step by three and scale 8 is three steps by two, as in the authors' first code. Convolutions of the dense
-    blocks are initialized with a tenth of Kaiming's values (supp. 2), the other convolutions as in torch. BasicSR does the same;
-    the paper scales all convolutions.
+    The paper has scale 4. For scale 2, blocks of 2x2 pixels are first folded into channels; for scale 1, blocks of 4x4
+    pixels. The network then upscales by four, as in BasicSR (Real-ESRGAN). So h and w must be multiples of 2 (scale 2)
+    or 4 (scale 1). Scale 3 is one step by three and scale 8 is three steps by two, as in the authors' first code.
+    Convolutions of the dense blocks are initialized with a tenth of Kaiming's values (supp. 2), the other convolutions
+    as in torch. BasicSR does the same; the paper scales all convolutions.
 
     Args:
         scale: 1, 2, 3, 4 or 8.
         channels: number of features.
         growth: number of features that each convolution of a dense block adds.
         blocks: number of RRDBs; 23 in the paper.
-        unshuffle: true to fold pixels into channels for scales 1 and 2. If false, scale 1 has no upscaling step and scale 2 has
-            one step, as in the authors' first code and many published weights. There is no effect for other scales.
+        unshuffle: true to fold pixels into channels for scales 1 and 2. If false, scale 1 has no upscaling step and
+            scale 2 has one step, as in the authors' first code and many published weights. There is no effect for other
+            scales.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class RRDBNet(nn.Module):
             height, width = lr.shape[-2:]
             if height % self.multiple_of or width % self.multiple_of:
                 raise ValueError(
-                    f"RRDBNet x{self.scale} takes images whose sides are multiples of {self.multiple_of}, but got {width}x{height}"
+                    f"RRDBNet x{self.scale} takes sides that are multiples of {self.multiple_of}, but got {width}x{height}"
                 )
             lr = F.pixel_unshuffle(lr, self.multiple_of)
         x = self.conv_first(lr)

@@ -28,9 +28,9 @@ class ResidualBlock(nn.Module):
 class SRResNet(nn.Module):
     """SRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale * h, scale * w] in [0, 1], not clamped.
 
-    The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics of
-    all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper specifies
-    neither of these. The network has 1,549,462 parameters for scale 4.
+    The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics
+    of all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper
+    specifies neither of these. The network has 1,549,462 parameters for scale 4.
 
     Args:
         scale: 2, 3 or 4; the paper has only 4. The upsampling steps for scales 2 and 3 are the same as in EDSR.

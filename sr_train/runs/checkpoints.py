@@ -1,7 +1,8 @@
 """Reading of the checkpoints that a run is resumed from. The newest checkpoint that can be read is used.
 
-The folder ``checkpoints/`` of a stage contains the last K files ``step_NNNNNNNN.ckpt`` and ``last``, a text file with the name
-of the newest checkpoint. A checkpoint contains only tensors and plain values; it is read with torch's restricted loader.
+The folder ``checkpoints/`` of a stage contains the last K files ``step_NNNNNNNN.ckpt`` and ``last``, a text file with
+the name of the newest checkpoint. A checkpoint contains only tensors and plain values; it is read with torch's
+restricted loader.
 """
 
 from __future__ import annotations

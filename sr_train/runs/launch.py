@@ -1,9 +1,9 @@
 """Launcher of the processes of a run: srun, torchrun, a user who sets environment variables, or the first process itself.
 
-The number of processes is known before anything is written. ``trainer.devices`` and ``trainer.num_nodes`` are compared with
-the number of processes that the launcher has started. A difference is an error: several trainings would write to one folder,
-or processes would wait for each other forever. This module imports neither torch nor Lightning, because both read some of the
-environment variables when they are imported.
+The number of processes is known before anything is written. ``trainer.devices`` and ``trainer.num_nodes`` are compared
+with the number of processes that the launcher has started. A difference is an error: several trainings would write to
+one folder, or processes would wait for each other forever. This module imports neither torch nor Lightning, because
+both read some of the environment variables when they are imported.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Launch:
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
     """Return the place (rank, node, ...) of this process among the run's processes, read from environment variables.
 
-    Raise UsageError for variables that contradict each other. Also raise it inside a SLURM job of several tasks if this process
-    was not started by srun.
+    Raise UsageError for variables that contradict each other. Also raise it inside a SLURM job of several tasks if this
+    process was not started by srun.
     """
     env = os.environ if environment is None else environment
     found = _find(env)
@@ -84,7 +84,9 @@ def _arguments() -> list[str]:
 def _number(env: Mapping[str, str], name: str) -> int:
     text = env.get(name, "")
     if not re.fullmatch(r"\d+", text):
-        raise UsageError(f"{name}={text} in the environment: expected an integer; remove the variable: {_without(name)}")
+        raise UsageError(
+            f"{name}={text} in the environment: expected an integer; remove the variable: {_without(name)}"
+        )
     return int(text)
 
 
@@ -200,12 +202,12 @@ def _by_hand(env: Mapping[str, str]) -> Launch:
 def resolve_devices(trainer: Mapping[str, Any], launch: Launch, *, gpus: int) -> tuple[dict[str, Any], Launch]:
     """Return the trainer's options ``devices`` and ``num_nodes`` for a launch, and this process's place for these options.
 
-    The place differs from ``launch`` if each process can use one GPU only (``srun --gpus-per-task=1``). Lightning then treats
-    each process as a node of its own.
+    The place differs from ``launch`` if each process can use one GPU only (``srun --gpus-per-task=1``). Lightning then
+    treats each process as a node of its own.
 
     Args:
-        trainer: options of Lightning's Trainer. ``devices=auto`` is the number of processes per node that the launcher has
-            started, or 1 without a launcher.
+        trainer: options of Lightning's Trainer. ``devices=auto`` is the number of processes per node that the launcher
+            has started, or 1 without a launcher.
         launch: place of this process among the processes of the run.
         gpus: number of GPUs that the trainer may use in this process; 0 on a CPU.
 

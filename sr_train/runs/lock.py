@@ -44,7 +44,10 @@ def _who(token: str = "") -> str:
 
 
 def lock_file(run_folder: Path) -> Path:
-    """Return the path of a run's lock file. It is next to the run's folder, so the folder can be moved while it is locked."""
+    """Return the path of a run's lock file.
+
+    It is next to the run's folder, so the folder can be moved while it is locked.
+    """
     return run_folder.parent / f".{run_folder.name}.lock"
 
 
@@ -52,9 +55,9 @@ def lock_file(run_folder: Path) -> Path:
 def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the lock of a run inside the ``with`` block.
 
-    Raise FileExistsError with the holder's name if another process keeps the lock for more than ``patience`` seconds. The lock is
-    an fcntl record lock, which belongs to this process alone: loader workers, which may end a second after a kill -9, do not
-    inherit the lock. On a file system without locks, numbered claim files are used (:func:`_claim`).
+    Raise FileExistsError with the holder's name if another process keeps the lock for more than ``patience`` seconds.
+    The lock is an fcntl record lock, which belongs to this process alone: loader workers, which may end a second after
+    a kill -9, do not inherit the lock. On a file system without locks, numbered claim files are used (:func:`_claim`).
     """
     path = lock_file(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,10 @@ def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _open(path: Path, run_folder: Path, patience: float) -> tuple[int, bool]:
-    """Open the lock file and lock it. Return (handle of the file, true); (handle, false) if the file system has no locks."""
+    """Open the lock file and lock it.
+
+    Return (handle of the file, true); (handle, false) if the file system has no locks.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         locked = fcntl is not None and _record_lock(handle, path, run_folder, patience)
@@ -132,9 +138,9 @@ def _write(handle: int, text: str) -> None:
 def _age(claim: Path) -> float | None:
     """Return the seconds since the last heartbeat of a claim file; None for a claim that was released or removed.
 
-    A process that holds the lock writes its claim file regularly (heartbeat), see :func:`_claim`. Both times come from the file
-    system, because the clocks of two hosts may differ by more than the maximum age of a claim. The file is opened, because a
-    network file system may return a cached time for a file that is not open.
+    A process that holds the lock writes its claim file regularly (heartbeat), see :func:`_claim`. Both times come from
+    the file system, because the clocks of two hosts may differ by more than the maximum age of a claim. The file is
+    opened, because a network file system may return a cached time for a file that is not open.
     """
     try:
         with claim.open("rb") as file:
@@ -168,9 +174,9 @@ def _take(path: Path, number: int, text: str) -> int | None:
 
 
 def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int, int]:
-    """Wait until the newest claim file (see :func:`_claim`) is free, and create the next one. Return its number and handle.
+    """Wait until the newest claim file (see :func:`_claim`) is free, and create the next one.
 
-    Raise FileExistsError if the newest claim is still in use after ``patience`` seconds.
+    Return its number and handle. Raise FileExistsError if the newest claim is still in use after ``patience`` seconds.
     """
     deadline, limit = time.monotonic() + patience, _MISSED * HEARTBEAT
     while True:
@@ -190,11 +196,11 @@ def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int,
 def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
     """Hold a run's lock on a file system without locks, with numbered claim files ``LOCKFILE.1``, ``LOCKFILE.2``, ...
 
-    The process that has created the file with the highest number holds the lock. Another process may create the next number when
-    this claim was released, or when its heartbeat has stopped. If several processes try this at the same time, they try the same
-    number, and only one of them can create the file. A slow process with an old list of the files may create a number that was
-    used and removed in the meantime. It then finds a file with a higher number and gives up. This is certain, because the file
-    with the highest number is never removed.
+    The process that has created the file with the highest number holds the lock. Another process may create the next
+    number when this claim was released, or when its heartbeat has stopped. If several processes try this at the same
+    time, they try the same number, and only one of them can create the file. A slow process with an old list of the
+    files may create a number that was used and removed in the meantime. It then finds a file with a higher number and
+    gives up. This is certain, because the file with the highest number is never removed.
     """
     text = _who(uuid.uuid4().hex)
     number, handle = _win(path, run_folder, patience, text)
@@ -218,8 +224,9 @@ def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
 def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event) -> None:
     """Write a heartbeat to this process's claim file (see :func:`_claim`) every ``HEARTBEAT`` seconds, until ``done`` is set.
 
-    The open handle of the file is used, because it never refers to a claim file of another process. If this process was suspended
-    for a long time, another process may have taken the lock. Then this process is stopped, because only one process may write.
+    The open handle of the file is used, because it never refers to a claim file of another process. If this process was
+    suspended for a long time, another process may have taken the lock. Then this process is stopped, because only one
+    process may write.
     """
     while not done.wait(HEARTBEAT):
         with suppress(OSError):  # the network may fail for a moment

@@ -1,9 +1,9 @@
 """Messages between the processes of a run: decisions of rank 0, failures, signals, and what each process is doing.
 
-All messages go through torch's TCPStore, a small table of keys and values in the process of rank 0 (or in torchrun's agent). The
-table works before the process group of the GPUs exists, and while an operation of this group waits. So no process waits forever
-for a process that has failed. A beat (heartbeat) is a message that a process writes to the table every 0.5 s: its step and what
-it does.
+All messages go through torch's TCPStore, a small table of keys and values in the process of rank 0 (or in torchrun's
+agent). The table works before the process group of the GPUs exists, and while an operation of this group waits. So no
+process waits forever for a process that has failed. A beat (heartbeat) is a message that a process writes to the table
+every 0.5 s: its step and what it does.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class Ranks:
     def finish(self) -> None:
         """Stop the exchange of messages. Rank 0 waits until the other processes no longer need the table of messages.
 
-        The process that fails first waits up to 3 s until the other processes have read its exit code. Otherwise srun would end
-        them by SIGTERM as soon as the failed process ends, and they would exit with another code.
+        The process that fails first waits up to 3 s until the other processes have read its exit code. Otherwise srun
+        would end them by SIGTERM as soon as the failed process ends, and they would exit with another code.
         """
         first = self.failure is not None and self.failure.get("rank") == self.rank
         if self._store is not None:
@@ -127,8 +127,8 @@ class Ranks:
     def decide(self, what: str, make: Callable[[], Any]) -> Any:
         """Call ``make`` on rank 0, and return its result, a plain value, on every rank.
 
-        All ranks must make the same decisions in the same order; ``what`` is the name of the decision. Raise FailedElsewhereError
-        if rank 0 has failed.
+        All ranks must make the same decisions in the same order; ``what`` is the name of the decision. Raise
+        FailedElsewhereError if rank 0 has failed.
         """
         if self._store is None:
             return make()
@@ -140,8 +140,8 @@ class Ranks:
         found = json.loads(self._read(key))
         if found["what"] != what:
             raise RuntimeError(
-                f"rank {self.rank} waits for the decision {what!r}, but rank 0 has sent the decision {found['what']!r}: the ranks "
-                "do not run the same code and config"
+                f"rank {self.rank} waits for the decision {what!r}, but rank 0 has sent the decision {found['what']!r}: "
+                "the ranks do not run the same code and config"
             )
         return found["value"]
 
@@ -238,7 +238,10 @@ class Ranks:
     # -- beats ----------------------------------------------------------------------------------------------------
 
     def doing(self, what: str, step: int | None = None) -> None:
-        """Store what this process does now, e.g. "waits for data", for the next heartbeat. ``step`` is the last finished step."""
+        """Store what this process does now, e.g. "waits for data", for the next heartbeat.
+
+        ``step`` is the last finished step.
+        """
         self._doing = what
         self._since = time.monotonic()
         if step is not None:
@@ -333,7 +336,8 @@ def _guard_exit(code: int) -> None:
 def describe_beats(beats: dict[int, dict[str, Any]]) -> str:
     """Return one line for the user, made from the heartbeats of all ranks.
 
-    It contains the activity of the ranks that are behind or do not answer, and the number of the other ranks, which wait for them.
+    It contains the activity of the ranks that are behind or do not answer, and the number of the other ranks, which
+    wait for them.
     """
     if len(beats) == 1:
         return f"{beats[0]['doing']} (after step {beats[0]['step']})"

@@ -27,8 +27,9 @@ def is_restart(environment: Mapping[str, str] | None = None) -> bool:
 def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str, str] | None = None) -> str | None:
     """Ask SLURM to requeue this job; return a sentence for the user, or None outside of SLURM.
 
-    A job is requeued only while SLURM counts it as running: after a preemption or ``--signal``, but not after scancel. A job
-    that would be requeued for the third time in a row without a new step is not requeued, because it would never end.
+    A job is requeued only while SLURM counts it as running: after a preemption or ``--signal``, but not after scancel.
+    A job that would be requeued for the third time in a row without a new step is not requeued, because it would never
+    end.
 
     Args:
         folder: folder of the run.
@@ -51,8 +52,8 @@ def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str,
     count = _without_progress(folder, progress)
     if count >= _LIMIT:
         return (
-            f"SLURM job {job} is not requeued: {count} times in a row it has not reached a new step; give the job more time, or a "
-            "smaller checkpoint.every"
+            f"SLURM job {job} is not requeued: {count} times in a row it has not reached a new step; give the job more time, "
+            "or a smaller checkpoint.every"
         )
     if _scontrol("requeue", job) is None:
         return f"SLURM job {job} is not requeued: scontrol requeue {job} failed"

@@ -41,7 +41,10 @@ class ChangedError(ValueError):
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten a config: {"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}. Empty lists and mappings remain as values."""
+    """Flatten a config: {"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}.
+
+    Empty lists and mappings remain as values.
+    """
     if isinstance(value, Mapping) and value:
         return {
             k: v
@@ -144,9 +147,10 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
-    """Compare a stage's new config with the config that the stage was started with in its folder. Return notes for the user.
+    """Compare a stage's new config with the config that the stage was started with in its folder.
 
-    If there are differences, raise ChangedError that contains all of them and the remedies, unless ``force`` is true.
+    Return notes for the user. If there are differences, raise ChangedError that contains all of them and the remedies,
+    unless ``force`` is true.
     """
     begun = (folder / "weights.safetensors").exists() or bool(list_checkpoints(folder / "checkpoints"))
     if not begun:  # it failed before its first checkpoint, so nothing can be lost

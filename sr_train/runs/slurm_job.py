@@ -1,8 +1,8 @@
 """``launcher=slurm``: write a job file for each run and submit it with sbatch.
 
-The job file starts the ordinary command sr-train by srun, one process per task, as in a job file that a user writes. The state of
-this process is not stored in the job file. The command in the job handles signals, sets the exit code, and asks SLURM to requeue
-the job.
+The job file starts the ordinary command sr-train by srun, one process per task, as in a job file that a user writes.
+The state of this process is not stored in the job file. The command in the job handles signals, sets the exit code, and
+asks SLURM to requeue the job.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ class SlurmJob:
 def _for_sbatch(text: str) -> str:
     """Quote a text for a line ``#SBATCH ...`` of a job file.
 
-    Outside of double quotes, sbatch splits a line at spaces. Inside double quotes, a backslash has the same meaning as in a shell.
+    Outside of double quotes, sbatch splits a line at spaces. Inside double quotes, a backslash has the same meaning as
+    in a shell.
     """
     if not re.search(r"[\s'\"#\\]", text):
         return text
@@ -237,7 +238,10 @@ class Jobs:
         self.submitted: list[Submitted] = []
 
     def submit(self, plan: Plan, typed: Sequence[str]) -> Jobs:
-        """Submit the job of a plan. ``typed`` contains the arguments of the command, without arguments for the launcher."""
+        """Submit the job of a plan.
+
+        ``typed`` contains the arguments of the command, without arguments for the launcher.
+        """
         self.submitted.append(self.job.submit(plan, typed))
         return self
 

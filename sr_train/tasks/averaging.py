@@ -17,9 +17,10 @@ class Average(AveragedModel):
 
     Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
 
-    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step that is
-    refused (:mod:`sr_train.tasks.guard`) counts as an update as well: the unchanged weights are averaged once more. So t is the
-    number of all steps. Every process knows this number, and need not ask the device which steps were refused.
+    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step
+    that is refused (:mod:`sr_train.tasks.guard`) counts as an update as well: the unchanged weights are averaged once
+    more. So t is the number of all steps. Every process knows this number, and need not ask the device which steps were
+    refused.
 
     Args:
         network: network to average. The average is a copy of the network.
@@ -35,7 +36,10 @@ class Average(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Update the average with the current weights and buffers of ``model``. Integer tensors are copied, not averaged."""
+        """Update the average with the current weights and buffers of ``model``.
+
+        Integer tensors are copied, not averaged.
+        """
         if self._updates is None:
             self._updates = int(self.n_averaged)
         t = self._updates
@@ -51,8 +55,8 @@ class Average(AveragedModel):
     def _tensors(self, model: nn.Module) -> tuple[list[torch.Tensor], ...]:
         """Return four lists of tensors.
 
-        They contain the floating-point tensors of the average, those of ``model``, the integer tensors of the average, and those
-        of ``model``.
+        They contain the floating-point tensors of the average, those of ``model``, the integer tensors of the average,
+        and those of ``model``.
         """
         if self._source is None or self._source() is not model:
             self._source = weakref.ref(model)
@@ -74,8 +78,8 @@ class Average(AveragedModel):
 def averaged_copy(network: nn.Module, decay: float) -> Average:
     """Return the EMA of a network. Raise ValueError if the network cannot be copied.
 
-    ``nn.utils.weight_norm`` keeps the computed weight as an attribute with an autograd graph, which cannot be copied. The
-    attribute is detached here; weight_norm computes it again before every use.
+    ``nn.utils.weight_norm`` keeps the computed weight as an attribute with an autograd graph, which cannot be copied.
+    The attribute is detached here; weight_norm computes it again before every use.
     """
     for module in network.modules():
         for name, value in vars(module).items():

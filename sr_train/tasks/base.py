@@ -29,14 +29,15 @@ from sr_train.tasks.parameters import freeze, split, suffixes
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Let the backward pass compute each block again from the block's input, to save memory. Return the number of blocks.
+    """Let the backward pass compute each block again from the block's input, to save memory.
 
-    The blocks are modules with the attribute ``checkpoint_unit``. Raise ValueError if the network has no such block.
+    Return the number of blocks. The blocks are modules with the attribute ``checkpoint_unit``. Raise ValueError if the
+    network has no such block.
     """
     blocks = contract.checkpoint_units(network)
     if not blocks:
         raise ValueError(
-            f"task.recompute=true: {type(network).__name__} has no blocks with the attribute checkpoint_unit; leave this key out"
+            f"task.recompute=true: {type(network).__name__} has no blocks with an attribute checkpoint_unit; leave it out"
         )
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
@@ -84,7 +85,10 @@ class SRTask(L.LightningModule):
         self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Set ``__signature__`` to all keywords of the constructor. Keys of YAML files are checked against this signature."""
+        """Set ``__signature__`` to all keywords of the constructor.
+
+        Keys of YAML files are checked against this signature.
+        """
         super().__init_subclass__(**kwargs)
         cls.__signature__ = joined([*cls.__mro__[: cls.__mro__.index(SRTask) + 1], Options])
 
@@ -101,11 +105,14 @@ class SRTask(L.LightningModule):
     # -- evaluated network ---------------------------------------------------------------------------------------
 
     def averaged(self) -> nn.Module:
-        """Return the network that is evaluated and exported: the EMA of the trained network, or the network if there is no EMA."""
+        """Return the network that is evaluated and exported: the EMA, or the trained network if there is no EMA."""
         return self.model if self.ema is None else self.ema.module
 
     def evaluated(self, scale: int) -> nn.Module:
-        """Return the evaluated network for images of ``scale``. For a network with several scales, return the scale's branch."""
+        """Return the evaluated network for images of ``scale``.
+
+        For a network with several scales, return the scale's branch.
+        """
         return self.averaged()
 
     def progress(self) -> dict[str, torch.Tensor]:
@@ -162,9 +169,9 @@ class SRTask(L.LightningModule):
         self.guard.begin(batch, self.networks())
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
-        """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs. Return the loss.
+        """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs.
 
-        Raise ValueError for a loss that is not a single number or has no gradient.
+        Return the loss. Raise ValueError for a loss that is not a single number or has no gradient.
         """
         if loss.ndim or not loss.requires_grad:
             have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
@@ -257,8 +264,8 @@ class SRTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add three values to a checkpoint.
 
-        They are the guard's counters of refused steps, true if the network's warning (``alarm``) has been printed, and the names of
-        the parameters in the optimizer.
+        They are the guard's counters of refused steps, true if the network's warning (``alarm``) has been printed, and
+        the names of the parameters in the optimizer.
         """
         self.look()
         checkpoint["trained"] = self.trained()
@@ -283,7 +290,8 @@ class SRTask(L.LightningModule):
     def upscale(self, image: EvalImage) -> torch.Tensor:
         """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
 
-        Tiles are used if the image does not fit into memory. Raise MemoryFullError if even the smallest tile does not fit.
+        Tiles are used if the image does not fit into memory. Raise MemoryFullError if even the smallest tile does not
+        fit.
         """
         network = self.evaluated(image.scale)
         training = network.training

@@ -14,9 +14,9 @@ from sr_train.models import contract
 def compile_network(network: nn.Module) -> None:
     """Let ``torch.compile`` compile the blocks of a network when they are first run.
 
-    Blocks are modules with the attribute ``checkpoint_unit``. A network without blocks is compiled as a whole. Equal blocks share
-    one compiled program, so 23 blocks are compiled almost as fast as one block. For another size of the input, only one block is
-    compiled again. Names of parameters do not change.
+    Blocks are modules with the attribute ``checkpoint_unit``. A network without blocks is compiled as a whole. Equal
+    blocks share one compiled program, so 23 blocks are compiled almost as fast as one block. For another size of the
+    input, only one block is compiled again. Names of parameters do not change.
     """
     for module in outermost(contract.checkpoint_units(network)) or [network]:
         module.compile()  # pyright: ignore[reportUnknownMemberType]

@@ -78,8 +78,8 @@ class CosineRestarts:
 def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
     """Raise ValueError if the periods of a schedule :class:`CosineRestarts` end before the last step of a stage.
 
-    After the last period, the rate would stay at the floor. The message contains the sum of the periods, and longer periods that
-    cover the stage.
+    After the last period, the rate would stay at the floor. The message contains the sum of the periods, and longer
+    periods that cover the stage.
     """
     if not isinstance(curve, CosineRestarts) or (missing := steps - sum(curve.periods)) <= 0:
         return
@@ -107,8 +107,9 @@ def try_optimizer(
 ) -> None:
     """Test the options of an optimizer: build two optimizers with the same arguments, and make a step with the second.
 
-    The first optimizer gets parameters with the real shapes. To save memory, each parameter is one number that is expanded to the
-    shape. The second optimizer gets parameters of one number on ``device``. Errors of the optimizers are not caught.
+    The first optimizer gets parameters with the real shapes. To save memory, each parameter is one number that is
+    expanded to the shape. The second optimizer gets parameters of one number on ``device``. Errors of the optimizers
+    are not caught.
     """
     make(_stand_ins(groups, torch.device("cpu"), full=True), lr=rate)
     small = _stand_ins(groups, device, full=False)

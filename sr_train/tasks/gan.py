@@ -45,20 +45,20 @@ def frozen(network: nn.Module) -> Generator[None, None, None]:
 class GANTask(SRTask):
     """Training of a generator G against a discriminator D: both are updated once per step, on the same generated images.
 
-    G and D are updated at the same time. The result is bit for bit equal to two optimizers that step one after the other on one
-    batch (``tests/tasks/test_gan.py``). One optimizer contains the parameters of both, so Lightning counts a step once, and
-    accumulation, clipping and plain ddp work. Two optimizers in Lightning's manual mode would count each step twice, and
-    accumulation, clipping and plain ddp would not work. There is one backward pass over the sum of both losses. It keeps the
-    graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this needs 6 % more memory than one
-    backward pass per loss (``scripts/bench/gan_memory.py``).
+    G and D are updated at the same time. The result is bit for bit equal to two optimizers that step one after the
+    other on one batch (``tests/tasks/test_gan.py``). One optimizer contains the parameters of both, so Lightning counts
+    a step once, and accumulation, clipping and plain ddp work. Two optimizers in Lightning's manual mode would count
+    each step twice, and accumulation, clipping and plain ddp would not work. There is one backward pass over the sum of
+    both losses. It keeps the graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this
+    needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
 
-    The averages in a relativistic loss and in BatchNorm are computed over one micro-batch of all devices together. If a step has
-    several micro-batches (accumulation), they are not averages over the whole batch of the step. With
+    The averages in a relativistic loss and in BatchNorm are computed over one micro-batch of all devices together. If a
+    step has several micro-batches (accumulation), they are not averages over the whole batch of the step. With
     ``trainer.sync_batchnorm=false``, the averages in BatchNorm are computed over one device only.
 
     Args:
-        discriminator: network D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. It is newly initialized in every stage, and saved only
-            in checkpoints.
+        discriminator: network D: [B, 3, H, W] in [0, 1] -> logits [B, 1]. It is newly initialized in every stage, and
+            saved only in checkpoints.
         loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
         discriminator_rate: base learning rate of D; default: the base learning rate of G.
         discriminator_curve: schedule of D's learning rate; default: the schedule of G.

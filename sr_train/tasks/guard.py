@@ -47,8 +47,8 @@ class _Judged(NamedTuple):
 class Guard:
     """Guard that collects image names and losses of a step's micro-batches, and refuses a step that is not finite.
 
-    The decision is computed on the device. The host reads it later (:meth:`look`, :meth:`follow`). The optimizer's step is
-    skipped on the device, or by :func:`skip_step`.
+    The decision is computed on the device. The host reads it later (:meth:`look`, :meth:`follow`). The optimizer's step
+    is skipped on the device, or by :func:`skip_step`.
 
     Args:
         patience: number of refused steps in a row that ends the run.
@@ -67,7 +67,8 @@ class Guard:
     def begin(self, batch: Batch, networks: Sequence[nn.Module]) -> None:
         """Store the image names of a micro-batch.
 
-        Before the first micro-batch of a step, also copy BatchNorm's statistics, so that they can be restored if the step is refused.
+        Before the first micro-batch of a step, also copy BatchNorm's statistics, so that they can be restored if the
+        step is refused.
         """
         if not self._keys:
             self._statistics = Buffers(networks)
@@ -85,8 +86,9 @@ class Guard:
         Args:
             step: number of the step.
             norm: norm of the gradient.
-            alone: true if the run has one process. With several processes, only the norm of the averaged gradient decides, because
-                it is the same in all processes. It also contains the losses of all processes, see :func:`spread`.
+            alone: true if the run has one process. With several processes, only the norm of the averaged gradient
+                decides, because it is the same in all processes. It also contains the losses of all processes, see
+                :func:`spread`.
         """
         loss = (torch.stack(self._losses).sum() if self._losses else norm).to(norm.device)
         refused = ~torch.isfinite(norm + loss if alone else norm)
@@ -109,7 +111,10 @@ class Guard:
             self._count(self._judged.popleft())
 
     def look(self) -> None:
-        """Wait for the device and count all refused steps. Raise NonFiniteError after too many refused steps in a row."""
+        """Wait for the device and count all refused steps.
+
+        Raise NonFiniteError after too many refused steps in a row.
+        """
         while self._judged:
             self._count(self._judged.popleft())
 
@@ -143,10 +148,11 @@ def _steps(count: int) -> str:
 
 
 def spread(loss: torch.Tensor) -> None:
-    """Make the gradient of a loss NaN if the loss is not finite. The gradient of a finite loss stays bit for bit the same.
+    """Make the gradient of a loss NaN if the loss is not finite.
 
-    The gradient may be finite although the loss is not, e.g. if a sum of squares overflows. If the gradient is NaN in one process,
-    the mean of the gradients is NaN in all processes. So all processes refuse the step without another message.
+    The gradient of a finite loss stays bit for bit the same. The gradient may be finite although the loss is not, e.g.
+    if a sum of squares overflows. If the gradient is NaN in one process, the mean of the gradients is NaN in all
+    processes. So all processes refuse the step without another message.
     """
     value = loss.detach()
 
@@ -159,8 +165,8 @@ def spread(loss: torch.Tensor) -> None:
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
     """Return true if the optimizer can skip a step on the device: it reads ``found_inf``, and changes no weights and no state.
 
-    This is true for torch's fused Adam and AdamW. It is false for fused SGD, whose momentum stays uninitialized if its first step
-    is skipped.
+    This is true for torch's fused Adam and AdamW. It is false for fused SGD, whose momentum stays uninitialized if its
+    first step is skipped.
     """
     exact = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)  # a subclass may have a step of its own
     return exact and all(group.get("fused") for group in optimizer.param_groups)
@@ -169,8 +175,8 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 def skip_step(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:
     """Let the next step of the optimizer change nothing if ``refused`` is 1.0.
 
-    For a fused Adam or AdamW, the step is skipped on the device. For other optimizers, the host waits here for the device, and
-    removes the gradients of a refused step.
+    For a fused Adam or AdamW, the step is skipped on the device. For other optimizers, the host waits here for the
+    device, and removes the gradients of a refused step.
     """
     if skips_on_device(optimizer):
         optimizer.found_inf = refused  # pyright: ignore[reportAttributeAccessIssue]

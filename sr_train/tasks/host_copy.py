@@ -10,9 +10,10 @@ import torch
 class HostCopy:
     """Copy of numbers from the device to the host. The device makes the copy when it has computed the numbers.
 
-    ``float(tensor)`` would stop the host until the device has done all queued work, and then the device would have nothing to do
-    until the host has queued more work. With this class, a GPU copies the numbers into page-locked memory of the host after the
-    queued work. On a CPU the numbers are available at once. Other devices cannot copy in the background, so :meth:`read` waits.
+    ``float(tensor)`` would stop the host until the device has done all queued work, and then the device would have
+    nothing to do until the host has queued more work. With this class, a GPU copies the numbers into page-locked memory
+    of the host after the queued work. On a CPU the numbers are available at once. Other devices cannot copy in the
+    background, so :meth:`read` waits.
 
     Args:
         values: tensors of one element. They may change after the copy has been requested.

@@ -16,8 +16,8 @@ from sr_train.tasks.base import SRTask
 class MultiScaleTask(SRTask):
     """Training of a network for several scales with a pixel loss. The loader chooses the scale of each step.
 
-    Branches for other scales are not computed. The gradients of these branches are None, so the optimizer changes neither their
-    weights nor their optimizer state. The EMA averages all weights at every step.
+    Branches for other scales are not computed. The gradients of these branches are None, so the optimizer changes
+    neither their weights nor their optimizer state. The EMA averages all weights at every step.
 
     Args:
         model: network with several scales (attribute ``scales``), e.g. :class:`~sr_train.models.mdsr.MDSR`.

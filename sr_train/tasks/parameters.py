@@ -47,10 +47,10 @@ def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
 
 
 def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[str, list[nn.Parameter]]]:
-    """Group trainable parameters by the first glob pattern that matches their names. Return [(pattern, parameters), ...].
+    """Group trainable parameters by the first glob pattern that matches their names.
 
-    The first group has the pattern "" and contains the parameters that match no pattern. Raise ValueError for a factor that is not
-    positive, and for a pattern whose group would be empty.
+    Return [(pattern, parameters), ...]. The first group has the pattern "" and contains the parameters that match no
+    pattern. Raise ValueError for a factor that is not positive, and for a pattern whose group would be empty.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     left = dict(trained)

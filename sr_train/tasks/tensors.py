@@ -16,8 +16,8 @@ _torch: Any = torch  # its functions for lists of tensors are public by torch.op
 def places(network: nn.Module) -> Iterator[tuple[Store, str]]:
     """Yield (dict, name) for each parameter and buffer of a network: ``dict[name]`` is the tensor.
 
-    The dict belongs to the module that contains the tensor. A tensor that several modules share is yielded once. Read the tensor
-    from the dict for each use, because ``to()`` and assignments replace buffers by other tensors.
+    The dict belongs to the module that contains the tensor. A tensor that several modules share is yielded once. Read
+    the tensor from the dict for each use, because ``to()`` and assignments replace buffers by other tensors.
     """
     seen: set[int] = set()
     for module in network.modules():
@@ -41,9 +41,10 @@ def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], w
 
 
 class Buffers:
-    """Copy of all buffers of networks. They can be restored depending on a value on the device, without a wait of the host.
+    """Copy of all buffers of networks.
 
-    Buffers of one type are joined to one tensor, so that many buffers need only few operations.
+    They can be restored depending on a value on the device, without a wait of the host. Buffers of one type are joined
+    to one tensor, so that many buffers need only few operations.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -16,8 +16,8 @@ from sr_train.training.step_callback import StepCallback
 class LateAgreement:
     """Computes the maximum over all ranks of each of a few integers. The result is available one call later.
 
-    An exchange runs in the background, on the host, during the next step. So this process waits neither for the device nor for
-    other ranks, and all ranks get the result at the same step.
+    An exchange runs in the background, on the host, during the next step. So this process waits neither for the device
+    nor for other ranks, and all ranks get the result at the same step.
 
     Args:
         world: number of ranks.

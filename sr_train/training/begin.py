@@ -38,7 +38,10 @@ class Begin:
         self.notes: list[str] = []
 
     def is_finished(self) -> bool:
-        """Return true if the stage is finished, and print this. Raise ChangedError if it was started with another config."""
+        """Return true if the stage is finished, and print this.
+
+        Raise ChangedError if it was started with another config.
+        """
         return self.ranks.decide(f"stage {self.stage.name}: finished", self._is_finished)
 
     def _is_finished(self) -> bool:

@@ -56,9 +56,10 @@ class Speed:
 class Explosion:
     """Detector of an explosion: a finite loss that is more than 100 times the loss of the first step.
 
-    Weights rarely recover from an explosion. The first step's loss belongs to an untrained or a warm-started network. Later losses
-    may be larger by a small factor, if batches, scales or a discriminator change. A step of Adam that is too large makes the loss
-    larger by powers of ten. A first batch of flat patches may have almost no loss, so a loss below ``least`` is never reported.
+    Weights rarely recover from an explosion. The first step's loss belongs to an untrained or a warm-started network.
+    Later losses may be larger by a small factor, if batches, scales or a discriminator change. A step of Adam that is
+    too large makes the loss larger by powers of ten. A first batch of flat patches may have almost no loss, so a loss
+    below ``least`` is never reported.
     """
 
     factor, least = 100.0, 10.0
@@ -73,7 +74,10 @@ class Explosion:
             self.first = loss
 
     def read(self) -> float | None:
-        """Return the loss of the first step; None if it was not finite. In this case, the next step's loss is stored."""
+        """Return the loss of the first step; None if it was not finite.
+
+        In this case, the next step's loss is stored.
+        """
         self.first = None if self.first is None or not math.isfinite(float(self.first)) else float(self.first)
         return self.first
 
@@ -92,8 +96,8 @@ class Explosion:
 class StepLog(StepCallback):
     """Callback that logs the task's numbers every ``every`` steps, and writes events to ``events.csv``.
 
-    Events are refused steps and skipped images; they are written as soon as the host knows of them. A warning is printed once per
-    run if the loss explodes.
+    Events are refused steps and skipped images; they are written as soon as the host knows of them. A warning is
+    printed once per run if the loss explodes.
 
     Args:
         every: interval in steps.
@@ -194,8 +198,8 @@ class StepLog(StepCallback):
     def _gather_events(self, trainer: L.Trainer, task: SRTask) -> None:
         """Write the events (refused steps) of all ranks to ``events.csv``.
 
-        All ranks know of a refused step after the same step, so they have the same number of events. Without events, the ranks do
-        not communicate.
+        All ranks know of a refused step after the same step, so they have the same number of events. Without events,
+        the ranks do not communicate.
         """
         self._write_events(trainer, gathered(task.events, trainer.world_size))
         task.events.clear()
@@ -211,7 +215,10 @@ class StepLog(StepCallback):
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Write events, and log numbers at every ``every``-th step. Only such a step and the last step wait for the device."""
+        """Write events, and log numbers at every ``every``-th step.
+
+        Only such a step and the last step wait for the device.
+        """
         due = step % self.every == 0
         if due or step == trainer.max_steps:
             task.look()

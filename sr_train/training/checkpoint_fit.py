@@ -17,8 +17,8 @@ from sr_train.tasks.base import SRTask
 def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     """Return the differences because of which a task cannot continue from a checkpoint, one line per config key.
 
-    The list is empty if the checkpoint fits. The names and shapes of all tensors are compared, and the optimizer's parameters,
-    options and state.
+    The list is empty if the checkpoint fits. The names and shapes of all tensors are compared, and the optimizer's
+    parameters, options and state.
     """
     problems = _tensor_misfits(content["state_dict"], task.state_dict())
     if any(not problem.startswith("task.ema") for problem in problems):
@@ -27,7 +27,8 @@ def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
         problems += _optimizer_misfits(content, task)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problems.append(
-            f"task.optimizer: the optimizer's state in the checkpoint cannot be read ({type(error).__name__}: {first_line(error)})"
+            "task.optimizer: the optimizer's state in the checkpoint cannot be read "
+            f"({type(error).__name__}: {first_line(error)})"
         )
     return problems
 
@@ -36,7 +37,10 @@ _PARTS = {"model": "model.*", "loss": "loss.*", "discriminator": "task.discrimin
 
 
 def _tensor_misfits(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Compare names and shapes of tensors for each part of a task: network, EMA, discriminator, loss. Return differences."""
+    """Compare names and shapes of tensors for each part of a task: network, EMA, discriminator, loss.
+
+    Return differences.
+    """
     problems = []
     for part in dict.fromkeys(k.partition(".")[0] for k in (*own, *saved)):
         here, there = ({k: v for k, v in s.items() if k.partition(".")[0] == part} for s in (own, saved))
@@ -112,8 +116,8 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
 def _state_of(optimizer: torch.optim.Optimizer) -> list[str] | None:
     """Return the names of the values that an optimizer stores for each parameter, e.g. exp_avg; None if its step fails.
 
-    The names are found by a step with learning rate 0. The parameters are not changed, but the optimizer must not be used
-    afterwards.
+    The names are found by a step with learning rate 0. The parameters are not changed, but the optimizer must not be
+    used afterwards.
     """
     parameter = min((p for group in optimizer.param_groups for p in group["params"]), key=torch.Tensor.numel)
     before, gradient = parameter.detach().clone(), parameter.grad

@@ -1,7 +1,7 @@
 """Writing of checkpoints during training. The newest complete checkpoint is never removed.
 
-The training thread copies the checkpoint's tensors in memory (:mod:`sr_train.training.snapshot`). Another thread writes the
-file.
+The training thread copies the checkpoint's tensors in memory (:mod:`sr_train.training.snapshot`). Another thread writes
+the file.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class CheckpointWriter:
         self._job.start()
 
     def collect(self, *, wait: bool) -> int | None:
-        """Return the step of the checkpoint that has been written since the last call, or None. Raise an error of the thread.
+        """Return the step of the checkpoint that has been written since the last call, or None.
 
-        If ``wait`` is true, wait until the thread has ended. This waits for an event and not for ``Thread.join``, because Ctrl-C in
-        ``join`` makes Python 3.11 forget the thread.
+        Raise an error of the thread. If ``wait`` is true, wait until the thread has ended. This waits for an event and
+        not for ``Thread.join``, because Ctrl-C in ``join`` makes Python 3.11 forget the thread.
         """
         job = self._job
         if job is None or not (job.done.wait() if wait else job.done.is_set()):
@@ -191,7 +191,10 @@ class Checkpoints(StepCallback):
             trainer.strategy.barrier("Checkpoints.save")
 
     def flush(self, trainer: L.Trainer) -> None:
-        """Wait until the checkpoint that is being written is complete. Only rank 0 writes, so other ranks return at once."""
+        """Wait until the checkpoint that is being written is complete.
+
+        Only rank 0 writes, so other ranks return at once.
+        """
         self._collect(trainer, wait=True)
 
     def _wait_for_previous(self, trainer: L.Trainer, step: int) -> None:
@@ -237,8 +240,8 @@ class Checkpoints(StepCallback):
 def dump(trainer: L.Trainer) -> dict[str, Any]:
     """Return the content of a checkpoint. The tensors are not copied: they are the tensors that training changes.
 
-    All ranks must call this, because hooks of users' callbacks and sharded optimizers may communicate. The same is true for
-    ``Trainer.save_checkpoint``, but this function does not wait for other ranks.
+    All ranks must call this, because hooks of users' callbacks and sharded optimizers may communicate. The same is true
+    for ``Trainer.save_checkpoint``, but this function does not wait for other ranks.
     """
     profiler: Profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
     with profiler.profile("save_checkpoint"):
@@ -264,7 +267,7 @@ def write_checkpoint(folder: Path, step: int, keep: int, content: dict[str, Any]
     except OSError as error:
         reason, remedy = first_line(error), "free some disk space"
         if may_pass(error):
-            reason, remedy = str(error.strerror).partition(";")[0], "check that the folder's file system is mounted and answers"
+            reason, remedy = str(error.strerror).partition(";")[0], "check that its file system is mounted and answers"
         try:
             temporary.unlink(missing_ok=True)
         except OSError:

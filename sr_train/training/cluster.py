@@ -30,8 +30,9 @@ _GRACE = 2.0  # seconds that a failed process has to tell why
 class Processes(ClusterEnvironment):
     """Description of a run's processes for Lightning: ranks and addresses of a :class:`~sr_train.runs.launch.Launch`.
 
-    Without this class, Lightning would read the environment variables itself. Lightning's own class for SLURM is not used: it
-    saves a checkpoint inside its signal handler, which ends in a deadlock with two ranks, and it refuses ``--ntasks``.
+    Without this class, Lightning would read the environment variables itself. Lightning's own class for SLURM is not
+    used: it saves a checkpoint inside its signal handler, which ends in a deadlock with two ranks, and it refuses
+    ``--ntasks``.
     """
 
     def __init__(self, launch: Launch, ranks: Ranks) -> None:
@@ -93,7 +94,8 @@ def one_process() -> Processes:
 class ChildProcesses(_SubprocessScriptLauncher):
     """Launcher that starts the other processes of this node from the first process.
 
-    Lightning's own launcher kills all processes when one process has ended. This launcher first reports which process has failed.
+    Lightning's own launcher kills all processes when one process has ended. This launcher first reports which process
+    has failed.
     """
 
     def __init__(self, environment: Processes, processes: int, nodes: int) -> None:
@@ -128,7 +130,10 @@ class ChildProcesses(_SubprocessScriptLauncher):
             self.procs.append(subprocess.Popen([sys.executable, *command, *sys.argv[1:]], env=own))
 
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
-        """Watch the started processes. If one of them fails without a message, report this to all processes of the run."""
+        """Watch the started processes.
+
+        If one of them fails without a message, report this to all processes of the run.
+        """
         while True:
             running = [child.poll() is None for child in children]
             failed = next(((i, c) for i, c in enumerate(children, 1) if c.returncode), None)
@@ -160,8 +165,8 @@ def gpus_of(accelerator: object) -> int:
 def place(plan: Plan, launch: Launch) -> tuple[Plan, Launch, int]:
     """Compare ``trainer.devices`` and ``trainer.num_nodes`` of all stages with the launcher (srun, torchrun, ...).
 
-    Return three values: the plan, in which these keys have the values that are used; the place of this process; and the number of
-    processes of the run. Raise UsageError if a stage contradicts the launcher.
+    Return three values: the plan, in which these keys have the values that are used; the place of this process; and the
+    number of processes of the run. Raise UsageError if a stage contradicts the launcher.
     """
     worlds, seen, stages = [1], launch, list[Stage]()
     for stage in plan.stages:

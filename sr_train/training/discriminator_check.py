@@ -54,8 +54,8 @@ def _fits(spec: Mapping[str, Any], side: int) -> bool:
 def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return remedies for a discriminator whose size differs from the HR patches. A remedy is {config key: new value}.
 
-    A remedy changes the patch size (data.lr_patch) or the discriminator's size (task.discriminator.size). If the discriminator's
-    class cannot have the needed size, the remedy also chooses another discriminator.
+    A remedy changes the patch size (data.lr_patch) or the discriminator's size (task.discriminator.size). If the
+    discriminator's class cannot have the needed size, the remedy also chooses another discriminator.
     """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     try:

@@ -107,7 +107,10 @@ class _Timing(StepCallback):
 
 
 def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData, processes: Processes) -> list[float]:
-    """Train a few steps, at least one for each scale, with a trainer like the run's. Return the seconds of each step."""
+    """Train a few steps, at least one for each scale, with a trainer like the run's.
+
+    Return the seconds of each step.
+    """
     steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
     steps, timing = min(steps, int(config["trainer"]["max_steps"])), _Timing()
     few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
@@ -161,8 +164,8 @@ def _free(folder: Path) -> int:
 def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
     """Return the weights from which the stage starts (an :class:`Origin`), and a text about them for the report.
 
-    Return None and a text if the stage starts from random weights. This is also done, for this check only, if the stage whose
-    weights it needs is not finished.
+    Return None and a text if the stage starts from random weights. This is also done, for this check only, if the stage
+    whose weights it needs is not finished.
     """
     source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:
@@ -193,7 +196,10 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
 
 
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
-    """Test a stage, and print the memory, time and disk space that it needs. Raise ValueError if it cannot be trained here."""
+    """Test a stage, and print the memory, time and disk space that it needs.
+
+    Raise ValueError if it cannot be trained here.
+    """
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)
     task = build_task(config, stage.name, source)

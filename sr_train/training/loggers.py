@@ -1,7 +1,7 @@
 """Loggers for ``metrics.csv`` and TensorBoard. After a resume, their files contain every step exactly once.
 
-A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with the step
-of the checkpoint from which the run continues. ``checkpointed(step)`` is called after each checkpoint.
+A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with
+the step of the checkpoint from which the run continues. ``checkpointed(step)`` is called after each checkpoint.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sr_train.runs.metrics import HEADER, read_rows, rows_text
 def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
     """Send a picture [H, W, 3] uint8 to every logger that can show pictures.
 
-    Lightning's loggers have a method ``log_image(key, images, step)``. Warn about a logger whose ``log_image`` has other
-    arguments.
+    Lightning's loggers have a method ``log_image(key, images, step)``. Warn about a logger whose ``log_image`` has
+    other arguments.
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         own: Any = getattr(logger, "log_image", None)
@@ -43,7 +43,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
                 inspect.signature(own).bind(**given)
             except TypeError:
                 kind = type(logger).__name__
-                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: no pictures are sent to it"
+                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: pictures are not sent"
                 warnings.warn(text, stacklevel=2)
                 continue
             own(**given)
@@ -70,8 +70,9 @@ class FollowsCheckpoints(Protocol):
 class MetricsCsv(Logger):
     """Logger of ``metrics.csv``: one number per row, ``step,name,value``.
 
-    Lightning's CSVLogger deletes its file when a run resumes. This logger removes only rows of later steps than the checkpoint,
-    and appends new rows. Rows that a shared file system does not accept at once are kept in memory and written later.
+    Lightning's CSVLogger deletes its file when a run resumes. This logger removes only rows of later steps than the
+    checkpoint, and appends new rows. Rows that a shared file system does not accept at once are kept in memory and
+    written later.
 
     Args:
         folder: folder of the stage.
@@ -115,7 +116,10 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the rows that are kept in memory. If they cannot be written, raise OSError, unless the run failed before."""
+        """Write the rows that are kept in memory.
+
+        If they cannot be written, raise OSError, unless the run failed before.
+        """
         if status == "success":
             self._lines.flush()
         else:
@@ -126,7 +130,10 @@ _print_traceback = threading.excepthook
 
 
 def _quiet(failed: threading.ExceptHookArgs) -> None:
-    """Hide the traceback of an error in TensorBoard's writer thread. The next call of the writer raises the same error."""
+    """Hide the traceback of an error in TensorBoard's writer thread.
+
+    The next call of the writer raises the same error.
+    """
     ours = isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")
     if not ours:
         _print_traceback(failed)

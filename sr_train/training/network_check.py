@@ -1,9 +1,10 @@
 """Test of a stage's network before training starts.
 
-The network is written to a weights file in memory, read back as sr-eval reads a file, and run on one patch. Without this test,
-errors of a user's network would appear at the first save or validation, or after training. A network of more than ``LARGE``
-numbers is not built a second time and its tensors are not copied; only names, types and shapes are compared. On one core, the
-test takes 0.6 s for an EDSR of 43 M parameters and for RRDBNet, and 0.07 s for an EDSR of 1.4 M parameters.
+The network is written to a weights file in memory, read back as sr-eval reads a file, and run on one patch. Without
+this test, errors of a user's network would appear at the first save or validation, or after training. A network of more
+than ``LARGE`` numbers is not built a second time and its tensors are not copied; only names, types and shapes are
+compared. On one core, the test takes 0.6 s for an EDSR of 43 M parameters and for RRDBNet, and 0.07 s for an EDSR of
+1.4 M parameters.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _SIDE = 16  # side of the patch in LR pixels; rounded up to a multiple that the 
 def try_network(stage: Stage) -> list[str]:
     """Test a stage's network on one patch. Raise ValueError for the first problem that is found.
 
-    Return the names of trainable parameters that get no gradient, because plain ddp would wait for their gradients. On one device,
-    return an empty list.
+    Return the names of trainable parameters that get no gradient, because plain ddp would wait for their gradients. On
+    one device, return an empty list.
     """
     config = stage.config
     with torch.random.fork_rng(devices=[]):
@@ -46,8 +47,8 @@ def try_network(stage: Stage) -> list[str]:
             found = _run(network, lr, scale, where)
             if rebuilt is not None and not torch.equal(found, _run(rebuilt, lr, scale, where)):
                 raise ValueError(
-                    f"{where}: the output changes when the network is read back from a weights file: all that affects the output "
-                    "must be in parameters, in buffers (persistent=True), or in the constructor's arguments"
+                    f"{where}: the output changes when the network is read back from a weights file: all that affects the "
+                    "output must be in parameters, in buffers (persistent=True), or in the constructor's arguments"
                 )
         if on_one_device(config["trainer"]) or len(stage.scales) > 1:
             return []
@@ -114,8 +115,8 @@ def _run(network: nn.Module, lr: torch.Tensor, scale: int, where: str) -> torch.
         )
     if not sr.requires_grad and any(p.requires_grad for p in network.parameters()):
         raise ValueError(
-            f"{where} returns an output without a gradient, so the network cannot be trained: remove torch.no_grad() or detach() "
-            "from its method forward"
+            f"{where} returns an output without a gradient, so the network cannot be trained: remove torch.no_grad() or "
+            "detach() from its method forward"
         )
     sr = sr.detach()
     if not torch.isfinite(sr).all():

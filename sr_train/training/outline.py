@@ -58,7 +58,10 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
-    """Return the names ``SET/PROTOCOL/METRIC`` of the scores of a stage's validation. Means over several scales come first."""
+    """Return the names ``SET/PROTOCOL/METRIC`` of the scores of a stage's validation.
+
+    Means over several scales come first.
+    """
     validate, data = config["validate"], config["data"]
     names, scales = list(data["val"] or {}), data.get("scales") or ()
     sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]

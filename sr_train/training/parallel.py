@@ -43,7 +43,8 @@ def processes(options: Mapping[str, Any]) -> int:
 def strategy_of(config: Mapping[str, Any]) -> Any:
     """Return Lightning's strategy for a stage's ``trainer.strategy``; ``auto`` is ddp with more than one process.
 
-    Names of other strategies than ddp, and strategies that a user configures as objects, are passed to Lightning unchanged.
+    Names of other strategies than ddp, and strategies that a user configures as objects, are passed to Lightning
+    unchanged.
     """
     options = config["trainer"]
     name = options.get("strategy") or "auto"
@@ -63,8 +64,9 @@ def strategy_of(config: Mapping[str, Any]) -> Any:
 def _has_static_graph(config: Mapping[str, Any]) -> bool:
     """Return true if every step uses the same parameters the same number of times, as ddp's option static_graph requires.
 
-    This is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is false for
-    accumulation, because ddp counts the uses in the first backward pass, which does not communicate with accumulation.
+    This is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is false
+    for accumulation, because ddp counts the uses in the first backward pass, which does not communicate with
+    accumulation.
     """
     parts = [config.get("task") or {}, config.get("model") or {}]
     if parts[0].get("discriminator"):
@@ -84,10 +86,10 @@ def prepare_networks(task: SRTask, given: bool | str, world: int) -> str | None:
     """Prepare the networks of a task for training by ``world`` processes, before ``fit`` is called.
 
     Return a line for the user on BatchNorm's statistics; None without BatchNorm. ``given`` is the value of
-    ``trainer.sync_batchnorm``. The EMA is only evaluated, so it keeps plain BatchNorm. ddp does not exchange three kinds of
-    tensors: tensors of the EMA, which every process computes from the network; buffers that are not saved, which are constant; and
-    running statistics of synchronized BatchNorm layers, which are equal in all processes. Process 0 broadcasts the running
-    statistics of other BatchNorm layers.
+    ``trainer.sync_batchnorm``. The EMA is only evaluated, so it keeps plain BatchNorm. ddp does not exchange three
+    kinds of tensors: tensors of the EMA, which every process computes from the network; buffers that are not saved,
+    which are constant; and running statistics of synchronized BatchNorm layers, which are equal in all processes.
+    Process 0 broadcasts the running statistics of other BatchNorm layers.
     """
     networks = task.networks()
     if world == 1:
@@ -146,8 +148,8 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
 class MicroBatches(L.Callback):
     """Callback that computes the micro-batch counters of a loaded checkpoint again.
 
-    This is needed if ``trainer.accumulate_grad_batches`` has changed. Lightning makes an optimizer step when the number of
-    micro-batches is a multiple of ``trainer.accumulate_grad_batches``. Checkpoints are written between steps.
+    This is needed if ``trainer.accumulate_grad_batches`` has changed. Lightning makes an optimizer step when the number
+    of micro-batches is a multiple of ``trainer.accumulate_grad_batches``. Checkpoints are written between steps.
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

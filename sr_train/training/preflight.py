@@ -35,7 +35,10 @@ _STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors start a r
 
 @dataclass
 class Prepared:
-    """Stage that can be trained, with its opened data and metrics. Networks are built later, when the stage is trained."""
+    """Stage that can be trained, with its opened data and metrics.
+
+    Networks are built later, when the stage is trained.
+    """
 
     stage: Stage  #: stage in which ``trainer.precision`` and ``trainer.strategy`` have the values that are used
     data: SRData
@@ -101,7 +104,8 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 def prepare(stage: Stage, problems: list[Exception], processes: Processes | None = None) -> Prepared | None:
     """Build and open all that one stage needs. If there are errors, add them to ``problems`` and return None.
 
-    This also sets the stage's ``max_pixels`` for the whole process, because image headers are read when sources are opened.
+    This also sets the stage's ``max_pixels`` for the whole process, because image headers are read when sources are
+    opened.
     """
     stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():

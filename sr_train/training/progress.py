@@ -19,8 +19,8 @@ from sr_train.training.step_callback import StepCallback
 class Progress(StepCallback):
     """Callback that shows a stage's step, loss, speed, share of time waiting for data, learning rate and remaining time.
 
-    In a run with several ranks, the displayed loss is the mean over the ranks, updated at each log entry. On a terminal, the
-    display is a progress bar; otherwise a line is printed every ``lines_every`` seconds.
+    In a run with several ranks, the displayed loss is the mean over the ranks, updated at each log entry. On a
+    terminal, the display is a progress bar; otherwise a line is printed every ``lines_every`` seconds.
 
     Args:
         record: callback that logs; its clock measures the speed and the wait for data.
@@ -59,7 +59,10 @@ class Progress(StepCallback):
         self.record.speed.data_wanted()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Advance the display. Numbers are updated about once per second, after they have been copied from the device."""
+        """Advance the display.
+
+        Numbers are updated about once per second, after they have been copied from the device.
+        """
         if not trainer.is_global_zero:
             return
         now = time.monotonic()

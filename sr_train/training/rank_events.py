@@ -26,8 +26,8 @@ def gathered(events: Sequence[Event], world: int) -> list[Event]:
 def merged(same: Iterable[Event]) -> Event:
     """Merge the events of all ranks for one refused step: return the first rank's event, with the images of all ranks.
 
-    If only some ranks report that the loss is not finite, their images are the cause. Then only the images of these ranks are
-    listed.
+    If only some ranks report that the loss is not finite, their images are the cause. Then only the images of these
+    ranks are listed.
     """
     events = list(same)
     causes = [e for e in events if "loss" in e.what] or events

@@ -43,9 +43,10 @@ class Outcome:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Compose all stages and train the unfinished stages, as the command ``sr-train ARGUMENTS`` does. Return the exit code.
+    """Compose all stages and train the unfinished stages, as the command ``sr-train ARGUMENTS`` does.
 
-    :func:`run_plan` explains the exit codes. Errors that the command would print are raised, e.g. ConfigError and UsageError.
+    Return the exit code. :func:`run_plan` explains the exit codes. Errors that the command would print are raised, e.g.
+    ConfigError and UsageError.
     """
     return run_plan(compose_plan(arguments), arguments).code
 
@@ -53,8 +54,8 @@ def train(arguments: Sequence[str]) -> int:
 def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
     """Run the selected stages of a plan while holding the run's lock.
 
-    The exit code is 0 if all stages are finished, and 130 after Ctrl-C. It is 75 if a stage is not finished for another reason: a
-    signal, a time limit or a callback. In a SLURM job, a signal also requeues the job.
+    The exit code is 0 if all stages are finished, and 130 after Ctrl-C. It is 75 if a stage is not finished for another
+    reason: a signal, a time limit or a callback. In a SLURM job, a signal also requeues the job.
     """
     mode = plan.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
@@ -147,7 +148,10 @@ def _is_broken_connection(error: Exception) -> bool:
 
 
 def _fail(ranks: Ranks, error: Exception) -> NoReturn:
-    """Raise an error with the name of its rank. If another process has failed before, end this process without a message."""
+    """Raise an error with the name of its rank.
+
+    If another process has failed before, end this process without a message.
+    """
     if ranks.world == 1:
         raise error
     if _is_broken_connection(error):

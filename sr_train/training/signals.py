@@ -43,8 +43,8 @@ class StoppedError(Exception):
 class Signals:
     """Handler of a run's signals in the main thread. It replaces the signal handlers of Lightning and of launchers.
 
-    While ``training`` is true, the handler only stores the signal, and the run ends after the current step. Otherwise it raises
-    StoppedError at once, because there is nothing to save. A second Ctrl-C always ends the run at once.
+    While ``training`` is true, the handler only stores the signal, and the run ends after the current step. Otherwise
+    it raises StoppedError at once, because there is nothing to save. A second Ctrl-C always ends the run at once.
 
     Args:
         ranks: connection to the other processes of the run, to which the signal is reported.
@@ -66,7 +66,10 @@ class Signals:
         return self._own or (None if self.ranks is None else self.ranks.signal)
 
     def __enter__(self) -> Signals:
-        """Install the signal handlers, and watch the main thread. Python allows signal handlers in the main thread only."""
+        """Install the signal handlers, and watch the main thread.
+
+        Python allows signal handlers in the main thread only.
+        """
         self.install()
         if threading.current_thread() is threading.main_thread():
             read, write = os.pipe()
@@ -88,7 +91,8 @@ class Signals:
     def _watch(self, read: int) -> None:
         """End the process if the main thread does not react to a signal within 25 s.
 
-        Python's signal handlers run in the main thread only. This thread may wait in native code forever, e.g. for another rank.
+        Python's signal handlers run in the main thread only. This thread may wait in native code forever, e.g. for
+        another rank.
         """
         with os.fdopen(read, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
@@ -97,7 +101,9 @@ class Signals:
                     time.sleep(0.05)
                 if number[0] in HANDLED and self._own is None and not self.ended and number[0] != signal.SIGINT:
                     name = signal.Signals(number[0]).name
-                    sys.stderr.write(f"{name}: training does not react, so this process ends without a new checkpoint\n")
+                    sys.stderr.write(
+                        f"{name}: training does not react, so this process ends without a new checkpoint\n"
+                    )
                     sys.stderr.flush()
                     os._exit(OPEN)
 

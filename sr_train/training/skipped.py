@@ -12,11 +12,12 @@ from sr_train.tasks.guard import Event
 
 
 class Skipped:
-    """Training images that the loaders skipped. Each rank stores the skipped images of its own batches until the next exchange.
+    """Training images that the loaders skipped.
 
-    The ranks exchange images at log entries and at checkpoints (:meth:`gather`). They first compute the mean of their counts of
-    stored images: at a log entry together with the other logged numbers, at a checkpoint separately. The images' names are sent
-    only if this mean is not 0.
+    Each rank stores the skipped images of its own batches until the next exchange. The ranks exchange images at log
+    entries and at checkpoints (:meth:`gather`). They first compute the mean of their counts of stored images: at a log
+    entry together with the other logged numbers, at a checkpoint separately. The images' names are sent only if this
+    mean is not 0.
     """
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ import torch
 class Snapshot:
     """Copy of a checkpoint in host memory. The next copy uses the same memory again.
 
-    Tensors of a GPU are copied to pinned memory in the background: the GPU's stream copies them before the next step changes them,
-    and :meth:`wait` waits for the end of the copies. Tensors in host memory are copied at once, because the optimizer changes
-    them in place.
+    Tensors of a GPU are copied to pinned memory in the background: the GPU's stream copies them before the next step
+    changes them, and :meth:`wait` waits for the end of the copies. Tensors in host memory are copied at once, because
+    the optimizer changes them in place.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,8 @@ class Snapshot:
     def _buffer(self, tensor: torch.Tensor, pinned: bool) -> torch.Tensor:
         """Return memory for the copy of a tensor.
 
-        The memory of the last copy is used if the last copy had a tensor of the same form at the same place; else it is new.
+        The memory of the last copy is used if the last copy had a tensor of the same form at the same place; else it is
+        new.
         """
         if self._used == len(self._buffers) or not _alike(self._buffers[self._used], tensor, pinned):
             new = torch.empty_like(tensor, device="cpu", pin_memory=pinned)

@@ -134,10 +134,10 @@ def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> 
 def run_stage(
     plan: Plan, prepared: Prepared, processes: Processes | None = None, signals: Signals | None = None
 ) -> Path:
-    """Train one stage from its newest checkpoint or from the start, unless the stage is finished. Return its weights file.
+    """Train one stage from its newest checkpoint or from the start, unless the stage is finished.
 
-    Rank 0 decides from which checkpoint all ranks continue. Raise StoppedError if the stage was stopped before its end; then a
-    checkpoint has been written before.
+    Return its weights file. Rank 0 decides from which checkpoint all ranks continue. Raise StoppedError if the stage
+    was stopped before its end; then a checkpoint has been written before.
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
@@ -205,7 +205,10 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
 
 
 def _while_restoring(error: Exception) -> bool:
-    """Return true if an error was raised while Lightning restored a checkpoint. The type of the error does not matter."""
+    """Return true if an error was raised while Lightning restored a checkpoint.
+
+    The type of the error does not matter.
+    """
     return any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 

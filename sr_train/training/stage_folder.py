@@ -1,10 +1,11 @@
 """Folder of a stage, and the order in which its files are changed, so that nothing is lost if a process fails.
 
-A stage is finished when ``weights.safetensors`` exists and the step in its header is ``trainer.max_steps`` or more. A process
-that continues a stage does not change the config or the finished weights until it has written a checkpoint. Then it writes
-``config.yaml``, and renames finished weights of an earlier step to ``weights_step_NNNNNNNN.safetensors``, so the stage is no
-longer finished. The renamed files are removed when the stage is finished again. A process that fails before its first checkpoint
-has only added log entries. The next process removes these log entries.
+A stage is finished when ``weights.safetensors`` exists and the step in its header is ``trainer.max_steps`` or more. A
+process that continues a stage does not change the config or the finished weights until it has written a checkpoint.
+Then it writes ``config.yaml``, and renames finished weights of an earlier step to
+``weights_step_NNNNNNNN.safetensors``, so the stage is no longer finished. The renamed files are removed when the stage
+is finished again. A process that fails before its first checkpoint has only added log entries. The next process removes
+these log entries.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class StageFolder:
             self._set_aside(step)
         except OSError as error:
             warnings.warn(
-                f"{self.folder}: config.yaml NOT WRITTEN ({error}); the run continues; free some disk space", stacklevel=2
+                f"{self.folder}: config.yaml NOT WRITTEN ({error}); the run continues; free some disk space",
+                stacklevel=2,
             )
 
     def finish(self) -> None:

@@ -26,20 +26,23 @@ class _After(L.Callback):
             setattr(self, hook, self.look)
 
     def look(self, trainer: L.Trainer, *_: Any) -> None:
-        """Tell ``stop`` if the user's callback has set ``trainer.should_stop``. Every hook of this callback is this method."""
+        """Tell ``stop`` if the user's callback has set ``trainer.should_stop``.
+
+        Every hook of this callback is this method.
+        """
         self.stop.note(trainer, self.callback)
 
 
 class Stop(StepCallback):
     """Callback that ends the run after a step, with a checkpoint, after a signal or if ``trainer.should_stop`` is set.
 
-    In a run with several processes, all processes stop one step later, so that no step waits for other processes. This class and
-    :func:`still_finished` decide if the stage is finished by the stop:
+    In a run with several processes, all processes stop one step later, so that no step waits for other processes. This
+    class and :func:`still_finished` decide if the stage is finished by the stop:
 
-    - If EarlyStopping stops the trainer, the stage is finished: ``finished`` is set, the weights are exported, and the next stage
-      starts.
-    - After a signal, a Timer, ``trainer.max_time`` or another callback, the stage is not finished: the same command continues it.
-      A Timer starts at zero in every process. Otherwise it would end the next process immediately.
+    - If EarlyStopping stops the trainer, the stage is finished: ``finished`` is set, the weights are exported, and the
+      next stage starts.
+    - After a signal, a Timer, ``trainer.max_time`` or another callback, the stage is not finished: the same command
+      continues it. A Timer starts at zero in every process. Otherwise it would end the next process immediately.
 
     Args:
         checkpoints: callback that writes checkpoints.
@@ -68,7 +71,10 @@ class Stop(StepCallback):
         self._agreement: LateAgreement | None = None
 
     def watched(self) -> list[L.Callback]:
-        """Return the user's callbacks. Each is followed by a callback that detects if the user's callback stops the trainer."""
+        """Return the user's callbacks.
+
+        Each is followed by a callback that detects if the user's callback stops the trainer.
+        """
         return [x for callback in self.own for x in (callback, _After(callback, self))]
 
     def note(self, trainer: L.Trainer, callback: L.Callback | None) -> None:
@@ -118,8 +124,8 @@ class Stop(StepCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install sr-train's signal handlers again, because Lightning's handlers end the run in the middle of a step.
 
-        If a validation that was repeated at the start has met EarlyStopping's condition, the stage is finished without another
-        step.
+        If a validation that was repeated at the start has met EarlyStopping's condition, the stage is finished without
+        another step.
         """
         super().on_train_start(trainer, pl_module)
         self.signals.install()
@@ -137,7 +143,10 @@ class Stop(StepCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Stop training if a rank has received a signal or a callback has requested it. All ranks stop after the same step."""
+        """Stop training if a rank has received a signal or a callback has requested it.
+
+        All ranks stop after the same step.
+        """
         assert self._agreement is not None
         received, asked = self._agreement.exchange([self.signals.received or 0, int(self.asked)])
         received = self.signals.agreed or received
@@ -169,8 +178,9 @@ def _has_stopped(callback: L.Callback) -> bool:
 def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
     """Return true if a stage that EarlyStopping has finished also counts as finished for a new command.
 
-    This is so if the new command has the same callback with the same arguments, and the same or a lower ``trainer.max_steps``.
-    Otherwise the stage is extended from its last checkpoint, and EarlyStopping begins to count its patience again.
+    This is so if the new command has the same callback with the same arguments, and the same or a lower
+    ``trainer.max_steps``. Otherwise the stage is extended from its last checkpoint, and EarlyStopping begins to count
+    its patience again.
 
     Args:
         finished: description of the stage's end, from the stage's weights or checkpoint.

@@ -34,8 +34,8 @@ class SweepTable:
     def run(self, job: Job) -> float:
         """Train one job. Return its best score; NaN without a score.
 
-        An error of the job is printed, and the next job starts. If an optimizing sweeper of Hydra (e.g. Optuna) chooses the jobs,
-        the error is raised instead.
+        An error of the job is printed, and the next job starts. If an optimizing sweeper of Hydra (e.g. Optuna) chooses
+        the jobs, the error is raised instead.
         """
         self.jobs += 1
         try:

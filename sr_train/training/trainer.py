@@ -147,7 +147,7 @@ def _check_profiler(options: Mapping[str, Any]) -> None:
     profiler = options.get("profiler")
     if isinstance(profiler, str) and profiler not in _PROFILERS:
         raise UsageError(
-            f"trainer.profiler={profiler}: choose from {', '.join(_PROFILERS)}, or null; for sr-train's own profile, give profile=true"
+            f"trainer.profiler={profiler}: choose from {', '.join(_PROFILERS)}, or null; profile=true is sr-train's own"
         )
 
 
@@ -174,14 +174,17 @@ def _check_devices(options: Mapping[str, Any]) -> None:
     if accelerator in ("auto", "cpu") and not gpus and (wanted == -1 or isinstance(wanted, list)):
         raise ValueError(f"trainer.devices={devices}: selects GPUs, but no GPU is used here; give trainer.devices=1")
     if gpus and isinstance(wanted, int) and wanted > gpus:
-        raise ValueError(f"trainer.devices={devices}: this machine has {gpus} GPUs; give at most trainer.devices={gpus}")
+        raise ValueError(
+            f"trainer.devices={devices}: this machine has {gpus} GPUs; give at most trainer.devices={gpus}"
+        )
 
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
     """Context for a check before a run: restore torch's global flags and the environment variables at the end.
 
-    Warnings are hidden inside the ``with`` block, because the run prints them later, when it builds the same parts again.
+    Warnings are hidden inside the ``with`` block, because the run prints them later, when it builds the same parts
+    again.
     """
     environment = dict(os.environ)
     try:

@@ -95,8 +95,8 @@ def _check_timer(key: str, timer: Timer) -> None:
 def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[str], *, alone: bool) -> None:
     """Raise UsageError if EarlyStopping cannot read its metric (``monitor``) after a validation.
 
-    ``alone`` is true if no user code can log other metrics. Then ``monitor`` must be one of ``scores``, or a number that sr-train
-    logs.
+    ``alone`` is true if no user code can log other metrics. Then ``monitor`` must be one of ``scores``, or a number
+    that sr-train logs.
     """
     monitor = callback.monitor
     if callback._check_on_train_epoch_end:
@@ -113,8 +113,8 @@ def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[st
     if (higher and callback.mode == "min") or (lower and callback.mode == "max"):
         better = "higher" if higher else "lower"
         warnings.warn(
-            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training would stop while the metric improves; give "
-            f"mode={'max' if higher else 'min'}",
+            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training would stop while the metric "
+            f"improves; give mode={'max' if higher else 'min'}",
             stacklevel=2,
         )
 

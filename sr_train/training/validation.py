@@ -49,8 +49,8 @@ class Validate(StepCallback):
         images: images to score; None disables validation.
         every: interval in steps.
         last: last step of the stage.
-        best: metric by which ``best.safetensors`` is chosen, e.g. ``set5/y/psnr``. Default: the PSNR of the first set with the
-            first protocol; with several scales, the mean over the scales.
+        best: metric by which ``best.safetensors`` is chosen, e.g. ``set5/y/psnr``. Default: the PSNR of the first set
+            with the first protocol; with several scales, the mean over the scales.
         export: function of (task, file, scores, step) that writes the evaluated network.
         folder: folder of the stage.
         pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
@@ -58,10 +58,10 @@ class Validate(StepCallback):
         metrics: metrics to compute with the protocols: ``psnr``, ``ssim``.
         perceptual: {name: metric} of other metrics, e.g. LPIPS.
         means: {name of a mean: names of its sets}, e.g. {``set5_mean``: [``set5_x2``, ``set5_x3``, ``set5_x4``]}.
-        basis: {name of a metric: another property on which its value depends}, e.g. the file of LPIPS. Scores with different
-            properties cannot be compared.
-        signals: signals of the run. A signal during a validation ends the validation after the current image. Its scores are
-            not used, and the validation is repeated when the run continues.
+        basis: {name of a metric: another property on which its value depends}, e.g. the file of LPIPS. Scores with
+            different properties cannot be compared.
+        signals: signals of the run. A signal during a validation ends the validation after the current image. Its
+            scores are not used, and the validation is repeated when the run continues.
         ranks: connection to the other processes of the run, to which the progress of this process is reported.
     """
 

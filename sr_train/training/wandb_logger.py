@@ -21,10 +21,10 @@ from sr_train.runs.metrics import read_rows, rows_text
 class WandB(WandbLogger):
     """Logger for Weights & Biases (W&B). There is one W&B run per stage, which the next process of the stage resumes.
 
-    The id of the W&B run is in ``wandb.json`` in the stage's folder. A log entry is sent after a checkpoint includes its step, so
-    it is sent only once even if the process is killed. The package wandb writes an entry about ten seconds later. Until then the
-    numbers of the entry are also in ``wandb/pending.csv``, and the next process sends numbers that are missing. Pictures of the
-    last seconds before a kill are lost.
+    The id of the W&B run is in ``wandb.json`` in the stage's folder. A log entry is sent after a checkpoint includes
+    its step, so it is sent only once even if the process is killed. The package wandb writes an entry about ten seconds
+    later. Until then the numbers of the entry are also in ``wandb/pending.csv``, and the next process sends numbers
+    that are missing. Pictures of the last seconds before a kill are lost.
 
     Args:
         save_dir: the stage's folder.

@@ -1,4 +1,7 @@
-"""Check of the login for Weights & Biases (W&B). It reads only files and environment variables, and does not use the network."""
+"""Check of the login for Weights & Biases (W&B).
+
+It reads only files and environment variables, and does not use the network.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def check_login(logger: WandbLogger) -> None:
 def _settings() -> dict[str, str]:
     """Return W&B's settings from the user's file, the current folder's file and the environment.
 
-    A setting in the environment takes precedence over one in a file, and the current folder's file over the user's file.
+    A setting in the environment takes precedence over one in a file, and the current folder's file over the user's
+    file.
     """
     folder = os.environ.get("WANDB_CONFIG_DIR", str(Path.home() / ".config" / "wandb"))
     parser = configparser.ConfigParser(interpolation=None)

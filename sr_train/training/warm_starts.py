@@ -39,7 +39,8 @@ class Origin(NamedTuple):
 def open_origin(stage: Stage) -> Origin | None:
     """Read the weights in the file ``init.weights``. Return None if ``init.weights`` is not given.
 
-    The file may contain any class of network, because its tensors are copied by name and no network is built from the file.
+    The file may contain any class of network, because its tensors are copied by name and no network is built from the
+    file.
     """
     init = stage.config["init"]
     if init["weights"] is None:
@@ -71,7 +72,8 @@ def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | Non
 def check_warm_starts(plan: Plan) -> dict[str, Origin]:
     """Compare the network of every selected stage with its initial weights, by names and shapes, before a stage is trained.
 
-    Print which tensors are copied, grown, newly initialized and unused. Return {stage: weights read from ``init.weights``}.
+    Print which tensors are copied, grown, newly initialized and unused. Return {stage: weights read from
+    ``init.weights``}.
     """
     sources: dict[str, Origin] = {}
     for stage in plan.stages:

@@ -16,7 +16,11 @@ from sr_train.upscaling.inputs import Job, image_target
 
 Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [3, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
-_LOST = {1: "are gray: they become RGB", 2: "have transparency, which is dropped", 4: "have transparency, which is dropped"}
+_LOST = {
+    1: "are gray: they become RGB",
+    2: "have transparency, which is dropped",
+    4: "have transparency, which is dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class ClipReader:
 def open_clip(job: Job, suffix: str | None) -> Iterator[ClipReader]:
     """Open the video or the folder of frames of a job for reading.
 
-    ``suffix`` is the file type of the output frames, e.g. ``.png``; None if a video is written, or if frames keep their type.
+    ``suffix`` is the file type of the output frames, e.g. ``.png``; None if a video is written, or if frames keep their
+    type.
     """
     if job.kind != "video":
         yield _open_folder(job, suffix)

@@ -1,7 +1,7 @@
 """Writing of upscaled frames to a video or to a folder of images.
 
-With ``compare=true``, a comparison with bicubic upscaling is written, too. With ``skip_existing=true``, only frames whose files
-are missing are written to a folder.
+With ``compare=true``, a comparison with bicubic upscaling is written, too. With ``skip_existing=true``, only frames
+whose files are missing are written to a folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Wanted:
         self.seen, self.any = 0, False
 
     def fed(self, number: int) -> bool:
-        """Return True if the network gets frame number ``number``. This must be called once for each frame, in order."""
+        """Return True if the network gets frame number ``number``.
+
+        This must be called once for each frame, in order.
+        """
         self.seen += 1
         self.any = self.any or self.made(number)
         return True
@@ -61,8 +64,9 @@ class Wanted:
 class Missing(Wanted):
     """Selection of the frames whose output file is missing, and of other frames that the network needs to compute them.
 
-    A video network computes all frames from the first missing frame on. It also gets the ``window`` - 1 frames before the first
-    missing frame. So every window has the same frames as if the whole clip was computed, including the padding at the end.
+    A video network computes all frames from the first missing frame on. It also gets the ``window`` - 1 frames before
+    the first missing frame. So every window has the same frames as if the whole clip was computed, including the
+    padding at the end.
     """
 
     def __init__(self, folder: FrameFolder, window: int | None) -> None:
@@ -129,7 +133,10 @@ class ClipWriter:
 
 @contextmanager
 def clip_writer(job: Job, reader: ClipReader, scale: int, settings: Settings) -> Iterator[ClipWriter]:
-    """Open the output of a job for writing. A video gets its final name only if the ``with`` block ends without an error."""
+    """Open the output of a job for writing.
+
+    A video gets its final name only if the ``with`` block ends without an error.
+    """
     height, width = reader.height * scale, reader.width * scale
     film = reader.film if settings.suffix is None else None
     if settings.compare and settings.skip and film is None:

@@ -40,15 +40,15 @@ def beside_bicubic(image: Image, large: Image, scale: int) -> Image:
 class Comparison:
     """Comparison of all frames of a clip. Each frame is shown as a pair: bicubic upscaling and the network's result.
 
-    The pairs of the worst and the best frame are also written as images. There is no HR frame, so a frame is scored against its
-    input: an upscaled frame should be equal to the input frame after it has been reduced bicubically.
+    The pairs of the worst and the best frame are also written as images. There is no HR frame, so a frame is scored
+    against its input: an upscaled frame should be equal to the input frame after it has been reduced bicubically.
 
     Args:
         target: path of the upscaled video or folder. ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
         scale: scale of the network.
         depth: bits per sample of these two images, 8 or 16.
-        show: function that is called with three arguments: the number of a frame, its pair [3, H, 2 * W + width of a line] in
-            [0, 1], and (time, duration).
+        show: function that is called with three arguments: the number of a frame, its pair [3, H, 2 * W + width of a
+            line] in [0, 1], and (time, duration).
     """
 
     def __init__(

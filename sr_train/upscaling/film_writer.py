@@ -1,4 +1,7 @@
-"""Writing of videos. Frames are encoded, and sound and subtitles are copied. A file gets its name only when it is complete."""
+"""Writing of videos.
+
+Frames are encoded, and sound and subtitles are copied. A file gets its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ def choose_pixel_format(
 ) -> tuple[PixelFormat, str]:
     """Choose the pixel format of an encoder that is nearest to the pixel format of the source video.
 
-    Return (format of the planes, FFmpeg's name of the encoder's pixel format). ``formats`` contains the encoder's formats. The
-    format 4:2:0 cannot store an odd width or height. A video of odd size gets a format with more chroma samples instead.
+    Return (format of the planes, FFmpeg's name of the encoder's pixel format). ``formats`` contains the encoder's
+    formats. The format 4:2:0 cannot store an odd width or height. A video of odd size gets a format with more chroma
+    samples instead.
     """
     packed = {8: ("rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba"), 16: ("rgb48le", "rgba64le")}
     depths = sorted((8, 9, 10, 12, 14, 16), key=lambda d: (d < source.depth, abs(d - source.depth)))
@@ -64,7 +68,9 @@ class FilmWriter:
         if self.pix_fmt.depth < look.pix_fmt.depth:
             self.warnings.append(f"{self.codec} stores {self.pix_fmt.depth} of the video's {look.pix_fmt.depth} bits")
         elif look.pix_fmt.kind == self.pix_fmt.kind == "yuv" and look.pix_fmt[2:] != self.pix_fmt[2:]:
-            self.warnings.append(f"is written as {self._format}, because {self.codec} needs this format for {width}x{height}")
+            self.warnings.append(
+                f"is written as {self._format}, because {self.codec} needs this format for {width}x{height}"
+            )
         self.color = self._color(look.color, height)
         self._left = self.codec != "mjpeg"
         more = {".ts": {"mpegts_copyts": "1"}}.get(path.suffix.lower(), {})
@@ -117,7 +123,10 @@ class FilmWriter:
         return stream
 
     def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:
-        """Add the streams that are copied (sound, subtitles). Raises FilmError if the container cannot contain the sound."""
+        """Add the streams that are copied (sound, subtitles).
+
+        Raises FilmError if the container cannot contain the sound.
+        """
         dropped = []
         able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # not listed
         for stream in others:
@@ -242,7 +251,8 @@ def film_writer(
     """Open a video for writing, with rate, time stamps, colors, aspect, sound and subtitles of ``source``.
 
     Args:
-        path: path of the video; its suffix chooses the container. The file appears when the ``with`` block ends without an error.
+        path: path of the video; its suffix chooses the container. The file appears when the ``with`` block ends without
+            an error.
         source: video whose properties, sound and subtitles are copied.
         size: (height, width) of the frames.
         options: options of the encoder.

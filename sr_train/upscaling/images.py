@@ -45,9 +45,10 @@ def upscale_image(image: Image, network: Network, done: Callable[[int], object] 
 def upscale_with_room(
     image: Image, network: Network, *, shrink: bool, bar: Any, tell: Callable[[str], object]
 ) -> Image:
-    """Upscale an image with :func:`upscale_image`. If the memory is full and ``shrink`` is true, try again with smaller tiles.
+    """Upscale an image with :func:`upscale_image`.
 
-    ``bar`` is a progress bar that counts megapixels. ``tell`` is called with a sentence for the user.
+    If the memory is full and ``shrink`` is true, try again with smaller tiles. ``bar`` is a progress bar that counts
+    megapixels. ``tell`` is called with a sentence for the user.
     """
     start = bar.n
     while True:

@@ -51,8 +51,8 @@ class Job(NamedTuple):
     def is_finished(self, suffix: str | None) -> bool:
         """Return True if the output of this job exists. For a folder of frames, always return False.
 
-        The frames of a folder are checked one by one later. ``suffix`` is the file type for frames of a video, or None if a video
-        is written.
+        The frames of a folder are checked one by one later. ``suffix`` is the file type for frames of a video, or None
+        if a video is written.
         """
         return self.target.exists() and not (self.kind == "clip" or (self.kind == "video" and suffix is not None))
 
@@ -77,8 +77,8 @@ def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
 
     Args:
         config: config of the command.
-        window: number of frames that the network takes. ``None`` for a network that takes single images; then all images in a
-            folder are single images, not frames.
+        window: number of frames that the network takes. ``None`` for a network that takes single images; then all
+            images in a folder are single images, not frames.
     """
     given, wanted = Path(str(config["input"])), Path(str(config["output"]))
     suffix = image_suffix(config)
@@ -127,7 +127,7 @@ def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     if not wanted.is_dir() and wanted.suffix.lower() in CONTAINERS:
         if suffix is not None:
             raise UsageError(
-                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; give format= or the name of a video, not both"
+                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; give one of them, not both"
             )
         return Job(given, wanted, "video")
     if not wanted.is_dir() and is_video(wanted):
@@ -158,7 +158,10 @@ def _of_folder(given: Path, wanted: Path, suffix: str | None, window: int | None
 
 
 def _clips(given: Path, wanted: Path, images: Sequence[Path]) -> list[Job]:
-    """Return a job for each folder of numbered frames. Raises BadFilesError if a number is missing between two frames."""
+    """Return a job for each folder of numbered frames.
+
+    Raises BadFilesError if a number is missing between two frames.
+    """
     if not images:
         return []
     by_key = {p.relative_to(given).with_suffix("").as_posix(): p for p in images}

@@ -3,10 +3,10 @@
 Reading a weights file runs no code from the file. Files of other programs have no such header;
 :mod:`sr_train.weights.foreign.recognize` recognizes their networks by names and shapes of tensors.
 
-Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4``
-for a network with three scales), ``origin`` (JSON: run, stage and step, or the other program's file), ``scores`` (JSON:
-``{"set/protocol/psnr": dB}``). For a network in which one tensor has several names, there is also ``shared`` (JSON: ``{name of a
-tensor: name under which the same tensor is stored}``).
+Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale``
+(``2,3,4`` for a network with three scales), ``origin`` (JSON: run, stage and step, or the other program's file),
+``scores`` (JSON: ``{"set/protocol/psnr": dB}``). For a network in which one tensor has several names, there is also
+``shared`` (JSON: ``{name of a tensor: name under which the same tensor is stored}``).
 """
 
 from __future__ import annotations
@@ -108,11 +108,12 @@ def check_finite(state: Mapping[str, torch.Tensor], *, where: str) -> None:
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
-    """Read a weights file of sr-train or of another program. The kind of file is recognized by its content, not its suffix.
+    """Read a weights file of sr-train or of another program.
 
-    Raises WeightsError with the file's name if the file contains no weights, is damaged or has another version. ``allow`` lists
-    packages besides ``sr_train.models`` that the class of the network may come from. ``scale`` is needed only for a file of
-    another program whose tensors fit networks of several scales.
+    The kind of file is recognized by its content, not its suffix. Raises WeightsError with the file's name if the file
+    contains no weights, is damaged or has another version. ``allow`` lists packages besides ``sr_train.models`` that
+    the class of the network may come from. ``scale`` is needed only for a file of another program whose tensors fit
+    networks of several scales.
     """
     path = Path(path)
     try:
@@ -137,7 +138,10 @@ def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
 
 
 def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where: str) -> Weights:
-    """Return the weights in a file of sr-train, from the file's tensors and header. Raise WeightsError for a wrong header."""
+    """Return the weights in a file of sr-train, from the file's tensors and header.
+
+    Raise WeightsError for a wrong header.
+    """
     if header.get("version") != VERSION:
         raise WeightsError(f"{where}: has version {header.get('version')}; this sr-train reads version {VERSION}")
     try:
@@ -153,8 +157,8 @@ def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where:
 def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return {name: tensor} for names of tensors that a file stores under another name.
 
-    A tensor that has several names in a network is stored once. ``field`` is the header's field ``shared``, ``state`` contains the
-    stored tensors.
+    A tensor that has several names in a network is stored once. ``field`` is the header's field ``shared``, ``state``
+    contains the stored tensors.
     """
     try:
         names = json.loads(field)

@@ -1,10 +1,10 @@
 """``init.grow``: initialize a network from a smaller network, so that both networks have the same outputs at first.
 
-More residual blocks: EDVR's authors initialized deeper networks from shallower networks. Blocks are added at the end of a
-numbered list. A new block starts as an identity, because its last layer (``residual_end`` of its class) is zero.
+More residual blocks: EDVR's authors initialized deeper networks from shallower networks. Blocks are added at the end of
+a numbered list. A new block starts as an identity, because its last layer (``residual_end`` of its class) is zero.
 
-More frames (``frames``): the smaller network's weights are used for the innermost frames. Weights of the outer frames start at
-zero, in the convolutions whose input is the features of all frames (``joins_frames`` of the network).
+More frames (``frames``): the smaller network's weights are used for the innermost frames. Weights of the outer frames
+start at zero, in the convolutions whose input is the features of all frames (``joins_frames`` of the network).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FRAMES = "frames"  #: in init.grow: adds frames to the window instead of blocks 
 def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dict[str, str]:
     """Return {list of blocks: name of a block's layer that makes the block an identity if this layer is zero}.
 
-    The lists of blocks are the names in ``grow``. The name ``frames`` is ignored here; see :func:`with_frames`. Raises WeightsError
-    for a name that is not a list of residual blocks with the attribute ``residual_end``.
+    The lists of blocks are the names in ``grow``. The name ``frames`` is ignored here; see :func:`with_frames`. Raises
+    WeightsError for a name that is not a list of residual blocks with the attribute ``residual_end``.
     """
     modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
     lists = {n: m for n, m in modules if isinstance(m, nn.Sequential) and len(m)}
@@ -65,8 +65,8 @@ def with_frames(
 ) -> dict[str, torch.Tensor]:
     """Return the source's tensors, extended to the network's number of frames if ``frames`` is in ``grow``.
 
-    The center frame is the middle frame in both networks, so frames are added in pairs. Tensors may be on the meta device. Raises
-    WeightsError if the source has as many frames already, or if its tensors belong to another network.
+    The center frame is the middle frame in both networks, so frames are added in pairs. Tensors may be on the meta
+    device. Raises WeightsError if the source has as many frames already, or if its tensors belong to another network.
     """
     found = dict(source)
     if FRAMES not in grow:

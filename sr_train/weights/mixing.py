@@ -12,7 +12,10 @@ from sr_train.weights.foreign.base import WeightsError
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a digest of a network's tensors: their names and values. It does not depend on the file or the memory format."""
+    """Return a digest of a network's tensors: their names and values.
+
+    It does not depend on the file or the memory format.
+    """
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(state):
         found.update(name.encode())
@@ -60,9 +63,9 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
 def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
     """Return for each tensor the sum of factor * tensor over the networks, computed in float64.
 
-    This is ESRGAN's eq. 4 for the factors 1 - alpha and alpha. A network with the factor 1 is reproduced bit for bit. Running
-    statistics of BatchNorm are mixed too. BatchNorm's integer counters are taken from the network with the largest factor. The
-    networks must pass :func:`check_mix`.
+    This is ESRGAN's eq. 4 for the factors 1 - alpha and alpha. A network with the factor 1 is reproduced bit for bit.
+    Running statistics of BatchNorm are mixed too. BatchNorm's integer counters are taken from the network with the
+    largest factor. The networks must pass :func:`check_mix`.
     """
     nearest = states[max(range(len(mix)), key=mix.__getitem__)]
     used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]

@@ -33,8 +33,8 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
 def outline(make: Callable[[], nn.Module]) -> nn.Module:
     """Build a network on the meta device, without memory for its tensors.
 
-    A constructor that reads values of its tensors (``torch.linspace(...).tolist()``) fails on the meta device. In this case, the
-    network is built on the CPU.
+    A constructor that reads values of its tensors (``torch.linspace(...).tolist()``) fails on the meta device. In this
+    case, the network is built on the CPU.
     """
     try:
         with torch.device("meta"):

@@ -24,7 +24,8 @@ WEIGHTS = "weights.safetensors"  #: file name in the folder of a finished stage
 def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's config for a weights file: the dotted path of its class, and all arguments including defaults.
 
-    A default value that a file cannot store unchanged (a tuple, a class) is left out; the constructor fills it in later.
+    A default value that a file cannot store unchanged (a tuple, a class) is left out; the constructor fills it in
+    later.
     """
     network = _callable(str(model["_target_"]))
     target = f"{network.__module__}.{network.__qualname__}" if isinstance(network, type) else model["_target_"]
@@ -48,8 +49,8 @@ def own_packages(config: Mapping[str, Any]) -> list[str]:
 def finished_file(folder: Path) -> Path | None:
     """Return the weights file of a finished stage; None if the stage is not finished.
 
-    A stage that is being extended is not finished if a checkpoint is newer than its weights file. The file may still exist,
-    because the process may have been killed before it renamed the file.
+    A stage that is being extended is not finished if a checkpoint is newer than its weights file. The file may still
+    exist, because the process may have been killed before it renamed the file.
     """
     file = folder / WEIGHTS
     if not file.exists():
@@ -61,9 +62,9 @@ def finished_file(folder: Path) -> Path | None:
 def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
     """Read weights from a file or from a stage's folder. Return (weights, file that they were read from).
 
-    From the folder of a finished stage, ``weights.safetensors`` is read. From the folder of a stage in training, the newest
-    checkpoint is read (the EMA, if there is one). ``scale`` is needed only for a file of another program whose tensors fit networks
-    of several scales.
+    From the folder of a finished stage, ``weights.safetensors`` is read. From the folder of a stage in training, the
+    newest checkpoint is read (the EMA, if there is one). ``scale`` is needed only for a file of another program whose
+    tensors fit networks of several scales.
     """
     address = web_address(source)
     if address is not None:

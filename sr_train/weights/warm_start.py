@@ -32,9 +32,9 @@ def match_warm_start(
 ) -> WarmStart:
     """Decide which tensors a network copies from ``source``. Tensors may be on the meta device.
 
-    ``skip`` contains glob patterns of names of tensors that are not copied. ``grow`` contains names of lists of blocks that may be
-    longer in the network than in the source. All other tensors must have the same names and shapes in both. Raises WeightsError that
-    lists all tensors that do not match, and all patterns that match nothing.
+    ``skip`` contains glob patterns of names of tensors that are not copied. ``grow`` contains names of lists of blocks
+    that may be longer in the network than in the source. All other tensors must have the same names and shapes in both.
+    Raises WeightsError that lists all tensors that do not match, and all patterns that match nothing.
     """
     grown = [
         k for k in grown_tensors(network, source, grow, where=where) if not any(fnmatchcase(k, glob) for glob in skip)
@@ -64,8 +64,8 @@ def warm_start(
 ) -> WarmStart:
     """Copy a source's tensors into a network, except tensors that match ``skip``; see :func:`match_warm_start`.
 
-    Blocks that ``grow`` adds start as an identity, and weights of added frames start at zero. So the grown network has the same
-    outputs as the source.
+    Blocks that ``grow`` adds start as an identity, and weights of added frames start at zero. So the grown network has
+    the same outputs as the source.
     """
     ends = residual_ends(network, grow, where=where)
     source = with_frames(network, source, grow, where=where)

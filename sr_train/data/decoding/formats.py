@@ -85,7 +85,9 @@ def _unknown(path: Path, data: bytes) -> ImageError:
     """Return the error for a file that Pillow cannot open."""
     if _is_avif(data):
         if not _HAS_AVIF:
-            return ImageError(f"{path}: an AVIF image, which this version of Pillow cannot decode; pip install 'pillow>=11.3'")
+            return ImageError(
+                f"{path}: an AVIF image, which this version of Pillow cannot decode; pip install 'pillow>=11.3'"
+            )
     else:
         for pattern, name in _FOREIGN.items():
             if _starts(data, pattern):

@@ -65,7 +65,10 @@ def limit_pixels(count: int | None) -> None:
 
 
 def check_size(path: Path, header: Header) -> Header:
-    """Return the header. Raise ImageError for an image without pixels, or an image too large for ``max_pixels=`` or memory."""
+    """Return the header.
+
+    Raise ImageError for an image without pixels, or an image too large for ``max_pixels=`` or memory.
+    """
     pixels = header.height * header.width
     size = f"{header.width}x{header.height} pixels"
     if min(header.height, header.width) < 1:

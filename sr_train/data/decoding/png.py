@@ -1,6 +1,7 @@
-"""Decode PNG files with OpenCV, because Pillow reduces 16-bit colors to 8 bits. Pillow decodes only files with a palette.
+"""Decode PNG files with OpenCV, because Pillow reduces 16-bit colors to 8 bits.
 
-OpenCV ignores the transparent color of a file (chunk tRNS), so the alpha channel for this color is computed here.
+Pillow decodes only files with a palette. OpenCV ignores the transparent color of a file (chunk tRNS), so the alpha
+channel for this color is computed here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Layout(NamedTuple):
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, end) of every chunk of a PNG file.
 
-    ``start`` is the position of the chunk's length field in ``data``. The last chunk may end beyond the end of ``data``.
+    ``start`` is the position of the chunk's length field in ``data``. The last chunk may end beyond the end of
+    ``data``.
     """
     at = 8
     while at + 12 <= len(data):
@@ -49,7 +51,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_layout(path: Path, data: bytes) -> Layout:
-    """Read the chunks before the pixels. Raises ImageError for an animation, and if the file has no pixels (IDAT chunk)."""
+    """Read the chunks before the pixels.
+
+    Raises ImageError for an animation, and if the file has no pixels (IDAT chunk).
+    """
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     transparent: bytes | None = None
     frames, in_animation = 0, False

@@ -1,6 +1,7 @@
 """Decode TIFF files with Pillow. OpenCV decodes only 16-bit colors, because Pillow reduces them to 8 bits.
 
-The kind of pixels is read here from the tags. A kind that neither Pillow nor OpenCV decodes correctly raises ImageError.
+The kind of pixels is read here from the tags. A kind that neither Pillow nor OpenCV decodes correctly raises
+ImageError.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ _SAVE = "save it as gray, RGB or RGBA of 8 or 16 bits"
 
 
 def _bits(path: Path, page: t.Page) -> int:
-    """Return the bits per sample. Raise ImageError unless all samples are unsigned integers of 1, 2, 4, 8 or 16 bits."""
+    """Return the bits per sample.
+
+    Raise ImageError unless all samples are unsigned integers of 1, 2, 4, 8 or 16 bits.
+    """
     kinds = set(page.values.get(t.FORMAT, (1,)))
     sizes = set(page.values.get(t.BITS, (1,)))
     if kinds != {1}:
@@ -133,7 +137,9 @@ def _alpha(path: Path, page: t.Page, color: str, bits: int) -> int | None:
     known = {_GRAY: (0, 1, 2), "RGB": (0, 1, 2), _PALETTE: (0, 2)}.get(color, ())
     if extra > allowed.get(color, 0) or kinds[0] not in known or any(kinds[1:]):
         listed = ", ".join({0: "unspecified", 1: "premultiplied alpha", 2: "alpha"}.get(k, str(k)) for k in kinds)
-        raise ImageError(f"{path}: {bits}-bit {color} with more samples per pixel ({listed}) cannot be decoded; {_SAVE}")
+        raise ImageError(
+            f"{path}: {bits}-bit {color} with more samples per pixel ({listed}) cannot be decoded; {_SAVE}"
+        )
     return kinds[0] or None
 
 

@@ -61,7 +61,10 @@ def read_pages(data: bytes) -> list[Page]:
 
 
 def _page(data: bytes, at: int, order: str, *, big: bool) -> tuple[Page, int]:
-    """Read the page at a position in the file. Return the page and the position of the next page; 0 after the last page."""
+    """Read the page at a position in the file.
+
+    Return the page and the position of the next page; 0 after the last page.
+    """
     number, entry, offset, size = ("Q", "HHQ", "Q", 20) if big else ("H", "HHI", "I", 12)
     (entries,) = struct.unpack_from(order + number, data, at)
     at += struct.calcsize(order + number)

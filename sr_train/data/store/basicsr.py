@@ -1,12 +1,13 @@
 """LMDBs of BasicSR and MMagic: a folder with ``data.mdb``, whose values are PNG files, and ``meta_info.txt``.
 
-A line of ``meta_info.txt`` is ``KEY.png (height,width,channels) LEVEL``. The line gives the size of an image, so no image is
-decoded when an LMDB is opened. Keys of BasicSR are ``0001_s001`` for images, ``000/00000000`` for REDS and ``00001/0001/im1``
-for Vimeo-90K. Keys of MMagic (``000_00000000``, ``00001_0001_1``) and keys such as ``X4/000/00000000`` are renamed to keys of
-BasicSR.
+A line of ``meta_info.txt`` is ``KEY.png (height,width,channels) LEVEL``. The line gives the size of an image, so no
+image is decoded when an LMDB is opened. Keys of BasicSR are ``0001_s001`` for images, ``000/00000000`` for REDS and
+``00001/0001/im1`` for Vimeo-90K. Keys of MMagic (``000_00000000``, ``00001_0001_1``) and keys such as
+``X4/000/00000000`` are renamed to keys of BasicSR.
 
-Positions of the values are read from LMDB's pages, without the LMDB library. Therefore no lock file is written, a damaged file
-kills no process, and forked and spawned processes may use the same object (see :mod:`sr_train.data.store.index_file`).
+Positions of the values are read from LMDB's pages, without the LMDB library. Therefore no lock file is written, a
+damaged file kills no process, and forked and spawned processes may use the same object (see
+:mod:`sr_train.data.store.index_file`).
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class PngLmdb:
 
     Raises:
         StoreError: a file is missing or damaged; the message names it.
-        BadFilesError: lists wrong lines of ``meta_info.txt``, or keys in ``meta_info.txt`` that are not in ``data.mdb``.
+        BadFilesError: lists wrong lines of ``meta_info.txt``, or keys in ``meta_info.txt`` that are not in
+            ``data.mdb``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

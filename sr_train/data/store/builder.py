@@ -64,15 +64,15 @@ class StoreBuilder:
     Args:
         images: folder of images, with its subfolders, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
-        scales: scales of the LR images to store next to each image. An image is cropped to a multiple of the scale before it is
-            reduced with bicubic interpolation.
+        scales: scales of the LR images to store next to each image. An image is cropped to a multiple of the scale
+            before it is reduced with bicubic interpolation.
         arithmetic: name of the rounding rules of the reduction, see :mod:`sr_train.resampling`.
         workers: number of threads that decode and reduce images.
         skip_bad: true to leave unreadable images out; false to raise an error.
         files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function that gets the headers of all readable files and returns a list of problems. It is called before the
-            store is written.
+        check: function that gets the headers of all readable files and returns a list of problems. It is called before
+            the store is written.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class StoreBuilder:
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
         """Write every missing image, then give the store its final name.
 
-        A killed build is continued. Raises BadFilesError if some images cannot be decoded; the other images are kept. Raises
-        OSError if the disk is full or the file may not grow; images that are already written are kept.
+        A killed build is continued. Raises BadFilesError if some images cannot be decoded; the other images are kept.
+        Raises OSError if the disk is full or the file may not grow; images that are already written are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with _writer_lock(self.partial):
@@ -281,7 +281,10 @@ def _same_file(record: Record, path: InputFile) -> bool:
 
 @contextmanager
 def _writer_lock(folder: Path) -> Generator[None]:
-    """Lock a store, so that only one process writes it. The lock ends with the process, also if the process is killed."""
+    """Lock a store, so that only one process writes it.
+
+    The lock ends with the process, also if the process is killed.
+    """
     if os.name == "nt":  # no such locks: the user must not run two at once
         yield
         return

@@ -43,7 +43,8 @@ class MissingStoreError(StoreError):
 class Record(NamedTuple):
     """Entry of a store for one image.
 
-    It contains shape, sample size and checksum of the pixels, and size, modification time and checksum of the source file.
+    It contains shape, sample size and checksum of the pixels, and size, modification time and checksum of the source
+    file.
     """
 
     height: int
@@ -61,7 +62,10 @@ class Record(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Iterator[Record]:
-        """Read consecutive records from bytes, the inverse of :meth:`pack`. Raises ValueError if the last record is cut off."""
+        """Read consecutive records from bytes, the inverse of :meth:`pack`.
+
+        Raises ValueError if the last record is cut off.
+        """
         if len(raw) % _RECORD.size:
             raise ValueError(f"records of {len(raw)} bytes; expected a multiple of {_RECORD.size} bytes")
         return map(cls._make, _RECORD.iter_unpack(raw))

@@ -3,9 +3,10 @@
 The builder writes the index to the file ``index`` next to ``data.mdb``. The file ``index`` contains a header, the names
 ``SCALE/KEY`` (sorted, separated by NUL), records and positions of all images, and a CRC-32 of all bytes before it.
 
-If there is no file ``index``, the index is read from LMDB's pages in ``data.mdb``, without the LMDB library. The library follows
-every page number in the file. A damaged page number leads beyond the end of the memory map, which kills the process (SIGBUS).
-The library also does not report positions. The pages have the format of LMDB 0.9, 64 bits, little endian.
+If there is no file ``index``, the index is read from LMDB's pages in ``data.mdb``, without the LMDB library. The
+library follows every page number in the file. A damaged page number leads beyond the end of the memory map, which kills
+the process (SIGBUS). The library also does not report positions. The pages have the format of LMDB 0.9, 64 bits, little
+endian.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def _identity(data: mmap.mmap, at: int, length: int, page: int) -> int:
 
 
 def read_tree(data: mmap.mmap) -> tuple[int, Spans]:
-    """Read LMDB's tree of pages from a ``data.mdb``. Return the page size, and {key: (position, length)} of all values."""
+    """Read LMDB's tree of pages from a ``data.mdb``.
+
+    Return the page size, and {key: (position, length)} of all values.
+    """
     size = 0
     try:
         size = _META.unpack_from(data, _HEADER)[2]
@@ -134,9 +138,10 @@ def read_tree(data: mmap.mmap) -> tuple[int, Spans]:
 
 
 def _read_page(page: bytes, number: int, spans: Spans) -> list[int]:
-    """Read one page of LMDB's tree. For a leaf, add its values to ``spans``; for a branch, return the numbers of its pages.
+    """Read one page of LMDB's tree.
 
-    A damaged page raises IndexError or struct.error.
+    For a leaf, add its values to ``spans``; for a branch, return the numbers of its pages. A damaged page raises
+    IndexError or struct.error.
     """
     own, flags, lower = _PAGE.unpack_from(page)
     kind = flags & (_BRANCH | _LEAF | _OVERFLOW)

@@ -43,8 +43,8 @@ def local_folder(given: str) -> Path:
 def use_copies(stores: Sequence[Store], folder: Path) -> None:
     """Let stores read their pixels from copies in ``folder``. Make the copies that are missing.
 
-    The name of a copy contains a digest of the store's content, so an outdated copy is never used. If another process is making
-    the copy, this process waits.
+    The name of a copy contains a digest of the store's content, so an outdated copy is never used. If another process
+    is making the copy, this process waits.
     """
     todo = {store.digest: store for store in stores if store.path.parent != folder}
     if todo:
@@ -96,7 +96,10 @@ def _size(count: int) -> str:
 
 
 def _make(store: Store, folder: Path) -> Path:
-    """Return the path of a store's copy. Make the copy if it is missing; a lock lets only one process do this at a time."""
+    """Return the path of a store's copy.
+
+    Make the copy if it is missing; a lock lets only one process do this at a time.
+    """
     place = _place(store, folder)
     with _alone(folder / f".{place.name}.lock", store):
         if not _is_copy(place, store):

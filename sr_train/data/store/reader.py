@@ -13,11 +13,12 @@ Stores of version 1 have a file ``offsets`` instead, with only positions and a c
 
 An unfinished store is ``NAME.lmdb.partial``. The folder is renamed at the end, so a ``NAME.lmdb`` is always finished.
 
-A reader does not use the LMDB library. The reader reads pixels from a memory map of the file, at the positions in the index. For
-a crop, only the rows of the crop are read. The LMDB library would read the whole image for each crop: 8 MB for a 2K image.
+A reader does not use the LMDB library. The reader reads pixels from a memory map of the file, at the positions in the
+index. For a crop, only the rows of the crop are read. The LMDB library would read the whole image for each crop: 8 MB
+for a 2K image.
 
-On a network file system the pixels are read by ``pread``, which can be repeated if the server does not answer. A memory map is
-not used there, because a failed access to a memory map kills the process (SIGBUS).
+On a network file system the pixels are read by ``pread``, which can be repeated if the server does not answer. A memory
+map is not used there, because a failed access to a memory map kills the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ class Store:
         return index
 
     def _unpack(self, index: Index) -> None:
-        """Keep the records and positions of the index in this object. Raise StoreError if they do not fit the summary."""
+        """Keep the records and positions of the index in this object.
+
+        Raise StoreError if they do not fit the summary.
+        """
         try:
             for scale, key, record, at in index.images():
                 self.records.setdefault(scale, {})[key] = record
@@ -137,7 +141,8 @@ class Store:
     def _fits_offsets(self, index: Index) -> bool:
         """Return true if the file ``offsets`` of a store of version 1 fits the index.
 
-        The file contains the position of the summary, the positions of all images, and a checksum of positions and records.
+        The file contains the position of the summary, the positions of all images, and a checksum of positions and
+        records.
         """
         file = (self.path / OFFSETS).read_bytes() if (self.path / OFFSETS).exists() else b""
         body = file[:8] + index.offsets
@@ -163,8 +168,8 @@ class Store:
         summary = cast("dict[str, Any]", summary) if isinstance(summary, dict) else {}
         if summary.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path}: an LMDB, but not a store of sr-train; if it is an LMDB of BasicSR, copy its meta_info.txt to this "
-                "folder, next to data.mdb; otherwise make a store from the images with sr-prepare"
+                f"{self.path}: an LMDB, but not a store of sr-train; if it is an LMDB of BasicSR, copy its meta_info.txt "
+                "to this folder, next to data.mdb; otherwise make a store from the images with sr-prepare"
             )
         if summary.get("version") not in (1, VERSION):
             raise StoreError(
@@ -193,7 +198,8 @@ class Store:
     def view(self, scale: int, key: str) -> Image:
         """Return a whole image [H, W, C], read-only.
 
-        It is a view into the memory map of the file. From a network file system, the pixels are read into memory instead.
+        It is a view into the memory map of the file. From a network file system, the pixels are read into memory
+        instead.
         """
         record = self.records[scale][key]
         if self._reader is not None:
@@ -208,7 +214,10 @@ class Store:
             self._mapped().madvise(mmap.MADV_WILLNEED, aligned, start - aligned + last - first)
 
     def read(self, scale: int, key: str) -> Image:
-        """Read a whole image [H, W, C] in one disk access. Raises StoreError if the pixels do not have the stored checksum."""
+        """Read a whole image [H, W, C] in one disk access.
+
+        Raises StoreError if the pixels do not have the stored checksum.
+        """
         if self._reader is None:
             self._read_ahead(scale, key, 0, self.records[scale][key].nbytes)
         image = self.view(scale, key)

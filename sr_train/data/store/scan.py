@@ -54,7 +54,8 @@ class Estimate(NamedTuple):
 def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
     """Call ``function`` with each item in threads, and yield the futures in the order of ``items``.
 
-    At most 2 * ``workers`` items are started in advance. Threads are sufficient, because image decoders release the GIL.
+    At most 2 * ``workers`` items are started in advance. Threads are sufficient, because image decoders release the
+    GIL.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -80,8 +81,8 @@ class Inputs:
         skip_bad: true to leave unreadable images out; false to raise an error.
         files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function that gets the headers of all readable files and returns a list of problems. It is called before images
-            are decoded.
+        check: function that gets the headers of all readable files and returns a list of problems. It is called before
+            images are decoded.
 
     Raises:
         BadFilesError: lists all files with names that are too long.
@@ -115,7 +116,10 @@ class Inputs:
             raise BadFilesError(f"{images}: names too long for a store", long)
 
     def _results(self, function: Callable[[str], R], keys: Iterable[str]) -> Iterator[tuple[str, R | None]]:
-        """Yield (key, result of ``function``) in order. For an unreadable file, yield None and add the reason to ``self.bad``."""
+        """Yield (key, result of ``function``) in order.
+
+        For an unreadable file, yield None and add the reason to ``self.bad``.
+        """
         keys = list(keys)
         for key, future in zip(keys, parallel(function, keys, self._workers), strict=True):
             try:
@@ -149,7 +153,8 @@ class Inputs:
     def estimate(self, store: Path, partial: Path, progress: Callable[[int], object]) -> Estimate:
         """Read the headers of all files, to find unreadable files and the size of the store before images are decoded.
 
-        Raises BadFilesError that lists all unreadable files, unless ``skip_bad`` is true. Raises OSError if the disk is too small.
+        Raises BadFilesError that lists all unreadable files, unless ``skip_bad`` is true. Raises OSError if the disk is
+        too small.
         """
         good: dict[str, Header] = {}
         for key, header in self._results(self._header, self.files):
@@ -177,14 +182,20 @@ class Inputs:
         return Estimate(len(good), total, free)
 
     def load(self, keys: Iterable[str]) -> Iterator[Item | None]:
-        """Decode and reduce images in order. For an unreadable file, yield None and remove the file from ``self.files``."""
+        """Decode and reduce images in order.
+
+        For an unreadable file, yield None and remove the file from ``self.files``.
+        """
         for key, item in self._results(self._item, keys):
             if item is None:
                 del self.files[key]
             yield item
 
     def raise_bad(self) -> None:
-        """Raise BadFilesError that lists all unreadable files. Do nothing if ``skip_bad`` is true or all files are readable."""
+        """Raise BadFilesError that lists all unreadable files.
+
+        Do nothing if ``skip_bad`` is true or all files are readable.
+        """
         if self.bad and not self._skip_bad:
             raise BadFilesError(
                 f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove the listed files and run the same "

@@ -28,7 +28,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def shown_clip(clip: str, where: str) -> str:
-    """Return the name of a clip for messages. If the source folder itself is the clip, return the name of the folder."""
+    """Return the name of a clip for messages.
+
+    If the source folder itself is the clip, return the name of the folder.
+    """
     return clip or Path(where).name
 
 
@@ -121,8 +124,8 @@ class Clips:
     """HR and LR frames of clips. LR frames are read from a source, or made from HR frames by bicubic reduction.
 
     Args:
-        hr: a folder that contains one folder of numbered frames per clip, a store that sr-prepare made from such a folder, an
-            LMDB of BasicSR, or ``toy_clips:NAMES``.
+        hr: a folder that contains one folder of numbered frames per clip, a store that sr-prepare made from such a
+            folder, an LMDB of BasicSR, or ``toy_clips:NAMES``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         lr: source of the LR frames; ``None`` makes LR from HR.
         clips: names of the clips to use; ``None`` uses all.

@@ -17,7 +17,9 @@ from sr_train.data.video.windows import check_frames, check_padding, padded_wind
 
 
 class TrainWindows:
-    """Training windows of video frames. A window lies inside its clip; there is one window for each possible center frame.
+    """Training windows of video frames.
+
+    A window lies inside its clip; there is one window for each possible center frame.
 
     Args:
         clips: clips to take windows from. Every clip must have at least as many frames as the longest window covers
@@ -49,8 +51,8 @@ class TrainWindows:
     def draw(self, index: int, words: Sequence[int]) -> list[int]:
         """Return the indices (in ``self.pairs``) of the frames of a random window around center frame number ``index``.
 
-        ``words`` are three uniform random 64-bit integers, which determine interval and order. If the window with this interval
-        does not fit into the clip, another center frame of the same clip is drawn.
+        ``words`` are three uniform random 64-bit integers, which determine interval and order. If the window with this
+        interval does not fit into the clip, another center frame of the same clip is drawn.
         """
         clip, center = self._centers[index]
         first, length = self._spans[clip]
@@ -139,8 +141,8 @@ class EvalWindows:
     def frame(self, index: int) -> ClipFrame:
         """Return the position of the frame to be scored.
 
-        It contains the name of the clip, the indices (in ``self.pairs``) of the window's frames, and True if the frame is the
-        middle frame of its clip.
+        It contains the name of the clip, the indices (in ``self.pairs``) of the window's frames, and True if the frame
+        is the middle frame of its clip.
         """
         clip, center = self._where[index]
         first, length = self._spans[clip]

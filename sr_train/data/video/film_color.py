@@ -1,6 +1,7 @@
 """Conversion between Y'CbCr and RGB with the matrices, ranges and chroma positions of ITU-R BT.601, BT.709 and BT.2020.
 
-FFmpeg's swscale is not used: its defaults (BT.601 for every size, chroma in the middle) shift the colors of most videos.
+FFmpeg's swscale is not used: its defaults (BT.601 for every size, chroma in the middle) shift the colors of most
+videos.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool)
 def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
     """Reduce a chroma plane [h, w] to [h, ceil(w / factor)].
 
-    If ``left`` is true, the new samples are at the left of ``factor`` old samples, and a triangle filter is used. Otherwise each
-    is the mean of ``factor`` old samples.
+    If ``left`` is true, the new samples are at the left of ``factor`` old samples, and a triangle filter is used.
+    Otherwise each is the mean of ``factor`` old samples.
     """
     if factor == 1:
         return x
@@ -123,12 +124,13 @@ def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, color: Color, *, le
     """Convert the planes of a video frame to RGB [3, h, w] in [0, 1].
 
     Args:
-        planes: planes Y, Cb, Cr; or Y; or R, G, B. A plane is a float array [h, w] of integer sample values. Chroma planes may
-            be smaller.
+        planes: planes Y, Cb, Cr; or Y; or R, G, B. A plane is a float array [h, w] of integer sample values. Chroma
+            planes may be smaller.
         pix_fmt: format of the planes.
         color: color coding of the planes; for RGB only the range matters.
-        left: true if a chroma sample is at the position of the left one of its luma samples, as in MPEG-2, H.264 and later.
-            False if it is in the middle between them, as in JPEG and MPEG-1. Vertically it is in the middle in both cases.
+        left: true if a chroma sample is at the position of the left one of its luma samples, as in MPEG-2, H.264 and
+            later. False if it is in the middle between them, as in JPEG and MPEG-1. Vertically it is in the middle in
+            both cases.
     """
     zero, one = _ends(pix_fmt.depth, color.full, chroma=False)
     luma = (planes[0] - zero) / one

@@ -85,7 +85,10 @@ def reason(error: BaseException) -> str:
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Return three booleans: transpose, flip vertically, flip horizontally. In this order, they make a frame upright."""
+    """Return three booleans: transpose, flip vertically, flip horizontally.
+
+    In this order, they make a frame upright.
+    """
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
             matrix = np.reshape(np.frombuffer(bytes(data), np.int32), (3, 3))
@@ -201,7 +204,10 @@ class FilmReader:
         return Look(height, width, pix_fmt, color, tagged, aspect, Fraction(rate), Fraction(base), left)
 
     def _pixel_format(self, pixel: Any) -> PixelFormat:
-        """Return the planar format for a pixel format, without an alpha channel. Raises FilmError if FFmpeg has no such format."""
+        """Return the planar format for a pixel format, without an alpha channel.
+
+        Raises FilmError if FFmpeg has no such format.
+        """
         try:
             pix_fmt = planar_format(pixel)
             self._av.VideoFormat(pix_fmt.name)
@@ -269,14 +275,18 @@ class FilmReader:
             if (frame.width, frame.height) != self._stored:
                 was = f"{self._stored[0]}x{self._stored[1]}"
                 raise FilmError(
-                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, earlier frames are {was}; split the video there"
+                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, earlier frames are {was}; split the video "
+                    "there"
                 )
             yield Frame(self._pixels(frame), self._time(frame), int(frame.duration or 0))
             number += 1
             frame = next(self._decoded, None)
 
     def _time(self, frame: VideoFrame) -> int:
-        """Return the time stamp of a frame. For a frame without one, return the last time stamp plus one frame's duration."""
+        """Return the time stamp of a frame.
+
+        For a frame without one, return the last time stamp plus one frame's duration.
+        """
         stamp = frame.pts if frame.pts is not None else frame.dts
         step = max(1, round(1 / (self.look.rate * self.look.time_base)))
         if stamp is None:

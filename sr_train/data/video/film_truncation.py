@@ -1,7 +1,7 @@
 """Detection of videos whose end is missing, e.g. after an aborted download. The check is made before frames are read.
 
-The file size is compared with AVI's RIFF size, Matroska's segment or the boxes of MP4. A GIF must end with its trailer byte.
-Other formats are checked while they are read. MPEG program and transport streams do not contain their length.
+The file size is compared with AVI's RIFF size, Matroska's segment or the boxes of MP4. A GIF must end with its trailer
+byte. Other formats are checked while they are read. MPEG program and transport streams do not contain their length.
 """
 
 from __future__ import annotations

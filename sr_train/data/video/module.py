@@ -22,9 +22,10 @@ class ClipData(SRData):
 
     Args:
         train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, clips: C, without: C,
-            weight: w}``, where C is ``all``, a list of names or a text file of names. Without weights every window
-            is drawn equally often.
-        val: {name: validation set}; a set is ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
+            weight: w}``, where C is ``all``, a list of names or a text file of names. Without weights every window is
+            drawn equally often.
+        val: {name: validation set}; each set is
+            ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         lr_patch: side of a training patch, in LR pixels.
         frames: odd number of frames of a window; the network restores the center one.

@@ -65,10 +65,10 @@ def _numbers(photograph: str, seed: int, clip: int, attempt: int) -> list[float]
 
 
 def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int = 0) -> list[View]:
-    """Return the views of the camera in one clip. The camera pans, rotates and zooms with constant speed on a curved path.
+    """Return the views of the camera in one clip.
 
-    The views depend only on (photograph, seed, clip). ``size`` is (height, width) of the photograph. A path that leaves the
-    photograph is drawn again.
+    The camera pans, rotates and zooms with constant speed on a curved path. The views depend only on (photograph, seed,
+    clip). ``size`` is (height, width) of the photograph. A path that leaves the photograph is drawn again.
     """
     height, width = size
     for attempt in range(_TRIES):
@@ -115,11 +115,12 @@ def render(photograph: Image, views: list[View]) -> Image:
 class ToyClips:
     """Source of clips made from photographs: ``PER_PHOTOGRAPH`` clips for each photograph.
 
-    The name of a frame is e.g. ``coffee-3/00000011``. A clip is rendered on first access (a tenth of a second) and kept in
-    memory until the process ends.
+    The name of a frame is e.g. ``coffee-3/00000011``. A clip is rendered on first access (a tenth of a second) and kept
+    in memory until the process ends.
 
     Args:
-        names: names of photographs of scikit-image, separated by commas; default: the photographs that recipes train on.
+        names: names of photographs of scikit-image, separated by commas; default: the photographs that recipes train
+            on.
         seed: seed of the camera paths.
     """
 

@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 class Exchange:
     """Reader of the timers of DistributedDataParallel (ddp). It changes neither the gradients nor their order.
 
-    The exchange of gradients begins while the backward pass still computes other gradients. It ends when the averages have
-    arrived, so it includes the time in which this process waits for slower processes.
+    The exchange of gradients begins while the backward pass still computes other gradients. It ends when the averages
+    have arrived, so it includes the time in which this process waits for slower processes.
 
     Args:
         trainer: trainer whose strategy may be ddp.

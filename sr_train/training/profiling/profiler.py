@@ -1,8 +1,8 @@
 """``profile=true``: timing of the first steps of a run. It changes neither the weights nor the order of the data.
 
-During the measured steps the trainer's profiler is a :class:`~sr_train.training.profiling.step_timer.StepTimer`. Rare parts are
-a log entry, a validation and a checkpoint. A rare part is timed if it occurs in the measured steps; otherwise it is run once for
-timing after them. The report contains the average time of a rare part per step.
+During the measured steps the trainer's profiler is a :class:`~sr_train.training.profiling.step_timer.StepTimer`. Rare
+parts are a log entry, a validation and a checkpoint. A rare part is timed if it occurs in the measured steps; otherwise
+it is run once for timing after them. The report contains the average time of a rare part per step.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ _AT_LEAST = 0.5  # minimum of seconds for timing the loader alone
 class StepProfiler(StepCallback):
     """Callback for ``profile=true``: measures ``steps`` steps after a warm-up, traces a few more, and prints a report.
 
-    It also times the rare parts (log entry, validation, checkpoint). The callback must come after the callbacks that it measures.
-    Weights, logs and the order of the data are the same as in a run without this callback.
+    It also times the rare parts (log entry, validation, checkpoint). The callback must come after the callbacks that it
+    measures. Weights, logs and the order of the data are the same as in a run without this callback.
 
     Args:
         folder: folder of the stage; the results are written to the folder ``profile/`` in this folder.
@@ -156,7 +156,9 @@ class StepProfiler(StepCallback):
             trace.export_chrome_trace(str(self.folder / "trace.json"))
         if not self.rows:
             if trainer.is_global_zero:
-                tqdm.write(f"profile: no step was measured, because the run ended within the {WARM_UP} steps of the warm-up")
+                tqdm.write(
+                    f"profile: no step was measured, because the run ended within the {WARM_UP} steps of the warm-up"
+                )
             return
         setup = self._setup(trainer, task)
         with torch.random.fork_rng(devices=[]):  # a loader always draws a seed for its workers

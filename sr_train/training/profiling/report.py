@@ -106,7 +106,7 @@ def table(profile: Profile, setup: Setup) -> list[str]:
             line += f"  {each * 1e3:,.1f} ms every {every:,} steps ({how})"
         if part == COMMUNICATION and setup.exchange is not None:
             count, whole = setup.exchange
-            line += f"  {count} processes exchange gradients for {whole * 1e3:,.1f} ms, in part during the backward pass"
+            line += f"  {count} processes exchange gradients for {whole * 1e3:,.1f} ms, partly during backward"
         lines.append(line)
     lines.append(f"  {'step':<{width}}  {profile.step * 1e3:>9.2f}  {1:>6.1%}")
     walls = [1e3 * s for s in profile.walls]

@@ -1,8 +1,8 @@
 """Timer of the parts of Lightning's training loop.
 
-Lightning's loop reports all its actions to ``trainer.profiler``. :class:`StepTimer` replaces this profiler. Actions can contain
-other actions. The time is added to the innermost action that is a known part, so the times of all parts add up to the elapsed
-time.
+Lightning's loop reports all its actions to ``trainer.profiler``. :class:`StepTimer` replaces this profiler. Actions can
+contain other actions. The time is added to the innermost action that is a known part, so the times of all parts add up
+to the elapsed time.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class StepTimer(Profiler):
     """Profiler that measures the seconds of each part of a step. Time is added to the innermost part that has started.
 
     Args:
-        device: device of the network. A GPU is synchronized at the border between two parts, because the GPU's work would
-            otherwise be added to the first part that waits for it.
+        device: device of the network. A GPU is synchronized at the border between two parts, because the GPU's work
+            would otherwise be added to the first part that waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,7 +1,8 @@
-"""Contract for reading other programs' weights. A key format is the scheme by which one program names a network's tensors.
+"""Contract for reading other programs' weights.
 
-Each family of networks has a file with its ``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries
-all of them. To add a key format, write two functions of names and shapes and add a :class:`KeyFormat` with them.
+A key format is the scheme by which one program names a network's tensors. Each family of networks has a file with its
+``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries all of them. To add a key format, write two
+functions of names and shapes and add a :class:`KeyFormat` with them.
 """
 
 from __future__ import annotations

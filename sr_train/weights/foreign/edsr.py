@@ -1,10 +1,10 @@
-"""Key formats (schemes of tensor names) of EDSR, MDSR and MSRResNet: BasicSR's, which sr-train also uses, and EDSR-PyTorch's.
+"""Key formats (schemes of tensor names) of EDSR, MDSR and MSRResNet: those of BasicSR and of EDSR-PyTorch.
 
-EDSR-PyTorch is the program of EDSR's authors.
+sr-train uses BasicSR's names. EDSR-PyTorch is the program of EDSR's authors.
 
 Names of the authors in EDSR and MDSR: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and
-``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and
-``upsample.S`` for scale number S, and ``tail.0`` for all scales.
+``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2``
+and ``upsample.S`` for scale number S, and ``tail.0`` for all scales.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _CONV = {"0": "conv1", "2": "conv2"}
 def _body(shapes: Shapes, *others: str) -> tuple[int, int] | None:
     """Return (number of features, number of blocks) of a network; None if its tensors do not have the expected form.
 
-    Expected are a convolution ``conv_first`` from 3 channels, a convolution ``conv_last`` to 3 channels, blocks ``body.N`` with
-    ``conv1`` and ``conv2``, and all layers in ``others``.
+    Expected are a convolution ``conv_first`` from 3 channels, a convolution ``conv_last`` to 3 channels, blocks
+    ``body.N`` with ``conv1`` and ``conv2``, and all layers in ``others``.
     """
     needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
     if any(f"{name}.weight" not in shapes for name in needed):
@@ -125,8 +125,8 @@ def _authors_edsr(shapes: Shapes) -> Mapping[str, str | None] | None:
 def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
     """Return {EDSR-PyTorch's name: sr-train's name} for the tensors of an MDSR; None for another network.
 
-    EDSR-PyTorch numbers the upsamplers of an MDSR. Their scales are found by their shapes. Raises ValueError if a shape does not
-    fit a scale, or if two upsamplers have the same scale.
+    EDSR-PyTorch numbers the upsamplers of an MDSR. Their scales are found by their shapes. Raises ValueError if a shape
+    does not fit a scale, or if two upsamplers have the same scale.
     """
     body = _authors_body(shapes)
     places = sorted({int(m[1]) for m in map(_UP.fullmatch, shapes) if m})
@@ -164,8 +164,8 @@ def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
             numbers = [] if bias is None else [round(float(v), 4) for v in bias.flatten()[:3]]
             shown = "" if bias is None else f": {name}.bias is {numbers}"
             raise ValueError(
-                f"the network in this file uses another range than [0, 255], or another mean than DIV2K's{shown}; only networks trained with "
-                "--rgb_range 255 can be used"
+                f"the network in this file uses another range than [0, 255], or another mean than DIV2K's{shown}; "
+                "only networks trained with --rgb_range 255 can be used"
             )
 
 

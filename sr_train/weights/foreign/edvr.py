@@ -1,7 +1,8 @@
-"""The two published key formats (schemes of tensor names) of EDVR: the authors' of 2019, and BasicSR's, which sr-train also uses.
+"""The two published key formats (schemes of tensor names) of EDVR: the authors' of 2019, and BasicSR's.
 
-The two formats number the two temporal attentions in opposite order, and both attentions have the same shapes. Therefore the test
-of this file compares outputs, to prove that the names are converted correctly.
+sr-train uses BasicSR's names.
+The two formats number the two temporal attentions in opposite order, and both attentions have the same shapes.
+Therefore the test of this file compares outputs, to prove that the names are converted correctly.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ _NAMES_2019 = {"trunk_conv": "conv_body", "HRconv": "conv_hr"}
 def names_2018(shapes: Shapes) -> Mapping[str, str | None] | None:
     """Return {name in ESRGAN's code of 2018: sr-train's name} for the tensors of an RRDBNet; None for another network.
 
-    Names of 2018 are ``model.0.weight``, ``model.1.sub.N.RDB1.conv1.0.weight``, ... The body is ``model.1``; the last item of
-    ``model.1.sub`` is the convolution after the body. The following layers are numbered. Only convolutions among them have
-    tensors: first the upsampling convolutions, then conv_hr, then conv_last.
+    Names of 2018 are ``model.0.weight``, ``model.1.sub.N.RDB1.conv1.0.weight``, ... The body is ``model.1``; the last
+    item of ``model.1.sub`` is the convolution after the body. The following layers are numbered. Only convolutions
+    among them have tensors: first the upsampling convolutions, then conv_hr, then conv_last.
     """
     if "model.1.sub.0.RDB1.conv1.0.weight" not in shapes:
         return None
@@ -72,9 +72,10 @@ def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
 def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | None:
     """Return the arguments of an RRDBNet from shapes of tensors; None for another network.
 
-    With 12 input channels (2x2 pixels) the network has scale 2, with 48 input channels (4x4 pixels) scale 1. With 3 input channels,
-    the scale depends on the number of upsampling convolutions: 1 for none, 4 for two, 8 for three. With one upsampling convolution
-    the scale is 2 or 3, and the argument ``scale`` decides. Raises ValueError if ``scale`` is then neither 2 nor 3.
+    With 12 input channels (2x2 pixels) the network has scale 2, with 48 input channels (4x4 pixels) scale 1. With 3
+    input channels, the scale depends on the number of upsampling convolutions: 1 for none, 4 for two, 8 for three. With
+    one upsampling convolution the scale is 2 or 3, and the argument ``scale`` decides. Raises ValueError if ``scale``
+    is then neither 2 nor 3.
     """
     first, dense = shapes.get("conv_first.weight"), shapes.get("body.0.rdb1.conv1.weight")
     last = shapes.get("conv_last.weight")
