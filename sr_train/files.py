@@ -81,10 +81,7 @@ class Lines:
         self._warned = False
 
     def append(self, text: str) -> None:
-        """Append lines.
-
-        If a shared file system does not answer, warn once and keep the lines in memory for the next call.
-        """
+        """Append lines. If a shared file system does not answer, warn once and keep the lines in memory."""
         self.kept += text
         try:
             self.flush(PAUSES[:2])
@@ -174,10 +171,7 @@ _NETWORK = (
 
 
 def on_network(path: str | os.PathLike[str]) -> bool:
-    """Return true if a path is on a network file system, e.g. NFS.
-
-    Return false if the system has no list of file systems.
-    """
+    """Return true if a path is on a network file system, e.g. NFS; false if the system has no list of file systems."""
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -289,10 +283,7 @@ def _in_use(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left in :func:`write_bytes`.
-
-    Only a process that is the only writer of the folder may call this.
-    """
+    """Remove temporary files that killed processes left in :func:`write_bytes`. Only a folder's single writer may call this."""
     for left in folder.glob(".*.part"):
         left.unlink(missing_ok=True)
 

@@ -205,10 +205,7 @@ class Ranks:
             raise FailedElsewhereError(int(self.failure["code"]))
 
     def explain_loss(self) -> str | None:
-        """Return the error message for an operation that failed because another process has ended.
-
-        Return None if this process has reported its own error.
-        """
+        """Return the message for an operation that failed because a process ended; None if that process told its error."""
         deadline = time.monotonic() + 2 * _LOST
         while time.monotonic() < deadline and self.failure is None:
             try:
@@ -238,10 +235,7 @@ class Ranks:
     # -- beats ----------------------------------------------------------------------------------------------------
 
     def doing(self, what: str, step: int | None = None) -> None:
-        """Store what this process does now, e.g. "waits for data", for the next heartbeat.
-
-        ``step`` is the last finished step.
-        """
+        """Store what this process does, e.g. "waits for data", and the last finished step, for the next heartbeat."""
         self._doing = what
         self._since = time.monotonic()
         if step is not None:
@@ -265,10 +259,7 @@ class Ranks:
         store.set(f"beat/{self.rank}", json.dumps(content))
 
     def _read_beat(self, store: Store, rank: int) -> dict[str, Any] | None:
-        """Return the newest heartbeat of a rank and its age in seconds, by this process's clock.
-
-        Return None if the rank has not sent a heartbeat yet.
-        """
+        """Return a rank's newest heartbeat and its age in seconds by this process's clock; None before the first one."""
         if not store.check([f"beat/{rank}"]):
             return None
         text = store.get(f"beat/{rank}").decode()
@@ -334,11 +325,7 @@ def _guard_exit(code: int) -> None:
 
 
 def describe_beats(beats: dict[int, dict[str, Any]]) -> str:
-    """Return one line for the user, made from the heartbeats of all ranks.
-
-    It contains the activity of the ranks that are behind or do not answer, and the number of the other ranks, which
-    wait for them.
-    """
+    """Return one line on all heartbeats: what slow and lost ranks do, and the number of ranks that wait for them."""
     if len(beats) == 1:
         return f"{beats[0]['doing']} (after step {beats[0]['step']})"
     lost = {r: b for r, b in beats.items() if b["age"] > 10 * BEAT}

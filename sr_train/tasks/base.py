@@ -140,10 +140,7 @@ class SRTask(L.LightningModule):
         return [[names[parameter] for parameter in group["params"]] for group in self.parameter_groups()]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """Return the learning rate of a parameter group at a step.
-
-        ``suffix`` identifies the group. The rate is computed from the current options, not from a checkpoint.
-        """
+        """Return the learning rate of the group with ``suffix`` at a step, from the current options, not a checkpoint."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
         return self.rate * factors.get(suffix, 1.0) * self.options.curve(step)
 
@@ -158,10 +155,7 @@ class SRTask(L.LightningModule):
                 group["lr"] = self.rate_of(group["suffix"], self.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate, and store the names of the batch's images for the guard's messages.
-
-        Before the first micro-batch of a step, also clear the gradients.
-        """
+        """Set the learning rate, store the image names for the guard, and clear gradients at a step's first micro-batch."""
         self.set_rate(self.trainer.optimizers)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
             for network in self.networks():
@@ -262,11 +256,7 @@ class SRTask(L.LightningModule):
         self.look()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add three values to a checkpoint.
-
-        They are the guard's counters of refused steps, true if the network's warning (``alarm``) has been printed, and
-        the names of the parameters in the optimizer.
-        """
+        """Add the guard's counters, whether the network's warning was printed, and the names of trained parameters."""
         self.look()
         checkpoint["trained"] = self.trained()
         checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}

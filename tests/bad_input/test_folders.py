@@ -4,7 +4,7 @@ import pytest
 from spoil import EVAL, TRAIN, UPSCALE, Case, check, folder, nothing
 
 CASES = [
-    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or videos in it or below it (.png, .jpg"),
+    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or videos in this folder or below it (.png, .jpg"),
     Case(
         "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
     ),
@@ -20,7 +20,7 @@ CASES = [
         (*EVAL, "weights=hr"),
         nothing,
         1,
-        "hr: this folder has no weights.safetensors and no checkpoints",
+        "hr: this folder contains no weights.safetensors and no checkpoints",
     ),
     Case(
         "run for a stage",

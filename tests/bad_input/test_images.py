@@ -48,7 +48,7 @@ CASES = [
         (*UPSCALE, "input=a.ppm"),
         lambda p: PIL.Image.new("RGB", (8, 8)).save(p / "a.ppm"),
         1,
-        "a.ppm: a PPM image, which is not decoded; convert it to png",
+        "a.ppm: a PPM image, a format that cannot be read; convert it to png",
     ),
     Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in it"),
     Case(

@@ -9,7 +9,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=2", "hr=none.lmdb"),
         nothing,
         1,
-        "none.lmdb: there is no such store; make it with sr-prepare",
+        "none.lmdb: there is no such store; make the store with sr-prepare",
     ),
     Case(
         "store cut",
@@ -86,7 +86,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=4", "hr=hr", "lr=x.lmdb"),
         nothing,
         1,
-        "x.lmdb: contains LR of scales [2], not of 4; make another with sr-prepare scales=[2, 4]",
+        "x.lmdb: contains LR of scales [2], not of 4; make another store with sr-prepare scales=[2, 4]",
     ),
     Case(
         "a file called lmdb",

@@ -128,7 +128,7 @@ def test_three_networks_are_mixed_by_their_factors(invoke, files):
     assert "give mix=" in invoke("sr-interp", three, "alpha=0.5").stderr
     assert "sum to 0.8, expected 1" in invoke("sr-interp", three, "mix=[0.5,0.3,0]").stderr
     assert (
-        "one of them is given twice" in invoke("sr-interp", "weights=[a.safetensors,a.safetensors]", "alpha=0.5").stderr
+        "one file is given twice" in invoke("sr-interp", "weights=[a.safetensors,a.safetensors]", "alpha=0.5").stderr
     )
 
 

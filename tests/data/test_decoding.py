@@ -426,8 +426,8 @@ def refused():
         "tif: pages": (animation("TIFF", 4), "a TIFF of 4 pages; a file must contain one image"),
         "tif: pages of another writer": (tiff(RGB, 2, pages=2), "a TIFF of 2 pages"),
         "jpg: MPO": (animation("MPO"), r"a JPEG \(MPO\) of 3 pictures"),
-        "png: gif": (saved(RGB, "GIF"), "a GIF, which is not decoded; convert it to png"),
-        "jpg: jpeg xl": (b"\xff\x0a" + bytes(50), "a JPEG XL image, which is not decoded; convert it to png"),
+        "png: gif": (saved(RGB, "GIF"), "a GIF, a format that cannot be read; convert it to png"),
+        "jpg: jpeg xl": (b"\xff\x0a" + bytes(50), "a JPEG XL image, a format that cannot be read; convert it to png"),
         "jpg: jpeg xl in a container": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "a JPEG XL image"),
         "png: jpeg 2000": (saved(RGB, "JPEG2000"), "a JPEG 2000 image"),
         "jpg: heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), "a HEIC image"),
@@ -442,7 +442,7 @@ def refused():
             tiff(np.dstack([GRAY16, ALPHA16]), 1, 16, extra=[2]),
             r"16-bit gray with more samples per pixel \(alpha\) is not decoded",
         ),
-        "tif: two samples": (tiff(np.dstack([GRAY, ALPHA]), 1), "has 2 samples per pixel, gray and alpha have 2"),
+        "tif: two samples": (tiff(np.dstack([GRAY, ALPHA]), 1), "has 2 samples per pixel; gray needs 1, or 2 with alpha"),
         "tif: CMYK16": (tiff(RGBA16, 5, 16), "contains 16-bit CMYK colors"),
         "tif: other inks": (tiff(RGBA, 5, tags=[(332, 3, [2])]), "contains other inks than CMYK"),
         "tif: Lab": (tiff(RGB, 8), r"contains CIE L\*a\*b\* colors; save it as gray"),
@@ -453,12 +453,12 @@ def refused():
         "tif: reversed bits of RGB": (tiff(RGB, 2, fill=2), r"in reverse order \(FillOrder 2\)"),
         "tif: a strip is missing": (tiff(RGB, 2, drop=1), "corrupt or truncated image .it has 2 of 3 strips"),
         "tif: a tile is missing": (tiff(RGB16, 2, 16, tile=(16, 16), drop=1), "it has 1 of 2 strips or tiles"),
-        "tif: RGB16, LZMA": (tiff(RGB16, 2, 16, compression=34925), "OpenCV does not decode LZMA in such a TIFF"),
-        "tif: RGB16, zstd": (tiff(RGB16, 2, 16, compression=50000), "OpenCV does not decode zstd in such a TIFF"),
-        "tif: RGB16, LERC": (tiff(RGB16, 2, 16, compression=34887), "OpenCV does not decode LERC"),
-        "tif: LERC": (tiff(RGB, 2, compression=34887), "Pillow does not decode LERC in such a TIFF; save it with"),
-        "tif: JPEG XL": (tiff(RGB, 2, compression=50002), "Pillow does not decode JPEG XL"),
-        "tif: unknown compression": (tiff(RGB, 2, compression=12345), "Pillow does not decode compression 12345"),
+        "tif: RGB16, LZMA": (tiff(RGB16, 2, 16, compression=34925), "OpenCV cannot decode the compression LZMA of this TIFF"),
+        "tif: RGB16, zstd": (tiff(RGB16, 2, 16, compression=50000), "OpenCV cannot decode the compression zstd of this TIFF"),
+        "tif: RGB16, LERC": (tiff(RGB16, 2, 16, compression=34887), "OpenCV cannot decode the compression LERC"),
+        "tif: LERC": (tiff(RGB, 2, compression=34887), "Pillow cannot decode the compression LERC of this TIFF; save it with"),
+        "tif: JPEG XL": (tiff(RGB, 2, compression=50002), "Pillow cannot decode the compression JPEG XL"),
+        "tif: unknown compression": (tiff(RGB, 2, compression=12345), "Pillow cannot decode the compression number 12345"),
         "tif: damaged LZMA": (tiff(RGB, 2, compression=34925)[:300] + b"?" * 900, "corrupt|header cannot be read"),
         "bmp: fields of 10 bits": (
             bmp(GRAY16[..., 0].astype(np.uint32), 32, 56, masks=(0x3FF00000, 0xFFC00, 0x3FF, 0)),
@@ -471,7 +471,7 @@ def refused():
         deep[deep.index(b"av1C") + 6] |= 0x40
         found["avif: 10 bits"] = (
             bytes(deep),
-            "an AVIF of 10 bits, of which Pillow decodes 8; convert it to a 16-bit png",
+            "an AVIF of 10 bits, but Pillow decodes only 8 bits; convert it to a 16-bit png",
         )
     return found
 

@@ -523,7 +523,7 @@ def test_files_of_other_kinds_are_named_in_one_warning(tmp_path, capsys):
         assert list(list_images(tmp_path)) == ["1", "2", "3", "4"]
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"warning: {tmp_path}: 4 files without a suffix of images not read: 6.jxl, a/5.gif, a/README, notes.txt"
+        f"warning: {tmp_path}: 4 files are ignored, because their names have no suffix of images: 6.jxl, a/5.gif, a/README, notes.txt"
     ]
 
 
@@ -546,7 +546,7 @@ def test_all_files_that_share_a_name_are_listed(tmp_path):
 
 def test_folders_without_images_are_refused(tmp_path):
     make(tmp_path, "notes.txt", ".hidden.png", "1.png.part")
-    with pytest.raises(ValueError, match=r"no images in it or below it \(\.png, \.jpg"):
+    with pytest.raises(ValueError, match=r"no images in this folder or below it \(\.png, \.jpg"):
         list_images(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         list_images(tmp_path / "nowhere")

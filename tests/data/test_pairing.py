@@ -55,7 +55,7 @@ def test_names_that_programs_write_are_paired(stems, names, ending):
         (
             ["img_1", "img_10"],
             ["img_10", "img_1_A", "img_1_B"],
-            "img_1: more than one name begins with it: img_1_A, img_1_B",
+            "img_1: more than one name begins with this name: img_1_A, img_1_B",
         ),
         (["baby", "bird"], ["baby_SR", "bird_RCAN"], "names have different endings: baby_SR, bird_RCAN"),
         (["baby", "bird"], ["baby_face_SR", "bird_SR"], "names have different endings: baby_face_SR, bird_SR"),

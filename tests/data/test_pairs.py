@@ -99,7 +99,7 @@ def test_lr_may_hold_more_images_than_hr_which_is_reported(tmp_path, capsys):
     assert pairs.keys == ["0000", "0002", "0003"]
     assert all(np.array_equal(pairs.whole(k)[0], reduce_image(images[key], 2)) for k, key in enumerate(pairs.keys))
     printed = capsys.readouterr().err
-    assert re.search(r"LR: 1 image without HR in .*HR, not used: 0001x2\n", printed)
+    assert re.search(r"LR: 1 LR image not used, because there is no HR image in .*HR: 0001x2\n", printed)
     assert printed.count("\n") == 1
 
 
@@ -135,7 +135,7 @@ def test_a_list_chooses_images_and_must_name_existing_ones(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"data\.train\[0\]\.list=\['0001'\]: expected a text file"):
         check_source("data.train[0]", {"hr": hr, "list": ["0001"]}, {"hr", "list"})
     listed.write_text("gt/0001.png, lq/0001.png\n")
-    with pytest.raises(BadFilesError, match="lists of pairs `HR, LR` are not read"):
+    with pytest.raises(BadFilesError, match="lists of pairs `HR, LR` cannot be read"):
         Pairs(hr, scale=2, listed=str(listed))
     with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such list of images"):
         Pairs(hr, scale=2, listed=str(tmp_path / "none.txt"))
@@ -337,7 +337,7 @@ def test_lr_is_taken_from_the_store_at_its_scale_wherever_it_lies(tmp_path, hr, 
         pairs = Pairs("toys.lmdb", scale=scale, lr="toys.lmdb")
         assert np.array_equal(pairs.whole(0)[0], reduce_image(cut(0, 61, 74), scale))
     with pytest.raises(
-        StoreError, match=r"toys\.lmdb: contains LR of scales \[2, 4\], not of 3; make another with sr-prepare"
+        StoreError, match=r"toys\.lmdb: contains LR of scales \[2, 4\], not of 3; make another store with sr-prepare"
     ):
         Pairs("toys.lmdb", scale=3, lr="toys.lmdb")
 

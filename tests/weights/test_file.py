@@ -94,7 +94,7 @@ def test_files_without_weights_are_named(tmp_path, file):
         with pytest.raises(WeightsError, match=f"{name}: not a readable safetensors or torch file"):
             load_weights(path)
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(WeightsError, match="the name of its network is missing"):
+    with pytest.raises(WeightsError, match="the file does not contain the name of its network"):
         load_weights(tmp_path / "foreign.safetensors")
     with pytest.raises(WeightsError, match="version 9"):
         load_weights(_write(tmp_path / "new.safetensors", version="9"))

@@ -85,9 +85,9 @@ def read_layout(path: Path, data: bytes) -> Layout:
     compression = page.get(t.COMPRESSION, 1)
     decoder = "OpenCV" if bits == 16 and color != _GRAY else "Pillow"
     if compression not in _COMMON and _lacks_codec(decoder, compression, bits):
-        name = _COMPRESSIONS.get(compression, f"compression {compression}")
+        name = _COMPRESSIONS.get(compression, f"number {compression}")
         raise ImageError(
-            f"{path}: {decoder} cannot decode {name} compression in this TIFF; save it with deflate or LZW, or uncompressed"
+            f"{path}: {decoder} cannot decode the compression {name} of this TIFF; save it with deflate or LZW, or uncompressed"
         )
     orientation = page.get(t.ORIENTATION, 1)
     height, width = page.get(t.LENGTH, 0), page.get(t.WIDTH, 0)

@@ -64,15 +64,13 @@ class StoreBuilder:
     Args:
         images: folder of images, with its subfolders, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
-        scales: scales of the LR images to store next to each image. An image is cropped to a multiple of the scale
-            before it is reduced with bicubic interpolation.
+        scales: scales of the LR images to store next to each image. They are made by bicubic reduction.
         arithmetic: name of the rounding rules of the reduction, see :mod:`sr_train.resampling`.
         workers: number of threads that decode and reduce images.
         skip_bad: true to leave unreadable images out; false to raise an error.
         files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function that gets the headers of all readable files and returns a list of problems. It is called before
-            the store is written.
+        check: function from the headers of all readable files to a list of problems, called before the store is written.
     """
 
     def __init__(
@@ -266,10 +264,7 @@ class StoreBuilder:
 
 
 def _same_file(record: Record, path: InputFile) -> bool:
-    """Return True if a record (entry of a store for one image) was made from this file.
-
-    Size and modification time are compared. If only the time differs (copied folder), the contents are compared.
-    """
+    """Return True if a store's record was made from this file: same size and time, or same contents (copied folder)."""
     try:
         status = path.stat()
         if status.st_size != record.file_size:
@@ -281,10 +276,7 @@ def _same_file(record: Record, path: InputFile) -> bool:
 
 @contextmanager
 def _writer_lock(folder: Path) -> Generator[None]:
-    """Lock a store, so that only one process writes it.
-
-    The lock ends with the process, also if the process is killed.
-    """
+    """Lock a store, so that only one process writes it. The lock ends with the process, also if it is killed."""
     if os.name == "nt":  # no such locks: the user must not run two at once
         yield
         return
