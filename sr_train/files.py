@@ -283,7 +283,10 @@ def _in_use(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed processes left in :func:`write_bytes`. Only a folder's single writer may call this."""
+    """Remove temporary files that killed processes left in :func:`write_bytes`.
+
+    Only a folder's single writer may call this.
+    """
     for left in folder.glob(".*.part"):
         left.unlink(missing_ok=True)
 

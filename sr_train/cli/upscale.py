@@ -38,7 +38,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 
 
 def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
-    """Check everything that can be checked before the first image. Return the jobs, the network and the settings."""
+    """Check all that can be checked before the first image is upscaled. Return the jobs, the network, the settings."""
     from sr_train.inference.network import open_network
     from sr_train.upscaling.encoder import check_options
     from sr_train.upscaling.inputs import list_jobs

@@ -141,7 +141,10 @@ def _rows(file: Path) -> list[Row]:
 def _leaves(
     node: dict[str, Any], written: Mapping[str, tuple[str, str]], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values. A mapping written on one line is one value."""
+    """Yield (dotted key, default value) for each key of a YAML file.
+
+    A mapping that is written on one line counts as one value.
+    """
     for key, value in node.items():
         if isinstance(value, dict) and value and not written.get(f"{prefix}{key}", ("", ""))[0]:
             yield from _leaves(value, written, f"{prefix}{key}.")

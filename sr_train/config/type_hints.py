@@ -107,7 +107,7 @@ def _choice(value: object) -> str:
 
 
 def _many(hint: Any) -> str:
-    """Format a type hint in the plural: "numbers"."""
+    """Format a type hint for a message, in the plural, e.g. "numbers" for float."""
     hint = _plain(hint)
     parts = [h for h in typing.get_args(hint) if not _is_tensor(h)]
     if typing.get_origin(hint) in (Union, types.UnionType) and len(parts) == 1:

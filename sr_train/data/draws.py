@@ -65,8 +65,8 @@ class Draws:
 
     Args:
         sizes: number of images of each source.
-        weights: how often each source is drawn, relative to the others; ``None`` draws every *image* equally often
-            (DF2K: 800 of DIV2K to 2,650 of Flickr2K).
+        weights: how often each source is drawn, relative to the other sources; ``None`` draws every *image* equally
+            often (DF2K: 800 of DIV2K to 2,650 of Flickr2K).
         seed: the run's seed.
         stage: the stage's name.
 

@@ -157,7 +157,7 @@ class TilesIfNeeded:
     After one image did not fit, all images that are at least as large are upscaled in tiles at once.
 
     Args:
-        tell: called with a message when tiles become smaller.
+        tell: function that is called with a message when tiles become smaller.
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:

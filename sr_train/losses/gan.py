@@ -57,7 +57,7 @@ class AdversarialLoss(Protocol):
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
         """Return D's loss, a scalar, and the parts of this loss, which include ``accuracy``.
 
-        ``real_logits`` are D's logits [B, 1] for HR images, ``fake_logits`` those for detached SR images.
+        ``real_logits`` are D's logits [B, 1] for HR images, ``fake_logits`` D's logits [B, 1] for detached SR images.
         """
         ...
 

@@ -56,7 +56,9 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     """
     _check(a, b)
     if min(a.shape[-2:]) < _WINDOW:
-        raise ValueError(f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels inside the border, got {tuple(a.shape[-2:])}")
+        raise ValueError(
+            f"SSIM needs an image of at least {_WINDOW}x{_WINDOW} pixels without its ignored border, got {tuple(a.shape[-2:])}"
+        )
     offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     kernel = [float(weight) for weight in weights / weights.sum()]

@@ -25,7 +25,7 @@ def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Meter:
-    """Scores of many images: ``{"set": {"protocol": {"psnr": mean, "ssim": mean, "n": images}}}``."""
+    """Collector of the scores of many images. :meth:`summary` returns their means."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []

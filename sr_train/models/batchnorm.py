@@ -49,8 +49,8 @@ class _Normalized(torch.autograd.Function):
 
     Mean and variance are over the batches of all processes. The gradient of ``x`` depends on the losses of all
     processes, because mean and variance do. Its formula (Ioffe and Szegedy 2015, section 3) contains sums over the
-    batch; these are added over all processes. The gradients of weight and bias are those of this process only, because
-    ddp averages them later.
+    batch; these are added over all processes. The gradients of weight and bias are sums over the batch of this process
+    only, because ddp averages them over the processes later.
     """
 
     @staticmethod

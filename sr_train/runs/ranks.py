@@ -205,7 +205,7 @@ class Ranks:
             raise FailedElsewhereError(int(self.failure["code"]))
 
     def explain_loss(self) -> str | None:
-        """Return the message for an operation that failed because a process ended; None if that process told its error."""
+        """Return the message for an operation that failed because a process ended; None if the process reported its error."""
         deadline = time.monotonic() + 2 * _LOST
         while time.monotonic() < deadline and self.failure is None:
             try:
@@ -270,7 +270,7 @@ class Ranks:
         return {**json.loads(text), "age": time.monotonic() - since}
 
     def _watch(self) -> None:
-        """Send heartbeats of this process, and read signals and failures of the others, until the run ends."""
+        """Send heartbeats of this process, and read signals and failures of other processes, until the run ends."""
         store = None if self._store is None else self._connect()
         failed_at: float | None = None
         while not self._ended.wait(BEAT):

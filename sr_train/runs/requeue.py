@@ -34,7 +34,7 @@ def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str,
     Args:
         folder: folder of the run.
         progress: {stage: number of finished steps}.
-        environment: environment variables; default: those of this process.
+        environment: environment variables; default: the environment variables of this process.
     """
     env = os.environ if environment is None else environment
     job = env.get("SLURM_JOB_ID")

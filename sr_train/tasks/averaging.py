@@ -55,8 +55,8 @@ class Average(AveragedModel):
     def _tensors(self, model: nn.Module) -> tuple[list[torch.Tensor], ...]:
         """Return four lists of tensors.
 
-        They contain the floating-point tensors of the average, those of ``model``, the integer tensors of the average,
-        and those of ``model``.
+        In order: floating-point tensors of the average, floating-point tensors of ``model``, integer tensors of the
+        average, integer tensors of ``model``.
         """
         if self._source is None or self._source() is not model:
             self._source = weakref.ref(model)

@@ -17,7 +17,10 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of every task (``task.NAME=VALUE``). To add one, add a field here and a line in ``conf/task/base.yaml``."""
+    """Options of every task (``task.NAME=VALUE``).
+
+    A new option needs a field here and a line in ``conf/task/base.yaml``.
+    """
 
     optimizer: OptimizerFactory
     """Function that builds the optimizer. The task calls it with (parameter groups, lr=rate)."""

@@ -198,7 +198,7 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
     """Test a stage, and print the memory, time and disk space that it needs.
 
-    Raise ValueError if it cannot be trained here.
+    Raise ValueError if the stage cannot be trained on this machine.
     """
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)

@@ -35,7 +35,7 @@ class Job(NamedTuple):
     frames: tuple[Path, ...] = ()  #: frames of a clip, in order
 
     def products(self, *, compare: bool) -> list[Path]:
-        """Return the paths of all outputs of this job, with those of ``compare=true`` if ``compare`` is true."""
+        """Return the paths of all outputs of this job, including the outputs of ``compare=true`` if ``compare`` is true."""
         if not compare:
             return [self.target]
         if self.kind == "image":
@@ -127,7 +127,8 @@ def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     if not wanted.is_dir() and wanted.suffix.lower() in CONTAINERS:
         if suffix is not None:
             raise UsageError(
-                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; give one of them, not both"
+                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; "
+                "give only one of the two options"
             )
         return Job(given, wanted, "video")
     if not wanted.is_dir() and is_video(wanted):

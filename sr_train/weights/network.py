@@ -23,7 +23,7 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
     except (ImportError, AttributeError):
         raise WeightsError(f"{where}: this version has no network {model['_target_']!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module_name):
-        raise WeightsError(f"{where}: {model['_target_']!r} is not a network")
+        raise WeightsError(f"{where}: {model['_target_']!r} is not the name of a network class")
     try:
         return cls(**{k: v for k, v in model.items() if k != "_target_"})
     except (TypeError, ValueError) as error:

@@ -4,7 +4,13 @@ import pytest
 from spoil import EVAL, TRAIN, UPSCALE, Case, check, folder, nothing
 
 CASES = [
-    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or videos in this folder or below it (.png, .jpg"),
+    Case(
+        "no images",
+        (*UPSCALE, "input=e"),
+        folder("e"),
+        1,
+        "e: no images or videos in this folder or below it (.png, .jpg",
+    ),
     Case(
         "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
     ),

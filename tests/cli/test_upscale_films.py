@@ -367,7 +367,7 @@ def test_a_clip_may_have_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=in.mp4"], 1, "would overwrite the input in.mp4"),
         (["input=in.mp4", "output=o.png"], 1, "give a folder, with format=png"),
         (["input=in.mp4", "output=o.gif"], 1, "videos are written as mp4"),
-        (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give one of them"),
+        (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give only one of the two options"),
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
         (["input=in.mp4", "output=o", "quality=70"], 2, "expected 0 (best) to 51"),

@@ -68,7 +68,8 @@ TYPED = {
     "model.scale=3": "is derived from scale (2); give scale=3",
     "folder=X": "is derived from paths.runs, name, stage (runs/quickstart_edsr/x2); give paths.runs=DIR or name=NAME",
     "task.optimizer.lr=0.01": "is derived from task.rate (0.003); give task.rate=0.01",
-    "task.optimizer.params=3": "is set by sr-train; give task.trainable=[GLOB] or task.rate_scale={GLOB: FACTOR}; GLOB matches parameter names",
+    "task.optimizer.params=3": "is set by sr-train; give task.trainable=[GLOB] or task.rate_scale={GLOB: FACTOR}; "
+    "GLOB matches parameter names",
     "task.protocols=[y]": "is derived from validate.protocols ([y,rgb]); give validate.protocols=[y]",
     "task.model=3": "is set by sr-train; give model=NAME and model.KEY=VALUE",
     "logger.tensorboard.folder=Y": "is derived from folder (X); give paths.runs=DIR or name=NAME",

@@ -129,8 +129,8 @@ def test_a_process_that_sees_one_gpu_of_several_counts_as_a_node():
 @pytest.mark.parametrize(
     ("options", "launch", "message"),
     [
-        ({"devices": 8}, TWO_BY_TWO, "trainer.devices=8 trainer.num_nodes=1: this contradicts srun, which has started 2 processes "
-         "per node on 2 nodes. .* srun --nodes=1 --ntasks-per-node=8 sr-train experiment=edsr_x4$"),
+        ({"devices": 8}, TWO_BY_TWO, "trainer.devices=8 trainer.num_nodes=1: this contradicts srun, which has started 2 "
+         "processes per node on 2 nodes. .* srun --nodes=1 --ntasks-per-node=8 sr-train experiment=edsr_x4$"),
         ({"num_nodes": 3}, TWO_BY_TWO, "srun --nodes=3 --ntasks-per-node=2"),
         ({"devices": [0]}, Launch("torchrun", 0, 2), "torchrun --nnodes=1 --nproc-per-node=1 -m sr_train train experiment"),
         ({"strategy": "single_device"}, TWO_BY_TWO, "srun has started 4 processes; leave this key out"),

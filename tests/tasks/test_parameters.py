@@ -89,8 +89,11 @@ def fit(task, steps, *, resume=None, callbacks=(), **options):
             r"'body\.\*': 0 is not a positive number; to freeze parameters use task\.trainable",
         ),
         ({"rate_scale": {"body.*": "half"}}, "'half' is not a positive number"),
-        ({"rate_scale": {"body.*": 0.1, "body.0.*": 1}}, r"'body\.0\.\*': all parameters that match this glob match an earlier glob"),
-        ({"trainable": ["body.*"], "rate_scale": {"conv_*": 0.1}}, r"'conv_\*': task\.trainable freezes all"),
+        (
+            {"rate_scale": {"body.*": 0.1, "body.0.*": 1}},
+            r"'body\.0\.\*': all parameters that match this glob match an earlier glob",
+        ),
+        ({"trainable": ["body.*"], "rate_scale": {"conv_*": 0.1}}, r"'conv_\*': all parameters that match"),
     ],
 )
 @pytest.mark.parametrize("task", [pixel, gan])

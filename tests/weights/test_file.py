@@ -50,7 +50,9 @@ def test_a_network_is_rebuilt_from_the_file_alone(file, network):
 )  # fmt: skip
 def test_only_our_networks_are_built(tmp_path, target):
     path = _write(tmp_path / "evil.safetensors", model={**EDSR_MODEL, "_target_": target})
-    with pytest.raises(WeightsError, match=r"only networks of|no network|no name of a network|is not a network"):
+    with pytest.raises(
+        WeightsError, match=r"only networks of|no network|no name of a network|is not the name of a network class"
+    ):
         build_network(load_weights(path), where=str(path))
 
 

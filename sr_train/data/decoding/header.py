@@ -72,7 +72,7 @@ def check_size(path: Path, header: Header) -> Header:
     pixels = header.height * header.width
     size = f"{header.width}x{header.height} pixels"
     if min(header.height, header.width) < 1:
-        raise ImageError(f"{path}: the image header states a size of {size}")
+        raise ImageError(f"{path}: the image header gives a size without pixels ({size})")
     if pixels > _limit.get("pixels", pixels):
         raise ImageError(
             f"{path}: refused before it is decoded: it has {size} ({pixels}), more than max_pixels={_limit['pixels']}"

@@ -89,7 +89,7 @@ def check_chunks(path: Path, data: bytes, layout: Layout) -> None:
     if layout.size > _MOST * len(data):
         size = f"{layout.header.width}x{layout.header.height}"
         raise ImageError(
-            f"{path}: corrupt image: {len(data)} bytes cannot contain the {size} pixels that its header states"
+            f"{path}: corrupt image: {len(data)} bytes cannot contain the {size} pixels that its header announces"
         )
     if not any(kind == b"IEND" and end <= len(data) for kind, _, end in _chunks(data)):
         raise ImageError(f"{path}: corrupt or truncated image (its chunks do not fit {len(data)} bytes)")
@@ -133,7 +133,7 @@ def decode_cv2(path: Path, data: bytes, header: Header) -> Image:
         raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
-            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, its header states {header.width}x{header.height}"
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, its header gives {header.width}x{header.height}"
         )
     return swap_red_blue(pixels)
 

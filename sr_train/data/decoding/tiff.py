@@ -73,12 +73,13 @@ def read_layout(path: Path, data: bytes) -> Layout:
         raise ImageError(f"{path}: the raw photograph of a camera (DNG); develop it to a 16-bit TIFF or PNG first")
     refuse_animation(path, "a TIFF", 1 + sum(not p.get(t.SUBFILE, 0) & 1 for p in pages[1:]), "pages")  # 1: a thumbnail
     if t.WIDTH not in page.values or t.LENGTH not in page.values:
-        raise ImageError(f"{path}: the image header cannot be read: it states no size")
+        raise ImageError(f"{path}: the image header cannot be read: it contains no size")
     bits = _bits(path, page)
     photometric = page.get(t.PHOTOMETRIC, 0)
     color = _COLORS.get(photometric)
     if color is None:
-        raise ImageError(f"{path}: contains {_OTHER_COLORS.get(photometric, f'colors of kind {photometric}')}; {_SAVE}")
+        kind = _OTHER_COLORS.get(photometric, f"colors of kind {photometric}")
+        raise ImageError(f"{path}: contains {kind}, which cannot be decoded; {_SAVE}")
     alpha = _alpha(path, page, color, bits)
     _check_kind(path, page, color, bits)
     _check_strips(path, page)
@@ -97,7 +98,7 @@ def read_layout(path: Path, data: bytes) -> Layout:
     return Layout(header, page, color, bits, photometric == 0, alpha, orientation)
 
 
-_SAVE = "save it as gray, RGB or RGBA of 8 or 16 bits"
+_SAVE = "save the image as gray, RGB or RGBA of 8 or 16 bits"
 
 
 def _bits(path: Path, page: t.Page) -> int:
@@ -112,7 +113,7 @@ def _bits(path: Path, page: t.Page) -> int:
         raise ImageError(f"{path}: contains {kind}{max(sizes)} pixels; 8 and 16 bit are supported")
     if len(sizes) > 1:
         text = ", ".join(map(str, page.values[t.BITS]))
-        raise ImageError(f"{path}: contains samples of unequal size ({text} bits); {_SAVE}")
+        raise ImageError(f"{path}: contains samples of unequal size ({text} bits), which cannot be decoded; {_SAVE}")
     (bits,) = sizes
     if bits not in (1, 2, 4, 8, 16):
         raise ImageError(f"{path}: contains uint{bits} pixels; 8 and 16 bit are supported")
@@ -147,19 +148,23 @@ def _check_kind(path: Path, page: t.Page, color: str, bits: int) -> None:
     """Raise ImageError for combinations that Pillow and OpenCV decode wrongly or not at all."""
     planes = page.get(t.PLANAR, 1) == 2 and page.get(t.SAMPLES, 1) > 1
     if planes and bits == 16:  # OpenCV decodes it wrongly without an error
-        raise ImageError(f"{path}: a 16-bit TIFF of separate color planes; save it with interleaved channels")
+        raise ImageError(
+            f"{path}: a 16-bit TIFF with separate color planes cannot be decoded; save it with interleaved channels"
+        )
     if planes and page.get(t.EXTRA, 0):
-        raise ImageError(f"{path}: a TIFF of separate color planes with alpha; save it with interleaved channels")
+        raise ImageError(
+            f"{path}: a TIFF with separate color planes and alpha cannot be decoded; save it with interleaved channels"
+        )
     if color in (_CMYK, "YCbCr") and bits != 8:
-        raise ImageError(f"{path}: contains {bits}-bit {color} colors; {_SAVE}")
+        raise ImageError(f"{path}: contains {bits}-bit {color} colors, which cannot be decoded; {_SAVE}")
     if color == _PALETTE and bits == 16:
-        raise ImageError(f"{path}: contains a palette of 16 bits; {_SAVE}")
+        raise ImageError(f"{path}: contains a palette of 16 bits, which cannot be decoded; {_SAVE}")
     if color == "RGB" and bits < 8:
-        raise ImageError(f"{path}: contains RGB of {bits} bits per sample; {_SAVE}")
+        raise ImageError(f"{path}: contains RGB of {bits} bits per sample, which cannot be decoded; {_SAVE}")
     if page.get(t.INK_SET, 1) != 1:
-        raise ImageError(f"{path}: contains other inks than CMYK; {_SAVE}")
+        raise ImageError(f"{path}: contains other inks than CMYK, which cannot be decoded; {_SAVE}")
     if page.get(t.FILL_ORDER, 1) != 1 and (page.get(t.SAMPLES, 1) > 1 or bits == 16):
-        raise ImageError(f"{path}: its bytes contain the bits in reverse order (FillOrder 2); {_SAVE}")
+        raise ImageError(f"{path}: bytes with bits in reverse order (FillOrder 2) cannot be decoded; {_SAVE}")
 
 
 def _check_strips(path: Path, page: t.Page) -> None:
@@ -169,7 +174,7 @@ def _check_strips(path: Path, page: t.Page) -> None:
     if t.TILES in page.counts:
         across, down = page.get(t.TILE_WIDTH, 0), page.get(t.TILE_LENGTH, 0)
         if min(across, down) < 1:
-            raise ImageError(f"{path}: the image header states tiles of {across}x{down} pixels")
+            raise ImageError(f"{path}: the image header gives an invalid size of tiles ({across}x{down} pixels)")
         needed, found = -(-width // across) * -(-height // down) * planes, page.counts[t.TILES]
     else:
         rows = min(page.get(t.ROWS_PER_STRIP, height), height) or height

@@ -199,7 +199,7 @@ class PngLmdb:
         stated = self.shapes[key]
         if (height, width) != stated[:2]:
             raise ImageError(
-                f"{self.path}: image {key!r}: the PNG is {width}x{height}, but {META} states {stated[1]}x{stated[0]}"
+                f"{self.path}: image {key!r}: the PNG is {width}x{height}, but {META} gives {stated[1]}x{stated[0]}"
             )
         return depth
 

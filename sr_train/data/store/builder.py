@@ -70,7 +70,7 @@ class StoreBuilder:
         skip_bad: true to leave unreadable images out; false to raise an error.
         files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function from the headers of all readable files to a list of problems, called before the store is written.
+        check: function from the headers of all readable files to a list of problems; called before writing.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class StoreBuilder:
 
 
 def _same_file(record: Record, path: InputFile) -> bool:
-    """Return True if a store's record was made from this file: same size and time, or same contents (copied folder)."""
+    """Return True if a store's record (entry of one image) was made from this file: equal size and time, or contents."""
     try:
         status = path.stat()
         if status.st_size != record.file_size:

@@ -85,9 +85,9 @@ def reason(error: BaseException) -> str:
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Return three booleans: transpose, flip vertically, flip horizontally.
+    """Return (transpose, flip vertically, flip horizontally) as booleans.
 
-    In this order, they make a frame upright.
+    These operations, applied in this order, make a frame upright.
     """
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
@@ -247,7 +247,7 @@ class FilmReader:
             raise FilmError(f"{self.path}: cut short in frame {frames}")
 
     def _check_end(self, packets: int, frames: int, ends: float) -> None:
-        """Raise FilmError if the video is shorter than its header states.
+        """Raise FilmError if the video is shorter than the length in its header.
 
         Without this check, a video that is cut off between two packets would cause no error.
         """

@@ -24,9 +24,9 @@ def padded_window(center: int, *, frames: int, length: int, padding: str = "refl
     """Return the numbers of the ``frames`` consecutive frames around frame ``center`` of a clip with ``length`` frames.
 
     Numbers outside the clip are replaced. ``replicate`` repeats the first or last frame. ``reflection`` mirrors at the
-    first or last frame (2 1 0 1 2). The other two rules use the frames just beyond the other end of the window, so that
-    no frame occurs twice: ``reflection_circle`` in reverse order (4 3 0 1 2, as in EDVR), ``circle`` in order (3 4 0 1
-    2).
+    first or last frame (2 1 0 1 2 for 5 frames around frame 0). The other two rules use the frames just beyond the
+    other end of the window, so that no frame occurs twice: ``reflection_circle`` in reverse order (4 3 0 1 2, as in
+    EDVR), ``circle`` in order (3 4 0 1 2).
     """
     check_padding(padding)
     check_frames(frames)

@@ -197,7 +197,9 @@ def _about_intervals(profile: Profile) -> list[str]:
             rest = profile.step - rare.seconds / rare.every
             enough = round(rare.seconds / max(rest * most, 1e-12) + 0.5)
             if enough > rare.every:
-                found.append(f"{part} takes {share:.0%}: give {key}.every={_rounded(enough)} instead of {rare.every}")
+                found.append(
+                    f"{part} takes {share:.0%} of the time: give {key}.every={_rounded(enough)} instead of {rare.every}"
+                )
     return found
 
 
@@ -230,7 +232,8 @@ def _about_computation(profile: Profile, setup: Setup) -> list[str]:
         )  # a fused optimizer undoes the scale inside, after clipping and the check
         fused = "" if setup.fused or scaled else "task.optimizer.fused=true, or "
         found.append(
-            f"the optimizer, its EMA and the check of its gradients take {share:.0%}: give {fused}a larger data.batch"
+            f"the optimizer, its EMA and the check of its gradients take {share:.0%} of the time: "
+            f"give {fused}a larger data.batch"
         )
     if profile.share(OTHER, CALLBACKS) > 0.15:
         found.append(

@@ -135,7 +135,7 @@ def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
     found = [_scale(shapes, body[0], f"upsample.{place}.0", f"upsample.{place}.2") for place in places]
     if None in found or len(set(found)) < len(found):
         raise ValueError(
-            f"EDSR-PyTorch's MDSR has one upsampler for each scale; the scales of those in this file are {found}"
+            f"EDSR-PyTorch's MDSR has one upsampler for each scale; the scales of the upsamplers in this file are {found}"
         )
     at = dict(zip(map(str, places), found, strict=True))
 

@@ -19,13 +19,13 @@ _WRAPPERS = ("params_ema", "params", "state_dict")  # the first one with tensors
 
 
 def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
-    """Recognize the network in another program's file by the names and shapes of its tensors.
+    """Return the network that another program's file contains, recognized by the names and shapes of its tensors.
 
-    Return config, weights, origin. ``content`` is {name: tensor}, or a wrapper such as {"params": {name: tensor}}. The
-    prefix ``module.`` is removed if all names have this prefix. ``scale`` is used only if the tensors fit networks of
-    several scales. The returned tensors are float32 copies, independent of the file. Raises WeightsError if no key
-    format (scheme of tensor names) matches. Raises TorchFileError for tensors that are not plain floating-point arrays;
-    BatchNorm's counters may be integers.
+    The result contains the config, the weights and the origin of the network. ``content`` is {name: tensor}, or a
+    wrapper such as {"params": {name: tensor}}. The prefix ``module.`` is removed if all names have this prefix.
+    ``scale`` is used only if the tensors fit networks of several scales. The returned tensors are float32 copies,
+    independent of the file. Raises WeightsError if no key format (scheme of tensor names) matches. Raises
+    TorchFileError for tensors that are not plain floating-point arrays; BatchNorm's counters may be integers.
     """
     wrapper, tensors = _unwrap(path, content)
     if all(name.startswith("module.") for name in tensors):  # added by DataParallel

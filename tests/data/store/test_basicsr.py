@@ -278,7 +278,10 @@ def line(text):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_meta, r"HR_sub\.lmdb: an LMDB, but not a store of sr-train; .*copy its meta_info\.txt to this folder, next to data\.mdb"),
+        (
+            spoil_meta,
+            r"HR_sub\.lmdb: an LMDB, but not a store of sr-train; .*copy its meta_info\.txt to this folder, next to data\.mdb",
+        ),
         (spoil_data, r"HR_sub\.lmdb/data\.mdb: there is no such file"),
         (spoil_cut, r"HR_sub\.lmdb/data\.mdb: truncated or damaged"),
         (spoil_no_lmdb, r"HR_sub\.lmdb/data\.mdb: truncated or damaged \(no header of LMDB"),
@@ -302,7 +305,7 @@ def test_a_damaged_lmdb_is_refused_with_file_and_key(images, spoil, message):
     [
         (b"text that is long enough for a header", r"image '0001_s001': its value is not a PNG file"),
         (b"", r"image '0001_s001': its value is not a PNG file"),
-        (cv2.imencode(".png", picture(1, 52, 40))[1].tobytes(), r"the PNG is 40x52, but meta_info\.txt states 52x40"),
+        (cv2.imencode(".png", picture(1, 52, 40))[1].tobytes(), r"the PNG is 40x52, but meta_info\.txt gives 52x40"),
         (cv2.imencode(".png", picture(1, 40, 52))[1].tobytes()[:-900], r"0001_s001: corrupt or truncated image"),
     ],
 )

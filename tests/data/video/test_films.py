@@ -392,7 +392,9 @@ def test_an_error_leaves_no_file_and_the_old_video_unchanged(tmp_path):
 
 def test_a_film_too_small_for_its_encoder_is_refused(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames())
-    with pytest.raises(FilmError, match=r"libx265 cannot write videos of 48x32; choose another codec=, e.g. codec=libx264"):
+    with pytest.raises(
+        FilmError, match=r"libx265 cannot write videos of 48x32; choose another codec=, e.g. codec=libx264"
+    ):
         copy(source, tmp_path / "out.mkv", "libx265")
     assert decoded(copy(source, tmp_path / "out.mkv", "libx265", scale=2))[2]["codec"] == "hevc"
 
