@@ -26,7 +26,7 @@ _warned: set[str] = set()  # warnings that the current command has printed
 
 
 class UsageError(ValueError):
-    """A wrong value on the command line or in a config file. It is wrong for every content of the user's other files.
+    """A value on the command line or in a config file that is wrong for every content of the user's other files.
 
     The exit code is 2. Problems found in images, weights and other files have exit code 1.
     """
@@ -64,8 +64,8 @@ def collect_error(
 
     Args:
         problems: list to append to.
-        what: config key of the object that is built. It is put before messages that do not contain a key.
-        usage: true if errors can come only from config values. They then have exit code 2. A missing module
+        what: config key of the object that is built. The key is put before messages that do not contain a key.
+        usage: true if errors can come only from config values. The errors then have exit code 2. A missing module
             (ImportError) keeps exit code 1.
         names_key: true if the message of every ValueError already contains the config key, as in errors of sr-train's
             classes.

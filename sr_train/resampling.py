@@ -1,9 +1,9 @@
 """Bicubic resampling as in MATLAB's ``imresize``, with which the papers made their low-resolution images.
 
-The kernel is cubic convolution (Keys 1981, a = -0.5), applied to rows and columns one after the other. It is widened by
-1/scale when an image is reduced (antialiasing). Pixel centers are aligned, and the weights of each output pixel sum to
-one. An arithmetic is the name of a set of rules for rounding and edges. Published files use three arithmetics
-(``ARITHMETICS``):
+The kernel is cubic convolution (Keys 1981, a = -0.5), applied to rows and columns one after the other. When an image is
+reduced, the kernel is widened by 1/scale (antialiasing). Pixel centers are aligned, and the weights of each output
+pixel sum to one. An arithmetic is the name of a set of rules for rounding and edges. Published files use three
+arithmetics (``ARITHMETICS``):
 
 =================== ================================================================ ====================================
 name                method                                                           used by

@@ -166,7 +166,7 @@ def _is_torchs(head: bytes) -> bool:
 def _load_pickle(path: Path) -> object:
     """Load a pickle file of an old torch version.
 
-    A memory map is used, because a damaged length could allocate huge memory.
+    A memory map is used, because without it, a damaged length in the file could allocate huge memory.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return torch.load(cast("IO[bytes]", view), map_location="cpu", weights_only=True)

@@ -31,7 +31,7 @@ _GIVEN = {"model", "loss", "curve"}  # arguments of a task that have their own c
 
 
 def callable_at(target: str) -> Callable[..., Any]:
-    """Return the object at a dotted path."""
+    """Return the object at a dotted path, e.g. ``torch.nn.L1Loss``."""
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)
 

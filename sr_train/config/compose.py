@@ -69,7 +69,7 @@ def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
 
 
 def shorten(message: str) -> str:
-    """Return the useful lines of a Hydra error, joined."""
+    """Return a Hydra error's message as one line, without the lines that do not help a user."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(
         line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "object_type"))

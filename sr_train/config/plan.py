@@ -93,7 +93,7 @@ def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
         raise ConfigError([f"name={value}: expected a string, e.g. name=wide; put a number in a YAML file in quotes"])
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ConfigError(
-            [f"name={name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
+            [f"name={name}: expected the name of a folder below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
         )
     return name
 

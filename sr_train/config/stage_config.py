@@ -54,9 +54,9 @@ def _replaced(
 
 
 def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], experiment: Sequence[str]) -> list[str]:
-    """Replace the config of each of these groups by the YAML file of its newly chosen option.
+    """Replace the config of each config group in ``groups_`` by the YAML file of its newly chosen option.
 
-    Values that the experiment had set in these groups are dropped. Return them as KEY=VALUE.
+    Values that the experiment had set in these groups are dropped. Return the dropped values as KEY=VALUE.
     """
     dropped: list[str] = []
     found = chosen_options([*experiment, *choices])

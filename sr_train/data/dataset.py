@@ -100,7 +100,7 @@ class TrainPatches(Dataset[Batch]):
         )
 
     def _cut(self, source: TrainSource, index: int, words: Sequence[int]) -> tuple[Image | list[Image], Image, str]:
-        """Cut a patch. Add the image's name to errors that do not contain the name of a file."""
+        """Return one sample, cut from an image. Add the image's name to errors that do not contain a file's name."""
         try:
             return source.cut(index, words, self.lr_patch)
         except (ImageError, StoreError):

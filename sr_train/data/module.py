@@ -233,7 +233,7 @@ class SRData(L.LightningDataModule):
 
 def _scales(scale: int | None, scales: Sequence[int] | None) -> tuple[int, ...]:
     if (scale is None) == (scales is None) or scales == []:
-        raise ValueError(f"data.scale={scale}, data.scales={scales}: give only one of the two keys")
+        raise ValueError(f"data.scale={scale}, data.scales={scales}: give exactly one of the two keys")
     found = (scale,) if scale is not None else tuple(scales or ())
     if len(set(found)) < len(found):
         raise ValueError(f"data.scales={list(found)}: contains a scale twice")

@@ -192,7 +192,7 @@ def pair_names(
         names: names of the images on the other side.
         scale: number that replaces ``{scale}`` in the pattern, and that may follow a stem as an ending (``x2`` for
             scale 2).
-        usual: function that returns the usual names for a stem. It is an error if several of them exist.
+        usual: function that returns the usual names for a stem. If several of these names exist, this is an error.
         pattern: name with ``{stem}`` in it. If a pattern is given, other names are not searched.
     """
     roots, names = roots_of(stems), set(names)

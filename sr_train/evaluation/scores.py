@@ -27,7 +27,7 @@ _CLIPS_SHOWN = 30  # most clips in the table; metrics.json has all
 def short_names(sources: Sequence[str]) -> list[str]:
     """Return a short title for each source (path of a network), e.g. ``quickstart_edsr/x2``.
 
-    It is the end of the path, with as many parts as are needed to make all titles different.
+    A title is the end of the path, with as many parts as are needed to make all titles different.
     """
     parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
     parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]

@@ -88,14 +88,14 @@ def super_resolve(
 
     Args:
         model: network in eval mode, with attributes ``scale`` and ``multiple_of``.
-        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network, because
-            each tile is moved to the network's device.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. The input may be on another device than the network,
+            because each tile is moved to the network's device.
         tiling: sides of the tiles; ``None`` to upscale the whole image at once.
         ensemble: true to average the outputs for eight flips and transposes of an image, or four flips of a clip.
         precision: "32", or "bf16" for autocast.
         features: cache of features of single frames. The caller must first call its method ``begin`` with the names of
             this window's frames.
-        done: called with the number of LR pixels of every finished tile.
+        done: function that is called with the number of LR pixels of every finished tile.
     """
     found = super_resolve_bands(
         model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
@@ -217,7 +217,7 @@ def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:
 def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
     """Divide an axis of ``size`` pixels into nearly equal parts, one for each tile. Return (start, stop) of each part.
 
-    Starts are multiples of ``multiple``. A part is at most as long as a tile's side. It is at least as long as a seam
+    Starts are multiples of ``multiple``. A part is at most as long as a tile's side, and at least as long as a seam
     (the zone in which two tiles are blended).
     """
     assert tiling.tile is not None

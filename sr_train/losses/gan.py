@@ -28,7 +28,7 @@ class Adversarial(Protocol):
         ...
 
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the share of images that D classifies correctly."""
+        """Return the share of images that the discriminator D classifies correctly."""
         ...
 
 

@@ -11,7 +11,7 @@ from torch import nn
 class CharbonnierLoss(nn.Module):
     """Charbonnier loss, a smooth L1 (Lai et al. 2017; EDVR): sr and hr, [B, C, H, W] each -> scalar.
 
-    It is sqrt(d^2 + eps^2) of the difference d = sr - hr, reduced to a scalar.
+    The loss is sqrt(d^2 + eps^2) of the difference d = sr - hr, reduced to a scalar.
 
     Args:
         eps: the eps of the formula; 1e-3 in EDVR's paper. BasicSR adds 1e-12 under the root, which is practically L1.

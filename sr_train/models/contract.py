@@ -207,7 +207,10 @@ def per_frame(network: nn.Module) -> PerFrame | None:
 
 
 def joins_frames(network: nn.Module) -> Sequence[str]:
-    """Return the names of the convolutions whose input is the features of all frames; empty unless :class:`JoinsFrames`."""
+    """Return the names of the convolutions whose input is the features of all frames.
+
+    The result is empty for a network that is not :class:`JoinsFrames`.
+    """
     return getattr(network, "joins_frames", ())
 
 

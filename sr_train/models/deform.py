@@ -5,7 +5,7 @@ There are two ways to compute the convolution. They have the same outputs and gr
 - ``torchvision``: the compiled operator of torchvision. It multiplies in float32, the type of the offsets, and needs
   the least memory.
 - ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. On a
-  CPU this is several times as fast. It can be exported like ``grid_sample``.
+  CPU, ``sampling`` is several times as fast as ``torchvision``. It can be exported like ``grid_sample``.
 
 ``auto`` is ``sampling`` on a CPU, so that a resumed run continues with the same bits. On CUDA the first use measures
 both ways.
@@ -193,7 +193,7 @@ def deformable_conv(
     """Apply a modulated deformable 3x3 convolution: [B, C, h, w] -> [B, C', h, w]. Pixels outside the image are 0.
 
     Args:
-        x: input of any floating dtype. It is converted to the dtype of ``offset`` before it is sampled.
+        x: input of any floating dtype. The input is converted to the dtype of ``offset`` before sampling.
         offset: [B, groups * 9 * 2, h, w] in pixels: (y, x) for each tap, row by row, for each group of channels.
         mask: [B, groups * 9, h, w], the factor of each tap.
         weight: [C', C, 3, 3].

@@ -1,4 +1,7 @@
-"""Choice of the fastest of several functions that compute the same result. It is measured once on the device."""
+"""Choice of the fastest of several functions that compute the same result.
+
+The times are measured once on the device.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sr_train.models.layers import ResidualBlock, scaled_kaiming_
 class MSRResNet(nn.Module):
     """MSRResNet: [B, 3, h, w] in [0, 1] -> [B, 3, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    It has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
+    The network has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
 
     Args:
         scale: 2, 3 or 4.

@@ -1,4 +1,7 @@
-"""Lock of a run's folder. One process at a time holds the lock. It is released when the process ends for any reason."""
+"""Lock of a run's folder.
+
+One process at a time holds the lock. The lock is released when the process ends for any reason.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def _who(token: str = "") -> str:
 def lock_file(run_folder: Path) -> Path:
     """Return the path of a run's lock file.
 
-    It is next to the run's folder, so the folder can be moved while it is locked.
+    The lock file is next to the run's folder, so the folder can be moved while the run is locked.
     """
     return run_folder.parent / f".{run_folder.name}.lock"
 

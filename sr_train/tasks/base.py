@@ -140,7 +140,7 @@ class SRTask(L.LightningModule):
         return [[names[parameter] for parameter in group["params"]] for group in self.parameter_groups()]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """Return the learning rate of the group with ``suffix`` at a step, from the current options, not a checkpoint."""
+        """Return the learning rate at a step, from the current options, for the parameter group with this ``suffix``."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
         return self.rate * factors.get(suffix, 1.0) * self.options.curve(step)
 

@@ -33,9 +33,9 @@ class Event(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A step for which the device has decided if it is refused, or will decide this after its earlier work.
+    """A step whose verdict is computed on the device, perhaps after this object is made.
 
-    The verdict is the decision: good, or refused because of the loss or the gradient.
+    The verdict is the decision about the step: good, or refused because of the loss or the gradient.
     """
 
     step: int
@@ -165,8 +165,8 @@ def spread(loss: torch.Tensor) -> None:
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
     """Return true if the optimizer can skip a step on the device: it reads ``found_inf``, and changes no weights and no state.
 
-    This is true for torch's fused Adam and AdamW. It is false for fused SGD, whose momentum stays uninitialized if its
-    first step is skipped.
+    The result is true for torch's fused Adam and AdamW. The result is false for fused SGD, whose momentum stays
+    uninitialized if its first step is skipped.
     """
     exact = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)  # a subclass may have a step of its own
     return exact and all(group.get("fused") for group in optimizer.param_groups)

@@ -32,9 +32,10 @@ class LateAgreement:
         self._values = torch.zeros(0)
 
     def exchange(self, values: list[int]) -> list[int]:
-        """Start an exchange of ``values``, and return the result of the previous exchange.
+        """Start an exchange of ``values`` between the ranks, and return the result of the previous exchange.
 
-        The first call returns zeros. In a run with one rank, ``values`` are returned at once.
+        The result contains the largest value of all ranks for each place. The first call returns zeros. In a run with
+        one rank, ``values`` are returned at once.
         """
         if self._group is None:
             return values

@@ -104,11 +104,13 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     states = [sorted(map(str, next(iter(saved["state"].values()), {}))), _state_of(optimizer)]
     if options[0] != options[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; this command {', '.join(options[1])}"
+            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; "
+            f"this command has options {', '.join(options[1])}"
         )
     elif states[0] and states[1] is not None and states[0] != states[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; this command {', '.join(states[1]) or 'none'}"
+            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; "
+            f"this command has state {', '.join(states[1]) or 'none'}"
         )
     return problems
 

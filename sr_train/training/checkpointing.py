@@ -141,7 +141,7 @@ class _Job(threading.Thread):
 class Checkpoints(StepCallback):
     """Callback that writes a checkpoint every ``every`` steps, and keeps the newest ``keep`` checkpoints.
 
-    It must be the last callback of a step.
+    This callback must be the last callback of a step.
 
     Args:
         folder: folder ``checkpoints/`` of the stage.

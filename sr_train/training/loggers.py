@@ -166,7 +166,7 @@ class TensorBoard(Logger):
 
     @property
     def writer(self) -> SummaryWriter:
-        """Writer of event files. It is opened when it is first used, on rank 0 only."""
+        """Writer of event files, opened at its first use, on rank 0 only."""
         if self._writer is None:
             threading.excepthook = _quiet
             self._writer = SummaryWriter(self.folder, purge_step=self._purge)

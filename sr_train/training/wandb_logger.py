@@ -71,7 +71,7 @@ class WandB(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """W&B run of the package wandb. It is started when it is first used."""
+        """W&B run of the package wandb, started at its first use."""
         if self._experiment is None:
             state = self._state()
             self._wandb_init["id"] = state["id"]

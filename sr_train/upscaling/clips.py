@@ -33,9 +33,9 @@ def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[
 
 
 def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str | None:
-    """Upscale a video or a clip. Return a line for the user.
+    """Upscale a video or a clip. Return a line that tells the user what was written.
 
-    If the memory is full, set smaller tiles for the network and return None.
+    If the memory is full, set smaller tiles for the network, and return None.
     """
     start = time.monotonic()
     with open_clip(job, settings.suffix) as reader:

@@ -175,7 +175,7 @@ class FilmWriter:
         return FilmError(f"{self.path}: {what} ({reason(error)}); choose another codec= or container")
 
     def copy(self, packet: Any) -> None:
-        """Write a packet of another stream unchanged."""
+        """Write a packet of a stream of the input other than the video (sound, subtitles) unchanged to the output."""
         stream = self._streams.get(packet.stream_index)
         if stream is None or packet.dts is None or not packet.size:
             return
@@ -260,7 +260,7 @@ def film_writer(
         copy: true to copy other streams (sound, subtitles); if false, neither sound nor subtitles are copied.
 
     Raises:
-        FilmError: codec, container and streams do not fit each other. It is raised before frames are computed.
+        FilmError: codec, container and streams do not fit each other. The error is raised before frames are computed.
         OSError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

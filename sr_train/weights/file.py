@@ -192,7 +192,8 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
     elif is_list(value):
         if len(value) > _LONGEST or depth > _DEEPEST:
             raise WeightsError(
-                f"{where} is a list of {len(value)} items at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+                f"{where} is a list of {len(value)} items at depth {depth}; "
+                f"at most {_LONGEST} items and depth {_DEEPEST} are allowed"
             )
         for i, item in enumerate(value):
             _check_plain(item, f"{where}[{i}]", depth + 1)
@@ -210,7 +211,8 @@ def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
     """Raise WeightsError for a mapping that is too large or nested too deeply, or that has keys other than strings."""
     if len(value) > _LONGEST or depth > _DEEPEST:
         raise WeightsError(
-            f"{where} is a mapping of {len(value)} entries at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+            f"{where} is a mapping of {len(value)} entries at depth {depth}; "
+            f"at most {_LONGEST} entries and depth {_DEEPEST} are allowed"
         )
     for key, item in value.items():
         if not isinstance(key, str):

@@ -14,7 +14,7 @@ from sr_train.weights.foreign.base import WeightsError
 def digest(state: Mapping[str, torch.Tensor]) -> str:
     """Return a digest of a network's tensors: their names and values.
 
-    It does not depend on the file or the memory format.
+    The digest does not depend on the file or the memory format.
     """
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(state):

@@ -80,8 +80,8 @@ CASES = [
         1,
         "net.safetensors: File exists",
     ),
-    Case("name with ..", (*TRAIN, "name=../../etc/x"), nothing, 2, "expected a folder's name below runs"),
-    Case("absolute name", (*TRAIN, "name=/tmp/x"), nothing, 2, "expected a folder's name below runs"),
+    Case("name with ..", (*TRAIN, "name=../../etc/x"), nothing, 2, "expected the name of a folder below runs"),
+    Case("absolute name", (*TRAIN, "name=/tmp/x"), nothing, 2, "expected the name of a folder below runs"),
 ]
 
 

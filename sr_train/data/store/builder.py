@@ -251,7 +251,7 @@ class StoreBuilder:
         Store(self.partial)  # raises if the store cannot be read back
 
     def _committed(self) -> tuple[Index, list[tuple[int, str, Record]]]:
-        """Return the index of the committed images, and (scale, key, record) of each."""
+        """Return the index of the store, and (scale, key, record) of each image that is already written to the store."""
         try:
             with (
                 (self.partial / "data.mdb").open("rb") as file,

@@ -41,10 +41,10 @@ class MissingStoreError(StoreError):
 
 
 class Record(NamedTuple):
-    """Entry of a store for one image.
+    """Entry of a store (LMDB of sr-train) for one image.
 
-    It contains shape, sample size and checksum of the pixels, and size, modification time and checksum of the source
-    file.
+    An entry contains shape, sample size and checksum of the pixels, and size, modification time and checksum of the
+    source file.
     """
 
     height: int

@@ -41,7 +41,7 @@ Spans = dict[bytes, tuple[int, int]]  # LMDB's key -> (position, length) of its 
 
 
 class Index(NamedTuple):
-    """Index of a store's ``data.mdb``. It contains all that is needed to find and check the pixels of an image."""
+    """Index of a store's ``data.mdb``: all that is needed to find and check the pixels of an image."""
 
     size: int  #: size of data.mdb in bytes
     at: int  #: position of the summary

@@ -198,7 +198,7 @@ class Store:
     def view(self, scale: int, key: str) -> Image:
         """Return a whole image [H, W, C], read-only.
 
-        It is a view into the memory map of the file. From a network file system, the pixels are read into memory
+        The array is a view into the memory map of the file. On a network file system, the pixels are read into memory
         instead.
         """
         record = self.records[scale][key]

@@ -81,8 +81,8 @@ class Inputs:
         skip_bad: true to leave unreadable images out; false to raise an error.
         files: {key: file} of the images to store; default: every image below the folder.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function that gets the headers of all readable files and returns a list of problems. It is called before
-            images are decoded.
+        check: function that gets the headers of all readable files and returns a list of problems. This function is
+            called before images are decoded.
 
     Raises:
         BadFilesError: lists all files with names that are too long.

@@ -141,8 +141,8 @@ class EvalWindows:
     def frame(self, index: int) -> ClipFrame:
         """Return the position of the frame to be scored.
 
-        It contains the name of the clip, the indices (in ``self.pairs``) of the window's frames, and True if the frame
-        is the middle frame of its clip.
+        The result contains the name of the clip, the indices (in ``self.pairs``) of the window's frames, and True if
+        the frame is the middle frame of its clip.
         """
         clip, center = self._where[index]
         first, length = self._spans[clip]

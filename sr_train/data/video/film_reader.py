@@ -285,7 +285,7 @@ class FilmReader:
     def _time(self, frame: VideoFrame) -> int:
         """Return the time stamp of a frame.
 
-        For a frame without one, return the last time stamp plus one frame's duration.
+        For a frame without a time stamp, return the last time stamp plus one frame's duration.
         """
         stamp = frame.pts if frame.pts is not None else frame.dts
         step = max(1, round(1 / (self.look.rate * self.look.time_base)))

@@ -45,7 +45,7 @@ def _matroska(head: bytes) -> int:
 
 
 def _boxes(file: BinaryIO, size: int) -> int:
-    """Return the number of bytes that are missing at the end of an MP4 or MOV: its last box ends beyond the file's end."""
+    """Return the number of bytes missing at the end of an MP4 or MOV: its last box (block) ends beyond the file's end."""
     at = 0
     while at + 8 <= size:
         file.seek(at)

@@ -52,7 +52,7 @@ class View(NamedTuple):
     zoom: float  #: photograph pixels per frame pixel
 
     def reach(self) -> tuple[float, float]:
-        """Return the distance (across, down) from the center of the frame to its corners, in photograph pixels."""
+        """Return the distance (across, down) from the center of the frame to its corners, in pixels of the photograph."""
         c, s = abs(math.cos(self.angle)) * self.zoom / 2, abs(math.sin(self.angle)) * self.zoom / 2
         return WIDTH * c + HEIGHT * s, WIDTH * s + HEIGHT * c
 
