@@ -67,8 +67,8 @@ def web_address(path: str | os.PathLike[str]) -> str | None:
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Return {name: tensor} of a torch or safetensors file that contains a flat dict.
 
-    Entries that are no tensors are left out. The tensors are on the CPU. They may be mapped to the file, so the caller
-    must copy tensors that it keeps. Raise TorchFileError if the file cannot be read.
+    Entries that are no tensors are left out. The tensors are on the CPU. The tensors may be mapped to the file, so the
+    caller must copy tensors that it keeps. Raise TorchFileError if the file cannot be read.
     """
     content, _ = read_file(path)
     if not is_dict(content):

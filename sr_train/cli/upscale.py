@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    """Return the checked settings. Raise UsageError or ConfigError for wrong values."""
+    """Return the checked settings of sr-upscale. Raise UsageError or ConfigError for wrong values."""
     from sr_train.data.images import limit_pixels
     from sr_train.data.video.windows import check_padding
     from sr_train.upscaling.encoder import Options

@@ -163,7 +163,7 @@ def _node(file: Path, group: str) -> str:
 
 
 def _defaults(file: Path) -> list[str]:
-    """Return the options of the same group that a file includes: ``defaults: [base]``."""
+    """Return the names of the files of its config group that a YAML file includes, e.g. by ``defaults: [base]``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
 

@@ -92,7 +92,7 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror or error}"
     if start.startswith(b"\x89PNG") and b"IEND" not in end:
-        return f"{path}: corrupt or truncated image (it has no end)"
+        return f"{path}: corrupt or truncated image (its end is missing)"
     return None
 
 

@@ -87,7 +87,7 @@ def explaining_lost_processes() -> Generator[None]:
 def passthrough(batch: Batch) -> Batch:
     """Return the batch unchanged.
 
-    This is the collate function of the training datasets, whose items are whole batches.
+    This function is the collate function of the training datasets, whose items are whole batches.
     """
     return batch
 

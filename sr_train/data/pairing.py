@@ -72,7 +72,7 @@ def split_template(where: str) -> tuple[str, str | None]:
 def roots_of(stems: Collection[str]) -> dict[str, list[str]]:
     """Return the possible beginnings of paired names for each stem (name of an HR image).
 
-    They are the stem itself, and the stem without ``_HR`` or ``_GT`` if no other stem has the same beginning.
+    Beginnings are the stem itself, and the stem without ``_HR`` or ``_GT`` if no other stem has the same beginning.
     """
     bases = {stem: _HR_ENDING.sub("", stem) for stem in stems}
     taken = Counter([*stems, *(base for stem, base in bases.items() if base != stem)])
@@ -120,7 +120,7 @@ def match_lr(
         where: name of the LR source, for messages.
         pattern: name of an LR image with ``{stem}`` in it. If a pattern is given, names with usual endings are not
             searched.
-        own: names of the HR files, if HR and LR files are in one source. They are then not used as LR files.
+        own: names of the HR files, if HR and LR files are in one source. HR files are then not used as LR files.
     """
     held, known = set(names), set(stems)
     if pattern is None and held <= known:  # the usual case, and the fastest
@@ -137,7 +137,7 @@ def match_lr(
         missing = {stem: _no_lr(stem, scale) for stem, found in fits.items() if not found}
     own = set(own)
     fits = {stem: [n for n in found if n not in own] or found for stem, found in fits.items()}
-    ambiguous = {stem: f"{stem}: {' and '.join(found)} both fit" for stem, found in fits.items() if len(found) > 1}
+    ambiguous = {stem: f"{stem}: {' and '.join(found)} both match" for stem, found in fits.items() if len(found) > 1}
     names = {stem: found[0] for stem, found in fits.items() if len(found) == 1}
     used = {name for found in fits.values() for name in found}
     return Matched(where, names, ambiguous, _extra(held - used - own, roots), missing)
@@ -220,7 +220,7 @@ def _exact(looked: Mapping[str, Sequence[str]], names: set[str]) -> tuple[dict[s
         there = [n for n in candidates if n in names]
         there = [n for n in there if n == stem or n not in looked] or there
         if len(there) > 1:
-            problems.append(f"{stem}: {' and '.join(there)} both fit")
+            problems.append(f"{stem}: {' and '.join(there)} both match")
         elif there:
             found[stem] = there[0]
     return found, problems
@@ -238,7 +238,7 @@ def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Pair
         if len(there) == 1:
             found[stem] = there[0]
         elif there:
-            problems.append(f"{stem}: {' and '.join(there)} both fit the pattern")
+            problems.append(f"{stem}: {' and '.join(there)} both match the pattern")
         else:
             problems.append(f"{stem}: no image is named {' or '.join(candidates)}")
     return Paired(found, problems + _shared(found), "")

@@ -66,8 +66,8 @@ def _pixels(image: Any) -> Image:
 def place_patch(canvas: Image, patch: Image, k: int) -> None:
     """Copy a patch [n, n, 3] into ``canvas`` [n, n, 3] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
 
-    Each pixel is copied as one element. This is three to seven times as fast as copying the three samples of each pixel
-    one by one. Only for k = 0 (no flip) the time is the same.
+    Each pixel is copied as one element. This way is three to seven times as fast as copying the three samples of each
+    pixel one by one. Only for k = 0 (no flip) the time is the same.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)

@@ -49,7 +49,7 @@ class Scores:
     """Scores by column (one for each network in ``weights=``), set, image and protocol.
 
     Args:
-        columns: short names, each once.
+        columns: short name of each column; all names are different.
         titles: full name of each column.
         protocols: protocols for PSNR and SSIM.
         scale: HR pixels per LR pixel. Some protocols leave out a border of ``scale`` pixels.

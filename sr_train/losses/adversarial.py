@@ -77,11 +77,14 @@ class StandardGAN(nn.Module):
     needs_real = False
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the batch mean of -log D(G(LR)) (SRGAN eq. 6). The paper has a sum instead of the mean."""
+        """Return the generator's loss: the batch mean of -log D(G(LR)) (SRGAN eq. 6).
+
+        The paper has a sum instead of the mean.
+        """
         return _real(fake_logits)
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the batch mean of -log D(HR) - log(1 - D(G(LR))) (SRGAN eq. 2)."""
+        """Return the discriminator's loss: the batch mean of -log D(HR) - log(1 - D(G(LR))) (SRGAN eq. 2)."""
         return _real(real_logits) + _fake(fake_logits)
 
     @torch.no_grad()
@@ -105,10 +108,10 @@ class RelativisticAverage(nn.Module):
     needs_real = True
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return (-log(1 - D_Ra(real, fake)) - log D_Ra(fake, real)) / 2 (ESRGAN eqs. 1, 3).
+        """Return G's loss, a scalar: half of the batch mean of -log(1 - D_Ra(real, fake)) - log D_Ra(fake, real).
 
-        ``real_logits`` are detached, so only the fake logits get gradients. These also flow through the average of the
-        fake logits.
+        D_Ra(x, y) is the sigmoid of the logit of x minus the mean logit of y (ESRGAN eqs. 1, 3). ``real_logits`` are
+        detached, so only the fake logits get gradients. Gradients also flow through the average of the fake logits.
         """
         if real_logits is None:
             raise ValueError("RelativisticAverage's generator term needs the logits of the real images")

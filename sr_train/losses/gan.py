@@ -17,14 +17,14 @@ class Adversarial(Protocol):
     Each method returns a scalar. G is the generator, D the discriminator.
     """
 
-    needs_real: bool  #: True if G's loss needs the logits of HR; if False, they may be ``None``
+    needs_real: bool  #: True if G's loss needs D's logits of HR images; if False, these logits may be ``None``
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return G's term."""
+        """Return the adversarial term of the loss of the generator G."""
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return D's loss."""
+        """Return the loss of the discriminator D."""
         ...
 
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
@@ -36,26 +36,26 @@ class Adversarial(Protocol):
 class AdversarialLoss(Protocol):
     """Protocol of a loss for ``task=gan``, which trains a generator (G) and a discriminator (D), e.g. :class:`GANLoss`.
 
-    Parts are terms of the loss for the logs. They are detached.
+    Parts are detached terms of the loss for the logs.
     """
 
     @property
     def needs_real(self) -> bool:
-        """Return true if G's loss needs the logits of HR."""
+        """Return true if the generator's loss needs the discriminator's logits of the HR images."""
         ...
 
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss, a scalar, and the parts of this loss.
+        """Return the generator's loss, a scalar, and the parts of this loss.
 
-        ``sr`` and ``hr`` are images [B, 3, H, W] each. ``real_logits`` and ``fake_logits`` are D's logits [B, 1] for
-        them.
+        ``sr`` and ``hr`` are images [B, 3, H, W] each. ``real_logits`` are the discriminator's logits [B, 1] for
+        ``hr``, ``fake_logits`` the discriminator's logits [B, 1] for ``sr``.
         """
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Return D's loss, a scalar, and the parts of this loss, which include ``accuracy``.
+        """Return the loss of the discriminator D, a scalar, and the parts of this loss, which include ``accuracy``.
 
         ``real_logits`` are D's logits [B, 1] for HR images, ``fake_logits`` D's logits [B, 1] for detached SR images.
         """
@@ -104,7 +104,7 @@ class GANLoss(nn.Module):
 
     @property
     def needs_real(self) -> bool:
-        """Return true if G's loss needs the logits of HR."""
+        """Return true if the generator's loss needs the discriminator's logits of the HR images."""
         return self.adversarial.needs_real
 
     def generator(
@@ -115,7 +115,7 @@ class GANLoss(nn.Module):
         Args:
             sr: [B, 3, H, W], attached to the generator's graph.
             hr: [B, 3, H, W] in [0, 1].
-            real_logits: D(hr), [B, 1]; may be ``None`` if ``needs_real`` is false.
+            real_logits: output D(hr) of the discriminator D, [B, 1]; may be ``None`` if ``needs_real`` is false.
             fake_logits: D(sr), [B, 1], attached to the graph through ``sr``.
         """
         parts: Parts = {}
@@ -130,7 +130,7 @@ class GANLoss(nn.Module):
         """Return the discriminator's (D's) loss, a scalar, and the parts of this loss.
 
         Args:
-            real_logits: D(hr), [B, 1].
+            real_logits: output D(hr) of the discriminator, [B, 1].
             fake_logits: D(sr.detach()), [B, 1].
         """
         loss = self.adversarial.discriminator(real_logits, fake_logits)

@@ -1,4 +1,7 @@
-"""Features of ImageNet networks (VGG19, VGG16, AlexNet) for the perceptual loss and LPIPS. They are frozen and not saved."""
+"""Features of ImageNet networks (VGG19, VGG16, AlexNet) for the perceptual loss and LPIPS.
+
+These are frozen and not saved.
+"""
 
 from __future__ import annotations
 

@@ -202,8 +202,8 @@ def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
     The process that has created the file with the highest number holds the lock. Another process may create the next
     number when this claim was released, or when its heartbeat has stopped. If several processes try this at the same
     time, they try the same number, and only one of them can create the file. A slow process with an old list of the
-    files may create a number that was used and removed in the meantime. It then finds a file with a higher number and
-    gives up. This is certain, because the file with the highest number is never removed.
+    files may create a number that was used and removed in the meantime. This process then
+    always finds a file with a higher number and gives up, because the file with the highest number is never removed.
     """
     text = _who(uuid.uuid4().hex)
     number, handle = _win(path, run_folder, patience, text)
@@ -249,7 +249,7 @@ def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event
 def _reopen(claim: Path, handle: int, text: str) -> None:
     """Open this process's claim file again if its handle is stale, and let ``handle`` refer to the open file.
 
-    This is done only if the file still contains ``text``, which identifies this process.
+    The file is opened only if it still contains ``text``, which identifies this process.
     """
     new = os.open(claim, os.O_RDWR)
     try:

@@ -234,7 +234,7 @@ class SRTask(L.LightningModule):
     def look(self) -> None:
         """Wait for the device and count the refused steps; raise NonFiniteError after too many refused steps in a row.
 
-        This is called at logging steps, before a checkpoint and at the end of training.
+        This method is called at logging steps, before a checkpoint and at the end of training.
         """
         self.guard.look()
 

@@ -1,4 +1,7 @@
-"""Learning-rate schedules as pure functions of the step. They have no state, so a resumed run continues exactly."""
+"""Learning-rate schedules as pure functions of the step.
+
+Schedules have no state, so a resumed run continues exactly.
+"""
 
 from __future__ import annotations
 

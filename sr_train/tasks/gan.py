@@ -49,8 +49,8 @@ class GANTask(SRTask):
     other on one batch (``tests/tasks/test_gan.py``). One optimizer contains the parameters of both, so Lightning counts
     a step once, and accumulation, clipping and plain ddp work. Two optimizers in Lightning's manual mode would count
     each step twice, and accumulation, clipping and plain ddp would not work. There is one backward pass over the sum of
-    both losses. It keeps the graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this
-    needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
+    both losses. This pass keeps the graphs of G, of the features, and of three calls of D. At the sizes of
+    ``esrgan_x4`` this needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
 
     The averages in a relativistic loss and in BatchNorm are computed over one micro-batch of all devices together. If a
     step has several micro-batches (accumulation), they are not averages over the whole batch of the step. With

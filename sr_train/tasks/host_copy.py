@@ -16,7 +16,7 @@ class HostCopy:
     background, so :meth:`read` waits.
 
     Args:
-        values: tensors of one element. They may change after the copy has been requested.
+        values: tensors of one element. The tensors may change after the copy has been requested.
     """
 
     def __init__(self, values: Sequence[torch.Tensor]) -> None:

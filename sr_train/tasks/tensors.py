@@ -43,8 +43,8 @@ def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], w
 class Buffers:
     """Copy of all buffers of networks.
 
-    They can be restored depending on a value on the device, without a wait of the host. Buffers of one type are joined
-    to one tensor, so that many buffers need only few operations.
+    The buffers can be restored depending on a value on the device, without a wait of the host. Buffers of one type are
+    joined to one tensor, so that many buffers need only few operations.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

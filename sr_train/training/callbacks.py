@@ -1,4 +1,4 @@
-"""Callbacks for logs, speed and exploding losses. They count optimizer steps from 1."""
+"""Callbacks for logs, speed and exploding losses. These callbacks count optimizer steps from 1."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Speed:
         self._waited = 0.0
 
     def data_wanted(self) -> None:
-        """Start to measure a wait for data. This is called at the end of a batch."""
+        """Start to measure a wait for data. Called at the end of a batch."""
         self._waiting_since = time.perf_counter()
 
     def data_arrived(self) -> None:
-        """End the measurement of a wait for data. This is called when a batch has arrived."""
+        """End the measurement of a wait for data. Called when a batch has arrived."""
         self._waited += time.perf_counter() - self._waiting_since
 
     def read(self) -> tuple[float, float]:

@@ -111,7 +111,7 @@ class ChildProcesses(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def _start(self) -> None:
-        """Start one process with this command for each other rank of this node."""
+        """Start this process's command once more for each other rank of this node."""
         environment = self.cluster_environment
         os.environ |= {
             PARENT: str(os.getpid()),

@@ -164,8 +164,8 @@ def _free(folder: Path) -> int:
 def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
     """Return the weights from which the stage starts (an :class:`Origin`), and a text about them for the report.
 
-    Return None and a text if the stage starts from random weights. This is also done, for this check only, if the stage
-    whose weights it needs is not finished.
+    Return None and a text if the stage starts from random weights, or if the stage whose weights it needs is not
+    finished. In the second case, only this check uses random weights.
     """
     source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:

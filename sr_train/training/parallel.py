@@ -64,8 +64,8 @@ def strategy_of(config: Mapping[str, Any]) -> Any:
 def _has_static_graph(config: Mapping[str, Any]) -> bool:
     """Return true if every step uses the same parameters the same number of times, as ddp's option static_graph requires.
 
-    This is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is false
-    for accumulation, because ddp counts the uses in the first backward pass, which does not communicate with
+    The answer is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is
+    false for accumulation, because ddp counts the uses in the first backward pass, which does not communicate with
     accumulation.
     """
     parts = [config.get("task") or {}, config.get("model") or {}]
@@ -148,8 +148,9 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
 class MicroBatches(L.Callback):
     """Callback that computes the micro-batch counters of a loaded checkpoint again.
 
-    This is needed if ``trainer.accumulate_grad_batches`` has changed. Lightning makes an optimizer step when the number
-    of micro-batches is a multiple of ``trainer.accumulate_grad_batches``. Checkpoints are written between steps.
+    The counters must be computed again if ``trainer.accumulate_grad_batches`` has changed. Lightning makes an optimizer
+    step when the number of micro-batches is a multiple of ``trainer.accumulate_grad_batches``. Checkpoints are written
+    between steps.
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -104,8 +104,8 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 def prepare(stage: Stage, problems: list[Exception], processes: Processes | None = None) -> Prepared | None:
     """Build and open all that one stage needs. If there are errors, add them to ``problems`` and return None.
 
-    This also sets the stage's ``max_pixels`` for the whole process, because image headers are read when sources are
-    opened.
+    This function also sets the stage's ``max_pixels`` for the whole process, because image headers are read when
+    sources are opened.
     """
     stage, task, perceptual, scores = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():

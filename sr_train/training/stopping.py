@@ -73,7 +73,7 @@ class Stop(StepCallback):
     def watched(self) -> list[L.Callback]:
         """Return the user's callbacks.
 
-        Each is followed by a callback that detects if the user's callback stops the trainer.
+        Each callback is followed by a callback that detects if the user's callback stops the trainer.
         """
         return [x for callback in self.own for x in (callback, _After(callback, self))]
 
@@ -95,7 +95,7 @@ class Stop(StepCallback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add to a checkpoint that EarlyStopping has finished the stage.
 
-        This is needed, because the process may be killed before the weights are written.
+        The checkpoint needs this note, because the process may be killed before the weights are written.
         """
         self.note(trainer, None)
         finished = self._finish(trainer)
@@ -178,9 +178,9 @@ def _has_stopped(callback: L.Callback) -> bool:
 def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
     """Return true if a stage that EarlyStopping has finished also counts as finished for a new command.
 
-    This is so if the new command has the same callback with the same arguments, and the same or a lower
-    ``trainer.max_steps``. Otherwise the stage is extended from its last checkpoint, and EarlyStopping begins to count
-    its patience again.
+    The stage counts as finished if the new command has the same callback with the same arguments, and the same or a
+    lower ``trainer.max_steps``. Otherwise the stage is extended from its last checkpoint, and EarlyStopping begins to
+    count its patience again.
 
     Args:
         finished: description of the stage's end, from the stage's weights or checkpoint.

@@ -50,7 +50,7 @@ class Wanted:
     def fed(self, number: int) -> bool:
         """Return True if the network gets frame number ``number``.
 
-        This must be called once for each frame, in order.
+        This method must be called once for each frame, in order.
         """
         self.seen += 1
         self.any = self.any or self.made(number)

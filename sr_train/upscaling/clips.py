@@ -23,7 +23,7 @@ _BAR = "{desc} {percentage:3.0f}% {bar} {n}/{total} frames [{elapsed}<{remaining
 
 
 def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str:
-    """Upscale a video or a clip. If the memory is full, start again with smaller tiles. Return a line for the user.
+    """Upscale a video or a clip. If the memory is full, start again with smaller tiles. Return a report line.
 
     Raises ValueError, OSError and RuntimeError for errors of this job only. ``tell`` is called with warnings.
     """

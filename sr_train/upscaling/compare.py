@@ -23,7 +23,10 @@ def names_file(target: Path) -> bool:
 
 
 def compare_name(target: Path, what: str, suffix: str) -> Path:
-    """Return ``large/walk_compare.mp4`` for ``large/walk.mp4``, and ``a.b_compare`` for a folder of frames ``a.b``."""
+    """Return the path of a comparison, e.g. ``large/walk_compare.mp4`` for the output ``large/walk.mp4``.
+
+    For a folder of frames ``a.b``, return the folder ``a.b_compare``.
+    """
     target = target if target.name not in ("", "..") else target.resolve()
     return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 

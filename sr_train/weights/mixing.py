@@ -63,8 +63,8 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
 def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
     """Return for each tensor the sum of factor * tensor over the networks, computed in float64.
 
-    This is ESRGAN's eq. 4 for the factors 1 - alpha and alpha. A network with the factor 1 is reproduced bit for bit.
-    Running statistics of BatchNorm are mixed too. BatchNorm's integer counters are taken from the network with the
+    The sum is ESRGAN's eq. 4 for the factors 1 - alpha and alpha. A network with the factor 1 is reproduced bit for
+    bit. Running statistics of BatchNorm are mixed too. BatchNorm's integer counters are taken from the network with the
     largest factor. The networks must pass :func:`check_mix`.
     """
     nearest = states[max(range(len(mix)), key=mix.__getitem__)]

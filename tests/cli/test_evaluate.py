@@ -320,4 +320,4 @@ def test_finished_images_of_rcan_are_paired_with_hr_and_those_without_hr_reporte
     write_image(tmp_path / "SR" / "0001.png", read_image(photographs / "0001.png"))
     failed = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2")
     assert failed.returncode == 1
-    assert "0001_HR_x2: 0001 and 0001x2 both fit" in failed.stderr
+    assert "0001_HR_x2: 0001 and 0001x2 both match" in failed.stderr

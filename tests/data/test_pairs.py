@@ -115,7 +115,7 @@ def test_two_lr_files_that_fit_are_refused_and_a_template_chooses(tmp_path):
     folder = write_all(tmp_path / "LR", low)
     with pytest.raises(BadFilesError, match=r"ambiguous for images of .*give it, e\.g\. lr='DIR/\{stem\}") as error:
         Pairs(hr, scale=2, lr=folder)
-    assert "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both fit" in error.value.problems
+    assert "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both match" in error.value.problems
     for given in (f"{folder}/{{stem}}_LRBI_x{{scale}}", {2: f"{folder}/{{stem}}_LRBI_x2.png"}):
         pairs = Pairs(hr, scale=2, lr=given)
         assert np.array_equal(pairs.whole(1)[0], lr["bird_float_x2"])

@@ -145,7 +145,7 @@ def _alpha(path: Path, page: t.Page, color: str, bits: int) -> int | None:
 
 
 def _check_kind(path: Path, page: t.Page, color: str, bits: int) -> None:
-    """Raise ImageError for combinations that Pillow and OpenCV decode wrongly or not at all."""
+    """Raise ImageError for combinations of colors, bits and tags that Pillow and OpenCV decode wrongly or not at all."""
     planes = page.get(t.PLANAR, 1) == 2 and page.get(t.SAMPLES, 1) > 1
     if planes and bits == 16:  # OpenCV decodes it wrongly without an error
         raise ImageError(

@@ -64,7 +64,7 @@ class StoreBuilder:
     Args:
         images: folder of images, with its subfolders, or an LMDB of BasicSR.
         store: the ``NAME.lmdb`` folder to make.
-        scales: scales of the LR images to store next to each image. They are made by bicubic reduction.
+        scales: scales of the LR images to store next to each image, made by bicubic reduction.
         arithmetic: name of the rounding rules of the reduction, see :mod:`sr_train.resampling`.
         workers: number of threads that decode and reduce images.
         skip_bad: true to leave unreadable images out; false to raise an error.

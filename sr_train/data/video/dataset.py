@@ -94,7 +94,7 @@ def check_intervals(intervals: Sequence[int]) -> list[int]:
 class EvalWindows:
     """Uncropped windows of frames for validation, one for each frame to be scored.
 
-    They are used in :class:`~sr_train.data.dataset.EvalImages`.
+    The class :class:`~sr_train.data.dataset.EvalImages` uses these windows.
 
     Args:
         clips: clips to take windows from.

@@ -37,7 +37,7 @@ class Color(NamedTuple):
 
 
 class PixelFormat(NamedTuple):
-    """Planes of a pixel format."""
+    """Description of the planes of a video's pixel format."""
 
     kind: str  #: "yuv", "gray" or "rgb"
     depth: int  #: bits per sample

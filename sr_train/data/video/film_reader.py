@@ -260,7 +260,9 @@ class FilmReader:
                 raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")
 
     def frames(self, take: Callable[[Any], object] = lambda packet: None) -> Iterator[Frame]:
-        """Yield all frames. This is possible only once. ``take`` is called with each packet of the other streams.
+        """Yield all frames.
+
+        This method can be called only once. ``take`` is called with each packet of the other streams.
 
         Raises:
             FilmError: a frame is damaged or has another size.

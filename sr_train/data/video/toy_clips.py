@@ -58,7 +58,7 @@ class View(NamedTuple):
 
 
 def _numbers(photograph: str, seed: int, clip: int, attempt: int) -> list[float]:
-    """Return eight uniform numbers in [0, 1) as a function of the arguments."""
+    """Return eight uniform pseudo-random numbers in [0, 1), which depend only on the arguments."""
     text = f"toy_clips/{photograph}/{seed}/{clip}/{attempt}"
     digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
     return [word / 2**64 for word in struct.unpack("<8Q", digest)]
