@@ -96,7 +96,7 @@ def check_arithmetic(name: str) -> None:
 def _plan(
     shape: tuple[int, ...], scale: float | None, size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the output size and the scale of each axis."""
+    """Return the output size and the scale of each axis of an image that is resized."""
     height, width = shape
     if min(height, width) < 1:
         raise ValueError(f"cannot resize an empty image of {height}x{width}")

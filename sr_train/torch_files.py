@@ -196,12 +196,12 @@ def _short(error: BaseException) -> str:
 
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
-    """Return true for a dict. Unlike ``isinstance``, it tells a type checker that keys and values may have any type."""
+    """Return true for a dict. Unlike ``isinstance``, this tells a type checker that keys and values may have any type."""
     return isinstance(value, dict)
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Return true for a list. Unlike ``isinstance``, it tells a type checker that the items may have any type."""
+    """Return true for a list. Unlike ``isinstance``, this tells a type checker that the items may have any type."""
     return isinstance(value, list)
 
 

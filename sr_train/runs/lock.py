@@ -247,9 +247,9 @@ def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event
 
 
 def _reopen(claim: Path, handle: int, text: str) -> None:
-    """Open this process's claim file again if its handle is stale, and let ``handle`` refer to the open file.
+    """Open this process's claim file again if its handle is stale, and let ``handle`` refer to the new open file.
 
-    The file is opened only if it still contains ``text``, which identifies this process.
+    The handle is changed only if the file still contains ``text``, which identifies this process.
     """
     new = os.open(claim, os.O_RDWR)
     try:
