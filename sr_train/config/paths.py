@@ -103,7 +103,7 @@ def quote_paths(command: str, arguments: Sequence[str], *, sweep: bool = False) 
 
     Args:
         command: name of the command's YAML file, e.g. ``upscale``.
-        arguments: command-line arguments as typed. Those without a path-valued key are returned unchanged.
+        arguments: command-line arguments as typed. Arguments without a path-valued key are returned unchanged.
         sweep: true if the command line is a sweep, in which commas separate the values of a key.
     """
     return [_quoted_argument(command, argument, sweep=sweep) for argument in arguments]

@@ -95,7 +95,7 @@ def _sets(config: Mapping[str, Any], scale: int, frames: int | None) -> dict[str
 def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
     """Pair each HR image with the finished image that has the same name or a similar name.
 
-    Raises BadFilesError if an HR image has no finished image, or if several finished images fit.
+    Raises BadFilesError if an HR image has no finished image, or if several finished images match it.
     """
 
     def usual(stem: str) -> list[str]:

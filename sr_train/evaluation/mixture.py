@@ -193,7 +193,7 @@ class MixtureSheet:
     def _corner(self, image: EvalImage) -> tuple[int, int]:
         """Return (top, left) of the crop in which bicubic upscaling differs most from HR.
 
-        Networks also differ there.
+        In such a crop, the results of two networks usually differ too.
         """
         error = (quantize(self._bicubic(image)) - quantize(image.hr)).abs().mean(0)
         side = min(self.crop, *error.shape)
@@ -203,7 +203,7 @@ class MixtureSheet:
         return at // means.shape[1] * step, at % means.shape[1] * step
 
     def _cut(self, image: torch.Tensor, at: tuple[int, int]) -> Image:
-        """Return a crop [crop, crop, 3] uint8, filled with white beyond the image's edges."""
+        """Return a crop of an image, [crop, crop, 3] uint8, filled with white beyond the image's edges."""
         part = quantize(image)[:, at[0] : at[0] + self.crop, at[1] : at[1] + self.crop]
         part = F.pad(part, (0, self.crop - part.shape[2], 0, self.crop - part.shape[1]), value=255.0)
         return part.to(torch.uint8).permute(1, 2, 0).numpy()

@@ -133,7 +133,7 @@ def decode_cv2(path: Path, data: bytes, header: Header) -> Image:
         raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
-            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, its header gives {header.width}x{header.height}"
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, but its header gives {header.width}x{header.height}"
         )
     return swap_red_blue(pixels)
 
