@@ -1,6 +1,6 @@
 """Entry point of ``python -m sr_train COMMAND ...``, which runs the six commands: sr-train, sr-eval, sr-prepare, ...
 
-It also works if the folder of the installed commands is not on PATH.
+This entry point also works if the folder of the installed commands is not on PATH.
 """
 
 from __future__ import annotations

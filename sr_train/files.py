@@ -285,7 +285,7 @@ def _in_use(path: Path) -> bool:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that killed processes left in :func:`write_bytes`.
 
-    Only a folder's single writer may call this.
+    Only a folder's single writer may call this function.
     """
     for left in folder.glob(".*.part"):
         left.unlink(missing_ok=True)

@@ -196,7 +196,10 @@ def _short(error: BaseException) -> str:
 
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
-    """Return true for a dict. Unlike ``isinstance``, this tells a type checker that keys and values may have any type."""
+    """Return true for a dict.
+
+    Unlike ``isinstance``, this tells a type checker that keys and values may have any type.
+    """
     return isinstance(value, dict)
 
 

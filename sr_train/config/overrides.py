@@ -63,7 +63,7 @@ def _several(override: Override, *, takes_list: bool | None) -> str:
 def _takes_list(config: DictConfig, key: str) -> bool | None:
     """Return true if a key takes a list, according to its default value or its type hint.
 
-    Return None if it is unknown.
+    Return None if the type of the key is unknown.
     """
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:

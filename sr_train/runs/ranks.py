@@ -229,7 +229,10 @@ class Ranks:
     # -- signals --------------------------------------------------------------------------------------------------
 
     def ask_to_stop(self, number: int) -> None:
-        """Report to the other processes that this process has received a signal. A signal handler may call this."""
+        """Report to the other processes that this process has received a signal.
+
+        Signal handlers may call this method.
+        """
         self._asked = number
 
     # -- beats ----------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ class Checkpoints(StepCallback):
             self.save(trainer, step)
 
     def save(self, trainer: L.Trainer, step: int, *, wait: bool = False) -> None:
-        """Write a checkpoint now, unless a checkpoint of this step has been written. All ranks must call this.
+        """Write a checkpoint now, unless a checkpoint of this step has been written. All ranks must call this method.
 
         Another thread writes the file. If ``wait`` is true, all ranks return after rank 0 has written the file.
         """
@@ -240,8 +240,8 @@ class Checkpoints(StepCallback):
 def dump(trainer: L.Trainer) -> dict[str, Any]:
     """Return the content of a checkpoint. The tensors are not copied: they are the tensors that training changes.
 
-    All ranks must call this, because hooks of users' callbacks and sharded optimizers may communicate. The same is true
-    for ``Trainer.save_checkpoint``, but this function does not wait for other ranks.
+    All ranks must call this function, because hooks of users' callbacks and sharded optimizers may communicate. The
+    same is true for ``Trainer.save_checkpoint``, but this function does not wait for other ranks.
     """
     profiler: Profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
     with profiler.profile("save_checkpoint"):

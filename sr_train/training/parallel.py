@@ -126,7 +126,7 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
 
     Args:
         task: the stage's task.
-        before: config with which the stage was started; None if it is not known.
+        before: config with which the stage was started; None if this config is not known.
         config: current config of the stage.
     """
     if before is None or not any(local_layers(n) for n in task.networks()):

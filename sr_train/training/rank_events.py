@@ -10,7 +10,9 @@ from sr_train.tasks.guard import Event
 
 
 def gathered(events: Sequence[Event], world: int) -> list[Event]:
-    """Return one merged event for each refused step. All ranks must call this, each with the same number of events.
+    """Return one merged event for each refused step.
+
+    All ranks must call this function, each with the same number of events.
 
     Args:
         events: events of this rank, one for each refused step.

@@ -34,7 +34,7 @@ class Skipped:
     def gather(self, trainer: L.Trainer, step: int, found: float | None = None) -> list[Event]:
         """Return the stored images of all ranks, in order of the ranks, and add their number to ``total``.
 
-        All ranks must call this.
+        All ranks must call this method.
 
         Args:
             trainer: the trainer.

@@ -44,7 +44,7 @@ class Snapshot:
         return copied
 
     def wait(self) -> None:
-        """Wait until the last copy is complete; another thread may call this."""
+        """Wait until the last copy is complete; another thread may call this method."""
         for event in self._events:
             event.synchronize()
 

@@ -11,7 +11,7 @@ from sr_train.tasks.base import SRTask
 
 
 def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> None:
-    """Send numbers to every logger and to ``trainer.callback_metrics``. All ranks must call this."""
+    """Send numbers to every logger and to ``trainer.callback_metrics``. All ranks must call this function."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in numbers.items()})
     if trainer.is_global_zero:
         for logger in trainer.loggers:

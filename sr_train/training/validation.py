@@ -292,7 +292,7 @@ def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> d
 
 
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
-    """Return the lists of all ranks, joined to one list. All ranks must call this."""
+    """Return the lists of all ranks, joined to one list. All ranks must call this function."""
     if trainer.world_size == 1:
         return mine
     parts: list[Any] = [None] * trainer.world_size

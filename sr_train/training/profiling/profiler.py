@@ -232,7 +232,7 @@ class StepProfiler(StepCallback):
     def _try_checkpoint(self, trainer: L.Trainer) -> float:
         """Return the seconds in which training waits for a checkpoint. The written checkpoint is removed.
 
-        All ranks must call this.
+        All ranks must call this method.
         """
         folder, seconds = self.folder / "trial", 0.0
         writer = CheckpointWriter(folder, 2)

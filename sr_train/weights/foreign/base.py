@@ -47,11 +47,11 @@ class KeyFormat:
     """Scheme by which one program names a network's tensors. The functions have no side effects and copy no tensor."""
 
     name: str  #: for messages and a file's origin, e.g. ``BasicSR's EDSR``
-    #: (shapes by the file's names) -> our name of each tensor, None for a tensor that our network does not have. Tensors that
-    #: our network computes itself are left out. The result is None if the names belong to another network.
+    #: (shapes by the file's names) -> sr-train's name of each tensor, None for a tensor that sr-train's network lacks.
+    #: Tensors that the network computes itself are left out. The result is None if the names belong to another network.
     names: Callable[[Shapes], Mapping[str, str | None] | None] = same_names
-    #: (shapes by our names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is None if the
-    #: shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared before building.
+    #: (shapes by sr-train's names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is
+    #: None if the shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared before building.
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
     #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values
