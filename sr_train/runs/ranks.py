@@ -229,10 +229,7 @@ class Ranks:
     # -- signals --------------------------------------------------------------------------------------------------
 
     def ask_to_stop(self, number: int) -> None:
-        """Report to the other processes that this process has received a signal.
-
-        Signal handlers may call this method.
-        """
+        """Report a signal of this process to the other processes. A signal handler may call this method."""
         self._asked = number
 
     # -- beats ----------------------------------------------------------------------------------------------------

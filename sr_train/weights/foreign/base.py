@@ -51,7 +51,8 @@ class KeyFormat:
     #: Tensors that the network computes itself are left out. The result is None if the names belong to another network.
     names: Callable[[Shapes], Mapping[str, str | None] | None] = same_names
     #: (shapes by sr-train's names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is
-    #: None if the shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared before building.
+    #: None if the shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared
+    #: before building.
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
     #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values
