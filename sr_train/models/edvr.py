@@ -185,11 +185,12 @@ class EDVR(nn.Module):
         return {f"offset_{level}": conv.mean_offset for level, conv in convs if conv.mean_offset is not None}
 
     def alarm(self) -> str | None:
-        """Return a warning if the mean offset of the alignment is too large, else ``None``. This waits for the device.
+        """Return a warning if the mean offset of the alignment is too large, else ``None``.
 
-        The limit is half of a map's shorter side. This limit is the same motion on every level: 32 LR pixels in patches
-        of 64. BasicSR warns at 50 pixels on all levels. If offsets along one axis are as large as the limit, half of
-        all taps read zeros outside the image. Offsets of these taps get no gradient that could correct them.
+        This method waits for the device. The limit is half of a map's shorter side. This limit is the same motion on
+        every level: 32 LR pixels in patches of 64. BasicSR warns at 50 pixels on all levels. If offsets along one axis
+        are as large as the limit, half of all taps read zeros outside the image. Offsets of these taps get no gradient
+        that could correct them.
         """
         for level, conv in self.pcd_align.deformable().items():
             mean = 0.0 if conv.mean_offset is None else float(conv.mean_offset)

@@ -241,7 +241,7 @@ class SRTask(L.LightningModule):
     def listen(self, step: int) -> None:
         """Print the warning that the network's method ``alarm`` returns, once per run.
 
-        This waits for the device, so it is called only at logging steps.
+        This method waits for the device, so it is called only at logging steps.
         """
         if self._alarmed or not isinstance(self.model, contract.Watched):
             return

@@ -101,8 +101,8 @@ class CheckpointWriter:
     def collect(self, *, wait: bool) -> int | None:
         """Return the step of the checkpoint that has been written since the last call, or None.
 
-        Raise an error of the thread. If ``wait`` is true, wait until the thread has ended. This waits for an event and
-        not for ``Thread.join``, because Ctrl-C in ``join`` makes Python 3.11 forget the thread.
+        Raise an error of the thread. If ``wait`` is true, wait until the thread has ended. This method waits for an
+        event and not for ``Thread.join``, because Ctrl-C in ``join`` makes Python 3.11 forget the thread.
         """
         job = self._job
         if job is None or not (job.done.wait() if wait else job.done.is_set()):

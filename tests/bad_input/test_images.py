@@ -70,7 +70,7 @@ CASES = [
         (*EVAL, "weights=net.safetensors"),
         picture("hr/9.png", 10, 10),
         1,
-        "9: SSIM needs at least 11x11",
+        "9: SSIM needs an image of at least 11x11",
     ),
     Case(
         "too small to reduce",

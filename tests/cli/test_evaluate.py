@@ -69,7 +69,7 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
     write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
     done = invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
     assert done.returncode == 1
-    assert "photographs: 9999: SSIM needs at least 11x11" in done.stderr
+    assert "photographs: 9999: SSIM needs an image of at least 11x11" in done.stderr
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["rgb"]["n"] == 4
 
 
