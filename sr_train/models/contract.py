@@ -215,7 +215,7 @@ def joins_frames(network: nn.Module) -> Sequence[str]:
 
 
 def reaches_anywhere(network: nn.Module) -> bool:
-    """Return true for an :class:`Unbounded` network."""
+    """Return true for an :class:`Unbounded` network, in which an output pixel may depend on every input pixel."""
     return bool(getattr(network, "reaches_anywhere", False))
 
 
