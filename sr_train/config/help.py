@@ -126,7 +126,7 @@ def _group_text(command: str, group: str) -> str:
 
 
 def _rows(file: Path) -> list[Row]:
-    """Return the keys of a YAML file, in order."""
+    """Return a row (key, default, type, comment) for each key of a YAML file, in order."""
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text) or {}
     written = {key: (value, comment) for key, value, comment in keys_of(file)}

@@ -21,7 +21,7 @@ def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = 
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        raise WeightsError(f"{where}: this version has no network {model['_target_']!r}") from None
+        raise WeightsError(f"{where}: this version of sr-train has no network {model['_target_']!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module_name):
         raise WeightsError(f"{where}: {model['_target_']!r} is not the name of a network class")
     try:
