@@ -9,7 +9,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=2", "hr=none.lmdb"),
         nothing,
         1,
-        "none.lmdb: there is no such store; make it with sr-prepare",
+        "none.lmdb: there is no such store; make the store with sr-prepare",
     ),
     Case(
         "store cut",
