@@ -12,7 +12,11 @@ CASES = [
         "e: no images or videos in this folder or below it (.png, .jpg",
     ),
     Case(
-        "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
+        "no images to train on",
+        (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"),
+        folder("e"),
+        1,
+        "e: no images in this folder",
     ),
     Case(
         "file for a folder",

@@ -50,7 +50,9 @@ CASES = [
         1,
         "a.ppm: a PPM image, a format that cannot be read; convert it to png",
     ),
-    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in it"),
+    Case(
+        "folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in this folder"
+    ),
     Case(
         "16 bit to jpg",
         (*UPSCALE, "input=deep.png", "format=jpg"),
