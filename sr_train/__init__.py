@@ -1,6 +1,7 @@
 """sr-train: train SRGAN, EDSR, MDSR, ESRGAN and EDVR from YAML files, with one command per recipe.
 
-The public names below are imported at their first use: ``import sr_train`` is fast and does not import torch.
+The public names are in ``__all__``. Each name is imported at its first use, so ``import sr_train`` is fast and imports
+no torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,7 @@
-"""``python -m sr_train COMMAND ...``: the six commands, for a Python whose scripts are not on PATH."""
+"""Entry point of ``python -m sr_train COMMAND ...``, which runs the six commands: sr-train, sr-eval, sr-prepare, ...
+
+This entry point also works if the folder of the installed commands is not on PATH.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or 
 
 
 class _MayHave(TypedDict, total=False):
-    suspects: list[str]  #: those of ``key`` whose patches contain values that are not finite, as the loader found
+    suspects: list[str]  #: the names in ``key`` whose patches contain NaN or infinite values; found by the loader
     skipped: list[
         tuple[str, str]
     ]  #: (name, reason) of images that were drawn and cannot be read; others were drawn instead
@@ -35,15 +35,19 @@ class Batch(_MayHave):
 
 
 class Extractor(Protocol):
-    """A frozen network that computes features for losses and metrics: ``sr_train.models.features.FeatureExtractor``."""
+    """Protocol of a frozen network that computes features for losses and metrics.
+
+    ``sr_train.models.features.FeatureExtractor`` implements it.
+    """
 
     channels: dict[str, int]  #: layer -> number of channels, in the order of the output
     minimum: int  #: smallest allowed side of an image, in pixels
 
     def __call__(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return {layer: [B, c, H', W']} for images [B, 1 or 3, H, W] in [0, 1].
+        """Compute features of images [B, 1 or 3, H, W] in [0, 1].
 
-        The extractor normalizes the images with ImageNet's mean and standard deviation.
+        Return {name of the layer: features [B, c, H', W']}. Each layer has its own number of channels c and its own
+        size H', W'. The extractor normalizes the images with ImageNet's mean and standard deviation.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Errors of the user, and messages that one process of a run prints."""
+"""Errors that the user can correct, and functions that print messages from the process of rank 0 only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _warned: set[str] = set()  # warnings that the current command has printed
 
 
 class UsageError(ValueError):
-    """A value that is wrong whatever the files contain. Exit code 2; problems found in files have exit code 1."""
+    """A value on the command line or in a config file that is wrong for every content of the user's other files.
+
+    The exit code is 2. Problems found in images, weights and other files have exit code 1.
+    """
 
 
 class ProblemsError(ValueError):
@@ -61,9 +64,11 @@ def collect_error(
 
     Args:
         problems: list to append to.
-        what: config key of the object that is built; put before messages that do not contain it.
-        usage: errors come from values alone and have exit code 2. A missing module (ImportError) keeps exit code 1.
-        names_key: a ValueError comes from sr-train, so its message contains the key.
+        what: config key of the object that is built. The key is put before messages that do not contain a key.
+        usage: true if errors can come only from config values. The errors then have exit code 2. A missing module
+            (ImportError) keeps exit code 1.
+        names_key: true if the message of every ValueError already contains the config key, as in errors of sr-train's
+            classes.
     """
     try:
         yield
@@ -89,14 +94,17 @@ def set_rank(rank: int) -> None:
 
 
 def is_child() -> bool:
-    """Return true in a process of a rank above 0. Before :func:`set_rank`, the environment variables of launchers tell it."""
+    """Return true in a process of a rank above 0.
+
+    Before :func:`set_rank`, the rank is read from the launcher's variables.
+    """
     if "own" in _rank:
         return _rank["own"] > 0
     return any(re.fullmatch(r"0*[1-9]\d*", os.environ.get(k, "")) for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print from rank 0 only, to standard error with ``error``."""
+    """Print a text from rank 0 only: to standard error if ``error`` is true, else to standard output."""
     if not is_child():
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
@@ -133,7 +141,7 @@ def explain(error: Exception, command: str = "sr-train") -> tuple[str, int]:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Format a number of things: "1 image", "2 images"; ``plural`` is given if it is not the noun with an s."""
+    """Format a number of things: "1 image", "2 images". ``plural`` is the plural of a noun that does not take an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
@@ -143,7 +151,10 @@ def listed(scales: Sequence[int]) -> str:
 
 
 def expect(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], what: str) -> Any:
-    """Return a value of a command's config. Raise ConfigError unless it has the type; ``what`` describes the expected value."""
+    """Return a value of a command's config. Raise ConfigError unless the value has the type ``kind``.
+
+    ``what`` describes the expected value in the message.
+    """
     value = config[key]
     if not isinstance(value, kind) or (
         isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))

@@ -1,4 +1,4 @@
-"""Devices: free memory, precisions of the hardware and of torch, the report of ``--version``."""
+"""Devices: free memory, number formats that the hardware supports, and the lines on hardware in ``--version``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def memory_is_full(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free memory in bytes: of the GPU, or of this machine and its container."""
+    """Return the free memory in bytes: of the GPU, or of this machine and its container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = []
@@ -36,7 +36,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def return_freed_memory() -> None:
-    """Return memory that was freed to the system. Without this, glibc keeps that of a checkpoint after a resume."""
+    """Give freed memory back to the operating system.
+
+    Without this, glibc keeps the memory that a checkpoint used while a run was resumed.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -73,7 +76,7 @@ def native_bf16(accelerator: str) -> bool:
 
 
 def _cpu_flags() -> list[str]:
-    """Instruction sets of the CPU in Linux' spelling; an empty list on other systems."""
+    """Return the names of the CPU's instruction sets, as Linux spells them; an empty list on other systems."""
     found = re.search(r"^(?:flags|Features)\s*: (.*)", _text("/proc/cpuinfo"), re.MULTILINE)
     return found[1].split() if found else []
 
@@ -82,16 +85,16 @@ def warn_of_emulation(given: str, accelerator: str) -> None:
     """Warn if bf16 is emulated, which is slower than fp32. ``given`` is the argument as typed, e.g. ``precision=bf16``."""
     if not native_bf16(accelerator):
         warn(
-            f"{given}: this machine has no bf16 instructions; emulated bf16 is slower than fp32, on one CPU 180 times "
-            f"(343 s instead of 1.9 s); give {given.partition('=')[0]}=auto or 32"
+            f"{given}: this machine has no bf16 instructions; emulated bf16 is slower than fp32 (on one CPU 180 times: "
+            f"343 s instead of 1.9 s); give {given.partition('=')[0]}=auto or 32"
         )
 
 
 def resolve_precision(precision: object, accelerator: str) -> str:
-    """Return Lightning's name for ``trainer.precision``: ``auto`` or a short name.
+    """Convert the value of ``trainer.precision`` (auto, 32, bf16-mixed or 16-mixed) to Lightning's name of the precision.
 
-    Raise UsageError for other names, ValueError for 16-mixed on a CPU, which Lightning would change to bf16-mixed. Warn if
-    bf16-mixed is emulated.
+    Raise UsageError for other names. Raise ValueError for 16-mixed on a CPU, because Lightning would change it to
+    bf16-mixed. Warn if the hardware must emulate bf16-mixed.
     """
     if precision == "auto":
         return "bf16-mixed" if native_bf16(accelerator) else "32-true"
@@ -106,9 +109,9 @@ def resolve_precision(precision: object, accelerator: str) -> str:
 
 
 def inference_precision(precision: str, accelerator: str) -> str:
-    """Return ``32`` or ``bf16`` for the ``precision=`` of inference. Raise UsageError for other names.
+    """Convert the value of ``precision=`` (32, bf16 or auto) of inference to ``32`` or ``bf16``.
 
-    Warn if bf16 was given and is emulated.
+    Raise UsageError for other names. Warn if bf16 was given and the hardware must emulate it.
     """
     if precision not in ("32", "bf16", "auto"):
         raise UsageError(f"precision={precision}: choose from 32, bf16, auto")
@@ -121,10 +124,10 @@ def inference_precision(precision: str, accelerator: str) -> str:
 
 @contextmanager
 def full_fp32() -> Iterator[None]:
-    """Compute float32 in float32, as scores need it: without TF32 on CUDA and without bf16 on a CPU.
+    """Compute float32 operations in full float32 inside the ``with`` block: without TF32 on CUDA, without bf16 on a CPU.
 
-    cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image has another size. All
-    settings are restored, also after an error.
+    Scores need this. cuDNN's search for the fastest kernel (``trainer.benchmark``) is off as well, because every image
+    has another size. All settings are restored at the end, also after an error.
     """
     cudnn: Any = torch.backends.cudnn
     units = _fp32_units()
@@ -150,7 +153,10 @@ def full_fp32() -> Iterator[None]:
 
 
 def _unless_mixed(setting: Callable[[], Any]) -> Any:
-    """Return a setting; None where torch refuses to read it, because only the newer ``fp32_precision`` was used."""
+    """Read one of torch's settings for TF32. Return None if torch refuses to read the setting.
+
+    torch refuses to read the older settings after a program has set the newer setting ``fp32_precision``.
+    """
     try:
         return setting()
     except RuntimeError:
@@ -158,7 +164,7 @@ def _unless_mixed(setting: Callable[[], Any]) -> Any:
 
 
 def _fp32_units() -> list[Any]:
-    """Return the parts of torch that have an ``fp32_precision``; there are none before torch 2.9."""
+    """Return the parts of torch that have a setting ``fp32_precision``; an empty list before torch 2.9."""
     cudnn: Any = torch.backends.cudnn
     mkldnn = torch.backends.mkldnn
     names = ((cudnn, "conv"), (cudnn, "rnn"), (mkldnn, "conv"), (mkldnn, "matmul"), (mkldnn, "rnn"))
@@ -167,7 +173,7 @@ def _fp32_units() -> list[Any]:
 
 
 def hardware() -> list[str]:
-    """Lines on torch's build, the CPU and the GPUs, as a bug report needs them."""
+    """Return lines that describe torch's build, the CPU and the GPUs for a bug report."""
     build = (
         f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
     )

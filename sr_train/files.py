@@ -1,6 +1,6 @@
-"""Write files atomically: after a crash there is the old file or the new one, never a part of it.
+"""Write files atomically: after a crash, a file has its old or its new content, never a part of the new content.
 
-Reads and writes that fail by an error of a shared file system that may pass are repeated (:func:`retried`).
+A read or write that fails with a temporary error of a shared file system is repeated (see :func:`retried`).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _Result = TypeVar("_Result")
 
 
 def may_pass(error: OSError) -> bool:
-    """Return true for an error that a shared file system reports while its server or the network does not answer."""
+    """Return true for an error that may be temporary: a shared file system reports it while its server does not answer."""
     return error.errno in _PASSING
 
 
 def retried(
     attempt: Callable[[], _Result], path: str | os.PathLike[str], pauses: Sequence[float] | None = None
 ) -> _Result:
-    """Return ``attempt()``; repeat it after pauses while it fails by an error that may pass (:func:`may_pass`).
+    """Return ``attempt()``. If ``attempt`` fails with a temporary error (see :func:`may_pass`), wait and call it again.
 
-    The last error contains the path and what to do. ``attempt`` must start again from nothing: after a failed fsync, the
-    data of earlier writes are lost.
+    The last error is raised; its message contains the path and what to do. ``attempt`` must write all data again in
+    each call, because after a failed fsync the data of earlier writes are lost.
     """
     pauses = PAUSES if pauses is None else pauses
     for pause in pauses:
@@ -68,10 +68,10 @@ def retried(
 
 
 class Lines:
-    """Text file to which lines are appended. Lines that cannot be written for a moment are kept and written later.
+    """Text file to which lines are appended. Lines that cannot be written at once are kept in memory and written later.
 
     Args:
-        path: the file; only one process writes it.
+        path: path of the file. Only one process may write it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class Lines:
         self._warned = False
 
     def append(self, text: str) -> None:
-        """Append lines. If a shared file system does not answer, warn once and keep them for the next call."""
+        """Append lines. If a shared file system does not answer, warn once and keep the lines in memory."""
         self.kept += text
         try:
             self.flush(PAUSES[:2])
@@ -94,14 +94,14 @@ class Lines:
                 warnings.warn(f"{self.path}: {reason}; the lines are kept and written later", stacklevel=2)
 
     def flush(self, pauses: Sequence[float] | None = None) -> None:
-        """Write the kept lines. Raise OSError with the file's name if that fails."""
+        """Write the lines that are kept in memory. Raise OSError with the file's name if they cannot be written."""
         if self.kept:
             with naming(self.path):
                 retried(self._write, self.path, pauses)
             self.kept, self._size = "", None
 
     def replace(self, text: str) -> None:
-        """Replace the whole file atomically; drop the kept lines."""
+        """Replace the whole file atomically. Forget the lines that are kept in memory."""
         self.kept, self._size = "", None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, text.encode())
@@ -120,9 +120,10 @@ class Lines:
 
 
 class Reader:
-    """File that is read at any position. A read that fails is repeated with a new handle, as the old one may be stale.
+    """File that is read at any position.
 
-    A process that is forked may use the same handle, because reads do not move its position.
+    A read that fails is repeated with a new handle, because the old handle may be stale. A forked process may use the
+    same handle, because a read does not change the handle's position.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,7 +171,7 @@ _NETWORK = (
 
 
 def on_network(path: str | os.PathLike[str]) -> bool:
-    """Return true if the system lists the path's file system as one of a network; false if it has no such list."""
+    """Return true if a path is on a network file system, e.g. NFS; false if the system has no list of file systems."""
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -185,7 +186,7 @@ def on_network(path: str | os.PathLike[str]) -> bool:
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:
-    """Write all bytes to an open file; a single call may write a part."""
+    """Write all bytes to an open file. ``os.write`` is repeated, because one call may write only a part."""
     left = memoryview(data).cast("B")
     while left:
         left = left[os.write(handle, left) :]
@@ -193,7 +194,7 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Add the path to an OSError without a file name, e.g. that of a full disk."""
+    """Add the path to an OSError without a file name that is raised in the ``with`` block, e.g. the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -201,7 +202,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file atomically: to a temporary file in the same folder, which is synced and renamed."""
+    """Write a file atomically: write a temporary file in the same folder, sync it to the disk, and rename it."""
     path = Path(path)
     try:
         retried(lambda: _write(path, data), path)
@@ -234,10 +235,10 @@ def _finish(temporary: str, path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a hidden temporary file next to ``path`` for writing; at the end, sync it and rename it to ``path``.
+    """Open a hidden temporary file next to ``path`` for writing. At the end, sync the file and rename it to ``path``.
 
-    An error or Ctrl-C inside the ``with`` removes the temporary file. Temporary files of killed processes are removed first;
-    those that another process is writing (they are locked) stay.
+    An error or Ctrl-C inside the ``with`` block removes the temporary file. At the start, temporary files of killed
+    processes are removed. Files that another process is writing are locked and are not removed.
     """
     start = f".{path.name[:100]}."
     for left in path.parent.iterdir():
@@ -262,7 +263,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def lock_file(handle: int) -> bool:
     """Lock an open file or folder until it is closed. Return false if another process has locked it.
 
-    Return true on systems without such locks.
+    Return true if the system or the file system has no locks.
     """
     if sys.platform == "win32":
         return True
@@ -282,13 +283,16 @@ def _in_use(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of :func:`write_bytes` in a killed process. Only the folder's single writer may call this."""
+    """Remove temporary files that killed processes left in :func:`write_bytes`.
+
+    Only a folder's single writer may call this function.
+    """
     for left in folder.glob(".*.part"):
         left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
+    """Sync a folder to the disk, so that renamed files keep their new names after a power failure."""
     if os.name == "nt":  # Windows cannot open a folder
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,9 @@
-"""Bicubic resampling as MATLAB's ``imresize``, with which the papers made their low-resolution images.
+"""Bicubic resampling as in MATLAB's ``imresize``, with which the papers made their low-resolution images.
 
-Cubic convolution (Keys 1981, a = -0.5), separable, widened by 1/scale when reducing (antialiasing), pixel centers
-aligned; the weights of each output pixel sum to one. Published files use three arithmetics (``ARITHMETICS``):
+The kernel is cubic convolution (Keys 1981, a = -0.5), applied to rows and columns one after the other. When an image is
+reduced, the kernel is widened by 1/scale (antialiasing). Pixel centers are aligned, and the weights of each output
+pixel sum to one. An arithmetic is the name of a set of rules for rounding and edges. Published files use three
+arithmetics (``ARITHMETICS``):
 
 =================== ================================================================ ====================================
 name                method                                                           used by
@@ -11,8 +13,8 @@ name                method                                                      
 ``uint8_replicate`` rounded and clamped between the passes, replicated edges         Set5, Set14, B100, Urban100 LR files
 =================== ================================================================ ====================================
 
-An output pixel depends only on its own position. Therefore a training crop can be reduced without the rest of its image
-(:func:`reduce_taps`): the result equals the same window of the reduced image, bit for bit.
+The weights of an output pixel depend only on its position. Therefore a training crop can be reduced without the other
+pixels of the image (:func:`reduce_taps`): the result equals the same window of the reduced image, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _KERNEL_WIDTH = 4.0  # support of the cubic kernel in input pixels, without anti
 
 
 class Taps(NamedTuple):
-    """Input pixels and their weights for each output pixel along one axis: two arrays [out, taps]."""
+    """Input pixels (taps) of each output pixel along one axis, and their weights: two arrays [output pixels, taps]."""
 
     pixel: NDArray[np.intp]
     weight: NDArray[np.float64]
@@ -49,14 +51,14 @@ def _cubic(x: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache(maxsize=256)
 def taps(length: int, out_length: int, scale: float, antialias: bool = True, mirror: bool = True) -> Taps:
-    """Return the taps of one axis.
+    """Return the taps of one axis: the input pixels that each output pixel is computed from, and their weights.
 
     Args:
-        length: input pixels.
-        out_length: output pixels.
-        scale: output pixels per input pixel; below 1 reduces.
-        antialias: widen the kernel by 1/scale when reducing.
-        mirror: mirror the image at its edges; otherwise repeat the edge pixel.
+        length: number of input pixels.
+        out_length: number of output pixels.
+        scale: output pixels per input pixel; a value below 1 reduces the image.
+        antialias: true to widen the kernel by 1/scale when the image is reduced.
+        mirror: true to mirror the image at its edges; false to repeat the pixels at the edges.
     """
     stretch = min(scale, 1.0) if antialias else 1.0
     width = _KERNEL_WIDTH / stretch
@@ -81,12 +83,12 @@ def taps(length: int, out_length: int, scale: float, antialias: bool = True, mir
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Return MATLAB's output size for a scale factor: ceil(scale * size), without the rounding error of 1/3 * 3."""
+    """Return MATLAB's output size (height, width) for a scale: ceil(scale * size), without the rounding error of 1/3 * 3."""
     return tuple(math.ceil(round(scale * n, 9)) for n in (height, width))  # pyright: ignore[reportReturnType]
 
 
 def check_arithmetic(name: str) -> None:
-    """Raise ValueError unless ``name`` is one of the three arithmetics."""
+    """Raise ValueError unless ``name`` is one of the three arithmetics (rules for rounding and edges) of this module."""
     if name not in ARITHMETICS:
         raise ValueError(f"arithmetic={name!r} is not one of {', '.join(ARITHMETICS)}")
 
@@ -94,7 +96,7 @@ def check_arithmetic(name: str) -> None:
 def _plan(
     shape: tuple[int, ...], scale: float | None, size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the output size and the scale of each axis."""
+    """Return the output size and the scale of each axis of an image that is resized."""
     height, width = shape
     if min(height, width) < 1:
         raise ValueError(f"cannot resize an empty image of {height}x{width}")
@@ -111,7 +113,10 @@ def _plan(
 
 
 def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArray[np.float64]:
-    """Resize one axis of a float64 array. The order of the sum is fixed, so the result does not depend on the window."""
+    """Resize one axis of a float64 array with the given taps (input pixels and weights).
+
+    The taps are added in a fixed order, so a window of an image gets the same bits as the whole image.
+    """
     shape = [1] * image.ndim
     shape[axis] = -1
     index, weight = axis_taps
@@ -124,7 +129,7 @@ def apply_taps(image: NDArray[np.float64], axis_taps: Taps, axis: int) -> NDArra
 
 
 def round_half_up(image: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Round pixel values to integers as MATLAB does: halves up, clamped to the range of the type."""
+    """Round pixel values to integers of type ``dtype`` as MATLAB does: round half up, and clamp to the range of the type."""
     return np.clip(np.floor(image + 0.5), 0, np.iinfo(dtype).max).astype(dtype)
 
 
@@ -136,17 +141,20 @@ def imresize(
     antialias: bool = True,
     arithmetic: Arithmetic = "float",
 ) -> NDArray[Any]:
-    """Resize as MATLAB's ``imresize(image, scale)`` or ``imresize(image, size)`` does.
+    """Resize an image like MATLAB's ``imresize(image, scale)`` or ``imresize(image, size)``.
 
     Args:
         image: [H, W] or [H, W, C]; uint8, uint16 or floating point.
         scale: factor for both axes; the result has ceil(scale * size) pixels.
         size: (height, width) of the result, instead of ``scale``.
-        antialias: widen the kernel when reducing (MATLAB's default).
-        arithmetic: see the module's docstring; floating-point images need ``float``.
+        antialias: true to widen the kernel when the image is reduced (MATLAB's default).
+        arithmetic: rules for rounding and edges: ``float``, ``uint8`` or ``uint8_replicate``; see the module's
+            docstring. Floating-point images need ``float``.
 
     Returns:
-        An array of the input's integer type, rounded. For floating-point input: float64, not clamped.
+        The resized image. For an integer image it is rounded and has the same type. For a floating-point image it is
+            float64
+        and not clamped.
     """
     check_arithmetic(arithmetic)
     out_size, scales = _plan(image.shape[:2], scale, size)
@@ -167,7 +175,11 @@ def imresize(
 
 
 def reduce_taps(length: int, scale: int, start: int, count: int, mirror: bool = True) -> Taps:
-    """Return the taps of pixels [start, start + count) of an axis reduced by the integer ``scale``, a divisor of ``length``."""
+    """Return the taps (input pixels and weights) of the output pixels [start, start + count) of a reduced axis.
+
+    An axis of ``length`` input pixels is reduced by the integer ``scale``, a divisor of ``length``. ``mirror`` is true
+    to mirror the image at its edges.
+    """
     index, weight = taps(length, length // scale, 1.0 / scale, True, mirror)
     return Taps(index[start : start + count], weight[start : start + count])
 
@@ -179,10 +191,10 @@ def imresize_torch(
     size: tuple[int, int] | None = None,
     antialias: bool = True,
 ) -> torch.Tensor:
-    """Resize a batch with the ``float`` arithmetic: [..., H, W] floating point -> [..., ceil(scale*H), ceil(scale*W)].
+    """Resize floating-point images with the arithmetic ``float``: [..., H, W] -> [..., ceil(scale * H), ceil(scale * W)].
 
-    ``size`` = (height, width) of the result may be given instead of ``scale``. The result is neither rounded nor clamped and
-    has the input's type and device. In float64 it agrees with :func:`imresize` to 1e-12.
+    ``size`` = (height, width) of the result may be given instead of ``scale``. The result is neither rounded nor
+    clamped and has the input's type and device. In float64, the difference to :func:`imresize` is at most 1e-12.
     """
     (out_h, out_w), scales = _plan(tuple(image.shape[-2:]), scale, size)
     for axis, out_length, factor in ((-2, out_h, scales[0]), (-1, out_w, scales[1])):

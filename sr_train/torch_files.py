@@ -47,14 +47,17 @@ def misplaced(head: bytes) -> str | None:
     if not head:
         return "is empty; download or copy it again"
     if text.startswith(_PAGE):
-        return "is a web page, not the file itself (the link leads to a page with a download button); download the file again"
+        return "is a web page, not a file of tensors (the link leads to a page with a download button); download the file again"
     if head.startswith(_POINTER):
-        return "is a Git LFS pointer, not the file itself: run git lfs pull in its repository, or download the file"
+        return "is a Git LFS pointer, not a file of tensors: run git lfs pull in the file's repository, or download the file"
     return None
 
 
 def web_address(path: str | os.PathLike[str]) -> str | None:
-    """Return a message if a path is a web address (also with // shortened to / by ``Path``), else None."""
+    """Return a message if a path is a web address, else None.
+
+    ``https:/`` is recognized too, because ``Path`` shortens //.
+    """
     match = _ADDRESS.match(os.fspath(path))
     if match is None or Path(path).exists():
         return None
@@ -62,9 +65,10 @@ def web_address(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a flat file by name, on the CPU, without its other entries.
+    """Return {name: tensor} of a torch or safetensors file that contains a flat dict.
 
-    They may be mapped to the file: copy those that you keep. Raise TorchFileError if the file cannot be read.
+    Entries that are no tensors are left out. The tensors are on the CPU. The tensors may be mapped to the file, so the
+    caller must copy tensors that it keeps. Raise TorchFileError if the file cannot be read.
     """
     content, _ = read_file(path)
     if not is_dict(content):
@@ -75,9 +79,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[object, dict[str, str]]:
-    """Return the content of a file and its header (of safetensors; empty for a torch file).
+    """Return (content, header) of a torch or safetensors file. The header of a torch file is empty.
 
-    Tensors are mapped to the file: copy those that you keep. Raise TorchFileError if the file cannot be read.
+    Tensors are mapped to the file, so the caller must copy tensors that it keeps. Raise TorchFileError if the file
+    cannot be read.
     """
     path = Path(path)
     if _is_torchs(_head(path)):
@@ -103,10 +108,10 @@ def _open_safetensors(path: Path) -> AbstractContextManager[Any]:
 
 
 def read_torch(path: Path, *, mapped: bool = False, remedy: str = _REMEDY) -> object:
-    """Return the content of a torch file: tensors on the CPU and plain values. Anything else is refused.
+    """Return the content of a torch file: tensors on the CPU and plain values. A file with other objects is refused.
 
-    With ``mapped``, tensors of a zip are mapped to the file: copy those that you keep. Raise TorchFileError if the file
-    cannot be read; ``remedy`` is the end of the message for a damaged one.
+    If ``mapped`` is true, tensors of a zip are mapped to the file, so the caller must copy tensors that it keeps. Raise
+    TorchFileError if the file cannot be read. ``remedy`` is the end of the message for a damaged file.
     """
     head = _head(path)
     if not _is_torchs(head):
@@ -134,7 +139,7 @@ def read_torch(path: Path, *, mapped: bool = False, remedy: str = _REMEDY) -> ob
 
 
 def _head(path: Path) -> bytes:
-    """Return the first bytes of a file. Raise TorchFileError if it is missing, a folder, empty, or a web page."""
+    """Return the first bytes of a file. Raise TorchFileError if the file is missing, a folder, empty, or a web page."""
     if not path.exists():
         raise TorchFileError(web_address(path) or f"{path}: there is no such file")
     if path.is_dir():
@@ -151,15 +156,18 @@ def _head(path: Path) -> bytes:
 
 
 def _is_torchs(head: bytes) -> bool:
-    """Return true for the first bytes of a zip or a pickle.
+    """Return true if the first bytes of a file are those of a torch file: a zip or a pickle.
 
-    A safetensors file may start with the first byte of a pickle, but its ninth byte is ``{``.
+    A safetensors file may start with the same byte as a pickle, but the ninth byte of a safetensors file is ``{``.
     """
     return head.startswith(_ZIP) or (head.startswith(b"\x80") and head[8:9] != b"{")
 
 
 def _load_pickle(path: Path) -> object:
-    """Load a bare pickle through a memory map: a damaged length field would otherwise allocate any amount of memory."""
+    """Load a pickle file of an old torch version.
+
+    A memory map is used, because without it, a damaged length in the file could allocate huge memory.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return torch.load(cast("IO[bytes]", view), map_location="cpu", weights_only=True)
 
@@ -167,7 +175,7 @@ def _load_pickle(path: Path) -> object:
 def _check_archive(path: Path, remedy: str) -> None:
     """Raise TorchFileError for an archive that is truncated, compressed or has a wrong checksum.
 
-    torch does not check the checksums, and unpacks a compressed archive to any size.
+    This check is needed, because torch does not compare checksums, and would unpack a compressed archive to any size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -201,19 +209,23 @@ def _short(error: BaseException) -> str:
 
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
-    """Return true for a dict: ``isinstance`` with a type guard for content of files."""
+    """Return true for a dict.
+
+    Unlike ``isinstance``, this tells a type checker that keys and values may have any type.
+    """
     return isinstance(value, dict)
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Return true for a list: ``isinstance`` with a type guard for content of files."""
+    """Return true for a list. Unlike ``isinstance``, this tells a type checker that the items may have any type."""
     return isinstance(value, list)
 
 
 def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Raise TorchFileError unless every tensor is a plain array that is not larger than the file.
 
-    A stride of 0 could make a terabyte out of four bytes. Integer tensors are allowed: they are buffers of networks.
+    A tensor with a stride of 0 could turn four bytes into a terabyte. Integer tensors are allowed, because networks
+    have integer buffers.
     """
     for name, value in tensors.items():
         plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
@@ -223,7 +235,7 @@ def check_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     claimed, size = sum(v.numel() * v.element_size() for v in tensors.values()), path.stat().st_size
     if claimed > size:
         raise TorchFileError(
-            f"{path}: its tensors have {claimed:,} bytes, the file has {size:,}; it is damaged or forged"
+            f"{path}: the tensors need {claimed:,} bytes, but the file has {size:,} bytes; the file is damaged or forged"
         )
 
 
@@ -240,10 +252,10 @@ def _kind_error(path: Path, name: str, value: torch.Tensor) -> TorchFileError:
 
 
 def storable(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors that safetensors can write, and the names of duplicates.
+    """Return (tensors that safetensors can write, {left-out name: kept name}).
 
-    The tensors are contiguous, on the CPU, and do not share memory. The second result maps each left-out name of a tensor
-    with several names to the name that is kept.
+    The tensors are contiguous, on the CPU, and do not share memory. A tensor with several names is returned under the
+    first name only; the second result maps its other names to this name.
     """
     kept: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}

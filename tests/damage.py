@@ -200,7 +200,7 @@ def _pairs(hr, lr, tile):
     plant("alone", next(tile), None, "unpaired", "has no LR x2", "hr/alone.png")
     image = next(tile)
     _write(lr / "twice.png", reduce_image(image, 2))
-    plant("twice", image, reduce_image(image, 2), "unpaired", "both fit", "hr/twice.png")
+    plant("twice", image, reduce_image(image, 2), "unpaired", "both match", "hr/twice.png")
     image = next(tile)
     _write(lr / "orphanx2.png", reduce_image(image, 2))
     found.append(Planted("orphan", "extra", "lr/orphanx2.png", "has no HR image", "note"))

@@ -52,7 +52,7 @@ def test_a_file_without_tensors_is_refused_by_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<!DOCTYPE html><html>404</html>", "is a web page, not the file itself"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page, not a file of tensors"),
         (b"\xef\xbb\xbf\n<html><body>log in</body></html>", "is a web page"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
@@ -107,7 +107,7 @@ def test_every_reader_checks_the_archive(tmp_path, read):
 
 def test_a_tensor_that_is_no_plain_array_is_refused_by_name(tmp_path):
     torch.save({"a": torch.zeros(1).expand(10**9)}, tmp_path / "x.pth")
-    with pytest.raises(TorchFileError, match="its tensors have 4,000,000,000 bytes"):
+    with pytest.raises(TorchFileError, match="the tensors need 4,000,000,000 bytes"):
         read_tensors(tmp_path / "x.pth")
     torch.save({"a": torch.zeros(2, 2).to_sparse()}, tmp_path / "x.pth")
     with pytest.raises(TorchFileError, match=r"tensor a is .*sparse"):

@@ -1,4 +1,8 @@
-"""``sr-convert``: write a network, or one scale of an MDSR, as a self-describing file or for another program."""
+"""``sr-convert``: write a network, or one scale of an MDSR, as a .safetensors file or for another program.
+
+The input may have any supported file format. A .safetensors file also contains the network's config, so no other file
+is needed to load the network.
+"""
 
 from __future__ import annotations
 

@@ -71,12 +71,15 @@ def _mixes(config: Mapping[str, Any], count: int) -> dict[str, list[float]]:
 
 
 def _number(value: float) -> str:
-    """Format a number with two decimals, or with all that it needs."""
+    """Format a number with two decimals, or with more decimals if two do not show its exact value."""
     return f"{value:.2f}" if round(value, 2) == value else repr(float(value))
 
 
 def _scale_shown(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> int | None:
-    """Return the scale of the contact sheet, None without ``images=``. The mixture itself contains all scales."""
+    """Return the scale at which the pictures of ``images=`` are upscaled for the contact sheet; None without ``images=``.
+
+    The written networks keep all scales of an MDSR. Raise ValueError for ``scale=`` without ``images=``.
+    """
     from sr_train.inference.network import scale_of
 
     name, weights = next(iter(sources.items()))
@@ -85,8 +88,8 @@ def _scale_shown(config: Mapping[str, Any], sources: Mapping[str, Weights]) -> i
     scale = scale_of(config, weights.scales, name)
     if config["images"] is None and len(weights.scales) > 1:
         raise ValueError(
-            f"scale={scale} needs images=; the mixture contains all scales, and sr-convert weights=FILE scale={scale} out=... "
-            "extracts one"
+            f"scale={scale} is the scale of the contact sheet, so it needs images=; the written network contains all scales; "
+            f"to extract one scale, run sr-convert weights=FILE scale={scale} out=..."
         )
     return None if config["images"] is None else scale
 

@@ -72,10 +72,11 @@ def run(
     show_groups: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> None:
-    """Run a command, print its help or the errors of the user, and exit. SR_DEBUG=1 prints tracebacks.
+    """Run a command, or print its help, and exit. An error that the user can correct is printed without a traceback.
 
-    Exit codes: 0 success. 1 a problem in files, networks or devices, or a full disk. 2 a wrong command line or config file:
-    an unknown key, or a value of a wrong type or range. 130 interrupted.
+    SR_DEBUG=1 prints tracebacks of all errors. Exit code 0 is success. Exit code 1 is a problem in files, networks or
+    devices, or a full disk. Exit code 2 is a wrong command line or config file: an unknown key, or a value of a wrong
+    type or range. Exit code 130 means that the user interrupted the command.
     """
     arguments = sys.argv[1:]
     forget_warnings()
@@ -105,7 +106,10 @@ def run(
 
 
 def arithmetic_of(config: Mapping[str, Any]) -> Any:
-    """Return the value of ``arithmetic=``. Raise UsageError for an unknown name."""
+    """Return the value of ``arithmetic=``: the name of the way to compute LR from HR images (see ``sr_train.resampling``).
+
+    Raise UsageError for an unknown name.
+    """
     from sr_train.resampling import check_arithmetic
 
     try:
@@ -116,7 +120,10 @@ def arithmetic_of(config: Mapping[str, Any]) -> Any:
 
 
 def workers_of(value: Any) -> int:
-    """Return the number of workers. ``auto`` is the number of cores that this process may use."""
+    """Return the number of threads for the key ``workers=``.
+
+    ``auto`` is the number of cores that this process may use.
+    """
     if value == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,4 +1,4 @@
-"""``sr-prepare``: make a store from a folder of images or of clips."""
+"""``sr-prepare``: make a store (an LMDB with decoded images for training) from a folder of images or of clips."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def _verify(path: str) -> int:
 
 
 def _folder(config: Mapping[str, Any], *, skip_bad: bool) -> str | None:
-    """Return the value of ``images=`` or ``clips=``, None if neither is given."""
+    """Return the value of ``images=`` or ``clips=``; None if neither is given.
+
+    Raise UsageError for keys that cannot be used together.
+    """
     images, clips = config["images"], config["clips"]
     if images is not None and clips is not None:
         raise UsageError("give images=DIR or clips=DIR, not both")
@@ -68,7 +71,7 @@ def _inputs(folder: str, path: str, config: Mapping[str, Any], scales: list[int]
     if clips:
         files = clip_files(folder, None if listed is None else read_clip_list(listed), copies=copies)
         number = len({split_key(key)[0] for key in files})
-        print(f"{folder}: {counted(number, 'clip')}, {counted(len(files), 'frame')}, no gaps", flush=True)
+        print(f"{folder}: {counted(number, 'clip')}, {counted(len(files), 'frame')}, no frame is missing", flush=True)
         options: dict[str, Any] = {"files": files, "check": unequal_sizes}
     elif config["lr"] is None:
         return {"listed": listed}
@@ -110,7 +113,7 @@ def _check(config: Mapping[str, Any], scales: list[int], workers: int) -> int:
 
 
 def prepare(arguments: list[str]) -> int:
-    """Run ``sr-prepare``: build, complete or verify stores, or check data sets."""
+    """Run ``sr-prepare``: build, complete or verify stores (LMDBs of images), or check data sets."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("prepare", arguments)

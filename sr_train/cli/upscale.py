@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    """Return the checked settings. Raise UsageError or ConfigError for wrong values."""
+    """Return the checked settings of sr-upscale. Raise UsageError or ConfigError for wrong values."""
     from sr_train.data.images import limit_pixels
     from sr_train.data.video.windows import check_padding
     from sr_train.inference.output_size import output_size
@@ -39,7 +39,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
 
 
 def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
-    """Check everything that can be checked before the first image. Return the jobs, the network and the settings."""
+    """Check all that can be checked before the first image is upscaled. Return the jobs, the network, the settings."""
     from sr_train.inference.network import open_network
     from sr_train.upscaling.encoder import check_options
     from sr_train.upscaling.inputs import inputs, list_jobs
@@ -60,7 +60,7 @@ def _prepare(config: Mapping[str, Any]) -> tuple[list[Job], Network, Settings]:
 
 
 def upscale(arguments: list[str]) -> int:
-    """Run ``sr-upscale`` on every image, video and clip. Failed ones are reported, and the exit code is then 1."""
+    """Run ``sr-upscale`` on every image, video and clip. Report each input that fails; the exit code is then 1."""
     from sr_train.config.compose import compose_command
 
     config = compose_command("upscale", arguments)

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 
 def build(node: Mapping[str, Any], **given: Any) -> Any:
-    """Build the object of a config with Hydra's ``instantiate``. Raise the constructor's error, not Hydra's."""
+    """Build the object of a config with Hydra's ``instantiate``. Raise the constructor's error, not Hydra's error."""
     try:
         return instantiate(dict(node), **given, _convert_="all")
     except InstantiationException as error:

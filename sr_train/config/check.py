@@ -31,13 +31,13 @@ _GIVEN = {"model", "loss", "curve"}  # arguments of a task that have their own c
 
 
 def callable_at(target: str) -> Callable[..., Any]:
-    """Return the object at a dotted path."""
+    """Return the object at a dotted path, e.g. ``torch.nn.L1Loss``."""
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
-    """Return the parameters of the callable at a dotted path, None if it takes ``**kwargs``."""
+    """Return the parameters of the callable at a dotted path; None if the callable takes ``**kwargs``."""
     parameters = inspect.signature(callable_at(target)).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
@@ -48,7 +48,7 @@ def signature(target: str) -> Mapping[str, inspect.Parameter] | None:
 
 
 def known_names(config: DictConfig, key: str) -> list[str] | None:
-    """Return the allowed names for the last part of ``key``, None if any name is allowed."""
+    """Return the allowed names for the last part of a dotted key; None if any name is allowed."""
     parent, _, _ = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if any(parent == o or parent.startswith(f"{o}.") for o in _OPEN):
@@ -75,7 +75,7 @@ def _takes_any_name(config: DictConfig, key: str) -> bool:
 
 
 def is_known(config: DictConfig, key: str) -> bool:
-    """Return true if a config has a key or its constructor has such a parameter."""
+    """Return true if ``key`` is in the config, or is a parameter of the class in ``_target_`` that the key belongs to."""
     names = known_names(config, key)
     return names is None or key.rpartition(".")[2] in names
 
@@ -113,7 +113,10 @@ _UNCHECKED = {"trainer.precision"}  # "auto" is not a value of Lightning
 
 
 def _expected(key: str, value: Any, hint: Any) -> str:
-    """Return the message of the expected value, with an example for data.train and data.val."""
+    """Return the text "expected ..." for the type hint of a key.
+
+    For data.train and data.val, it contains an example.
+    """
     if key == "data.train":
         source = {"hr": value} if isinstance(value, str) else {"hr": "DIR"}
         example = _braces(value if isinstance(value, Mapping) else source)
@@ -213,6 +216,9 @@ def _check_node(node: DictConfig, path: str, where: str) -> list[str]:
 
 
 def hint_at(key: str, known: Sequence[str], wanted: str | None = None, prefix: str = "") -> str:
-    """Return a hint for an unknown key: the key of sr-train for a key of another program, else the most similar names."""
+    """Return a hint for an unknown key.
+
+    For a key of another program, it is sr-train's key; else the most similar names.
+    """
     other = foreign_hint(key)
     return f"; {other}" if other else near(key.rpartition(".")[2] if wanted is None else wanted, known, prefix)

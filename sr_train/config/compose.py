@@ -1,4 +1,4 @@
-"""Compose configs from YAML files and KEY=VALUE arguments with Hydra. Its errors become ConfigError."""
+"""Compose configs from YAML files and KEY=VALUE arguments with Hydra. Hydra's errors become ConfigError."""
 
 from __future__ import annotations
 
@@ -35,12 +35,18 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 @cache
 def top_keys() -> list[str]:
-    """Return the top-level keys of ``conf/train.yaml``, including its groups. No argument of the user changes them."""
+    """Return the top-level keys of ``conf/train.yaml``, including the names of its config groups.
+
+    The user's arguments are not used, so the result is always the same.
+    """
     return [str(k) for k in compose_config("train", [])]
 
 
 def chosen_options(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the chosen option of each config group of ``conf/train.yaml``, by Hydra's name of the group."""
+    """Return {config group of ``conf/train.yaml``: chosen option}.
+
+    The groups are named as in Hydra's defaults list, e.g. ``discriminator@task.discriminator``.
+    """
     return dict(_compose("train", overrides, hydra=True).hydra.runtime.choices)
 
 
@@ -63,7 +69,7 @@ def _compose(name: str, overrides: Sequence[str], *, hydra: bool) -> DictConfig:
 
 
 def shorten(message: str) -> str:
-    """Return the useful lines of a Hydra error, joined."""
+    """Return a Hydra error's message as one line, without the lines that do not help a user."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(
         line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "object_type"))
@@ -71,12 +77,15 @@ def shorten(message: str) -> str:
 
 
 def parse(overrides: Sequence[str], *, command: str | None = "train", sweep: bool = False) -> list[Override]:
-    """Parse command-line arguments with Hydra's grammar. Raise ConfigError that lists the arguments that are not KEY=VALUE.
+    """Parse command-line arguments with Hydra's grammar.
+
+    Raise one ConfigError that lists all arguments that are not KEY=VALUE.
 
     Args:
         overrides: arguments as typed.
-        command: command whose path-valued keys are taken literally; None if all values have Hydra's grammar.
-        sweep: commas separate the values of a sweep.
+        command: name of the command's YAML file, e.g. ``train``. Values of its path-valued keys are taken literally.
+            None: all values have Hydra's grammar.
+        sweep: true if the command line is a sweep, in which commas separate the values of a key.
     """
     parsed, problems = [], []
     parser = OverridesParser.create()
@@ -92,7 +101,7 @@ def parse(overrides: Sequence[str], *, command: str | None = "train", sweep: boo
 
 
 def _quoting(typed: str) -> str:
-    """Return a hint for an argument whose value needs quotes, empty if quotes do not help."""
+    """Return a hint for an argument whose value needs quotes; an empty string if quotes do not help."""
     key, sign, value = typed.partition("=")
     if not sign or not key.strip("+"):
         return ""
@@ -113,7 +122,7 @@ def _quoting(typed: str) -> str:
 
 
 def compose_command(config: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Compose a command's config from ``KEY=VALUE`` arguments to plain values.
+    """Compose a command's config from ``KEY=VALUE`` arguments. Return it as plain values (dict, list, str, ...).
 
     If there are problems, raise one ConfigError that lists all of them.
     """

@@ -20,7 +20,7 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
     "data.channels": ("${channels}", "channels={}"),
     "data.accumulate": ("${trainer.accumulate_grad_batches}", "trainer.accumulate_grad_batches={}"),
     "data.seed": ("${seed}", "seed={}"),
-    "data.stage_name": ("${stage}", "the stage another name, in stages={{NAME: ...}}"),
+    "data.stage_name": ("${stage}", "stages={{NAME: ...}}, which sets the name of the stage"),
     "model.scale": ("${scale}", "scale={}"),
     "model.scales": ("${scales}", "scales={}"),
     "model.image_channels": ("${channels}", "channels={}"),
@@ -30,7 +30,10 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
     "task.curve": ("", "curve=NAME and curve.KEY=VALUE"),
     "task.protocols": ("${validate.protocols}", "validate.protocols={}"),
     "task.optimizer.lr": ("${task.rate}", "task.rate={}"),
-    "task.optimizer.params": ("", "task.trainable and task.rate_scale, globs on the parameters' names"),
+    "task.optimizer.params": (
+        "",
+        "task.trainable=[GLOB] or task.rate_scale={{GLOB: FACTOR}}; GLOB matches parameter names",
+    ),
     "loss.perceptual.extractor.layers": ("${loss.perceptual.layers}", "loss.perceptual.layers={{LAYER: WEIGHT}}"),
     "logger.csv.folder": ("${folder}", _FOLDER),
     "logger.tensorboard.folder": ("${folder}", _FOLDER),
@@ -115,7 +118,8 @@ def _typed_as(value: Any) -> str:
 def check_derived(config: Mapping[str, Any], where: str) -> list[str]:
     """Return a problem for each derived key of a resolved config that was set to another value.
 
-    Such a value would be ignored, or change only a part of what depends on the source key.
+    A derived key gets its value from another key, e.g. data.scale from scale. A value of its own would have no effect,
+    or would disagree with the other keys that are derived from the same key.
     """
     problems = []
     data = config.get("data")

@@ -1,4 +1,4 @@
-"""Find the YAML files: those of the installation and those of the user (``SR_CONF``). Imports nothing slow.
+"""Find the YAML files of the installation and of the user (environment variable ``SR_CONF``). Imports nothing slow.
 
 Also contains a table of keys of other programs and the keys of sr-train for them.
 """
@@ -22,10 +22,10 @@ def conf_folder() -> Path:
 
 
 def own_folders() -> list[Path]:
-    """Return the folders of ``SR_CONF`` (separated as in PATH). Each contains files GROUP/NAME.yaml.
+    """Return the folders in the environment variable ``SR_CONF`` (separated as in PATH).
 
-    Raise ValueError for a folder without such a file, or with a file that has the name of an installed one: the name would
-    be ambiguous.
+    Each folder contains files GROUP/NAME.yaml. Raise ValueError for a folder without a file GROUP/NAME.yaml, or with a
+    file that has the name of an installed file: the name would be ambiguous.
     """
     folders = [Path(part).absolute() for part in os.environ.get("SR_CONF", "").split(os.pathsep) if part]
     installed = conf_folder() if folders else None
@@ -64,7 +64,7 @@ def groups() -> list[str]:
 
 
 def search_path() -> list[str]:
-    """Return the Hydra override (one or none) that adds the user's folders to its search path."""
+    """Return the Hydra override that adds the user's folders to Hydra's search path; an empty list without such folders."""
     quoted = ",".join(json.dumps(f"file://{folder}", ensure_ascii=False) for folder in own_folders())
     return [f"hydra.searchpath=[{quoted}]"] if quoted else []
 
@@ -79,7 +79,10 @@ def near(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def then(hint: str, text: str) -> str:
-    """Join a hint of :func:`near` and a following clause: "; there are a, b", or "; did you mean a? There are a, b"."""
+    """Join a hint from :func:`near` and a clause.
+
+    Return "; CLAUSE", or "; did you mean a? CLAUSE" with a capital letter.
+    """
     return f"{hint} {text[:1].upper()}{text[1:]}" if hint.endswith("?") else f"{hint}; {text}"
 
 
@@ -159,7 +162,10 @@ _ELSEWHERE = (  # keys of Lightning, Hydra, BasicSR and others -> what to type i
 
 
 def foreign_hint(key: str) -> str | None:
-    """Return a hint for a key, option or class of another program, found by its whole name or its last part; else None."""
+    """Return a hint for a key, option or class of another program; None for an unknown name.
+
+    The name is looked up as a whole and by its last part after a dot.
+    """
     whole = key.lower().replace("-", "_")
     tried = (whole, whole.rpartition(".")[2], whole.replace("/", ".").partition(".")[0])
     names = tried if tried[2] == "hydra" else tried[:2]
@@ -176,6 +182,6 @@ _MOVED = {  # classes and modules that an earlier version had in other places
 
 
 def present_path(path: str) -> str:
-    """Return the present dotted path of a class for a path of an earlier version."""
+    """Return the current dotted path of a class for its path in an earlier version of sr-train."""
     old = next((old for old in _MOVED if path.startswith(old)), "")
     return _MOVED.get(old, "") + path.removeprefix(old)

@@ -104,7 +104,7 @@ def topic_text(command: str, config: str, topic: str, groups: Sequence[str]) -> 
 
 
 def _group_text(command: str, group: str) -> str:
-    """Return every option of a group with its title and its keys; of experiments only the titles."""
+    """Return the title and the keys of every option of a config group. For experiments, return only the titles."""
     files = sorted(files_of(group), key=lambda f: (not f.stem.startswith(("base", "default")), f.stem))
     if group == "experiment":
         width = max(len(f.stem) for f in files)
@@ -126,7 +126,7 @@ def _group_text(command: str, group: str) -> str:
 
 
 def _rows(file: Path) -> list[Row]:
-    """Return the keys of a YAML file, in order."""
+    """Return a row (key, default, type, comment) for each key of a YAML file, in order."""
     text = file.read_text(encoding="utf-8")
     content = yaml.safe_load(text) or {}
     written = {key: (value, comment) for key, value, comment in keys_of(file)}
@@ -141,7 +141,10 @@ def _rows(file: Path) -> list[Row]:
 def _leaves(
     node: dict[str, Any], written: Mapping[str, tuple[str, str]], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values. A mapping written on one line is one value."""
+    """Yield (dotted key, default value) for each key of a YAML file.
+
+    A mapping that is written on one line counts as one value.
+    """
     for key, value in node.items():
         if isinstance(value, dict) and value and not written.get(f"{prefix}{key}", ("", ""))[0]:
             yield from _leaves(value, written, f"{prefix}{key}.")
@@ -160,7 +163,7 @@ def _node(file: Path, group: str) -> str:
 
 
 def _defaults(file: Path) -> list[str]:
-    """Return the options of the same group that a file includes: ``defaults: [base]``."""
+    """Return the names of the files of its config group that a YAML file includes, e.g. by ``defaults: [base]``."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return [name for name in content.get("defaults", []) if isinstance(name, str) and name != "_self_"]
 
@@ -176,7 +179,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _kind(value: object) -> str:
-    """Return the type of a default, empty for ``null``, required values and references to other keys."""
+    """Return the name of a default's type; an empty string for null, a required value or a reference to another key."""
     if value is None or value == "???" or str(value).startswith("${"):
         return ""
     if isinstance(value, str):  # YAML reads 1e-3 as a string, OmegaConf does not

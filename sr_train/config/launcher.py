@@ -16,9 +16,9 @@ _GROUP = "launcher"
 
 
 def split_launcher(arguments: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return (config of the launcher, None for ``launcher=local``; the arguments without the launcher's).
+    """Return two values: the config of the launcher (None for ``launcher=local``), and the arguments for other keys.
 
-    Raise ConfigError for unknown keys, values of a wrong type and several values.
+    Raise ConfigError for unknown keys of the launcher, values of a wrong type, and several values (a sweep) of one key.
     """
     typed = [a for a in arguments if "=" in a and not a.startswith("-")]
     overrides = dict(zip(typed, parse(typed), strict=True))

@@ -38,7 +38,10 @@ class Typed:
 
 
 def as_typed(override: Override) -> Any:
-    """Return the value of a key that takes names. Numbers and booleans stay strings, as typed."""
+    """Return the value of a key whose value is a name, e.g. ``name`` or ``stage``, or a list of names.
+
+    A name that looks like a number or a boolean stays a string, as typed: ``name=007`` returns "007".
+    """
     value, text = override.value(), (override.input_line or "").partition("=")[2].strip()
     if isinstance(value, list):
         items = [item.strip() for item in text[1:-1].split(",")]
@@ -48,7 +51,7 @@ def as_typed(override: Override) -> Any:
 
 
 def _several(override: Override, *, takes_list: bool | None) -> str:
-    """Return the message for several values separated by commas, which are for sweeps only."""
+    """Return the message for an argument with several values separated by commas, which only a sweep may have."""
     text, values = override.input_line, (override.input_line or "").partition("=")[2]
     as_list = f"{override.key_or_group}=[{values}]"
     if takes_list:
@@ -58,7 +61,10 @@ def _several(override: Override, *, takes_list: bool | None) -> str:
 
 
 def _takes_list(config: DictConfig, key: str) -> bool | None:
-    """Return whether a key takes a list, by its value or type hint. None if unknown."""
+    """Return true if a key takes a list, according to its default value or its type hint.
+
+    Return None if the type of the key is unknown.
+    """
     parent, _, last = key.rpartition(".")
     if OmegaConf.is_list(OmegaConf.select(config, key)) or key in _LISTS:
         return True
@@ -74,7 +80,10 @@ def _takes_list(config: DictConfig, key: str) -> bool | None:
 
 
 def split_typed(overrides: Sequence[Override], names: Sequence[str], base: DictConfig) -> list[Typed]:
-    """Return the arguments with the stage that each names. Raise ConfigError for sweeps and deletions."""
+    """Return the arguments, each with the stage that its key begins with, if any.
+
+    Raise ConfigError for sweeps (several values) and deletions of keys.
+    """
     typed: list[Typed] = []
     problems: list[str] = []
     for override in overrides:
@@ -114,19 +123,28 @@ def is_choice(key: str, value: Any, group_names: Sequence[str]) -> bool:
 
 
 def stands_below(key: str, nodes: Iterable[str]) -> bool:
-    """Return true if a key is one of these nodes or below one. The optimizer does not count as a part of its task."""
+    """Return true if ``key`` is one of the config nodes ``nodes``, or is below one of them.
+
+    Keys of task.optimizer do not count as below ``task``, because the optimizer has its own config group.
+    """
     place = NODES.get(key, key)
     apart = place == "task.optimizer" or place.startswith("task.optimizer.")
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
 
 
 def in_order(typed: Sequence[Typed]) -> list[Typed]:
-    """Sort the arguments: mappings first, outer before inner, because a mapping replaces the keys below it."""
+    """Sort the arguments so that one with a mapping comes before the keys that the mapping contains.
+
+    A mapping replaces all keys below its own key, so a later argument would otherwise be lost.
+    """
     return sorted(typed, key=lambda t: t.key.count(".") if isinstance(t.value, Mapping) else 99)
 
 
 def pick(overrides: list[Override], key: str, problems: list[str]) -> Any:
-    """Remove all arguments for a key of the whole run (e.g. ``name``) from the list, and return the last value."""
+    """Remove all arguments for a key of the whole run (e.g. ``name``) from ``overrides``.
+
+    Return the last of their values.
+    """
     value = None
     for override in [o for o in overrides if o.key_or_group == key]:
         overrides.remove(override)

@@ -1,9 +1,9 @@
 """Path-valued keys of the commands: their values are taken literally, so every file name works.
 
-All other values have Hydra's grammar, which refuses most characters outside of ASCII letters and digits. A value of a path
-key is read in this order: a path that exists as typed; null; a list; a template, a glob or another name. Outputs are always
-literal.
-In a sweep, commas separate the values; a value that contains a comma is put in quotes.
+All other values have Hydra's grammar, which refuses most characters outside of ASCII letters and digits. The value of a
+path-valued key is the first of these that fits: a path that exists as typed; null; a list of paths; a template, a glob
+or another name, in which ``${KEY}`` is replaced by the value of KEY. The path of an output is always literal. In a
+sweep, commas separate the values; the user puts a value that contains a comma in quotes.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ _FUNCTION = re.compile(r"(?:choice|shuffle|sort|tag)\(.*\)", re.DOTALL)  # of Hy
 
 
 def kind_of(command: str, key: str) -> Kind | None:
-    """Return the kind of a path-valued key, None for other keys. In ``train``, a stage's name may precede the key."""
+    """Return the :class:`Kind` of a path-valued key; None for other keys.
+
+    For ``train``, the key may begin with a stage's name.
+    """
     return _kind(command, key.lstrip("+"))
 
 
@@ -114,12 +117,12 @@ def _kind(command: str, key: str) -> Kind | None:
 
 
 def quote_paths(command: str, arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
-    """Quote the values of path-valued keys, so that Hydra parses them to the typed text.
+    """Quote the values of path-valued keys, so that Hydra parses each to the text that the user typed.
 
     Args:
         command: name of the command's YAML file, e.g. ``upscale``.
-        arguments: ``KEY=VALUE`` arguments as typed; others are returned unchanged.
-        sweep: commas separate the values of a sweep.
+        arguments: command-line arguments as typed. Arguments without a path-valued key are returned unchanged.
+        sweep: true if the command line is a sweep, in which commas separate the values of a key.
     """
     return [_quoted_argument(command, argument, sweep=sweep) for argument in arguments]
 
@@ -196,9 +199,9 @@ def _exists(path: str) -> bool:
 
 
 def quote(value: str, *, literal: bool = False) -> str:
-    """Return a string in Hydra's grammar, in quotes only if it needs them.
+    """Return a string in Hydra's grammar, with quotes only if the string needs them.
 
-    ``${...}`` stays an interpolation unless ``literal`` is set.
+    Hydra replaces ``${KEY}`` in the string by a value, unless ``literal`` is true.
     """
     if literal:
         value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
@@ -217,7 +220,7 @@ def _parses_to_itself(value: str) -> bool:
 
 
 def unquoted(command: str, argument: str) -> str:
-    """Return an argument in Hydra's grammar as a user types it: a value of a path-valued key is literal."""
+    """Convert KEY=VALUE from Hydra's grammar to the form that a user types: the value of a path-valued key has no quotes."""
     key, sign, value = argument.partition("=")
     if not sign or kind_of(command, key) is None:
         return argument

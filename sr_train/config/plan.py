@@ -1,9 +1,9 @@
 """Compose and check the configs of all stages of a run before the first one starts.
 
-Precedence: groups < experiment < stage < command line. The entries of a stage in an experiment file are overrides, with
-the syntax of the command line. On the command line, ``STAGE.KEY=V`` sets the key of one stage, and ``KEY=V`` sets it in
-every stage that has the key. Hydra refuses unknown keys on the command line only; therefore the composed configs are
-checked here against the signatures of the constructors.
+A later source of values wins: config groups, then the experiment, then the stage, then the command line. The entries of
+a stage in an experiment file have the syntax of the command line. On the command line, ``STAGE.KEY=V`` sets a key of
+one stage, and ``KEY=V`` sets the key in every stage that has it. Hydra refuses unknown keys on the command line only;
+therefore the composed configs are checked here against the signatures of the constructors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def with_trainer(stage: Stage, **resolved: Any) -> Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages of a run. ``selected`` are the names of those to run now."""
+    """All stages of a run. ``selected`` contains the names of the stages to run now."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -93,7 +93,7 @@ def _run_name(typed: Any, base: DictConfig, experiment: str | None) -> str:
         raise ConfigError([f"name={value}: expected a string, e.g. name=wide; put a number in a YAML file in quotes"])
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise ConfigError(
-            [f"name={name}: expected a folder's name below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
+            [f"name={name}: expected the name of a folder below {base.paths.runs}, e.g. name=wide or name=sweep/wide"]
         )
     return name
 
@@ -174,7 +174,10 @@ def plan(arguments: Sequence[str]) -> Plan:
 
 
 def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
-    """Check and resolve one stage, and append its problems to ``problems``. Return no stage if keys are wrong."""
+    """Check the config of one stage, replace its ``${KEY}``, and append all problems to ``problems``.
+
+    Return a list with the stage, or an empty list if a key is wrong.
+    """
     found = check_config(config, top_keys(), f"stage {name}")
     problems += found
     if found:
@@ -187,18 +190,25 @@ def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
 
 
 def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return a problem for each key without a stage that must not be the same in several stages."""
+    """Return a problem for each argument ``KEY=VALUE`` whose key needs another value in each stage (scale, init, ...).
+
+    Such an argument is only allowed as ``STAGE.KEY=VALUE``, or if one stage is selected.
+    """
     if len(selected) < 2:
         return []
     return [
-        f"{t.text}: would set it in {len(selected)} stages; give {names[-1]}.{t.text}, or select a stage: stage={names[-1]}"
+        f"{t.text}: would set this key in {len(selected)} stages, but each stage needs its own value; "
+        f"give {names[-1]}.{t.text}, or select a stage: stage={names[-1]}"
         for t in typed
         if t.stage is None and (t.key in ("scale", "scales") or t.key.startswith("init."))
     ]
 
 
 def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
-    """Return a problem for each argument that no stage has, and for a discriminator if a stage's task has none."""
+    """Return a problem for each argument whose key exists in no stage.
+
+    Also return a problem for ``discriminator=`` if the task of a selected stage has no discriminator.
+    """
     problems = []
     for t in typed:
         having = [name for name, stage in composed.items() if t.text in stage.reached]
@@ -228,7 +238,7 @@ def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
-    """Return a problem for each stage whose initial weights are not from one earlier stage or one file."""
+    """Return a problem for each stage whose ``init`` keys contradict each other or name no earlier stage."""
     problems = []
     for stage in stages:
         init = stage.config["init"]

@@ -1,4 +1,7 @@
-"""Compose the config of one stage: groups < experiment < stage < command line."""
+"""Compose the config of one stage.
+
+A later source of values wins: config groups, then the experiment, then the stage's entries, then the command line.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,11 @@ def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def _replaced(
     experiment: Sequence[str], own: Mapping[str, Any], picks: Sequence[Typed]
 ) -> tuple[dict[str, str], list[Typed]]:
-    """Return {group: option of the recipe} for the groups whose option was replaced, and the typed options that apply.
+    """Return which options of config groups the command line replaces in a stage.
 
-    A ``discriminator`` does not apply to a task without one.
+    The first result is {group: option in the recipe} for each group whose option is replaced. The second result
+    contains the options from the command line that this stage uses. A stage whose task has no discriminator does not
+    use ``discriminator=``.
     """
     if not any(t.key in TRAINED for t in picks):
         return {}, list(picks)
@@ -49,9 +54,9 @@ def _replaced(
 
 
 def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], experiment: Sequence[str]) -> list[str]:
-    """Reset the nodes of these groups to the YAML files of their options, without the values of the experiment.
+    """Replace the config of each config group in ``groups_`` by the YAML file of its newly chosen option.
 
-    Return the dropped values as KEY=VALUE.
+    Values that the experiment had set in these groups are dropped. Return the dropped values as KEY=VALUE.
     """
     dropped: list[str] = []
     found = chosen_options([*experiment, *choices])
@@ -115,8 +120,8 @@ def stage_config(
 ) -> Composed:
     """Compose one stage. If there are problems, raise one ConfigError that lists all of them.
 
-    With ``recipe``, the entries are from an experiment: those of a group are dropped if the user chose another option of
-    the group. Entries from the command line (``stages={...}``) are kept.
+    ``recipe`` is true if ``entries`` come from an experiment file. Entries for keys of a config group are then dropped
+    if the user chose another option of this group. Entries from the command line (``stages={...}``) are always kept.
     """
     group_names = groups()
     mine = [t for t in typed if t.stage in (None, name)]
@@ -169,7 +174,7 @@ def _set_own(config: DictConfig, name: str, entries: Sequence[tuple[str, Any]]) 
 
 
 def _set_typed(config: DictConfig, typed: Sequence[Typed]) -> set[str]:
-    """Set the typed keys that the stage has. Return these arguments as typed."""
+    """Set the keys of the command line that exist in the stage. Return the texts of the arguments that were used."""
     if any(t.key == "init.weights" for t in typed):  # replaces the recipe's init.stage
         config.init.stage = None
     reached = set()
@@ -224,8 +229,8 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
                 k for k in entries if known is not None and k not in (*named, *known) and not str(k).startswith("_")
             ]
             problems += [
-                f"{where}: {group}.{k}: is not an argument of {node['_target_']}; only one chosen file may have its _target_ "
-                "at the top; give the objects of the others a name, NAME: {_target_: ...}"
+                f"{where}: {group}.{k}: is not an argument of {node['_target_']}; of the chosen files of {group}, only one may "
+                "have _target_ as a top-level key; in the other files, write NAME: {_target_: ...}"
                 for k in stray
             ]
             own = {k: v for k, v in entries.items() if k not in named}
@@ -240,7 +245,7 @@ def _name_parts(config: DictConfig, where: str) -> list[str]:
 
 
 def _check_tops(group: str, names: Sequence[str]) -> list[str]:
-    """Return a problem if two files have their ``_target_`` at the top: Hydra would merge them."""
+    """Return a problem if two chosen files have ``_target_`` as a top-level key: Hydra would merge the two objects."""
     files = [folder / group / f"{name}.yaml" for name in names for folder in conf_folders()]
     tops = [
         f.stem for f in files if f.is_file() and re.search(r"^_target_:", f.read_text(encoding="utf-8"), re.MULTILINE)
@@ -248,6 +253,6 @@ def _check_tops(group: str, names: Sequence[str]) -> list[str]:
     if len(tops) < 2:
         return []
     return [
-        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have their _target_ at the top, so one would replace the "
-        "other; give the objects a name in their files, NAME: {_target_: ...}"
+        f"{group}=[{','.join(names)}]: {' and '.join(tops)} have _target_ as a top-level key, so one object would replace "
+        "the other; in each file, write NAME: {_target_: ...}"
     ]

@@ -45,8 +45,8 @@ def show_hydra(arguments: Sequence[str]) -> None:
 def run_sweep(arguments: Sequence[str], work: Callable[[Job], float]) -> None:
     """Let Hydra call ``work`` for each job of a command line with ``-m``. ``work`` returns the job's score.
 
-    Raise ConfigError if a job's config has problems; it lists those of all jobs. Only the jobs of Hydra's basic sweeper are
-    checked.
+    Raise ConfigError if a job's config has problems. The error lists the problems of all jobs. Only the jobs of Hydra's
+    basic sweeper are checked.
     """
     sweep = Sweep(sys.argv[0], arguments)
     _run_hydra(sweep.program, arguments, sweep.argv, lambda: work(sweep.job()))
@@ -77,7 +77,10 @@ def _run_hydra(program: str, arguments: Sequence[str], given: Sequence[str], wor
 
 @contextmanager
 def _lazy_help_texts() -> Iterator[None]:
-    """Accept help texts that are no strings. Hydra 1.3 has one, and argparse of Python 3.14 refuses it."""
+    """Let argparse accept help texts that are no strings.
+
+    Hydra 1.3 has such a text, and argparse of Python 3.14 refuses it.
+    """
     check = getattr(argparse.ArgumentParser, "_check_help", None)
     if check is None:  # Python 3.13 and earlier
         yield
@@ -104,7 +107,7 @@ class Job:
         return self.arguments[-1].partition("=")[2]
 
     def compose(self) -> Plan:
-        """Compose the job. A job that an earlier version of sr-train started keeps its old name."""
+        """Compose the configs of the job. A job that an earlier version of sr-train started keeps its old name."""
         composed = plan(self.arguments)
         older = _older(composed, self.arguments) if self.unnamed else None
         if older is None:
@@ -114,9 +117,10 @@ class Job:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Set ``sys.argv`` to the job's command line, and hide Hydra's config.
+        """Set ``sys.argv`` to the job's own command line and hide Hydra's config, inside the ``with`` block.
 
-        Lightning starts the other ranks with one of the two; both would run the whole sweep.
+        Lightning uses ``sys.argv`` or Hydra's config to start the processes of the other ranks. Without this change,
+        each of these processes would run the whole sweep.
         """
         argv, config = sys.argv, HydraConfig.instance().cfg
         sys.argv, HydraConfig.instance().cfg = [self.program, *self.arguments], None
@@ -127,15 +131,15 @@ class Job:
 
 
 class Sweep:
-    """The command line of a sweep for Hydra, and the jobs that Hydra makes of it.
+    """The command line of a sweep for Hydra, and the jobs that Hydra makes from this command line.
 
     Args:
         program: path of this program.
         arguments: arguments of the command line.
 
     Raises:
-        ConfigError: a job's config has problems; the error lists those of all jobs. Only jobs of Hydra's basic sweeper are
-            checked.
+        ConfigError: a job's config has problems. The error lists the problems of all jobs. Only jobs of Hydra's basic
+            sweeper are checked.
     """
 
     def __init__(self, program: str, arguments: Sequence[str]) -> None:
@@ -158,7 +162,10 @@ class Sweep:
         self._check([o for o in given.values() if not o.startswith("hydra")], keys)
 
     def _check(self, given: Sequence[str], keys: Sequence[str]) -> None:
-        """Compose every job that Hydra's basic sweeper will make. Raise ConfigError that lists their problems, if any."""
+        """Compose every job that Hydra's basic sweeper will make.
+
+        If there are problems, raise one ConfigError that lists all.
+        """
         overrides = parse(given, command=None)
         if any(k.startswith("hydra") for k in keys) or not all(_is_discrete(o) for o in overrides):
             return
@@ -176,7 +183,7 @@ class Sweep:
             raise ConfigError(problems)
 
     def arguments(self, overrides: Sequence[str]) -> list[str]:
-        """Return the arguments of a job for its overrides from Hydra."""
+        """Convert the overrides that Hydra passes to a job to KEY=VALUE arguments as a user types them."""
         task = [o.lstrip("+").removeprefix(_TYPED) for o in overrides]
         kept = [unquoted("train", t) for t in task if not t.startswith("name=")]
         return [*kept, f"name={self.name(task)}"]
@@ -236,9 +243,9 @@ def shortened(name: str, longest: int = 200) -> str:
 
 
 def _older(composed: Plan, arguments: Sequence[str]) -> str | None:
-    """Return the job's name in sr-train 0.1.0 if a run with it exists, and none with the new name.
+    """Return the name that sr-train 0.1.0 gave to a job, if a run with this name exists and no run with the new name.
 
-    It contains all typed arguments, those of stages first.
+    The old name contains all typed arguments, first the arguments ``STAGE.KEY=VALUE``. Return None in all other cases.
     """
     known = {*groups(), "validate", "checkpoint", "record"}
     typed = [a for a in arguments if a.partition("=")[0] not in ("experiment", "name", "resume")]

@@ -24,8 +24,9 @@ _SCALARS = {  # type -> one, many
 def fits(value: object, hint: Any) -> bool:
     """Return true if ``value`` (None, bool, int, float, str, list, dict) fits the type hint.
 
-    An integer fits float, but a float such as 1e3 does not fit int. A mapping with ``_target_`` becomes an object and fits.
-    Every value fits an unknown hint, except a tensor.
+    An integer fits float, but a float such as 1e3 does not fit int. A mapping with ``_target_`` becomes an object and
+    fits. A hint that this function does not know, such as a class, fits every value. Only the hint torch.Tensor fits no
+    value.
     """
     hint = _plain(hint)
     if hint is Any or hint is object or isinstance(hint, (str, typing.TypeVar)):
@@ -52,7 +53,10 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def _items_fit(values: Sequence[object], kind: Any, hints: tuple[Any, ...]) -> bool:
-    """Return true if the items of a list fit. A tuple hint without an ellipsis also fixes their number."""
+    """Return true if the items of a list fit the type hints of items.
+
+    ``tuple[X, Y]`` also fixes the number of items.
+    """
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         return len(values) == len(hints) and all(map(fits, values, hints))
     return not hints or all(fits(v, hints[0]) for v in values)
@@ -70,7 +74,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _is_tensor(hint: Any) -> bool:
-    """Return true for torch.Tensor, without an import of torch."""
+    """Return true for the type hint torch.Tensor, without an import of torch."""
     return (getattr(hint, "__module__", None), getattr(hint, "__name__", None)) == ("torch", "Tensor")
 
 
@@ -103,7 +107,7 @@ def _choice(value: object) -> str:
 
 
 def _many(hint: Any) -> str:
-    """Format a type hint in the plural: "numbers"."""
+    """Format a type hint for a message, in the plural, e.g. "numbers" for float."""
     hint = _plain(hint)
     parts = [h for h in typing.get_args(hint) if not _is_tensor(h)]
     if typing.get_origin(hint) in (Union, types.UnionType) and len(parts) == 1:
@@ -120,7 +124,7 @@ def _many(hint: Any) -> str:
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the type hints of a callable's or constructor's parameters, empty if they cannot be resolved."""
+    """Return the type hints of a callable's or constructor's parameters; an empty dict if they cannot be resolved."""
     function = target.__init__ if isinstance(target, type) else target
     try:
         hints = typing.get_type_hints(function)

@@ -1,4 +1,7 @@
-"""Datasets: training patches by position, whole images for evaluation."""
+"""Datasets: training patches, and whole images for evaluation.
+
+The index of a training patch is its position: the number of the sample in the stage, from 0.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,20 @@ def _finite(patch: Image) -> bool:
 
 
 class TrainPatches(Dataset[Batch]):
-    """Training pairs by position: :class:`.draws.Draws` chooses crop and augmentation, the same for all frames of a window.
+    """Training pairs (LR patch, HR patch). The index of a pair is its position: the number of the sample in the stage.
+
+    :class:`.draws.Draws` chooses image, crop and augmentation; all frames of a video window have the same crop and
+    augmentation.
 
     Args:
         sources: pairs of images, or windows of video, to mix.
-        draws: function from a position to its random choices; its sizes are those of the sources.
+        draws: function that returns the random choices for a position; it must know the size of each source.
         lr_patch: side of the LR patch in pixels; the HR patch is ``scale`` times as large.
-        augment: apply one of the eight flips and rotations to each patch.
-        patience: number of images in a row, drawn for one position, that cannot be read: then an error is raised.
+        augment: true to apply one of the eight flips and rotations to each patch.
+        patience: an error is raised after this number of successive unreadable images for one position.
 
-    A list of positions gives a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, C, h, w], or
-    [B, T, C, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames.
+    A list of positions as index returns a :class:`~sr_train.batch.Batch` in channels-last memory. ``lr`` is [B, C, h,
+    w], or [B, T, C, h, w] for video. ``hr`` and ``key`` of a video belong to the center frames of the windows.
     """
 
     def __init__(
@@ -72,9 +78,10 @@ class TrainPatches(Dataset[Batch]):
             )
 
     def sample(self, position: int) -> Sample:
-        """Return the sample at a position. An image that cannot be read is skipped, and another one is drawn.
+        """Return the sample at a position (number of the sample in the stage).
 
-        The images drawn for a position depend on nothing else, so workers, devices and restarts do not change them.
+        An image that cannot be read is skipped, and another image is drawn. The images drawn for a position depend only
+        on the seed, the stage's name and the position, so workers, devices and restarts do not change them.
         """
         skipped: list[tuple[str, str]] = []
         while len(skipped) < self.patience:
@@ -92,7 +99,7 @@ class TrainPatches(Dataset[Batch]):
         )
 
     def _cut(self, source: TrainSource, index: int, words: Sequence[int]) -> tuple[Image | list[Image], Image, str]:
-        """Cut a patch; add the image's name to errors that do not contain a file's."""
+        """Return one sample, cut from an image. Add the image's name to errors that do not contain a file's name."""
         try:
             return source.cut(index, words, self.lr_patch)
         except (ImageError, StoreError):
@@ -107,7 +114,7 @@ class TrainPatches(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the samples at ``positions``."""
+        """Return the batch of the samples at ``positions`` (numbers of samples in the stage)."""
         n = len(positions)
         lr_out = hr_out = np.empty(0)
         keys, suspects, skipped = list[str](), list[str](), list[tuple[str, str]]()
@@ -136,12 +143,13 @@ class TrainPatches(Dataset[Batch]):
 
 
 class MultiScalePatches(Dataset[Batch]):
-    """Training pairs of several scales; all pairs of a global step have the same scale, on every device and in every worker.
+    """Training pairs of several scales. All pairs of one step have the same scale, on every device and in every worker.
 
     Args:
-        patches: datasets by scale; all use the same draws, so image and augmentation of a position do not depend on the scale.
-        scales: function from a global step to its scale.
-        batch: positions of a global step, over all devices and micro-batches.
+        patches: {scale: dataset}. All datasets use the same draws, so image and augmentation do not depend on the
+            scale.
+        scales: function that returns the scale of a step.
+        batch: number of samples in one step, over all devices and micro-batches.
     """
 
     def __init__(self, patches: Mapping[int, TrainPatches], scales: StepScales, *, batch: int) -> None:
@@ -153,14 +161,14 @@ class MultiScalePatches(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Batch of the samples at ``positions``, which belong to one step."""
+        """Return the batch of the samples at ``positions`` (numbers of samples in the stage), which belong to one step."""
         step = positions[0] // self.batch
         assert positions[-1] // self.batch == step
         return self.patches[self.scales(step)].__getitems__(positions)
 
 
 def _tensor(pixels: Image) -> torch.Tensor:
-    """Convert [..., H, W, C] to [..., C, H, W] in channels-last memory; uint8 stays, 16 bit becomes float32 in [0, 1]."""
+    """Convert [..., H, W, C] to [..., C, H, W] in channels-last memory. uint8 stays uint8; uint16 becomes float32 in [0, 1]."""
     if pixels.dtype != np.uint8:
         pixels = to_real(pixels)
     return torch.as_tensor(pixels).movedim(-1, -3)
@@ -188,7 +196,7 @@ class EvalImage(NamedTuple):
 
 
 class EvalSet(Protocol):
-    """Pairs of images, or of windows and their center frames, by index."""
+    """Pairs (LR image, HR image), or for video (LR window, HR center frame); each pair has an index from 0."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -208,11 +216,11 @@ class EvalSet(Protocol):
     def __len__(self) -> int: ...
 
     def hr_size(self, index: int) -> tuple[int, int]:
-        """(H, W) without decoding."""
+        """Return (H, W) of the HR image of a pair without decoding it."""
         ...
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """(LR [h, w, C] or [T, h, w, C], HR [H, W, C])."""
+        """Return a whole pair without cropping: LR [h, w, C], or [T, h, w, C] for video, and HR [H, W, C]."""
         ...
 
 
@@ -248,15 +256,18 @@ class EvalImages(Dataset[EvalImage]):
         return self._clips[name].frame(index) if name in self._clips else None
 
     def clips(self) -> list[str]:
-        """Name of the clip of every image, in order; empty for an image without a clip."""
+        """Return the name of the clip of every image, in order; an empty string for an image that belongs to no clip."""
         return [frame.clip if frame else "" for frame in (self._frame(*where) for where in self._where)]
 
     def centered(self) -> list[bool]:
-        """Return for every image, in order, True if it is no frame of a clip or the center frame of its clip."""
+        """Return one boolean for every image, in order: False for a frame of a clip that is not its center frame, else True."""
         return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
-        """Indices of the first ``count`` images of each scale to display; a clip gives only its middle frame."""
+        """Return the indices of the images to display: the first ``count`` of each scale.
+
+        A clip counts as its middle frame.
+        """
         groups: dict[int, dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
             of_scale = groups.setdefault(self.sets[name].scale, {})
@@ -264,15 +275,15 @@ class EvalImages(Dataset[EvalImage]):
         return [n[len(n) // 2] for of_scale in groups.values() for n in list(of_scale.values())[:count]]
 
     def names(self) -> list[tuple[str, str]]:
-        """(set, key) of every image, in order."""
+        """Return (name of the set, name of the image) for every image, in order."""
         return [(name, self.sets[name].keys[i]) for name, i in self._where]
 
     def scale(self, index: int) -> int:
-        """HR pixels per LR pixel of an image."""
+        """Return the scale of an image: HR pixels per LR pixel."""
         return self.sets[self._where[index][0]].scale
 
     def pixels(self, index: int) -> int:
-        """HR pixels of an image, without decoding it."""
+        """Return the number of HR pixels of an image, without decoding it."""
         name, i = self._where[index]
         height, width = self.sets[name].hr_size(i)
         return height * width

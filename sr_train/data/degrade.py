@@ -12,7 +12,7 @@ from sr_train.resampling import Arithmetic, apply_taps, imresize, reduce_taps, r
 
 
 def modcrop(image: Image, scale: int) -> Image:
-    """Crop [H, W, C] at the bottom and right to a multiple of ``scale``; the top left stays, as in every tool."""
+    """Crop [H, W, C] at the bottom and at the right, so that height and width are multiples of ``scale``."""
     height, width = image.shape[:2]
     return image[: height - height % scale, : width - width % scale]
 
@@ -35,14 +35,15 @@ def reduce_window(
     """Compute the window [top:top+height, left:left+width] of :func:`reduce_image`, bit for bit, from the needed pixels only.
 
     Args:
-        fetch: function (top, left, height, width) -> that window of the HR image, [height, width, C].
-        size: (H, W) of the whole HR image; it is mirrored only at its own border, after :func:`modcrop`.
+        fetch: function of (top, left, height, width) that returns this window of the HR image, [height, width, C].
+        size: (H, W) of the whole HR image. Pixels are mirrored only at the border of this image after :func:`modcrop`,
+            not at the border of the window.
         scale: factor of the reduction.
-        top: first LR row.
-        left: first LR column.
-        height: LR rows.
-        width: LR columns.
-        arithmetic: see :mod:`sr_train.resampling`.
+        top: first LR row of the window.
+        left: first LR column of the window.
+        height: number of LR rows.
+        width: number of LR columns.
+        arithmetic: name of the rounding rules, see :mod:`sr_train.resampling`.
     """
     mirror = arithmetic != "uint8_replicate"
     rows = reduce_taps(size[0] - size[0] % scale, scale, top, height, mirror)

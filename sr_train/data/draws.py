@@ -1,8 +1,8 @@
-"""Everything random about the training data, as a function of (seed, stage, position).
+"""All random choices of training data, computed from (seed, stage, position).
 
-Position k is the k-th sample of a stage, counted over all devices and micro-batches. Source, image, crop, augmentation and
-scale at k are computed from k by hashing, never from a stream of random numbers. To resume is to start at another k, and
-workers, devices and restarts cannot change the samples of a step.
+Position k is the k-th sample of a stage, counted over all devices and micro-batches. Source, image, crop, augmentation
+and scale at position k are computed from k by hashing, never from a stream of random numbers. A resumed run starts at
+another k. Workers, devices and restarts cannot change the samples of a step.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def below(word: int, n: int) -> int:
 
 
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:
-    """Permutation of range(n) as a function of ``key`` (16 bytes).
+    """Return a permutation of range(n) that depends only on ``key`` (16 bytes) and n.
 
-    It sorts raw Philox output and does not use ``Generator.permutation``, because numpy guarantees only the former to be
-    stable between versions.
+    The permutation is made by sorting the raw output of numpy's Philox generator. ``Generator.permutation`` is not
+    used, because numpy may change its results in another version.
     """
     raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(n)
     return np.argsort(raw, kind="stable")
 
 
 def counts_of_weights(weights: Sequence[float]) -> list[int]:
-    """Convert weights to the smallest integers in the same proportion (to 1 in 1,000): [0.5, 0.25] -> [2, 1]."""
+    """Convert weights to small integers in the same proportion, with an error of at most 0.1 %: [0.5, 0.25] -> [2, 1]."""
     if not weights or any(not (w > 0) or w == float("inf") for w in weights):
         raise ValueError(f"weights of sources must be positive numbers, not {list(weights)}")
     smallest = min(weights)
@@ -56,17 +56,17 @@ def counts_of_weights(weights: Sequence[float]) -> list[int]:
     scale = lcm(*(p.denominator for p in parts))
     counts = [int(p * scale) for p in parts]
     if sum(counts) > _MAX_BLOCK:
-        raise ValueError(f"weights {list(weights)} differ too much: write them as small integers")
+        raise ValueError(f"weights {list(weights)} of sources differ too much: write the weights as small integers")
     return counts
 
 
 class Draws:
-    """Random choices for each position of a stage.
+    """Random choices for each position (number of a sample) of a stage.
 
     Args:
         sizes: number of images of each source.
-        weights: how often each source is drawn, relative to the others; ``None`` draws every *image* equally often
-            (DF2K: 800 of DIV2K to 2,650 of Flickr2K).
+        weights: how often each source is drawn, relative to the other sources; ``None`` draws every *image* equally
+            often (DF2K: 800 of DIV2K to 2,650 of Flickr2K).
         seed: the run's seed.
         stage: the stage's name.
 
@@ -104,7 +104,7 @@ class Draws:
         return permutation(self._hash(b"image", source, epoch), n)
 
     def _make_block(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the sources of a block, shuffled, and for each slot the number of earlier slots with the same source."""
+        """Return the order of the sources in a block, and for each slot the number of earlier slots with the same source."""
         assert self._counts is not None
         deck = np.repeat(np.arange(len(self._counts)), self._counts)
         dealt = deck[permutation(self._hash(b"source", block), len(deck))]
@@ -115,7 +115,7 @@ class Draws:
         return dealt, rank
 
     def _split(self, flat: int) -> tuple[int, int]:
-        """Return (source, image of the source) of a number among all images."""
+        """Convert the index of an image among the images of all sources to (source, index of the image in that source)."""
         source = int(np.searchsorted(self._ends, flat, side="right"))
         return source, flat - (int(self._ends[source - 1]) if source else 0)
 
@@ -130,10 +130,11 @@ class Draws:
         return source, int(self._permutation(source, epoch)[within])
 
     def __call__(self, position: int, attempt: int = 0) -> Draw:
-        """Return the choices for the sample at ``position`` (0, 1, 2, ...).
+        """Return the random choices for the sample at ``position`` (0, 1, 2, ...).
 
-        Attempts 1, 2, ... replace an image that cannot be read. They draw from all images, with weights from all of the same
-        source, so that its share stays.
+        Attempts 1, 2, ... draw another image instead of an image that cannot be read. Without weights, the other image
+        is drawn from all sources. With weights, it is drawn from the same source, so that the proportions of the
+        sources stay the same.
         """
         if position < 0:
             raise ValueError(f"position {position} is negative")
@@ -154,11 +155,12 @@ class Draws:
 
 
 class StepScales:
-    """Scale of each global step of a stage, equal for all micro-batches and ranks (EDSR section 4.2).
+    """Function from a step to its scale, the same for all micro-batches and ranks of the step (EDSR section 4.2).
 
     Args:
         scales: scales to draw from.
-        weights: how often each is drawn, relative to the others; ``None`` draws uniformly, as the paper does.
+        weights: how often each scale is drawn, relative to the other scales; ``None`` draws all equally often, as in
+            the paper.
         seed: the run's seed.
         stage: the stage's name.
     """
@@ -177,7 +179,7 @@ class StepScales:
         return self.scales[bisect_right(self._ends, below(int.from_bytes(digest, "little"), self._ends[-1]))]
 
     def until_all(self) -> int:
-        """Number of steps from step 0 until every scale has been drawn once."""
+        """Return the number of steps from step 0 until every scale has been drawn at least once."""
         seen: set[int] = set()
         step = 0
         while len(seen) < len(self.scales):
@@ -187,10 +189,10 @@ class StepScales:
 
 
 class PositionSampler:
-    """Endless batches of positions for one device from any step on, for a DataLoader's ``batch_sampler``.
+    """Endless batches of positions (numbers of samples) for one device, used as ``batch_sampler`` of a DataLoader.
 
-    Global step t covers the positions [t G, (t + 1) G) with G = batch x world x accumulate. The micro-batches of a step
-    are consecutive, and each is split between the ranks in order.
+    Step t uses the positions from t * G to (t + 1) * G - 1, where G = batch * world * accumulate. The micro-batches of
+    a step are consecutive, and each micro-batch is split between the ranks in order.
 
     Args:
         batch: samples per device and micro-batch.
@@ -202,7 +204,10 @@ class PositionSampler:
 
     def __init__(self, batch: int, *, first_step: int = 0, rank: int = 0, world: int = 1, accumulate: int = 1) -> None:
         if batch < 1 or accumulate < 1 or first_step < 0 or not 0 <= rank < world:
-            raise ValueError(f"batch={batch} first_step={first_step} rank={rank} world={world} accumulate={accumulate}")
+            raise ValueError(
+                f"batch={batch} first_step={first_step} rank={rank} world={world} accumulate={accumulate}: batch and "
+                "accumulate must be at least 1, first_step at least 0, and rank at least 0 and less than world"
+            )
         self.batch = batch
         self.rank = rank
         self.world = world

@@ -1,7 +1,7 @@
-"""Reading and writing image files; what decodes a format is in :mod:`sr_train.data.decoding`.
+"""Reading and writing image files. The decoders of the file formats are in :mod:`sr_train.data.decoding`.
 
 An image here is an array [H, W, C] of uint8 or uint16 with C = 1 (gray), 3 (RGB) or 4 (RGBA, straight alpha). A written
-image is read back unchanged if the format can hold it.
+image is read back unchanged if its file format is lossless.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ class BadFilesError(ValueError):
 
 
 def _bytes(path: Path, count: int = -1) -> bytes:
-    """Read the first ``count`` bytes of a file, by default all. A shared file system may fail for a few seconds."""
+    """Read the first ``count`` bytes of a file; by default, read the whole file.
+
+    A shared file system may fail for a few seconds, so a failed attempt is repeated.
+    """
 
     def attempt() -> bytes:
         with path.open("rb") as file:
@@ -85,7 +88,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def missing_end(path: str | os.PathLike[str]) -> str | None:
-    """Return an error message for a PNG without its end, else None. Other formats are not checked."""
+    """Return an error message for a truncated PNG (without the IEND chunk at its end), else None.
+
+    Files of other formats are not checked.
+    """
     path = Path(path)
     if path.suffix.lower() != ".png":
         return None
@@ -97,15 +103,15 @@ def missing_end(path: str | os.PathLike[str]) -> str | None:
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror or error}"
     if start.startswith(b"\x89PNG") and b"IEND" not in end:
-        return f"{path}: corrupt or truncated image (it has no end)"
+        return f"{path}: corrupt or truncated image (its end is missing)"
     return None
 
 
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> Image:
     """Decode the bytes of an image file to [H, W, C] uint8 or uint16, RGB order; ``path`` is for error messages.
 
-    EXIF orientation is not applied: pixels stay as stored, as in MATLAB's ``imread``. That of a TIFF belongs to the format
-    and is applied, as in Pillow.
+    EXIF orientation is not applied: pixels stay as stored, as in MATLAB's ``imread``. The orientation tag of a TIFF is
+    part of the TIFF format; it is applied, as in Pillow.
     """
     return decode(Path(path), data)
 
@@ -123,9 +129,10 @@ def read_upright(path: str | os.PathLike[str]) -> Image:
 
 
 def encode_image(image: Image, suffix: str, *, profile: bytes | None = None) -> bytes:
-    """Encode [H, W, C] or [H, W] in the format of a suffix; png, bmp, webp and tiff are lossless, jpg has quality 95.
+    """Encode an image [H, W, C] or [H, W] in the file format of ``suffix``.
 
-    ``profile`` is an ICC profile that is stored in png, jpg, webp and tiff files.
+    png, bmp, webp and tiff are lossless; jpg has quality 95. ``profile`` is an ICC profile that is stored in png, jpg,
+    webp and tiff files.
     """
     if image.ndim == 2:
         image = image[..., None]
@@ -133,7 +140,9 @@ def encode_image(image: Image, suffix: str, *, profile: bytes | None = None) -> 
         raise ValueError(f"an image is [H, W, 1|3|4] uint8 or uint16, not {image.dtype} {image.shape}")
     suffix = suffix.lower()
     if suffix not in WRITABLE:
-        raise ValueError(f"cannot write {suffix or 'a file without suffix'!r}: choose one of {', '.join(WRITABLE)}")
+        raise ValueError(
+            f"cannot write an image as {suffix or 'a file without suffix'!r}: choose one of {', '.join(WRITABLE)}"
+        )
     if image.dtype == np.uint16 and suffix not in (".png", ".tif", ".tiff"):
         raise ValueError(f"{suffix} files have 8 bits per sample, the image has 16: write .png or .tiff")
     if image.shape[2] == 4 and suffix in (*_JPEGS, ".bmp"):
@@ -216,17 +225,20 @@ def to_channels(image: Image, channels: int) -> Image:
 
 
 def to_uint8(image: Image) -> Image:
-    """Convert any depth to 8 bits, rounded half up."""
+    """Convert uint8 or uint16 pixels to uint8, rounded half up."""
     return image if image.dtype == np.uint8 else ((image.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)
 
 
 def to_real(image: Image) -> Image:
-    """Convert any depth to float32 in [0, 1]."""
+    """Convert uint8, uint16 or float32 pixels to float32 in [0, 1]."""
     return image if image.dtype == np.float32 else image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def _checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder. Raise FileNotFoundError or NotADirectoryError if it is none."""
+    """Return the path of a folder.
+
+    Raise FileNotFoundError if nothing exists there, NotADirectoryError if it is a file.
+    """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
@@ -238,8 +250,8 @@ def _checked_folder(folder: str | os.PathLike[str]) -> Path:
 def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES, what: str = "images") -> list[Path]:
     """List every file below a folder with one of ``suffixes``, sorted; hidden files and folders are skipped.
 
-    Files with other suffixes are named in one warning. Raises FileNotFoundError, NotADirectoryError, or ValueError if there are
-    none; ``what`` names the files.
+    One warning lists the files with other suffixes. Raises FileNotFoundError or NotADirectoryError for a wrong folder,
+    and ValueError if no file has one of the suffixes. ``what`` is the word for the files in messages, e.g. "images".
     """
     folder = _checked_folder(folder)
     found, other = list[Path](), list[str]()
@@ -265,18 +277,20 @@ def image_files(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
             f"{folder}: names that are not UTF-8; rename these files (convmv -f latin1 -t utf8)", foreign
         )
     if not found:
-        raise ValueError(f"{folder}: no {what} in it or below it ({', '.join(suffixes)})")
+        raise ValueError(f"{folder}: no {what} in this folder or below it ({', '.join(suffixes)})")
     if other:
         names = ", ".join(sorted(other)[:_FEW]).encode("utf-8", "backslashreplace").decode()
         more = ", ..." if len(other) > _FEW else ""
-        warn(f"{folder}: {counted(len(other), 'file')} without a suffix of {what} not read: {names}{more}")
+        ignored = counted(len(other), "file is ignored, because its name", "files are ignored, because their names")
+        verb = "has" if len(other) == 1 else "have"
+        warn(f"{folder}: {ignored} {verb} no suffix of {what}: {names}{more}")
     return sorted(found)
 
 
 def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Map the key of every image below a folder (relative path with / and without suffix) to its file, sorted.
+    """Return {key: file} for every image below a folder, sorted. A key is the relative path with / and without suffix.
 
-    Raises as :func:`image_files` does, and ValueError if two files share a key.
+    Raises the errors of :func:`image_files`, and ValueError if two files have the same key.
     """
     found: dict[str, Path] = {}
     clashes: list[str] = []

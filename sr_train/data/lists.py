@@ -17,7 +17,10 @@ _SIZES = re.compile(r"\s+(?:\d+\s*)?\(\s*\d+(?:\s*,\s*\d+)*\s*\).*$")
 
 
 def _lines(path: str | os.PathLike[str], what: str, example: str) -> list[str]:
-    """Return the names in a list without sizes, each once; ``what`` and ``example`` describe them in messages."""
+    """Return the names in a text file without the sizes that may follow them, each name once.
+
+    ``what`` is the word for the named things in messages, and ``example`` is an example of a name.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -40,22 +43,26 @@ def _without_suffix(name: str) -> str:
 
 
 def read_clip_list(path: str | os.PathLike[str]) -> list[str]:
-    """Read names of clips, one per line. In a list of frames (MMagic's ``000/00000000.png``) the clips of the frames count."""
+    """Read the names of clips from a text file with one name per line.
+
+    For a list of frames (MMagic's ``000/00000000.png``), return the names of the clips that contain these frames.
+    """
     names = _lines(path, "clips", "00001/0001")
     return list(dict.fromkeys(n if _without_suffix(n) == n else n.rpartition("/")[0] for n in names))
 
 
 def listed_images(path: str | os.PathLike[str], keys: Collection[str], where: str) -> list[str]:
-    """Return those of ``keys`` that a list names, in the order of ``keys``; names may have the suffix of a file.
+    """Return the names in ``keys`` that are also in the text file ``path``, in the order of ``keys``.
 
-    Raises BadFilesError that lists the names that are not in ``where``.
+    A name in the file may have a suffix such as ``.png``. Raises BadFilesError that lists the names that are not in
+    ``keys``; ``where`` is the name of the source of ``keys`` in this message.
     """
     names = [_without_suffix(name) for name in _lines(path, "images", "0001_s001.png (480,480,3)")]
     wanted, held = set(names), set(keys)
     missing = [name for name in names if name not in held]
     if missing:
         pairs = [name for name in missing if ", " in name]
-        hint = "; lists of pairs `HR, LR` are not read, give hr: and lr: as folders" if pairs else ""
+        hint = "; lists of pairs `HR, LR` cannot be read, give hr: and lr: as folders" if pairs else ""
         raise BadFilesError(
             f"{path}: {len(missing)} of {len(names)} listed images are not in {where}{hint}",
             [f"{name}: there is no such image" for name in missing],

@@ -1,4 +1,4 @@
-"""Loading of training batches by other processes, whose errors arrive as one message."""
+"""Loading of training batches in other processes. An error in such a process is raised as one LoaderError."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ class _ProcessError(Exception):
 
 
 class Failure(NamedTuple):
-    """Error of a loader process, in the place of its batch."""
+    """Error of a loader process, which the process returns instead of a batch."""
 
     message: str
     trace: str
 
 
 class Reported(Dataset[Batch]):
-    """Dataset whose errors are returned as a :class:`Failure`; torch would put tracebacks in front of their messages."""
+    """Dataset that returns an error as a :class:`Failure`.
+
+    If it were raised, torch would put a traceback before the message.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -46,7 +49,7 @@ class Reported(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: Sequence[int]) -> Any:
-        """Return the batch of ``positions``, or the error."""
+        """Return the batch of the samples at ``positions``, or a :class:`Failure` if an error occurs."""
         try:
             return self.dataset.__getitems__(positions)
         except Exception as error:
@@ -66,7 +69,10 @@ class Loader(DataLoader[Batch]):
 
 @contextmanager
 def explaining_lost_processes() -> Generator[None]:
-    """Raise LoaderError with remedies if a loader process has been killed. torch notices it anywhere in the loop."""
+    """Raise LoaderError with remedies if a loader process has been killed.
+
+    torch can raise its own error at any place of the training loop, so the whole loop runs inside this context.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -79,14 +85,17 @@ def explaining_lost_processes() -> Generator[None]:
 
 
 def passthrough(batch: Batch) -> Batch:
-    """Return the batch unchanged: the collate function of the training datasets, whose items are whole batches."""
+    """Return the batch unchanged.
+
+    This function is the collate function of the training datasets, whose items are whole batches.
+    """
     return batch
 
 
 def one_thread(_: int) -> None:
     """Limit a loader worker to one thread and make it ignore signals.
 
-    The function stands here so that a spawned worker does not import Lightning.
+    The function is in this module so that a spawned worker process does not import Lightning.
     """
     torch.set_num_threads(1)
     # timeout, systemd and scancel signal the whole process group; only the training process reacts, with a checkpoint.

@@ -1,4 +1,4 @@
-"""LightningDataModule that opens the sources of a stage and loads its batches from any step on."""
+"""LightningDataModule that opens the sources of a stage and loads the stage's batches, starting at any step."""
 
 from __future__ import annotations
 
@@ -26,26 +26,29 @@ class SRData(L.LightningDataModule):
     """Training patches and validation images.
 
     Args:
-        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight: w}``.
-            ``list`` is a text file with the names of the images to use. Without weights every image is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ..., list: FILE}``, or of clips (see
-            :class:`.video.module.ClipData`).
+        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight:
+            w}``. ``list`` is a text file with the names of the images to use. Without weights every image is drawn
+            equally often.
+        val: {name: validation set}. A set of images is ``{hr: SOURCE, lr: ..., list: FILE}``. For a set of clips, see
+            :class:`.video.module.ClipData`.
         scale: HR pixels per LR pixel.
-        scales: several scales instead of ``scale``, one drawn per step; sets are validated at each scale as ``NAME_xSCALE``.
-        scale_weights: how often each of ``scales`` is drawn, relative to the others; ``None`` draws uniformly.
-        channels: channels C of the images: 3 (RGB), 1 (gray) or 4 (RGBA); see :func:`.images.to_channels`.
+        scales: several scales instead of ``scale``; one scale is drawn for each step. Each set is validated at each
+            scale, with the name ``NAME_xSCALE``.
+        scale_weights: how often each scale is drawn, relative to the other scales; ``None`` draws all equally often.
+        channels: number of channels C of the images: 3 (RGB), 1 (gray) or 4 (RGBA); see :func:`.images.to_channels`.
         lr_patch: side of a training patch, in LR pixels.
         batch: training pairs per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
         prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
-        stage_name: the stage's name; seed and name determine every draw.
-        stage: folder on a local disk of the node, to which the stores of ``train`` are copied; ``$TMPDIR`` is expanded.
-        augment: apply the eight flips and rotations to patches.
-        arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
-        cache: keep decoded files of folders in memory; stores need no cache.
-        patience: number of images in a row, drawn for one position, that cannot be read: then the run ends with an error.
+        stage_name: the stage's name; together with the seed, it determines all random choices.
+        stage: folder on a local disk of the node, to which the stores (LMDBs of sr-prepare) of ``train`` are copied.
+            ``$TMPDIR`` is expanded.
+        augment: true to apply one of the eight flips and rotations to each patch.
+        arithmetic: name of the rounding rules for LR images made from HR images, see :mod:`sr_train.resampling`.
+        cache: true to keep decoded files of folders in memory; stores need no cache.
+        patience: the run ends with an error after this number of successive unreadable images for one sample.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class SRData(L.LightningDataModule):
     def _open_all(
         self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any], open_one: Callable[..., Any]
     ) -> dict[int, Any]:
-        """Open a source at every scale; HR that does not depend on the scale is opened once."""
+        """Open a source at every scale. HR images that are the same for all scales are opened once."""
         found: dict[int, Any] = {}
         for scale in self.scales:
             shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
@@ -146,7 +149,10 @@ class SRData(L.LightningDataModule):
         return MultiScalePatches(patches, self.step_scales, batch=self.batch)
 
     def _open_set(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> EvalSet:
-        """Open a validation set; a set of clips gives single frames to networks that take images."""
+        """Open a validation set.
+
+        From a set of clips, single frames are returned, because the network takes single images.
+        """
         return (
             open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
         )
@@ -159,11 +165,17 @@ class SRData(L.LightningDataModule):
         return Draws([len(s) for s in self.sources], weights=self.weights, seed=self.seed, stage=self.stage_name)
 
     def prepare_data(self) -> None:
-        """Copy the stores to ``data.stage``. Lightning calls this in one process of each node; the others wait."""
+        """Copy the stores (LMDBs of sr-prepare) to the folder ``data.stage``.
+
+        Lightning calls this in one process of each node; the other processes of the node wait.
+        """
         self._use_copies()
 
     def setup(self, stage: str) -> None:
-        """Read the pixels from the copies in ``data.stage``, in every process."""
+        """Let the stores read their pixels from the copies in the folder ``data.stage``.
+
+        Lightning calls this in every process.
+        """
         self._use_copies()
 
     def _use_copies(self) -> None:
@@ -177,7 +189,10 @@ class SRData(L.LightningDataModule):
         self._told = True
 
     def per_device(self, world: int) -> int:
-        """Return the pairs per device and micro-batch; raise ValueError if the batch cannot be divided evenly."""
+        """Return the number of training pairs per device and micro-batch.
+
+        Raise ValueError if ``data.batch`` cannot be divided evenly by the number of devices and micro-batches.
+        """
         per_device, rest = divmod(self.batch, world * self.accumulate)
         if rest or per_device < 1:
             raise ValueError(
@@ -187,7 +202,7 @@ class SRData(L.LightningDataModule):
         return per_device
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless batches for this device, from the trainer's global step on."""
+        """Return a loader of endless batches for this device, which starts at the trainer's global step."""
         trainer = self.trainer
         world = trainer.world_size if trainer else 1
         sampler = PositionSampler(
@@ -203,7 +218,10 @@ class SRData(L.LightningDataModule):
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
     ) -> DataLoader[Batch]:
-        """Return a loader of training batches over ``sampler``; ``context`` is fork or spawn (default: the platform's)."""
+        """Return a loader of training batches for the positions of ``sampler``.
+
+        ``context`` is the way to start loader processes: fork or spawn. The default depends on the platform.
+        """
         return Loader(
             Reported(self.dataset) if self.workers else self.dataset,
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - endless, so it has no len(); torch allows that
@@ -223,7 +241,7 @@ class SRData(L.LightningDataModule):
 
 def _scales(scale: int | None, scales: Sequence[int] | None) -> tuple[int, ...]:
     if (scale is None) == (scales is None) or scales == []:
-        raise ValueError(f"data.scale={scale}, data.scales={scales}: give one of them")
+        raise ValueError(f"data.scale={scale}, data.scales={scales}: give exactly one of the two keys")
     found = (scale,) if scale is not None else tuple(scales or ())
     if len(set(found)) < len(found):
         raise ValueError(f"data.scales={list(found)}: contains a scale twice")
@@ -231,10 +249,14 @@ def _scales(scale: int | None, scales: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def set_name(name: str, scale: int, scales: Sequence[int]) -> str:
-    """Return the name of a validation set at a scale; it has no suffix if ``scales`` is empty (one scale)."""
+    """Return the name of a validation set at a scale: ``NAME_xSCALE``, or ``NAME`` if ``scales`` is empty (one scale)."""
     return f"{name}_x{scale}" if scales else name
 
 
 def means_of(names: Sequence[str], scales: Sequence[int]) -> dict[str, list[str]]:
-    """Map the name of each set's mean over the scales to its names at each scale; empty if ``scales`` is empty (one scale)."""
+    """Return {``NAME_mean``: [``NAME_x2``, ``NAME_x3``, ...]} for each validation set NAME.
+
+    ``NAME_mean`` is the name of the mean score over the scales. Return an empty dict if ``scales`` is empty (one
+    scale).
+    """
     return {f"{name}_mean": [set_name(name, s, scales) for s in scales] for name in names} if scales else {}

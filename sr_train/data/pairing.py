@@ -1,13 +1,15 @@
-"""Pairs of images by their names, where a program has added an ending to the names of one folder.
+"""Pairs of images that are found by their names, e.g. if a program has added an ending to the names in one folder.
 
-:func:`match_lr` pairs LR with HR images, by a pattern or by the endings that data sets use (``0001x2``, ``baby_LRBI_x2``).
-:func:`pair_names` pairs finished images with HR images. A name is paired with a stem in one of three ways:
+:func:`match_lr` pairs LR with HR images, by a pattern or by the endings that data sets use (``0001x2``,
+``baby_LRBI_x2``). :func:`pair_names` pairs finished images with HR images. A stem is the name of an HR image without
+suffix, e.g. ``baby``. The name of another image is paired with a stem in one of three ways:
 
-- It is a usual name of the stem (``baby``, ``babyx2``).
-- It is the only name that begins with the stem, and all such names have the same ending (``baby_x2_SR``, ``bird_x2_SR``).
-- It matches a given pattern (``{stem}_x{scale}_SR``).
+- The name is the stem, or the stem with a usual ending (``baby``, ``babyx2``).
+- The name is the only one that begins with the stem, and the names for all stems have the same ending (``baby_x2_SR``,
+  ``bird_x2_SR``).
+- The name matches a given pattern (``{stem}_x{scale}_SR``).
 
-Nothing is guessed: if several names fit, the error message lists them.
+Nothing is guessed: if several names fit one stem, the error message lists them.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Matched(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Names by stem, and error messages for the stems that cannot be paired."""
+    """Names by stem (name of the HR image), and error messages for the stems that cannot be paired."""
 
     names: dict[str, str]
     problems: list[str]
@@ -53,7 +55,10 @@ class Paired(NamedTuple):
 
 
 def split_template(where: str) -> tuple[str, str | None]:
-    """Split ``DIR/{stem}_SR.png`` into the source ``DIR`` and the pattern ``{stem}_SR``, which is None for a plain source."""
+    """Split ``DIR/{stem}_SR.png`` into the source ``DIR`` and the pattern ``{stem}_SR``.
+
+    The pattern is None if the source contains no ``{stem}``.
+    """
     if "{stem}" not in where or Path(where).exists():
         return where, None
     parts = PurePosixPath(where).parts
@@ -65,7 +70,10 @@ def split_template(where: str) -> tuple[str, str | None]:
 
 
 def roots_of(stems: Collection[str]) -> dict[str, list[str]]:
-    """Return for each stem how its names may begin: the stem, and the stem without ``_HR`` or ``_GT`` if that is unique."""
+    """Return the possible beginnings of paired names for each stem (name of an HR image).
+
+    Beginnings are the stem itself, and the stem without ``_HR`` or ``_GT`` if no other stem has the same beginning.
+    """
     bases = {stem: _HR_ENDING.sub("", stem) for stem in stems}
     taken = Counter([*stems, *(base for stem, base in bases.items() if base != stem)])
     return {s: [s, base] if base not in ("", s) and taken[base] == 1 else [s] for s, base in bases.items()}
@@ -89,7 +97,7 @@ def hr_names(keys: Sequence[str]) -> dict[str, int]:
 
 
 def _cuts(name: str, ending: re.Pattern[str]) -> list[int]:
-    """Return the positions in a name after which only an ending follows, the last one first."""
+    """Return the positions at which a name can be cut so that an ending such as ``_x2`` or ``_LR`` remains, last one first."""
     starts = [m.start() for m in _ENDING_START.finditer(name)]
     return [cut for cut in reversed(starts) if cut and ending.fullmatch(name, cut)]
 
@@ -108,10 +116,11 @@ def match_lr(
     Args:
         stems: names of the HR images, see :func:`hr_names`.
         names: names of the LR images.
-        scale: value of ``{scale}`` in the pattern, and of the ``x2`` in endings.
+        scale: number that replaces ``{scale}`` in the pattern, and that is allowed in endings (``x2`` for scale 2).
         where: name of the LR source, for messages.
-        pattern: name with ``{stem}`` in it; if it is given, no other name is searched.
-        own: names of HR files that are among ``names`` because both are in one source.
+        pattern: name of an LR image with ``{stem}`` in it. If a pattern is given, names with usual endings are not
+            searched.
+        own: names of the HR files, if HR and LR files are in one source. HR files are then not used as LR files.
     """
     held, known = set(names), set(stems)
     if pattern is None and held <= known:  # the usual case, and the fastest
@@ -128,14 +137,17 @@ def match_lr(
         missing = {stem: _no_lr(stem, scale) for stem, found in fits.items() if not found}
     own = set(own)
     fits = {stem: [n for n in found if n not in own] or found for stem, found in fits.items()}
-    ambiguous = {stem: f"{stem}: {' and '.join(found)} both fit" for stem, found in fits.items() if len(found) > 1}
+    ambiguous = {stem: f"{stem}: {' and '.join(found)} both match" for stem, found in fits.items() if len(found) > 1}
     names = {stem: found[0] for stem, found in fits.items() if len(found) == 1}
     used = {name for found in fits.values() for name in found}
     return Matched(where, names, ambiguous, _extra(held - used - own, roots), missing)
 
 
 def _extra(names: Collection[str], roots: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the names that are no LR of an image at any scale: ``0001x4`` next to ``0001x2`` is no extra file."""
+    """Return the LR names that belong to no HR image at any scale.
+
+    If there is an HR image ``0001``, the name ``0001x4`` is not returned, even if another scale is used.
+    """
     owners = {root for of_stem in roots.values() for root in of_stem}
     return sorted(n for n in names if n not in owners and not any(n[:cut] in owners for cut in _cuts(n, _ANY_LR)))
 
@@ -145,7 +157,11 @@ def _no_lr(stem: str, x: int) -> str:
 
 
 def _by_lr_endings(roots: Mapping[str, Sequence[str]], names: set[str], scale: int) -> dict[str, list[str]]:
-    """Return the names that fit each stem: its own name, or a beginning of it and an ending of LR files."""
+    """Return {stem: LR names that fit}. A stem is the name of an HR image.
+
+    An LR name fits if it is the stem itself, or a beginning of the stem (see :func:`roots_of`) and a usual ending of LR
+    files.
+    """
     owner = {root: stem for stem, of_stem in roots.items() for root in of_stem}
     fits: dict[str, list[str]] = {stem: [stem] if stem in names else [] for stem in roots}
     ending = re.compile(_LR_ENDING.replace("N", str(scale)), re.IGNORECASE)
@@ -174,9 +190,10 @@ def pair_names(
     Args:
         stems: names of the images on one side, e.g. HR.
         names: names of the images on the other side.
-        scale: value of ``{scale}`` in the pattern, and of the ``x2`` that may follow a stem.
-        usual: function from a stem to its usual names; the first that exists is used.
-        pattern: name with ``{stem}`` in it; if it is given, no other name is searched.
+        scale: number that replaces ``{scale}`` in the pattern, and that may follow a stem as an ending (``x2`` for
+            scale 2).
+        usual: function that returns the usual names for a stem. If several of these names exist, this is an error.
+        pattern: name with ``{stem}`` in it. If a pattern is given, other names are not searched.
     """
     roots, names = roots_of(stems), set(names)
     if pattern is not None:
@@ -193,21 +210,27 @@ def pair_names(
 
 
 def _exact(looked: Mapping[str, Sequence[str]], names: set[str]) -> tuple[dict[str, str], list[str]]:
-    """Pair by usual names; return also a message for every stem that has two. A name that is a stem belongs to that stem."""
+    """Pair each stem (name of an HR image) with its usual name.
+
+    Return also a message for every stem with two usual names. A name that is equal to a stem belongs to this stem only.
+    """
     found: dict[str, str] = {}
     problems: list[str] = []
     for stem, candidates in looked.items():
         there = [n for n in candidates if n in names]
         there = [n for n in there if n == stem or n not in looked] or there
         if len(there) > 1:
-            problems.append(f"{stem}: {' and '.join(there)} both fit")
+            problems.append(f"{stem}: {' and '.join(there)} both match")
         elif there:
             found[stem] = there[0]
     return found, problems
 
 
 def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Paired:
-    """Pair by a pattern, filled with the stem or its beginning; two names for a stem or two stems for a name are problems."""
+    """Pair each stem (name of an HR image) with the name that a pattern gives for the stem or for a beginning of the stem.
+
+    Return problems for a stem that two names fit, and for a name that fits two stems.
+    """
     found: dict[str, str] = {}
     problems: list[str] = []
     for stem, candidates in looked.items():
@@ -215,7 +238,7 @@ def _by_candidates(looked: Mapping[str, Sequence[str]], names: set[str]) -> Pair
         if len(there) == 1:
             found[stem] = there[0]
         elif there:
-            problems.append(f"{stem}: {' and '.join(there)} both fit the pattern")
+            problems.append(f"{stem}: {' and '.join(there)} both match the pattern")
         else:
             problems.append(f"{stem}: no image is named {' or '.join(candidates)}")
     return Paired(found, problems + _shared(found), "")
@@ -230,7 +253,10 @@ def _shared(found: Mapping[str, str]) -> list[str]:
 
 
 def _begun(roots: Mapping[str, Sequence[str]], names: Collection[str], scale: int) -> dict[str, dict[str, str]]:
-    """Return stem -> {name: its ending}. The longest beginning decides: ``img_1_SR`` belongs to img_1, not to img."""
+    """Return {stem: {name that begins with the stem: ending of this name}}.
+
+    A name belongs to the longest stem: ``img_1_SR`` belongs to ``img_1``, not to ``img``.
+    """
     owner = {root: stem for stem, own in roots.items() for root in own}
     # At least a separator and a letter: img_10 is another image, not img with an ending.
     ending = re.compile(rf"(?:x{scale})?[^0-9A-Za-z/][^/]*[A-Za-z][^/]*")
@@ -250,7 +276,7 @@ def _by_beginning(
     begun: Mapping[str, Mapping[str, str]],
     problems: list[str],
 ) -> Paired:
-    """Pair each stem with the only name that begins with it, if all these names have the same ending."""
+    """Pair each stem with the only name that begins with the stem, if the names for all stems have the same ending."""
     names = dict(found)
     endings: dict[str, str] = {}
     for stem, looked in rest.items():
@@ -260,7 +286,7 @@ def _by_beginning(
                 f"{stem}: no image is named {' or '.join(looked)}, and no name begins with {roots[stem][-1]}_"
             )
         elif len(options) > 1:
-            problems.append(f"{stem}: more than one name begins with it: {', '.join(sorted(options)[:5])}")
+            problems.append(f"{stem}: more than one name begins with this name: {', '.join(sorted(options)[:5])}")
         else:
             ((names[stem], ending),) = options.items()
             endings.setdefault(ending, names[stem])

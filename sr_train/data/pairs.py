@@ -23,19 +23,22 @@ from sr_train.resampling import check_arithmetic
 
 
 class Pairs:
-    """HR images with their LR images, which are read from a source or made from HR by bicubic reduction.
+    """Pairs of HR and LR images. LR images are read from a source, or made from HR images by bicubic reduction.
 
     Args:
-        hr: source of HR images; ``{scale}`` in it is filled in.
+        hr: source of HR images; ``{scale}`` in the text is replaced by the scale.
         scale: HR pixels per LR pixel.
-        lr: source of LR images by scale, or one for any scale (``{scale}`` is filled in); ``None`` makes LR from HR.
-            ``DIR/{stem}_LRBI_x{scale}`` states how the name of an LR image follows from that of HR.
-        listed: text file with the names of the HR images to use; default: all.
-        arithmetic: arithmetic of that reduction.
-        cache: keep decoded files in memory.
-        choose: function (name of the HR source, names of its images, LR names) -> the names to use, in order; default: all.
-        opened: the source of ``hr`` if it is open already; several scales share it and its cache.
-        channels: channels C of patches; see :func:`.images.to_channels`. HR is converted before LR is made from it.
+        lr: source of LR images, or {scale: source}; ``{scale}`` in the text is replaced by the scale. ``None`` makes LR
+            from HR. A pattern such as ``DIR/{stem}_LRBI_x{scale}`` gives the name of the LR image for each HR name
+            (``{stem}``).
+        listed: text file with the names of the HR images to use; default: all HR images.
+        arithmetic: name of the rounding rules of the bicubic reduction, see :mod:`sr_train.resampling`.
+        cache: true to keep decoded files in memory.
+        choose: function of (name of the HR source, names of the HR images, matched LR names) that returns the names of
+            the HR images to use, in order; default: all HR images.
+        opened: the source of ``hr`` if it is open already. Several scales then share the source and its cache.
+        channels: number of channels C of patches; see :func:`.images.to_channels`. HR images are converted before LR
+            images are made from them.
 
     Raises:
         BadFilesError: lists all images whose LR is missing or has the wrong size.
@@ -99,7 +102,10 @@ class Pairs:
         return source, match_lr(names, source.keys, **options)
 
     def _match(self, low: Matched) -> None:
-        """Use the LR images of ``low``. Raises BadFilesError that lists HR images without LR or with several."""
+        """Use the LR images in ``low``.
+
+        Raises BadFilesError that lists HR images without an LR image or with several.
+        """
         assert self.lr is not None
         lone = [low.missing[key] for key in self.keys if key in low.missing]
         problems = [low.ambiguous[key] for key in self.keys if key in low.ambiguous] + lone
@@ -116,7 +122,7 @@ class Pairs:
             )
         if low.extra:
             warn(
-                f"{low.where}: {counted(len(low.extra), 'image')} without HR in {self.hr.name}, not used: "
+                f"{low.where}: {counted(len(low.extra), 'LR image')} not used, because there is no HR image in {self.hr.name}: "
                 f"{shown_names(low.extra)}"
             )
         index = {key: i for i, key in enumerate(self.lr.keys)}
@@ -170,7 +176,7 @@ class Pairs:
         return ((key, self.lr_size(i)) for i, key in enumerate(self.keys))
 
     def used(self) -> Iterator[tuple[Source, list[int]]]:
-        """Yield each source with the indices of its images that are used."""
+        """Yield (source, indices of the images that are used) for the HR source and the LR source."""
         yield self.hr, self._hr_index
         if self.lr is not None:
             yield self.lr, self._lr_index
@@ -180,16 +186,25 @@ class Pairs:
         return self.keys[index]
 
     def place(self, index: int, words: Sequence[int], size: int) -> tuple[int, int]:
-        """Return (top, left) in LR pixels of a patch of ``size``; the first two of the uniform 64-bit ``words`` choose it."""
+        """Return (top, left) in LR pixels of a random patch of ``size`` x ``size`` LR pixels.
+
+        ``words`` are uniform random 64-bit integers; the first two determine the result.
+        """
         height, width = self.lr_size(index)
         return below(words[0], height - size + 1), below(words[1], width - size + 1)
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image, Image, str]:
-        """Return (LR patch, HR patch, key) at the place that ``words`` choose; see :class:`.train_source.TrainSource`."""
+        """Return (LR patch, HR patch, name of the image) at a random place.
+
+        The random integers ``words`` determine the place; see :class:`.train_source.TrainSource`.
+        """
         return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
-        """Return (LR, HR) windows [size, size, C] and [scale size, scale size, C]; all arguments are in LR pixels."""
+        """Return windows of the LR image, [size, size, C], and of the HR image, [scale * size, scale * size, C].
+
+        All arguments are in LR pixels.
+        """
         scale = self.scale
         if self.lr is not None:
             lr = self.lr.crop(self._lr_index[index], top, left, size, size)
@@ -210,7 +225,7 @@ class Pairs:
         return lr, held["window"][y : y + size * scale, x : x + size * scale]
 
     def lr_crop(self, index: int, top: int, left: int, size: int) -> Image:
-        """Return only the LR window of :meth:`patch`; if LR is given, HR is not read."""
+        """Return only the LR window of :meth:`patch`. The HR image is not read if there is a source of LR images."""
         if self.lr is not None:
             return to_channels(self.lr.crop(self._lr_index[index], top, left, size, size), self.channels)
         return self.patch(index, top, left, size)[0]
@@ -230,9 +245,10 @@ class Pairs:
         return image if self.channels == 3 else to_channels(image, self.channels)
 
     def whole(self, index: int) -> tuple[Image, Image]:
-        """Return whole (LR, HR) images [h, w, C], [scale h, scale w, C] HR is cropped.
+        """Return the whole LR image [h, w, C] and HR image [scale * h, scale * w, C].
 
-        With ``channels=3`` they have all channels of the files.
+        The HR image is cropped to this size at the bottom and at the right. With ``channels=3``, the images have all
+        channels of the files.
         """
         hr = self.hr_whole(index)
         height, width = self.lr_size(index)
@@ -267,5 +283,5 @@ def check_shared(where: str, pairs: Mapping[int, Pairs]) -> None:
             different = sorted(set(one.keys) ^ set(other.keys))[:5]
             raise ValueError(
                 f"{where}: {one.hr.name} at x{first} and {other.hr.name} at x{scale} contain different images "
-                f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same ones"
+                f"({len(one.keys)} and {len(other.keys)}; {', '.join(different)}); every scale needs the same images"
             )

@@ -1,4 +1,7 @@
-"""Check that the images of the validation sets can be read, before a run starts and not first at its first validation."""
+"""Check before a run starts that the images of the validation sets can be read.
+
+Without this check, an unreadable image would end the run at the first validation.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,16 @@ class _Image(NamedTuple):
 
 
 def check_readable(sets: Mapping[str, EvalSet], files: int = FILES, stores: int = STORES) -> None:
-    """Read the validation images, the smallest first. Raise BadFilesError with all that cannot be read.
+    """Read the validation images, the smallest first. Raise BadFilesError that lists all images that cannot be read.
 
-    Image files are decoded, and the checksums of images in stores are compared. Files beyond the limit are checked for their
-    header, which opening them has read, and PNG files for their end.
+    Image files are decoded. Images in stores (LMDBs of sr-prepare) are compared with their checksums. Files beyond the
+    limit of pixels are not decoded: their headers were read when the source was opened, and a PNG file must have its
+    end (IEND chunk).
 
     Args:
         sets: validation sets by name.
-        files: limit of the pixels that are decoded.
-        stores: limit of the pixels that are read from stores.
+        files: largest number of pixels to decode from image files.
+        stores: largest number of pixels to read from stores.
     """
     found = {(image.source.name, image.number): image for pairs in sets.values() for image in _images(pairs)}
     limits = {FileSource: files, StoreSource: stores}
@@ -52,7 +56,10 @@ def check_readable(sets: Mapping[str, EvalSet], files: int = FILES, stores: int 
 
 
 def _images(pairs: EvalSet) -> Iterator[_Image]:
-    """Yield the HR and LR images of a set; toy photographs belong to a package and are left out."""
+    """Yield the HR and LR images of a validation set.
+
+    Toy photographs are left out, because they belong to a package.
+    """
     inner = pairs.pairs if isinstance(pairs, EvalWindows) else pairs
     used: Iterable[tuple[Source, list[int]]] = inner.used() if isinstance(inner, Pairs) else ()
     for source, indices in used:
@@ -79,7 +86,10 @@ def _problem(work: tuple[_Image, bool]) -> str | None:
 
 @lru_cache(maxsize=10_000)
 def _decoding_problem(path: Path, size: int, time: int) -> str | None:
-    """Decode a file. The stages of a run share the result for a file of the same size and time."""
+    """Decode an image file; return an error message or None.
+
+    A file that has not changed (same size and modification time) is decoded once for all stages of a run.
+    """
     try:
         read_image(path)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""Sources of training images: files or a store."""
+"""Sources of training images: image files, a store (LMDB made by sr-prepare), or an LMDB of BasicSR."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 class FileSource:
-    """Images in files. With ``cache`` each image is decoded once and kept, for sets that fit in memory."""
+    """Images in files. If ``cache`` is true, each image is decoded once and kept in memory."""
 
     def __init__(self, files: Mapping[str, Path], *, name: str, cache: bool = False) -> None:
         self.name = name
@@ -89,7 +89,7 @@ class FileSource:
 
 
 class PngSource:
-    """Images in an LMDB of BasicSR. With ``cache`` each image is decoded once and kept."""
+    """Images in an LMDB of BasicSR. If ``cache`` is true, each image is decoded once and kept in memory."""
 
     def __init__(self, lmdb: PngLmdb, *, cache: bool = False) -> None:
         self.lmdb = lmdb
@@ -118,7 +118,10 @@ class PngSource:
 
 
 class StoreSource:
-    """Images of one scale in a store: scale 1 contains the original images, other scales their bicubic LR."""
+    """Images of one scale in a store (LMDB of sr-train).
+
+    Scale 1 contains the original images; other scales contain their bicubic LR images.
+    """
 
     def __init__(self, store: Store, scale: int = 1) -> None:
         self.store = store
@@ -162,7 +165,7 @@ def lacking_scale(where: str | os.PathLike[str], scale: int, held: Sequence[int]
 
 
 def open_lr_source(where: str, scale: int, *, cache: bool) -> Source:
-    """Open an LR source; if it is a store with HR and LR images, select the LR of this scale."""
+    """Open a source of LR images. From a store with HR and LR images, the LR images of ``scale`` are used."""
     if is_store(where) and not is_basicsr(where):
         store = Store(where)
         held = [s for s in store.scales if s != 1]
@@ -179,12 +182,12 @@ def input_files(
     clips: bool = False,
     copies: str | os.PathLike[str] | None = None,
 ) -> dict[str, InputFile]:
-    """Map the key of every image to its file: of a folder with its archives, of an archive, or of an LMDB of BasicSR.
+    """Return {key: file} for every image of a folder with its archives, of an archive, or of an LMDB of BasicSR.
 
     Args:
-        where: the source.
-        listed: text file with the names of the images to keep.
-        clips: the images are frames of clips, see :func:`.archives.list_archived`.
+        where: path of the folder, the archive or the LMDB.
+        listed: text file with the names of the images to keep; None keeps all.
+        clips: true if the images are frames of clips, see :func:`.archives.list_archived`.
         copies: folder of the decompressed copies of tar.gz archives.
     """
     files: dict[str, InputFile]
@@ -198,7 +201,10 @@ def input_files(
 
 
 def at_scale(where: str, scale: int) -> str:
-    """Fill ``{scale}`` into a source's name: ``LR_bicubic/X{scale}``. A path that exists as given is not changed."""
+    """Replace ``{scale}`` in the path of a source by the scale: ``LR_bicubic/X{scale}`` becomes ``LR_bicubic/X2``.
+
+    A path that exists as given is not changed.
+    """
     return where if Path(where).exists() else where.replace("{scale}", str(scale))
 
 
@@ -213,11 +219,11 @@ def check_source(
     """Check a source as given in YAML, ``{hr: ..., lr: ..., weight: ...}``, and return it; raise ValueError if it is wrong.
 
     Args:
-        where: its key in the config, for messages.
-        spec: the value of that key.
-        keys: allowed keys of the value.
-        what: name of such a value in messages.
-        places: allowed values of ``hr`` and ``lr`` in messages.
+        where: config key of the source, for messages.
+        spec: value of this config key.
+        keys: allowed keys of ``spec``.
+        what: words for a source in messages, e.g. "a source".
+        places: words for the allowed values of ``hr`` and ``lr`` in messages.
     """
     given = dict(cast("Mapping[str, Any]", spec)) if isinstance(spec, Mapping) else {}
     if set(given) - keys or "hr" not in given:

@@ -16,7 +16,10 @@ VALIDATE = ("chelsea",)
 
 
 def toy_files(names: str = ",".join(TRAIN)) -> dict[str, Path]:
-    """Map key to file for the photographs in ``names``, e.g. ``"astronaut,coffee"``. Raises ValueError for an unknown name."""
+    """Return {name: file} for the photographs in ``names``, e.g. ``"astronaut,coffee"``.
+
+    Raises ValueError for an unknown name.
+    """
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
         raise ImportError("the toy photographs come with scikit-image: pip install scikit-image")

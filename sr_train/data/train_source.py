@@ -9,7 +9,7 @@ from sr_train.batch import Image
 
 
 class TrainSource(Protocol):
-    """Training images or windows of video, by index."""
+    """Source of training data: images or windows of video, each with an index from 0."""
 
     unit: str  #: plural noun for the items, for messages: ``images``, ``windows``
     sized: str  #: noun for what :meth:`sizes` lists, for messages: ``image``, ``clip``
@@ -31,11 +31,14 @@ class TrainSource(Protocol):
 
         Args:
             index: index of the image or window.
-            words: uniform 64-bit words; 0 and 1 choose the place, 3 to 5 choose the window of a video.
+            words: six uniform random 64-bit integers. Numbers 0 and 1 determine the place of the patch. Number 2 is
+                used by the caller, for the augmentation. Numbers 3 to 5 determine the window of a video.
             size: side of the LR patch in pixels.
 
         Returns:
-            LR patch [size, size, 3], or for video a list of them in order of time; HR patch; key of the image or center frame.
+            LR patch [size, size, 3], or for video a list with the LR patch of each frame in order of time; HR patch;
+                name of
+            the image or of the center frame.
         """
         ...
 
@@ -43,7 +46,7 @@ class TrainSource(Protocol):
 class Sample(NamedTuple):
     """A training pair before augmentation."""
 
-    lr: Image | list[Image]  #: LR patch, or those of a window
+    lr: Image | list[Image]  #: LR patch, or the LR patches of a window's frames
     hr: Image
     k: int  #: flip and rotation, see :func:`.transforms.flip_rotate`
     key: str

@@ -1,4 +1,4 @@
-"""The eight flips and rotations of the square (dihedral group D4), for numpy and torch, patches, images and clips."""
+"""The eight flips and rotations of a square (dihedral group D4), for numpy arrays and tensors of images or clips."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def _transpose(x: ArrayOrTensor) -> ArrayOrTensor:
 
 
 def flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
-    """Apply the k-th of the eight flips and rotations to the last two axes, [..., H, W]; for k & 4 they become [..., W, H].
+    """Apply flip or rotation number k (0 to 7) to the last two axes of [..., H, W].
 
-    Bit 1 flips left-right, bit 2 flips up-down, bit 4 then transposes. EDSR's and BasicSR's augmentation draws these three
-    independently with p = 0.5; a uniform k has the same distribution. Arrays are returned as views.
+    k is a sum: 1 flips left-right, 2 flips up-down, and 4 transposes after the flips. With 4, the result is [..., W,
+    H]. EDSR's and BasicSR's augmentation draws these three operations independently with p = 0.5; a uniform k has the
+    same distribution. An array is returned as a view.
     """
     if not 0 <= k < FLIP_ROTATIONS:
         raise ValueError(f"k={k} is not in 0..{FLIP_ROTATIONS - 1}")
@@ -52,14 +53,15 @@ def undo_flip_rotate(x: ArrayOrTensor, k: int) -> ArrayOrTensor:
 
 
 def _pixels(image: Any) -> Image:
-    """View pixels [n, n, C] as [n, n] elements of C samples."""
+    """Return a view of pixels [n, n, C] as an array [n, n], whose elements are whole pixels of C samples."""
     return image.view(f"V{image.itemsize * image.shape[2]}")[..., 0]
 
 
 def place_patch(canvas: Image, patch: Image, k: int) -> None:
     """Copy a patch [n, n, C] into ``canvas`` [n, n, C] of the same type, flipped or rotated by ``flip_rotate(patch, k)``.
 
-    Each pixel is copied as one element. That is three to seven times as fast as its samples, except for the identity.
+    Each pixel is copied as one element. This way is three to seven times as fast as copying the samples of each pixel
+    one by one. Only for k = 0 (no flip) the time is the same.
     """
     if patch.strides[2] != patch.itemsize:
         patch = np.ascontiguousarray(patch)

@@ -1,4 +1,7 @@
-"""A contact sheet with labels and a small chart, for comparison by eye. OpenCV draws them, so no plotting library is needed."""
+"""Pictures for a comparison by eye: a contact sheet of image crops with labels, and a small chart.
+
+OpenCV draws both, so no plotting library is needed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def _width(text: str) -> int:
 
 
 def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -> Image:
-    """Return crops [s, s, 3] uint8 of equal size in a grid, with labels above the columns and a name below each row."""
+    """Return one picture with crops [s, s, 3] uint8 of equal size in a grid.
+
+    Labels are above the columns, and the name of each row is below the row.
+    """
     side = len(next(iter(rows.values()))[0])
     cell = max(side, *(_width(c) + 2 for c in columns))
     sheet = np.full((_LINE + len(rows) * (side + _LINE), len(columns) * (cell + _GAP) - _GAP, 3), 255, np.uint8)
@@ -41,7 +47,10 @@ def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -
 
 
 def chart(x: Sequence[float], curves: Mapping[str, Sequence[float]], *, xlabel: str) -> Image:
-    """Return a chart of one or two curves over ``x``, [360, 560, 3] uint8. The second curve has its axis on the right."""
+    """Return a chart of one or two curves over ``x``, [360, 560, 3] uint8.
+
+    The axis of the second curve is on the right.
+    """
     height, width, edge = 360, 560, 60
     image = np.full((height, width, 3), 255, np.uint8)
     cv2.rectangle(image, (edge, 30), (width - edge, height - 40), (120, 120, 120), 1)

@@ -26,7 +26,7 @@ from sr_train.inference.network import Network, open_network, scale_of
 
 
 class Computed(NamedTuple):
-    """Results for one image."""
+    """Results of all networks for one image, with the HR image."""
 
     results: list[torch.Tensor]  #: one for each column
     hr: torch.Tensor
@@ -44,7 +44,7 @@ class Item(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Images to be scored, one result for each column."""
+    """Images to be scored. An image has one result for each column of the score table, i.e. for each network."""
 
     columns: list[str]  #: short names, each once
     titles: list[str]  #: full name of each column
@@ -53,7 +53,10 @@ class Outputs(NamedTuple):
 
 
 def _set_name(folder: str) -> str:
-    """Return the name of a set: that of its folder, or of the parent of a folder such as ``HR`` or ``GTmod12``."""
+    """Return the name of a set of images: the name of its folder.
+
+    For a folder such as ``HR`` or ``GTmod12``, return the name of the parent folder.
+    """
     path = Path(folder).absolute()
     if path.name.lower().startswith(("hr", "gt")) and path.parent.name:
         path = path.parent
@@ -71,7 +74,10 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _sets(config: Mapping[str, Any], networks: Sequence[Network], frames: int | None) -> dict[str, EvalSet]:
-    """Open the sets in ``hr=`` and ``sets=``. For a video network their clips give windows of ``frames``."""
+    """Open the sets in ``hr=`` and ``sets=``. For a video network, they return windows of ``frames`` frames.
+
+    ``frames`` is None if no network takes windows.
+    """
     scale, channels = networks[0].scale, networks[0].channels
     named = dict(config.get("sets") or {})
     if config["hr"] is not None:
@@ -99,7 +105,10 @@ def _sets(config: Mapping[str, Any], networks: Sequence[Network], frames: int | 
 
 
 def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
-    """Pair each HR image with its finished image by name. Raises BadFilesError if a pair is missing or not unique."""
+    """Pair each HR image with the finished image that has the same name or a similar name.
+
+    Raises BadFilesError if an HR image has no finished image, or if several finished images match it.
+    """
 
     def usual(stem: str) -> list[str]:
         own = [hr.keys[wanted[stem]]] if stem in wanted else []
@@ -111,14 +120,17 @@ def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted:
         held = f"{', '.join(sr.keys[:3])}{', ...' if len(sr.keys) > 3 else ''}"
         raise BadFilesError(
             f"{where} contains {held}; these cannot be paired with the images of {hr.name}. If all names follow one pattern, "
-            f"give it, e.g. {for_shell(f'sr={where}/{{stem}}_x{{scale}}_SR')}",
+            f"give the pattern, e.g. {for_shell(f'sr={where}/{{stem}}_x{{scale}}_SR')}",
             paired.problems,
         )
     return paired
 
 
 def _finished(config: Mapping[str, Any]) -> Outputs:
-    """Open finished images and pair them with their HR by name: ``sr=DIR hr=DIR``; with ``clips=`` they are frames of clips."""
+    """Open finished images (``sr=DIR``) and pair them with HR images (``hr=DIR``) by name.
+
+    With ``clips=``, the images are frames of clips.
+    """
     scale, channels = scale_of(config, (), "sr"), _channels(config) or 3
     if config["hr"] is None or config["lr"] is not None or config.get("sets"):
         raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
@@ -136,7 +148,10 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
     paired = _pair(config, scale, hr, sr, wanted)
     extra = sorted(set(paired.extra) - set(hr.keys if sr.name == hr.name else ()))
     if extra and len(wanted) == len(hr_names(hr.keys)):
-        warn(f"{sr.name}: {counted(len(extra), 'image')} without HR in {hr.name}, not scored: {shown_names(extra)}")
+        warn(
+            f"{sr.name}: {counted(len(extra), 'image')} not scored, because there is no HR image in {hr.name}: "
+            f"{shown_names(extra)}"
+        )
     items, problems = [], []
     for stem, i in wanted.items():
         found = results[paired.names[stem]]
@@ -163,7 +178,10 @@ def _read(sr: Source, result: int, hr: Source, index: int, channels: int) -> Com
 
 
 def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
-    """Open the network of each item of ``weights=``. All must have one scale and one number of channels."""
+    """Open each network in ``weights=``.
+
+    Raise ValueError unless all networks have the same scale and the same number of channels.
+    """
     given = config["weights"]
     sources = given if isinstance(given, list) else [given]
     if not sources or not all(isinstance(s, str) for s in sources):
@@ -172,7 +190,7 @@ def _networks(config: Mapping[str, Any]) -> dict[str, Network]:
         )
     sources = [path for source in sources for path in matching("weights", source)]
     if len(set(sources)) < len(sources):
-        raise UsageError(f"weights={given}: one of them is given twice")
+        raise UsageError(f"weights={given}: one network is given twice")
     known = [s for s in sources if s != "bicubic"]
     networks = {s: open_network(config, s) for s in known}
     scales = {n.scale for n in networks.values()}
@@ -214,16 +232,16 @@ def _computed(config: Mapping[str, Any]) -> Outputs:
 
 
 def open_outputs(config: Mapping[str, Any], *, centers_only: bool) -> Outputs:
-    """Open the images of ``sr=``, or the networks of ``weights=`` and their images. Nothing is computed yet.
+    """Open the finished images of ``sr=``, or the networks of ``weights=`` and their input images.
 
-    With ``centers_only`` only the center frames of clips are scored.
+    Nothing is computed yet. If ``centers_only`` is true, only the center frames of clips are scored.
     """
     outputs = _finished(config) if config["sr"] is not None else _computed(config)
     return outputs._replace(items=[item for item in outputs.items if item.centered or not centers_only])
 
 
 def score_all(outputs: Outputs, scores: Scores) -> None:
-    """Compute and score every image. After an error or Ctrl-C the scores so far are written."""
+    """Compute and score every image. After an error or Ctrl-C, write the scores that were computed before."""
     shown = tqdm(
         outputs.items,
         desc="score",

@@ -1,4 +1,4 @@
-"""Metrics besides PSNR and SSIM: LPIPS against HR, for which lower is better."""
+"""Metrics besides PSNR and SSIM. There is one: LPIPS, a distance between a result and HR, for which lower is better."""
 
 from __future__ import annotations
 
@@ -38,21 +38,25 @@ _NOT_COMPUTED = ("niqe", "pi")
 
 @dataclass(frozen=True)
 class PerceptualMetric:
-    """A metric that is not computed under a protocol."""
+    """A metric with a definition of its own, such as LPIPS.
+
+    The protocols (color channel, border, ...) apply only to PSNR and SSIM.
+    """
 
     compute: Callable[[torch.Tensor, torch.Tensor], float]
     definition: str  #: text for the line below a table
 
     def __call__(self, sr: torch.Tensor, hr: torch.Tensor) -> float:
-        """Score a result against HR, [1 or 3, H, W] each, on one device, in fp32."""
+        """Return the score of a result ``sr`` against ``hr``, [1 or 3, H, W] each, computed on one device in fp32."""
         with full_fp32():
             return self.compute(sr, hr)
 
 
 def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexnet", "vgg16"]:
-    """Return the network that the lin layers of a file belong to.
+    """Return the network whose features the lin layers (LPIPS's learned weights) of a file belong to.
 
-    Raises ValueError if the file has no lin layers, or those of another network. The message describes its contents.
+    Raises ValueError if the file has no lin layers, or lin layers for another network. The message describes the file's
+    contents.
     """
     lin = {name: t.numel() for name, t in state.items() if name.startswith("lin") and name.endswith(".model.1.weight")}
     sizes = [lin[name] for name in sorted(lin)]
@@ -71,10 +75,10 @@ def _network_of(file: str, state: Mapping[str, torch.Tensor]) -> Literal["alexne
 
 
 def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
-    """Open LPIPS with the lin layers of ``file``.
+    """Open LPIPS with the lin layers (LPIPS's learned weights) in ``file``.
 
-    The network's weights come from the same file or, if it has none, from torchvision. ``key`` is the option's name in
-    messages.
+    The weights of the feature network come from the same file. If the file does not contain them, they come from
+    torchvision. ``key`` is the name of the option in messages.
     """
     try:  # before a network is downloaded
         state = read_tensors(file)
@@ -87,24 +91,24 @@ def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
         extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
         lpips = LPIPS(extractor=extractor, weights=file)
     except FeatureError as error:
-        needs = f"{key}={file} contains only LPIPS's lin layers; torchvision's {FILES[network]} is needed as well. "
+        needs = f"{key}={file} contains only LPIPS's lin layers; torchvision's file {FILES[network]} is also needed. "
         raise ValueError(f"{'' if whole else needs}{error}") from None
     except ValueError as error:
         raise ValueError(f"{key}={error}; give {_FILES}") from None
     which = "LPIPS v0.1"
     if version is None:
         which += f" with the lin layers of {Path(file).name}"
-        warn(f"{key}={file}: its lin layers are not from a released version of LPIPS; they are used like those of v0.1")
+        warn(f"{key}={file}: these lin layers are not from a released version of LPIPS; they are used as in LPIPS v0.1")
     return PerceptualMetric(
         lambda sr, hr: lpips.to(sr.device).score(sr, hr.to(sr.device)), f"{which} (lower is better)"
     )
 
 
 def open_perceptual(metrics: Sequence[str], lpips: str | None, *, keys: str = "") -> dict[str, PerceptualMetric]:
-    """Open those of ``metrics`` that are not computed under a protocol.
+    """Open the metrics in ``metrics`` other than PSNR and SSIM. Return {name: metric}.
 
-    Raises UsageError for an unknown metric and for a missing file. ``keys`` is the prefix of the options ``metrics=`` and
-    ``lpips=`` in messages.
+    Raises UsageError for an unknown metric and for a missing file. ``keys`` is the prefix of the options ``metrics=``
+    and ``lpips=`` in messages, e.g. ``validate.``.
     """
     asked = [m for m in metrics if m in _NOT_COMPUTED]
     if asked:

@@ -35,7 +35,10 @@ from sr_train.weights.open import WEIGHTS, full_arguments, load
 
 
 def newest_run(runs: Path, stages: Sequence[str]) -> Path:
-    """Return the run with both stages finished. Of several, the one whose second stage was finished last."""
+    """Return the folder of the run in which both stages are finished.
+
+    If there are several such runs, return the run whose second stage was finished last.
+    """
     files = [f for f in runs.rglob(f"{stages[1]}/{WEIGHTS}") if (f.parent.parent / stages[0] / f.name).exists()]
     if not files:
         raise FileNotFoundError(
@@ -46,18 +49,25 @@ def newest_run(runs: Path, stages: Sequence[str]) -> Path:
 
 
 def open_sources(names: Sequence[str], *, allow: Sequence[str], scale: int | None) -> dict[str, Weights]:
-    """Read the weights to mix: {file: weights}. Their configs have all arguments of the network."""
+    """Read the networks to mix. Return {file: weights}.
+
+    Arguments that are missing in a file's config are filled in with their defaults, so that the configs can be
+    compared.
+    """
     sources: dict[str, Weights] = {}
     for name in names:
         weights, file = load(name, allow=allow, scale=scale)
         sources[str(file)] = Weights(full_arguments(weights.model), weights.state, weights.origin, weights.scores)
     if len(sources) < len(names):
-        raise ValueError(f"weights={names}: one of them is given twice")
+        raise ValueError(f"weights={names}: one file is given twice")
     return sources
 
 
 def warn_strangers(sources: Mapping[str, Weights]) -> None:
-    """Warn of networks without a common ancestor. Mixing them gives noise, as their features are unrelated."""
+    """Warn of networks that were not trained from common initial weights.
+
+    A mixture of such networks gives only noise.
+    """
     families = {name: family(weights) for name, weights in sources.items()}
     for a, b in combinations(sources, 2):
         if not families[a] & families[b]:
@@ -84,7 +94,10 @@ def _origin(sources: Mapping[str, Weights], mix: Sequence[float]) -> dict[str, A
 
 
 def write_mixtures(sources: Mapping[str, Weights], mixes: Mapping[str, Sequence[float]], out: Path) -> None:
-    """Write ``NAME.safetensors`` for each mixture {NAME: a factor for each source}, and print a line for each file."""
+    """Write ``NAME.safetensors`` for each mixture, and print a line for each file.
+
+    ``mixes`` is {NAME: factors}, with one factor for each network in ``sources``.
+    """
     out.mkdir(parents=True, exist_ok=True)
     states, model = [w.state for w in sources.values()], next(iter(sources.values())).model
     for name, mix in mixes.items():
@@ -103,9 +116,9 @@ class MixtureSheet:
         images: source of the HR images.
         device: value of ``device=``.
         protocol: name of the protocol for PSNR.
-        lpips: file with the weights of LPIPS; None for a chart without it.
+        lpips: file with the weights of LPIPS; None for a chart without LPIPS.
         rows: number of images on the sheet.
-        crop: side of their crops, in HR pixels.
+        crop: side of the crops of these images, in HR pixels.
         allow: packages that the networks may be built from.
     """
 
@@ -130,7 +143,7 @@ class MixtureSheet:
         self.images = EvalImages({"images": Pairs(images, scale=scale, channels=sources[0].channels)})
 
     def write(self, out: Path, alphas: Sequence[float]) -> None:
-        """Write ``interp.png``, ``interp_curve.png`` and ``interp_curve.csv``, and print the table."""
+        """Write ``interp.png`` (contact sheet), ``interp_curve.png`` (chart) and ``interp_curve.csv``; print the scores."""
         states, model = [w.state for w in self.sources], self.sources[0].model
         columns: dict[float, list[Image]] = {}
         table: list[list[float]] = []
@@ -161,7 +174,7 @@ class MixtureSheet:
         say(f"written: {out / 'interp.png'}, {out / 'interp_curve.png'}, {out / 'interp_curve.csv'}")
 
     def _scores(self, network: Network, corners: Sequence[tuple[int, int]]) -> tuple[list[Image], list[float]]:
-        """Return crops of the images on the sheet, and mean scores of all images."""
+        """Return crops of the upscaled images for the contact sheet, and the mean scores over all images."""
         crops, values = [], []
         for i in range(len(self.images)):
             image = self.images[i]
@@ -178,7 +191,10 @@ class MixtureSheet:
         return Bicubic(scale=image.scale)(to_float(image.lr)[None])[0]
 
     def _corner(self, image: EvalImage) -> tuple[int, int]:
-        """Return top and left of the crop in which bicubic differs most from HR, as results differ there too."""
+        """Return (top, left) of the crop in which bicubic upscaling differs most from HR.
+
+        In such a crop, the results of two networks usually differ too.
+        """
         error = (quantize(self._bicubic(image)) - quantize(image.hr)).abs().mean(0)
         side = min(self.crop, *error.shape)
         step = max(1, side // 4)
@@ -187,7 +203,7 @@ class MixtureSheet:
         return at // means.shape[1] * step, at % means.shape[1] * step
 
     def _cut(self, image: torch.Tensor, at: tuple[int, int]) -> Image:
-        """Return a crop [crop, crop, 3] uint8, filled with white beyond the image's edges."""
+        """Return a crop of an image, [crop, crop, 3] uint8, filled with white beyond the image's edges."""
         part = quantize(image)[:, at[0] : at[0] + self.crop, at[1] : at[1] + self.crop]
         part = F.pad(part, (0, self.crop - part.shape[2], 0, self.crop - part.shape[1]), value=255.0)
         return part[:3].expand(3, -1, -1).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Scores and how they are written: the table, ``metrics.json``, ``metrics.csv`` and the images."""
+"""Scores of images, and the outputs of sr-eval: a table, ``metrics.json``, ``metrics.csv`` and the images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _CLIPS_SHOWN = 30  # most clips in the table; metrics.json has all
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
-    """Return a column's title for each source: the fewest last parts (``quickstart_edsr/x2``) that are unique."""
+    """Return a short title for each source (path of a network), e.g. ``quickstart_edsr/x2``.
+
+    A title is the end of the path, with as many parts as are needed to make all titles different.
+    """
     parts = [[p for p in Path(s).parts if p not in ("/", ".", "..")] or [s] for s in sources]
     parts = [p[:-1] if p[-1] == "weights.safetensors" and len(p) > 1 else p for p in parts]
     parts = [[*p[:-1], p[-1].removesuffix(".safetensors").removesuffix(".pth")] for p in parts]
@@ -38,7 +41,7 @@ def short_names(sources: Sequence[str]) -> list[str]:
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, Any]:
-    """Return values for JSON, which has no infinity: it becomes None."""
+    """Replace infinite values and NaN by None, because JSON has no infinity."""
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
@@ -46,14 +49,14 @@ class Scores:
     """Scores by column (one for each network in ``weights=``), set, image and protocol.
 
     Args:
-        columns: short names, each once.
+        columns: short name of each column; all names are different.
         titles: full name of each column.
         protocols: protocols for PSNR and SSIM.
-        scale: HR pixels per LR pixel; some borders depend on it.
-        out: folder of the files; None for the table only.
-        save: write the images too.
-        metrics: metrics to show, in this order.
-        perceptual: metrics that are not computed under a protocol, by name.
+        scale: HR pixels per LR pixel. Some protocols leave out a border of ``scale`` pixels.
+        out: folder of the files; None if only the table is needed.
+        save: true to write the images too.
+        metrics: names of the metrics to show, in this order.
+        perceptual: {name: metric} of the metrics other than PSNR and SSIM.
     """
 
     def __init__(
@@ -88,9 +91,10 @@ class Scores:
         centered: bool = True,
         from_gray: bool = False,
     ) -> None:
-        """Score one image or one frame of ``clip``, [C, H, W] each. ``centered`` is true for a clip's center frame.
+        """Score one image, or one frame of the clip named ``clip``. ``sr`` and ``hr`` are [C, H, W] each.
 
-        ``from_gray`` is true if the HR file has one channel.
+        ``centered`` is true for an image and for a clip's center frame. ``from_gray`` is true if the HR file has one
+        channel.
         """
         try:
             for protocol in self.protocols:
@@ -115,9 +119,10 @@ class Scores:
         write_image(path, quantize(sr).to(torch.uint8).permute(1, 2, 0).numpy())
 
     def summary(self) -> dict[str, Any]:
-        """Return means: {set: {protocol: {n, psnr, ssim}}}; for several networks {column: {set: ...}}.
+        """Return the mean scores: {set: {protocol: {n, psnr, ssim}}}, or {column: {set: ...}} for several networks.
 
-        Sets of clips also have each clip's means: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        A set of clips also contains the means of each clip: {set: {protocol: {..., clips: {clip: {n, psnr, ssim}}}}}.
+        ``n`` is the number of images.
         """
         plain = {}
         for column, meter in self.meters.items():
@@ -133,7 +138,7 @@ class Scores:
         return plain[self.columns[0]] if len(self.columns) == 1 else plain
 
     def write(self) -> None:
-        """Write all scores so far."""
+        """Write all scores that were added before to ``metrics.json`` and ``metrics.csv``."""
         rows = [(column, row) for column, meter in self.meters.items() for row in meter.rows]
         if self.out is None or not rows:
             return
@@ -167,7 +172,10 @@ class Scores:
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:
-        """Return (label, protocol, values by column) of every set, and of its clips unless there are too many."""
+        """Return (label, protocol, values for each column) of every set.
+
+        Clips of a set have rows too, if they are at most 30.
+        """
         summaries = [self.meters[c].summary() for c in self.columns]
         clips = [self.meters[c].by_clip() for c in self.columns]
         rows = []

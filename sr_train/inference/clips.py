@@ -1,4 +1,7 @@
-"""Inference on clips of any length: windows are made while frames arrive, and features of a frame are computed once."""
+"""Inference on clips of any length.
+
+Windows are made while frames are read, and features of a frame are computed once.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,16 @@ from sr_train.models import contract
 
 
 class FewFramesError(ValueError):
-    """Error of a clip that has fewer frames than a window."""
+    """Error for a clip that has fewer frames than one window of the network."""
 
 
 def windows(
     frames: Iterable[torch.Tensor], count: int, *, padding: str = "reflection_circle"
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield the window around every frame of a clip as soon as its frames have arrived: (their numbers, [T, C, h, w]).
+    """Yield the window around every frame of a clip: (numbers of the window's frames, frames [T, C, h, w]).
 
-    At most ``count`` frames are held. ``padding`` is how frames beyond the ends are replaced, see
+    A window is yielded as soon as its last frame has been read. At most ``count`` frames are kept in memory.
+    ``padding`` is the rule that replaces frames before the start and after the end of the clip, see
     :mod:`sr_train.data.video.windows`.
 
     Raises:
@@ -50,7 +54,7 @@ def windows(
             yield window()
             center += 1
     if read < count:
-        raise FewFramesError(f"{read} frames are fewer than the {count} that a window takes")
+        raise FewFramesError(f"the clip has {read} frames, but a window of the network needs {count} frames")
     while center < read:
         yield window()
         center += 1
@@ -67,19 +71,20 @@ def super_resolve_clip(
     precision: str = "32",
     done: Callable[[int], object] = lambda pixels: None,
 ) -> Iterator[torch.Tensor]:
-    """Yield every frame of a clip upscaled: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1].
+    """Upscale the frames of a clip, [C, h, w] uint8 or float in [0, 1].
 
-    Frames are read only when they are needed, so a clip may have any length. A network for images gets one frame at a time. A
-    network for windows gets those of :func:`windows`, and :class:`FrameFeatures` reuses the features of a frame.
+    Yield each as [C, scale * h, scale * w] in [0, 1]. Frames are read only when they are needed, so a clip may have any
+    length. A network for images gets one frame at a time. A video network gets the windows of :func:`windows`, and
+    :class:`FrameFeatures` reuses the features of a frame.
 
     Args:
-        model: network in eval mode; it states ``scale`` and ``multiple_of``, and ``frames`` if it takes windows.
+        model: network in eval mode, with attributes ``scale`` and ``multiple_of``, and ``frames`` for a video network.
         frames: frames in order.
-        padding: how frames beyond the ends are replaced.
-        tiling, ensemble, precision, done: as for :func:`sr_train.inference.images.super_resolve`.
+        padding: rule that replaces frames before the start and after the end of the clip.
+        tiling, ensemble, precision, done: same as for :func:`sr_train.inference.images.super_resolve`.
 
     Raises:
-        ValueError: as in :func:`windows`.
+        ValueError: the clip is too short, or its frames have different sizes; see :func:`windows`.
     """
     options: dict[str, Any] = {"tiling": tiling, "ensemble": ensemble, "precision": precision, "done": done}
     count = contract.frames(model)

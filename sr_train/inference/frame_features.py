@@ -1,4 +1,7 @@
-"""Features of a clip's frames, computed once and used in every window that contains the frame."""
+"""Features of a clip's frames.
+
+They are computed once for each frame, and used in every window that contains the frame.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from sr_train.models import contract
 class FrameFeatures:
     """Cache of a network's features of single frames.
 
-    It is for networks that are :class:`sr_train.models.contract.PerFrame`. Features of the newest window's frames are kept for
-    every tile and flip, up to ``limit``. Features beyond the limit are computed again for each window.
+    The network must be a :class:`sr_train.models.contract.PerFrame`. Features of the frames in the newest window are
+    kept for every tile and flip, up to ``limit`` bytes. Features beyond the limit are computed again for each window.
 
     Args:
         model: the network.
-        limit: bytes; ``None`` for a quarter of the free memory of the network's device.
+        limit: largest size of the kept features in bytes; ``None`` for a quarter of the free memory of the network's
+            device.
     """
 
     def __init__(self, model: nn.Module, *, limit: int | None = None) -> None:
@@ -28,7 +32,7 @@ class FrameFeatures:
         self.model = found
         device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.limit = free_memory(device) // 4 if limit is None else limit
-        self.computed = 0  #: number of times that features of a frame, or of a tile of it, were computed
+        self.computed = 0  #: number of times that features of a frame, or of a tile of a frame, were computed
         self._window: Sequence[Hashable] = ()
         self._kept: dict[Hashable, dict[Hashable, contract.Levels]] = {}
         self._bytes = 0
@@ -39,13 +43,20 @@ class FrameFeatures:
         return contract.per_frame(model) is not None
 
     def begin(self, window: Sequence[Hashable]) -> None:
-        """Start the next window and drop the features of frames outside it. Equal names mean the same frame."""
+        """Start the next window, given as names of its frames.
+
+        Forget the features of frames that are not in this window. A name that occurs in two windows means the same
+        frame.
+        """
         self._window = window
         for name in [n for n in self._kept if n not in window]:
             self._bytes -= sum(_bytes(levels) for levels in self._kept.pop(name).values())
 
     def __call__(self, x: torch.Tensor, place: Hashable) -> torch.Tensor:
-        """Return the network's output for the current window, [1, T, 3, h, w]. ``place`` identifies its tile and flip."""
+        """Return the network's output for the current window ``x``, [1, T, C, h, w].
+
+        ``place`` identifies the tile and the flip of ``x``, e.g. (top, left, flip).
+        """
         found = [self._of_frame(x[:, t], name, place) for t, name in enumerate(self._window)]
         levels = {k: torch.stack([f[k] for f in found], dim=1) for k in found[0]}
         return self.model.fuse(levels, x[:, self.model.center])

@@ -1,4 +1,4 @@
-"""Inference on whole images: padding to a size that the network takes, tiles with bounded memory, self-ensemble."""
+"""Inference on whole images: padding to a size that the network accepts, tiles that limit the memory, self-ensemble."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sr_train.models import contract
 
 
 def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
-    """Return the network's input: the image or window, or a window's center frame if the network takes images.
+    """Return the network's input: the image or window ``lr``, or the window's center frame if the network takes single images.
 
-    Raises ValueError if the network takes other windows.
+    Raises ValueError if a video network takes windows with another number of frames.
     """
     frames = contract.frames(model)
     if frames is None:
@@ -34,9 +34,9 @@ def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
 def _run(
     model: nn.Module, x: torch.Tensor, precision: str, features: FrameFeatures | None = None, place: Hashable = None
 ) -> torch.Tensor:
-    """Upscale [1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale h, scale w] float32 in [0, 1].
+    """Upscale [1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale * h, scale * w] float32 in [0, 1].
 
-    The input is padded by mirroring, and the padding is cut off the output.
+    The input is padded by mirroring to a size that the network accepts. The padding is removed from the output.
     """
     scale, multiple = contract.scale(model), contract.multiple_of(model)
     height, width = x.shape[-2:]
@@ -55,7 +55,7 @@ def _ensemble(
 ) -> torch.Tensor:
     """Return the mean of the outputs for eight flips and transposes of the input (EDSR section 3.3, "self-ensemble").
 
-    Every output is flipped back first. Clips use the four flips only, as EDVR's authors do.
+    Every output is flipped back before the mean is computed. For clips, only four flips are used, as EDVR's authors do.
     """
     total = None
     count = 8 if x.dim() == 4 else 4
@@ -80,21 +80,22 @@ def super_resolve(
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
 ) -> torch.Tensor:
-    """Upscale one image: [C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] float in [0, 1].
+    """Upscale one image: [C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] float in [0, 1].
 
-    Networks that state ``frames`` take a window [T, C, h, w]; other networks get its center frame. Sides that are not
-    multiples of ``model.multiple_of`` are padded by mirroring at the right and bottom, and the padding is cut off the
-    result.
+    A video network (with an attribute ``frames``) takes a window [T, C, h, w]. Other networks get the window's center
+    frame. Height and width that are not multiples of ``model.multiple_of`` are padded by mirroring at the right and at
+    the bottom. The padding is removed from the result.
 
     Args:
-        model: network in eval mode; it states ``scale`` and ``multiple_of``.
-        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. It may be on another device than the network: tiles are
-            moved.
-        tiling: sides of the tiles; ``None`` for the whole image at once.
-        ensemble: average the outputs for eight flips and transposes of an image, or four flips of a clip.
+        model: network in eval mode, with attributes ``scale`` and ``multiple_of``.
+        lr: [C, h, w] or [T, C, h, w] uint8, or float in [0, 1]. The input may be on another device than the network,
+            because each tile is moved to the network's device.
+        tiling: sides of the tiles; ``None`` to upscale the whole image at once.
+        ensemble: true to average the outputs for eight flips and transposes of an image, or four flips of a clip.
         precision: "32", or "bf16" for autocast.
-        features: cache of features, after ``begin`` with the frames of this window.
-        done: called with the number of LR pixels of every finished tile.
+        features: cache of features of single frames. The caller must first call its method ``begin`` with the names of
+            this window's frames.
+        done: function that is called with the number of LR pixels of every finished tile.
     """
     found = super_resolve_bands(
         model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
@@ -114,9 +115,9 @@ def super_resolve_bands(
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Upscale one image and yield it in bands from top to bottom: (first row, [C, rows, scale w] in [0, 1]).
+    """Upscale one image and yield it in bands from top to bottom: (first row, [C, rows, scale * w] in [0, 1]).
 
-    The float image is never held as a whole. Arguments are those of :func:`super_resolve`.
+    The whole float image is never in memory. The arguments are explained at :func:`super_resolve`.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), lr.device)
     run = _ensemble if ensemble else _run
@@ -151,12 +152,12 @@ def super_resolve_bands(
 
 
 class TilesIfNeeded:
-    """Upscaler of whole images, which cuts those that do not fit into memory into tiles.
+    """Upscaler of whole images. An image that does not fit into memory is upscaled in tiles.
 
-    Images that are at least as large as one that did not fit are cut into tiles without another try.
+    After one image did not fit, all images that are at least as large are upscaled in tiles at once.
 
     Args:
-        tell: called with a message when tiles become smaller.
+        tell: function that is called with a message when tiles become smaller.
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
@@ -166,7 +167,7 @@ class TilesIfNeeded:
         ] = {}  # {scale: (LR pixels of the smallest image that is too large, tiles)}
 
     def __call__(self, model: nn.Module, lr: torch.Tensor, name: str) -> torch.Tensor:
-        """Upscale [C, h, w] or [T, C, h, w] -> [C, scale h, scale w] float in [0, 1]. Messages contain ``name``.
+        """Upscale [C, h, w] or [T, C, h, w] -> [C, scale * h, scale * w] float in [0, 1]. Messages contain ``name``.
 
         Raises:
             MemoryFullError: even the smallest tiles do not fit.
@@ -197,7 +198,7 @@ class TilesIfNeeded:
     def _try(model: nn.Module, lr: torch.Tensor, tiling: Tiling) -> torch.Tensor | None:
         """Return the upscaled image; None if the memory is full.
 
-        On return the error has been deleted, and with it the tensors that it referred to.
+        The out-of-memory error is deleted before the return, so that the tensors to which it refers are freed.
         """
         try:
             return super_resolve(model, lr, tiling=tiling)
@@ -214,9 +215,10 @@ def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:
 
 
 def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
-    """Return (start, stop) of nearly equal parts of an axis. Starts are multiples of ``multiple``.
+    """Divide an axis of ``size`` pixels into nearly equal parts, one for each tile. Return (start, stop) of each part.
 
-    A part is at most a tile's side long, and at least as long as a seam.
+    Starts are multiples of ``multiple``. A part is at most as long as a tile's side, and at least as long as a seam
+    (the zone in which two tiles are blended).
     """
     assert tiling.tile is not None
     parts = min(math.ceil(size / tiling.tile), max(1, size // (2 * tiling.blend + multiple)))
@@ -225,13 +227,20 @@ def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
 
 
 def _spans(start: int, stop: int, size: int, tiling: Tiling, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the span that a tile reads, which starts at a multiple, and the span that it writes, in LR pixels."""
+    """Return two spans along an axis in LR pixels: the pixels that a tile reads, and the pixels that the tile writes.
+
+    The span that is read starts at a multiple of ``multiple`` (``multiple_of`` of the network).
+    """
     seen = max(0, (start - tiling.overlap) // multiple * multiple), min(size, stop + tiling.overlap)
     return seen, (max(0, start - tiling.blend), min(size, stop + tiling.blend))
 
 
 def _ramp(span: tuple[int, int], core: tuple[int, int], size: int, blend: int, scale: int) -> torch.Tensor:
-    """Return a tile's weights along one axis: 1, with ramps at the seams. In a seam the weights of two tiles add up to 1."""
+    """Return the weights with which a tile is added to the image, along one axis.
+
+    The weights are 1, except in the seams (zones in which two tiles are blended). There they are ramps, and the weights
+    of both tiles add up to 1.
+    """
     weights = torch.ones((span[1] - span[0]) * scale)
     seam = 2 * blend * scale
     if seam:

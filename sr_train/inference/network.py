@@ -1,4 +1,4 @@
-"""A network that upscales images and clips, with the options of a command."""
+"""A network that upscales images and clips with the options of a command: tiles, ensemble, precision."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from sr_train.weights.open import load
 def scale_of(config: Mapping[str, Any], known: Sequence[int], source: str) -> int:
     """Return ``scale=`` of the command, or the network's scale if ``scale=`` is not given.
 
-    ``known`` contains the scales of the network; ``scale=`` must be one of them. It is empty for bicubic, which needs
-    ``scale=`` and accepts any. A network with several scales (MDSR) needs ``scale=``, too.
+    ``known`` contains the scales of the network; ``scale=`` must be one of them. For bicubic, ``known`` is empty:
+    ``scale=`` is needed, and every scale is allowed. A network with several scales (MDSR) needs ``scale=``, too.
     """
     scale = config["scale"]
     if scale is None and not known:
@@ -66,7 +66,7 @@ class Network:
 
     @property
     def frames(self) -> int | None:
-        """Frames of the window that a video network takes; None for images."""
+        """Number of frames of the window that a video network takes; None for a network that takes single images."""
         return contract.frames(self.model)
 
     @property
@@ -76,7 +76,7 @@ class Network:
 
     @property
     def description(self) -> str:
-        """Name and options in one line."""
+        """Name and options of the network in one line."""
         how = "whole images"
         if self.tiling.tile is not None:
             same = (
@@ -94,9 +94,10 @@ class Network:
         return {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
 
     def image(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
-        """Upscale [C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale h, scale w] in [0, 1], on the CPU.
+        """Upscale [C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] in [0, 1], on the CPU.
 
-        ``window`` has a name for each frame. Features of a frame are kept for the next window that contains it.
+        ``window`` contains a name for each frame. Features of a frame are kept for the next window that contains the
+        frame.
         """
         features = None
         if window and self.frames is not None and FrameFeatures.serve(self.model):
@@ -107,7 +108,9 @@ class Network:
     def bands(
         self, lr: torch.Tensor, done: Callable[[int], object] = lambda pixels: None
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Upscale [C, h, w] as :meth:`image` does; yield (first row, [C, rows, scale w] in [0, 1]) from top to bottom.
+        """Upscale one image [C, h, w] uint8, or float in [0, 1]. Yield it in bands from top to bottom.
+
+        A band is (first row, [C, rows, scale * w] in [0, 1]).
 
         ``done`` is called with the number of LR pixels of every finished tile.
         """
@@ -116,9 +119,10 @@ class Network:
     def clip(
         self, frames: Iterable[torch.Tensor], *, height: int, width: int, padding: str = "reflection_circle"
     ) -> Iterator[torch.Tensor]:
-        """Upscale frames [C, height, width] as :meth:`image` does; yield [C, scale height, scale width] in [0, 1].
+        """Upscale the frames of a clip, [C, height, width] each. Yield [C, scale * height, scale * width] in [0, 1].
 
-        A clip may have any length. ``padding`` is how frames beyond its ends are replaced.
+        A clip may have any length. ``padding`` is the rule that replaces frames before the start and after the end of
+        the clip.
         """
         return super_resolve_clip(self.model, frames, padding=padding, **self._options(height, width))
 
@@ -127,14 +131,14 @@ def take_less(network: Network, height: int, width: int, *, shrink: bool, tell: 
     """Halve the side of a network's tiles after an image of height x width LR pixels did not fit into memory.
 
     Args:
-        network: its tiling is changed.
+        network: network whose tiling is changed.
         height: height of the image.
         width: width of the image.
-        shrink: the side was chosen automatically and may be changed.
-        tell: called with a message about the new side.
+        shrink: true if the side of the tiles was chosen automatically, so that it may be changed.
+        tell: function that is called with a message about the new side.
 
     Raises:
-        MemoryFullError: the user chose the side, or it cannot be smaller.
+        MemoryFullError: the user chose the side, or the side cannot be smaller.
     """
     tiling = smaller(network.tiling, height, width) if shrink else None
     if tiling is None:
@@ -149,7 +153,10 @@ _RECOGNIZED = {"layout": "layout", "wrapper": "taken from", "aside": "set aside"
 
 
 def recognized_as(weights: Weights) -> str:
-    """Return a suffix for the name of another program's file: what was chosen in it and assumed; empty for our files."""
+    """Return a suffix for the name of another program's file: what was recognized and chosen in it, and what was assumed.
+
+    The suffix is empty for files of sr-train.
+    """
     return "".join(f"; {shown}: {weights.origin[k]}" for k, shown in _RECOGNIZED.items() if k in weights.origin)
 
 
@@ -172,7 +179,10 @@ def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, in
 
 
 def open_network(config: Mapping[str, Any], source: str) -> Network:
-    """Open the network in a file or in a run's stage, or bicubic. Raises ValueError for wrong options and weights."""
+    """Open a network: from a file, from the folder of a run's stage, or ``bicubic``.
+
+    Raises ValueError for wrong options and weights.
+    """
     try:
         check_sides(config["tile"], config["overlap"])  # before a network is read
         device = device_of(str(config["device"]))

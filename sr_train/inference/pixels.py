@@ -20,15 +20,15 @@ def upscale_image(
     *,
     size: tuple[int, int] | None = None,
 ) -> Image:
-    """Upscale [h, w, C], C = 1, 3 or 4, to [scale h, scale w, C] of the same type.
+    """Upscale [h, w, C], C = 1, 3 or 4, to [scale * h, scale * w, C] of the same type.
 
-    A network for RGB upscales gray as RGB, and the result is the mean of the channels. A network for gray makes gray of color.
-    Alpha is upscaled by bicubic interpolation, unless the network takes it. A network for gray drops it.
+    A network for RGB upscales gray as RGB, and the result is the mean of the channels. A network for gray converts color
+    to gray and drops alpha. Alpha is otherwise upscaled by bicubic interpolation, unless the network takes it.
 
     Args:
         image: uint8, uint16, or float32 in [0, 1].
         network: network for images.
-        done: called with the number of LR pixels of every finished tile.
+        done: function that is called with the number of LR pixels of every finished tile.
         size: (height, width) to which the output is resampled by bicubic interpolation before it is rounded.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sizes of tiles, from the receptive field of a network, the memory that it needs and the free memory."""
+"""Choice of tile sizes from three values: the network's receptive field, the memory that it needs, and the free memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOST_BYTES = 1 << 16  # most bytes that a network needs for an LR pixel; EDSR x
 
 
 class TileError(ValueError):
-    """Error of a tile or an overlap that cannot be used."""
+    """Error for a value of ``tile=`` or ``overlap=`` that cannot be used."""
 
 
 class MemoryFullError(ValueError):
-    """Error of an image or a tile that does not fit into memory."""
+    """Error for an image or a tile that does not fit into memory."""
 
 
 class Tiling(NamedTuple):
@@ -36,24 +36,25 @@ class Tiling(NamedTuple):
 
     tile: int | None  #: side of the part that a tile writes; None for the whole image at once
     overlap: int  #: pixels that a tile reads beyond this part, on each side
-    blend: int  #: half the width of the seam over which two tiles are blended; 0 if they agree without it
-    exact: bool  #: the result equals that for the whole image, up to float rounding
+    blend: int  #: half the width of the seam over which two tiles are blended; 0 if blending is not needed
+    exact: bool  #: True if the result equals the result without tiles, up to float rounding
 
 
 WHOLE = Tiling(None, 0, 0, True)
 
 
 def packed(x: torch.Tensor) -> torch.Tensor:
-    """Return [1, C, h, w] or [1, T, C, h, w] with its images in channels-last memory."""
+    """Return the input, [1, C, h, w] or [1, T, C, h, w], with each image in channels-last memory."""
     return x.flatten(0, -4).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:-3])
 
 
 @torch.inference_mode()
 def receptive_radius(model: nn.Module) -> int | None:
-    """Return the number of LR pixels to each side that an output pixel depends on; None if it is the whole image.
+    """Return how far, in LR pixels, the input pixels of one output pixel can lie to each side; None for the whole image.
 
-    It is measured with a strip that has one column of NaN: every layer passes NaN on to all dependent pixels, whatever the
-    weights. Networks with ``reaches_anywhere`` are not measured, as deformable convolutions depend on the image.
+    The radius is measured with a strip that has one column of NaN. Every layer passes NaN on to all dependent pixels,
+    for all weights. Networks with ``reaches_anywhere`` are not measured, because deformable convolutions depend on the
+    image.
     """
     if contract.reaches_anywhere(model):
         return None
@@ -106,7 +107,7 @@ class _Peak(TorchDispatchMode):
 
 @torch.inference_mode()
 def bytes_per_pixel(model: nn.Module, *, side: int = 64) -> float:
-    """Return the peak memory of the network's tensors, in bytes per LR pixel."""
+    """Return the peak memory of a network's tensors during inference, in bytes per LR pixel."""
     multiple = contract.multiple_of(model)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     side = math.ceil(side / multiple) * multiple
@@ -121,7 +122,7 @@ def _is_integer(value: object, least: int) -> bool:
 
 
 def check_sides(tile: object, overlap: object) -> None:
-    """Raise TileError for a ``tile`` or an ``overlap`` that is wrong for all networks."""
+    """Raise TileError for a value of ``tile`` or ``overlap`` that is wrong for every network."""
     if overlap != "auto" and not _is_integer(overlap, 0):
         raise TileError(f"overlap={_typed(overlap)}: expected auto or an integer of at least 0, in LR pixels")
     if tile not in (None, "auto") and not _is_integer(tile, 1):
@@ -142,13 +143,15 @@ def plan_tiles(
 
     Args:
         model: the network, on the device where it will run.
-        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for what fits into a quarter of the free memory.
-        overlap: LR pixels that a tile reads beyond its side; ``auto`` for the receptive field, up to 96. If it covers the
-            receptive field, the result equals that for the whole image; else adjacent tiles are blended.
-        memory: bytes that ``auto`` may use.
+        tile: side in LR pixels; ``None`` for the whole image at once; ``auto`` for the largest side that fits into a
+            quarter of the free memory.
+        overlap: LR pixels that a tile reads beyond each side; ``auto`` for the radius of the receptive field, up to 96.
+            If the overlap covers the receptive field, the result equals the result without tiles. Otherwise adjacent
+            tiles are blended.
+        memory: bytes that ``tile="auto"`` may use; ``None`` for a quarter of the free memory.
 
     Raises:
-        TileError: tile or overlap cannot be used.
+        TileError: the value of ``tile`` or ``overlap`` cannot be used.
     """
     multiple = contract.multiple_of(model)
     check_sides(tile, overlap)
@@ -176,14 +179,14 @@ def plan_tiles(
 
 
 def whole_if_small(tiling: Tiling, height: int, width: int) -> Tiling:
-    """Return a tiling without tiles for an image that is not larger than what one tile reads; else the given one."""
+    """Return a tiling without tiles for an image that is not larger than the part that one tile reads; else ``tiling``."""
     if tiling.tile is not None and height * width <= (tiling.tile + 2 * tiling.overlap) ** 2:
         return WHOLE
     return tiling
 
 
 def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
-    """Return tiles with half the side, for an image that did not fit into memory; None if they cannot be smaller."""
+    """Return a tiling with half the side, for an image that did not fit into memory; None if tiles cannot be smaller."""
     side = tiling.tile if tiling.tile is not None else max(height, width)
     half = min(side, max(height, width)) // 2
     return (
@@ -194,9 +197,9 @@ def smaller(tiling: Tiling, height: int, width: int) -> Tiling | None:
 
 
 def is_too_large(model: nn.Module, height: int, width: int) -> bool:
-    """Return true if an image cannot fit into the free memory of a CPU, where the system kills the process without an error.
+    """Return true if an image cannot fit into the free memory of a CPU.
 
-    Return false for other devices.
+    In this case the operating system would kill the process without an error. Return false for other devices.
     """
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if device.type != "cpu":
@@ -206,7 +209,10 @@ def is_too_large(model: nn.Module, height: int, width: int) -> bool:
 
 
 def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
-    """Return tiles that are smaller than an image; None if the memory is too small even for measuring the network."""
+    """Return a tiling for an image that is too large for the memory. Tiles are at most half as large as the image.
+
+    Return None if the memory is too small even to measure the network.
+    """
     half = max(height, width) // 2
     for tile in ("auto", half):
         try:
@@ -223,7 +229,7 @@ def _planned(model: nn.Module, height: int, width: int) -> Tiling | None:
 
 
 def tiles_instead(model: nn.Module, tiling: Tiling, height: int, width: int) -> Tiling:
-    """Return smaller tiles for an image that did not fit into memory with ``tiling``.
+    """Return a tiling with smaller tiles, for an image that did not fit into memory with ``tiling``.
 
     Raises:
         MemoryFullError: the tiles cannot be smaller.

@@ -12,62 +12,77 @@ from sr_train.losses.weighted import Parts, check_weights, weighted_sum
 
 
 class Adversarial(Protocol):
-    """Adversarial terms on logits [B, 1], e.g. from :mod:`sr_train.losses.adversarial`. Each method returns a scalar."""
+    """Protocol of an adversarial loss on logits [B, 1], e.g. of :mod:`sr_train.losses.adversarial`.
 
-    needs_real: bool  #: True if G's term needs the logits of HR; if not, they may be ``None``
+    Each method returns a scalar. G is the generator, D the discriminator.
+    """
+
+    needs_real: bool  #: True if G's loss needs D's logits of HR images; if False, these logits may be ``None``
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return G's term."""
+        """Return the adversarial term of the loss of the generator G."""
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return D's loss."""
+        """Return the loss of the discriminator D."""
         ...
 
     def accuracy(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        """Return the share of images that D classifies correctly."""
+        """Return the share of images that the discriminator D classifies correctly."""
         ...
 
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """Loss for two networks, as ``task=gan`` needs it, e.g. :class:`GANLoss`. Parts are detached and for the logs."""
+    """Protocol of a loss for ``task=gan``, which trains a generator (G) and a discriminator (D), e.g. :class:`GANLoss`.
+
+    Parts are detached terms of the loss for the logs.
+    """
 
     @property
     def needs_real(self) -> bool:
-        """Return true if G's loss needs the logits of HR."""
+        """Return true if the generator's loss needs the discriminator's logits of the HR images."""
         ...
 
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss, a scalar, and its parts for [B, C, H, W] twice and logits [B, 1]."""
+        """Return the generator's loss, a scalar, and the parts of this loss.
+
+        ``sr`` and ``hr`` are images [B, C, H, W] each. ``real_logits`` are the discriminator's logits [B, 1] for
+        ``hr``, ``fake_logits`` the discriminator's logits [B, 1] for ``sr``.
+        """
         ...
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Return D's loss, a scalar, and its parts, among them ``accuracy``, for logits [B, 1] of HR and of detached SR."""
+        """Return the loss of the discriminator D, a scalar, and the parts of this loss, which include ``accuracy``.
+
+        ``real_logits`` are D's logits [B, 1] for HR images, ``fake_logits`` D's logits [B, 1] for detached SR images.
+        """
         ...
 
 
 class GANLoss(nn.Module):
-    """Loss of a GAN task: for G a weighted sum of content and adversarial terms, for D its adversarial loss.
+    """Loss of ``task=gan`` for a generator (G) and a discriminator (D).
 
-    The task holds the networks; the loss gets images and logits. In a step, D is frozen while G's loss is computed::
+    G's loss is a weighted sum of pixel, perceptual and adversarial terms. D's loss is the adversarial loss. The task
+    contains the networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
 
         sr = model(lr)
         real = discriminator(hr) if loss.needs_real else None  # under no_grad
         g_loss, g_parts = loss.generator(sr, hr, real_logits=real, fake_logits=discriminator(sr))
         d_loss, d_parts = loss.discriminator(discriminator(hr), discriminator(sr.detach()))
 
-    Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G; ``discriminator``,
-    ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. G's loss is the sum of weight times part.
+    Parts are unweighted and detached, for the logs: ``pixel``, ``perceptual``, ``adversarial`` for G;
+    ``discriminator``, ``real_logit``, ``fake_logit`` (the batch's means), ``accuracy`` for D. G's loss is the sum of
+    weight times part.
 
     Args:
         adversarial: adversarial terms, e.g. from :mod:`sr_train.losses.adversarial`.
-        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is ``None`` is
-            optional and ignored.
-        perceptual: (sr, hr) -> scalar; ``None`` for none.
-        pixel: (sr, hr) -> scalar; ``None`` for none.
+        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is
+            ``None`` is optional and ignored.
+        perceptual: module (sr, hr) -> scalar; ``None`` for no perceptual term.
+        pixel: module (sr, hr) -> scalar; ``None`` for no pixel term.
     """
 
     def __init__(
@@ -89,18 +104,18 @@ class GANLoss(nn.Module):
 
     @property
     def needs_real(self) -> bool:
-        """Return true if G's loss needs the logits of HR."""
+        """Return true if the generator's loss needs the discriminator's logits of the HR images."""
         return self.adversarial.needs_real
 
     def generator(
         self, sr: torch.Tensor, hr: torch.Tensor, *, real_logits: torch.Tensor | None, fake_logits: torch.Tensor
     ) -> tuple[torch.Tensor, Parts]:
-        """Return G's loss and its parts.
+        """Return the generator's loss, a scalar, and the unweighted parts of this loss.
 
         Args:
             sr: [B, C, H, W], attached to the generator's graph.
             hr: [B, C, H, W] in [0, 1].
-            real_logits: D(hr), [B, 1]; may be ``None`` if ``needs_real`` is false.
+            real_logits: output D(hr) of the discriminator D, [B, 1]; may be ``None`` if ``needs_real`` is false.
             fake_logits: D(sr), [B, 1], attached to the graph through ``sr``.
         """
         parts: Parts = {}
@@ -112,10 +127,10 @@ class GANLoss(nn.Module):
         return weighted_sum(parts, self.weights), {name: part.detach() for name, part in parts.items()}
 
     def discriminator(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-        """Return D's loss and its parts.
+        """Return the discriminator's (D's) loss, a scalar, and the parts of this loss.
 
         Args:
-            real_logits: D(hr), [B, 1].
+            real_logits: output D(hr) of the discriminator, [B, 1].
             fake_logits: D(sr.detach()), [B, 1].
         """
         loss = self.adversarial.discriminator(real_logits, fake_logits)

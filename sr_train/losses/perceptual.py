@@ -13,13 +13,13 @@ from sr_train.batch import Extractor
 
 
 class PerceptualLoss(nn.Module):
-    """Weighted sum over layers of the mean distance of features: [B, 1 or 3, H, W] in [0, 1] twice -> scalar.
+    """Weighted sum over layers of the mean distance of features: sr and hr, [B, 1 or 3, H, W] each in [0, 1] -> scalar.
 
-    HR's features are computed without a graph. Distances are computed in float32.
+    Features of HR get no gradients. Distances are computed in float32.
 
     Args:
         extractor: module that computes the features.
-        layers: {layer: weight}; the extractor must have each of them. Layers with the weight ``None`` are left out.
+        layers: {layer: weight}; the extractor must have all these layers. Layers with the weight ``None`` are left out.
         criterion: ``l1``, the mean absolute difference (ESRGAN's code), or ``l2``, the mean of squares (SRGAN).
     """
 

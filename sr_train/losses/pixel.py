@@ -9,12 +9,14 @@ from torch import nn
 
 
 class CharbonnierLoss(nn.Module):
-    """sqrt(d^2 + eps^2), a smooth L1 (Lai et al. 2017; EDVR): [B, C, H, W] twice -> scalar.
+    """Charbonnier loss, a smooth L1 (Lai et al. 2017; EDVR): sr and hr, [B, C, H, W] each -> scalar.
+
+    The loss is sqrt(d^2 + eps^2) of the difference d = sr - hr, reduced to a scalar.
 
     Args:
-        eps: 1e-3 as in EDVR's paper. BasicSR adds 1e-12 under the root, which is practically L1.
-        reduction: ``mean`` over everything, or ``sum`` over C, H, W and mean over the batch. EDVR sums; the mean over the
-            batch makes the gradient independent of the number of devices.
+        eps: the eps of the formula; 1e-3 in EDVR's paper. BasicSR adds 1e-12 under the root, which is practically L1.
+        reduction: ``mean`` for the mean over all values, or ``sum`` for the sum over C, H, W and the mean over the
+            batch. EDVR uses a sum; the mean over the batch makes the gradient independent of the number of devices.
     """
 
     def __init__(self, *, eps: float = 1e-3, reduction: Literal["mean", "sum"] = "mean") -> None:

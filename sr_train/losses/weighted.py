@@ -1,4 +1,4 @@
-"""Weighted sums of losses. Their parts have names, for the logs and for weights in the config."""
+"""Weighted sums of losses. Each term has a name, which is used in the logs and for the weight in the config."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:
 
 
 class Weighted(nn.Module):
-    """Sum of named losses times their weights: [B, C, H, W] in [0, 1] twice -> scalar. For tasks with one network.
+    """Weighted sum of named losses: sr and hr, [B, C, H, W] each in [0, 1] -> scalar. For tasks with one network.
 
     Args:
-        terms: {name: (sr, hr) -> scalar}; terms that are ``None`` are left out.
+        terms: {name: module (sr, hr) -> scalar}; terms that are ``None`` are left out.
         weights: {name: factor}, one for each name.
     """
 
@@ -53,7 +53,7 @@ class Weighted(nn.Module):
 
 
 def loss_and_parts(loss: nn.Module, sr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, Parts]:
-    """Return a loss and, for a :class:`Weighted` one, its unweighted terms for the logs."""
+    """Return (value of a loss, {name: unweighted term} for the logs). Only a :class:`Weighted` loss has terms."""
     if not isinstance(loss, Weighted):
         return loss(sr, hr), {}
     parts = loss.parts(sr, hr)

@@ -1,6 +1,7 @@
-"""Luma as in MATLAB's ``rgb2ycbcr`` (ITU-R BT.601, studio range 16..235), and gray as in its ``rgb2gray`` (0..255).
+"""Luma and gray values of RGB images, as in MATLAB.
 
-OpenCV's luma has the full range of JPEG.
+Luma is computed as in ``rgb2ycbcr`` (ITU-R BT.601, studio range 16 to 235), gray as in ``rgb2gray`` (0 to 255). OpenCV
+is not used, because its luma has the full range of JPEG.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ _GRAY = (0.298936021293775, 0.587043074451121, 0.114020904255103)  # first row o
 
 
 def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
-    """Return Y of RGB pixels: [..., 3, H, W] with values in [0, 255] -> [..., 1, H, W] float64 in [16, 235].
+    """Return luma (Y) of RGB pixels: [..., 3, H, W] with values in [0, 255] -> [..., 1, H, W] float64 in [16, 235].
 
-    ``rounded`` rounds halves up to integers, as MATLAB does for uint8 images.
+    If ``rounded`` is true, the values are rounded (half up) to integers, as MATLAB does for uint8 images.
     """
     if image.shape[-3] != 3:
         raise ValueError(f"luma needs RGB, [..., 3, H, W], but got {tuple(image.shape)}")
@@ -25,9 +26,10 @@ def luma(image: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
 
 
 def gray(image: torch.Tensor) -> torch.Tensor:
-    """Return gray of RGB pixels as ``rgb2gray`` for uint8: [..., 3, H, W] in [0, 255] -> [..., 1, H, W] float64, integers.
+    """Return gray values of RGB pixels, rounded to integers, as MATLAB's ``rgb2gray`` does for uint8 images.
 
-    Three equal channels give their own values.
+    [..., 3, H, W] in [0, 255] -> [..., 1, H, W] float64. If the three channels are equal, their value is returned
+    unchanged.
     """
     if image.shape[-3] != 3:
         raise ValueError(f"gray needs RGB, [..., 3, H, W], but got {tuple(image.shape)}")

@@ -1,4 +1,4 @@
-"""PSNR and SSIM on 8-bit values in float64: the formulas only. Colors and borders are in ``protocol.py``."""
+"""Formulas of PSNR and SSIM for 8-bit values, computed in float64. Colors and borders are chosen in ``protocol.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIGMA = 1.5
 
 
 def quantize(image: torch.Tensor) -> torch.Tensor:
-    """Return pixels as in a saved 8-bit file: float in [0, 1] (clamped) or uint8 -> float64 integers 0..255."""
+    """Round pixels as in a saved 8-bit file: float in [0, 1] (clamped) or uint8 -> float64 with integer values 0 to 255."""
     if image.dtype == torch.uint8:
         return image.double()
     return torch.floor(image.double().clamp(0, 1) * 255 + 0.5)
@@ -26,10 +26,10 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
     Args:
         a: [C, H, W], values in [0, 255].
-        b: the same shape.
+        b: image with the same shape.
 
     Returns:
-        dB; infinity for equal images.
+        PSNR in dB; infinity for equal images.
     """
     _check(a, b)
     mse = torch.mean((a.double() - b.double()) ** 2)
@@ -37,7 +37,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
-    """Apply the Gaussian window along one axis, valid region only."""
+    """Apply the Gaussian window along one axis, only where the window lies inside the image."""
     length = x.shape[axis] - len(kernel) + 1
     out = x.narrow(axis, 0, length) * kernel[0]
     for k in range(1, len(kernel)):
@@ -46,15 +46,19 @@ def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the structural similarity (Wang et al. 2004): 11x11 Gaussian, sigma 1.5, valid region, mean over pixels, channels.
+    """Return the structural similarity of two images (Wang et al. 2004), the mean over pixels and channels.
+
+    The window is an 11x11 Gaussian with sigma 1.5. Only pixels whose window lies inside the image are used.
 
     Args:
-        a: [C, H, W], values in [0, 255], at least 11x11.
-        b: the same shape.
+        a: [C, H, W], values in [0, 255], at least 11x11 pixels.
+        b: image with the same shape.
     """
     _check(a, b)
     if min(a.shape[-2:]) < _WINDOW:
-        raise ValueError(f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels inside the border, got {tuple(a.shape[-2:])}")
+        raise ValueError(
+            f"SSIM needs an image of at least {_WINDOW}x{_WINDOW} pixels without its ignored border, got {tuple(a.shape[-2:])}"
+        )
     offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
     kernel = [float(weight) for weight in weights / weights.sum()]

@@ -1,6 +1,7 @@
 """LPIPS v0.1 (Zhang et al., CVPR 2018): the perceived difference of two images, as a distance of ImageNet features.
 
-Lower is better. The extractor of the features is an argument, as in the perceptual loss, so metrics do not import models.
+Lower is better. The feature extractor is an argument, as in the perceptual loss, so that metrics do not import models.
+The lin layers are LPIPS's learned weights, one for each channel of the features.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ VERSIONS = {
 
 
 def digest(vectors: Sequence[torch.Tensor]) -> str:
-    """Return a digest of lin layers in half precision, so that a float16 copy has the digest of its float32 original."""
+    """Return a digest of LPIPS's lin layers (learned weights), computed in half precision.
+
+    Therefore a float16 copy of the layers has the same digest as the float32 original.
+    """
     found = hashlib.blake2b(digest_size=8)
     for vector in vectors:
         found.update(vector.flatten().half().cpu().numpy().tobytes())
@@ -36,7 +40,10 @@ def digest(vectors: Sequence[torch.Tensor]) -> str:
 
 
 def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
-    """Return one vector of non-negative weights for each layer."""
+    """Read LPIPS's lin layers from a file.
+
+    Return a vector of weights for each feature layer; all weights are 0 or more.
+    """
     where = weights
     try:
         state = read_tensors(weights)
@@ -54,7 +61,7 @@ def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
     for vector, (layer, count) in zip(vectors, channels.items(), strict=True):
         if len(vector) != count:
             raise ValueError(
-                f"{where}: {len(vector)} weights for {layer}, which has {count} channels; the file is for another network"
+                f"{where}: {len(vector)} weights for {layer}, which has {count} channels; the file is made for another network"
             )
         if not bool((vector >= 0).all()):
             raise ValueError(f"{where}: weights of {layer} are negative or NaN; all must be 0 or more")
@@ -62,7 +69,10 @@ def _read_weights(weights: str, channels: dict[str, int]) -> list[torch.Tensor]:
 
 
 def released_version(weights: str, vectors: Sequence[torch.Tensor]) -> str | None:
-    """Return the released version of lin layers; None for a user's own. Raises ValueError for v0.0."""
+    """Return the released version of LPIPS's lin layers (learned weights); None for layers that were not released.
+
+    Raises ValueError for v0.0.
+    """
     version = VERSIONS.get(digest(vectors))
     if version == "0.0":
         raise ValueError(
@@ -73,17 +83,19 @@ def released_version(weights: str, vectors: Sequence[torch.Tensor]) -> str | Non
 
 
 class LPIPS(nn.Module):
-    """LPIPS v0.1: the distance of unit-length features, weighted by channel, averaged over pixels, summed over layers.
+    """LPIPS v0.1: the squared distance of features, weighted by channel, averaged over pixels, summed over layers.
 
-    Inputs are complete images, quantized to 8 bits. Gray is repeated to RGB. The computation is in float32. The authors'
-    scaling of [-1, 1] equals the extractor's ImageNet normalization of [0, 1].
+    The feature vector of each pixel is first normalized to length one. Inputs are complete images; they are rounded to
+    8 bits. Gray is repeated to RGB. The computation is in float32. The extractor normalizes images in [0, 1] with
+    ImageNet's mean and deviation, which equals the authors' scaling of images in [-1, 1].
 
     Args:
-        extractor: computes AlexNet's ``relu1`` to ``relu5``, or VGG16's ``relu1_2, relu2_2, relu3_3, relu4_3, relu5_3``,
-            in this order.
-        weights: a file with ``lin0.model.1.weight`` to ``lin4...``: ``alex.pth`` or ``vgg.pth`` from the ``lpips`` package's
-            ``weights/v0.1``, or a safetensors file with these names (and possibly the extractor's weights as well).
-            Unreleased layers are used like those of v0.1; those of v0.0 are an error.
+        extractor: module that computes AlexNet's features ``relu1`` to ``relu5``, or VGG16's features ``relu1_2,
+            relu2_2, relu3_3, relu4_3, relu5_3``, in this order.
+        weights: file with the lin layers ``lin0.model.1.weight`` to ``lin4.model.1.weight``: ``alex.pth`` or
+            ``vgg.pth`` from the folder ``weights/v0.1`` of the ``lpips`` package, or a safetensors file with these
+            names. The file may also contain the extractor's weights. Layers that were not released are used as in v0.1.
+            Layers of v0.0 raise ValueError.
     """
 
     def __init__(self, *, extractor: Extractor, weights: str) -> None:
@@ -98,7 +110,10 @@ class LPIPS(nn.Module):
 
     @torch.no_grad()
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return distances: [B, 1 or 3, H, W] twice, uint8 or float in [0, 1] -> [B] float32; 0 for equal images."""
+        """Return the distance of each pair: a and b, [B, 1 or 3, H, W] each, uint8 or float in [0, 1] -> [B] float32.
+
+        The distance of equal images is 0.
+        """
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ValueError(
                 "LPIPS compares gray or RGB images of one size, [B, 1 or 3, H, W], but got "
@@ -116,7 +131,7 @@ class LPIPS(nn.Module):
         return total
 
     def score(self, a: torch.Tensor, b: torch.Tensor) -> float:
-        """Return the distance of one pair, [1 or 3, H, W] each, in the form of PSNR and SSIM."""
+        """Return the distance of one pair of images, [1 or 3, H, W] each, as a float, as the functions for PSNR and SSIM."""
         return float(self(a[None], b[None]))
 
 

@@ -1,7 +1,7 @@
 """Collection of scores of single images. The score of a set is the mean over its images, as in papers' tables.
 
-For clips it is the mean over clips of the mean over each clip's frames, as in EDVR's tables. Long and short clips have the
-same weight.
+For a set of clips, the mean over frames is computed for each clip first, and then the mean over clips, as in EDVR's
+tables. So long and short clips have the same weight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Meter:
-    """Scores of many images: ``{"set": {"protocol": {"psnr": mean, "ssim": mean, "n": images}}}``."""
+    """Collector of the scores of many images. :meth:`summary` returns their means."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -39,7 +39,7 @@ class Meter:
         self.rows.clear()
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Return means by set and protocol, and ``n``, the number of images."""
+        """Return the mean scores: {set: {protocol: {metric: mean, ..., "n": number of images}}}."""
         groups: dict[tuple[str, str], dict[str, list[dict[str, float]]]] = {}
         for row in self.rows:
             clips = groups.setdefault((row.set, row.protocol), {})
@@ -51,7 +51,10 @@ class Meter:
         return result
 
     def by_clip(self) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-        """Return means over each clip's frames for sets of clips: {set: {protocol: {clip: {..., n: frames}}}}."""
+        """Return the mean scores of each clip: {set: {protocol: {clip: {metric: mean, ..., "n": number of frames}}}}.
+
+        Sets of images are left out.
+        """
         groups: dict[str, dict[str, dict[str, list[dict[str, float]]]]] = {}
         for row in self.rows:
             if row.clip:

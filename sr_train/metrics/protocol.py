@@ -1,4 +1,7 @@
-"""Named protocols: channels, border and rounding for PSNR and SSIM. Numbers under different protocols cannot be compared."""
+"""Named protocols. A protocol defines color channel, border and rounding for PSNR and SSIM.
+
+Scores that were computed under different protocols cannot be compared.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from sr_train.metrics.functional import psnr, quantize, ssim
 
 @dataclass(frozen=True)
 class Protocol:
-    """Choice of the values that are compared.
+    """Definition of the values that PSNR and SSIM compare.
 
     Args:
         name: name in ``protocols=[...]``.
-        color: ``rgb``, or luma as real numbers (``y``) or rounded to 8 bits (``y_matlab``).
-        border: pixels ignored at each edge, in addition to ``cut_scale``.
-        cut_scale: ignore ``scale`` pixels at each edge as well.
-        used_by: authors and programs whose tables use it.
+        color: ``rgb``; or ``y`` for luma as real numbers; or ``y_matlab`` for luma rounded to 8 bits.
+        border: number of pixels to ignore at each edge.
+        cut_scale: true to ignore ``scale`` more pixels at each edge.
+        used_by: authors and programs whose tables use the protocol.
     """
 
     name: str
@@ -49,8 +52,9 @@ class Protocol:
 
         An image of one channel is scored by its own values under every protocol, as in MATLAB's scripts and in BasicSR.
 
-        ``from_gray``: the HR file has one channel. MATLAB's scripts convert only files of three channels to YCbCr. They score
-        a gray image in [0, 255]; its Y would lie in [16, 235], which adds 20 log10(255 / 219) = 1.32 dB.
+        H' and W' are the size without the ignored border. ``from_gray`` is true if the HR file has one channel.
+        MATLAB's scripts convert only files of three channels to YCbCr, so they compare gray images in [0, 255]. Luma
+        (Y) of a gray image would lie in [16, 235], which would add 20 log10(255 / 219) = 1.32 dB to PSNR.
         """
         pixels = quantize(image)
         if self.color != "rgb" and len(pixels) not in (1, 3):
@@ -97,10 +101,10 @@ def score(
 
     Args:
         sr: [C, H, W] uint8, or float in [0, 1]; it is quantized to 8 bits, as in a saved file.
-        hr: the same shape.
-        protocol: choice of the values to compare.
-        scale: HR pixels per LR pixel, for the border.
-        from_gray: the HR file has one channel, see :meth:`Protocol.values`.
+        hr: HR image with the same shape.
+        protocol: definition of the values to compare.
+        scale: HR pixels per LR pixel; some protocols ignore a border of ``scale`` pixels.
+        from_gray: true if the HR file has one channel, see :meth:`Protocol.values`.
     """
     if sr.shape != hr.shape:
         raise ValueError(f"the result has the shape {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")

@@ -1,8 +1,8 @@
 """BatchNorm whose statistics are over the images of all processes, on CPU and CUDA.
 
-``torch.nn.SyncBatchNorm`` refuses tensors on the CPU, and in every forward pass it waits for the GPU. This one does neither.
-Names, shapes and values of parameters and buffers stay those of BatchNorm, so checkpoints, the EMA and exported files are the
-same on any number of processes.
+``torch.nn.SyncBatchNorm`` is not used, because it refuses tensors on the CPU, and waits for the GPU in every forward
+pass. Parameters and buffers have the same names, shapes and values as in BatchNorm, so checkpoints, the EMA and
+exported files are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Statistics = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  #: mean [C], varia
 
 
 def _over_processes(x: torch.Tensor) -> Statistics:
-    """Return mean [C], biased variance [C] and number of values per channel [], over the batches of all processes.
+    """Return mean [C], biased variance [C] and number of values per channel (a scalar), over the batches of all processes.
 
-    Processes may have different numbers of values. The parts are added in the order of ranks, so all get the same bits.
+    Processes may have different numbers of values. All processes add the parts in the order of ranks, so they get the
+    same bits.
     """
     kind = torch.promote_types(x.dtype, torch.float32)
     blank = torch.zeros(2, x.shape[1], dtype=kind, device=x.device)  # makes the statistics of bf16 float32, too
@@ -44,10 +45,12 @@ def _over_processes(x: torch.Tensor) -> Statistics:
 
 
 class _Normalized(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, with the gradient through the statistics of all processes.
+    """Function (x - mean) / sqrt(variance + eps) * weight + bias.
 
-    The gradient of ``x`` contains the losses of all processes: their sums over the batch are added (Ioffe and Szegedy 2015,
-    section 3). Those of weight and bias are this process's own, as ddp averages them.
+    Mean and variance are over the batches of all processes. The gradient of ``x`` depends on the losses of all
+    processes, because mean and variance do. Its formula (Ioffe and Szegedy 2015, section 3) contains sums over the
+    batch; these are added over all processes. The gradients of weight and bias are sums over the batch of this process
+    only, because ddp averages them over the processes later.
     """
 
     @staticmethod
@@ -85,10 +88,10 @@ def _not_compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class _Synchronized(_BatchNorm):
-    """Mixin of the classes that :func:`synchronized` makes: BatchNorm over the batches of all processes."""
+    """Mixin of the classes that :func:`synchronize` uses: BatchNorm with statistics over the batches of all processes."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalize [B, C, ...]. In eval mode, and in one process, this is BatchNorm and nothing is communicated."""
+        """Normalize [B, C, ...]. In eval mode, and with one process, this is plain BatchNorm without communication."""
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         return self._normalize(input)
@@ -107,7 +110,7 @@ class _Synchronized(_BatchNorm):
         return normalized
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Update the running statistics; ``variance`` is unbiased."""
+        """Update BatchNorm's running mean and variance. ``variance`` is the unbiased variance of the batch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -122,9 +125,9 @@ def _class_for(kind: type[_BatchNorm]) -> type[_BatchNorm]:
 
 
 def synchronize(network: nn.Module) -> int:
-    """Let all BatchNorm layers of a network compute statistics over all processes; return their number.
+    """Let the BatchNorm layers of a network compute statistics over all processes. Return the number of these layers.
 
-    The layers stay the same objects, with the same tensors. Layers of a class with its own ``forward`` are left as they are.
+    The layers stay the same objects, with the same tensors. A layer whose class has its own ``forward`` is not changed.
     """
     found = [m for m in network.modules() if isinstance(m, _BatchNorm) and type(m).forward is _BatchNorm.forward]
     for module in found:
@@ -133,13 +136,13 @@ def synchronize(network: nn.Module) -> int:
 
 
 def local_layers(network: nn.Module) -> int:
-    """Return the number of BatchNorm layers whose statistics are those of one process."""
+    """Return the number of BatchNorm layers whose statistics are computed over the batch of one process only."""
     return sum(
         isinstance(m, _BatchNorm) and not isinstance(m, (_Synchronized, nn.SyncBatchNorm)) for m in network.modules()
     )
 
 
 def synchronized_buffers(network: nn.Module) -> set[str]:
-    """Return the names of the buffers of synchronized layers, which are equal in all processes."""
+    """Return the names of the buffers of synchronized BatchNorm layers. These buffers are equal in all processes."""
     own = {id(b) for m in network.modules() if isinstance(m, _Synchronized) for b in m.buffers(recurse=False)}
     return {name for name, buffer in network.named_buffers() if id(buffer) in own}

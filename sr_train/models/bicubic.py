@@ -9,12 +9,14 @@ from sr_train.resampling import Arithmetic, check_arithmetic, imresize, imresize
 
 
 class Bicubic(nn.Module):
-    """MATLAB's bicubic ``imresize``: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w] in [0, 1].
+    """MATLAB's bicubic ``imresize``: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w] in [0, 1].
 
     Args:
         scale: HR pixels per LR pixel along a side.
-        arithmetic: see :mod:`sr_train.resampling`; the two for uint8 reproduce MATLAB's results for uint8 images.
-        image_channels: channels C of the images that commands give to this baseline; it upscales each on its own.
+        arithmetic: name of the rounding rules, see :mod:`sr_train.resampling`. ``uint8`` and ``uint8_replicate``
+            reproduce MATLAB's results for uint8 images.
+        image_channels: number of channels C of the images that commands give to this baseline. Each channel is upscaled
+            on its own.
     """
 
     multiple_of = 1

@@ -1,9 +1,10 @@
-"""Contract of a network: its required and optional members, and the only functions that read them.
+"""Contract of a network: required and optional members of its class, and the only functions that read these members.
 
-A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are optional.
-Members may be on the instance or on the class. Each function below reads one member and defines its default.
+A network is an ``nn.Module`` with the members of :class:`Upscaler` or :class:`MultiScale`. The other Protocols are
+optional. Members may be attributes of the instance or of the class. Each function in this module reads one member and
+defines the default of this member.
 
-The letters of shapes are those of :mod:`sr_train.batch`. Pixels are in [0, 1]. Outputs are float32 or autocast's type.
+:mod:`sr_train.batch` explains the letters in shapes. Pixels are in [0, 1]. Outputs are float32 or autocast's type.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ Levels = Mapping[
 
 
 class Upscaler(Protocol):
-    """A network for one scale."""
+    """Protocol of a network for one scale."""
 
     scale: int  #: HR pixels per LR pixel along a side, 1 to 16
-    multiple_of: int  #: h and w of every input are multiples of it; the caller pads the input and cuts the output
+    multiple_of: int  #: h and w of every input must be multiples of this; the caller pads inputs and crops outputs
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """Upscale [B, C, h, w], or windows [B, T, C, h, w] for :class:`Windowed`, -> [B, C, H, W], not clamped."""
+        """Upscale images [B, C, h, w], or for :class:`Windowed` windows [B, T, C, h, w] -> [B, C, H, W], not clamped."""
         ...
 
 
 class MultiScale(Protocol):
-    """A network with one branch for each scale, for ``task=multiscale``. With a single branch it also has ``scale``."""
+    """Protocol of a network with one branch for each scale, for ``task=multiscale``.
 
-    multiple_of: int  #: as for :class:`Upscaler`, for all branches
+    A network with a single branch also has an attribute ``scale``.
+    """
+
+    multiple_of: int  #: h and w of every input must be multiples of this, for all branches
 
     @property
     def scales(self) -> Sequence[int]:
@@ -44,40 +48,51 @@ class MultiScale(Protocol):
         ...
 
     def forward(self, lr: torch.Tensor, scale: int) -> torch.Tensor:
-        """Upscale with one branch: [B, C, h, w] -> [B, C, scale h, scale w], not clamped. The others get no gradient."""
+        """Upscale with one branch: [B, C, h, w] -> [B, C, scale * h, scale * w], not clamped.
+
+        The parameters of other branches get no gradient.
+        """
         ...
 
     def at(self, scale: int) -> nn.Module:
-        """Return one branch as an :class:`Upscaler` that shares its weights with this network."""
+        """Return one branch as an :class:`Upscaler`. It shares its weights with this network."""
         ...
 
 
 class Windowed(Upscaler, Protocol):
-    """A video network, which takes windows [B, T, C, h, w] and restores the center frame."""
+    """Protocol of a video network, which takes windows [B, T, C, h, w] and restores the center frame of each window."""
 
     frames: int  #: T, odd
 
 
 @runtime_checkable
 class PerFrame(Windowed, Protocol):
-    """A video network whose features of a frame are computed once for all windows that contain the frame.
+    """Protocol of a video network that computes features of a frame without the other frames of the window.
 
-    ``forward(lr)`` equals ``fuse(features of each frame, stacked, lr[:, center])``.
+    So the features of a frame are computed once and used in all windows that contain the frame. ``forward(lr)`` must
+    equal ``fuse(stacked features of all frames, lr[:, center])``.
     """
 
     center: int  #: index of the restored frame in its window: frames // 2
 
     def features(self, frames: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Return maps by name, [N, c, h', w'] each, of single frames [N, C, h, w]. Each map depends on one frame only."""
+        """Compute features of N single frames [N, C, h, w]. Return {name: feature maps [N, c, h', w']}.
+
+        Map number n may depend only on frame number n.
+        """
         ...
 
     def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
-        """Upscale from maps of windows, [B, T, c, h', w'] each, and the center frames [B, C, h, w] -> [B, C, H, W]."""
+        """Upscale the center frames of B windows -> [B, C, H, W].
+
+        ``levels`` is {name: feature maps of all frames [B, T, c, h', w']}. ``center`` contains the center frames [B, C,
+        h, w].
+        """
         ...
 
 
 class JoinsFrames(Windowed, Protocol):
-    """A video network that ``init.grow=[frames]`` can start from one with fewer frames."""
+    """Protocol of a video network whose initial weights can come from a network with fewer frames (``init.grow=[frames]``)."""
 
     @property
     def joins_frames(self) -> Sequence[str]:
@@ -117,35 +132,45 @@ class Shifted(Recolorable, Protocol):
 
 
 class Unbounded(Protocol):
-    """A network whose outputs may depend on any input pixel, e.g. by deformable convolutions. Its tiles are blended."""
+    """Protocol of a network in which an output pixel may depend on every input pixel, e.g. by deformable convolutions.
 
-    reaches_anywhere: bool  #: True; if it is missing, the receptive field is measured
+    In inference with tiles, adjacent tiles of such a network are blended.
+    """
+
+    reaches_anywhere: bool  #: True; if the attribute is missing, the receptive field is measured
 
 
 @runtime_checkable
 class Watched(Protocol):
-    """A network that reports numbers and problems in training."""
+    """Protocol of a network that reports numbers and problems during training."""
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """Return scalars of the newest training step by name, for the logs. They stay on the device."""
+        """Return {name: scalar} for the logs, computed in the newest training step. The scalars stay on the device."""
         ...
 
     def alarm(self) -> str | None:
-        """Return a warning with remedies, or ``None``.
+        """Return a warning with remedies if training goes wrong, else ``None``.
 
-        It is called from time to time and may wait for the device. The warning is printed once a run.
+        The method is called from time to time and may wait for the device. The warning is printed once in a run.
         """
         ...
 
 
 class Recomputable(Protocol):
-    """A block, marked on its class. ``task.recompute=true`` keeps only its input and recomputes the rest for gradients."""
+    """Protocol of a block whose class has the attribute ``checkpoint_unit = True``.
+
+    With ``task.recompute=true``, only the block's input is kept in memory. The backward pass computes the block's other
+    values again.
+    """
 
     checkpoint_unit: bool  #: True
 
 
 class Growable(Protocol):
-    """A residual block, marked on its class. ``init.grow`` can add such blocks to an ``nn.Sequential`` of them."""
+    """Protocol of a residual block whose class has the attribute ``residual_end``.
+
+    ``init.grow`` can add new blocks of this class to an ``nn.Sequential`` of such blocks.
+    """
 
     residual_end: str  #: name of the block's layer that makes the block an identity if its weight and bias are zero
 
@@ -168,27 +193,30 @@ def check(network: nn.Module, where: str) -> None:
 
 
 def scale(network: nn.Module) -> int:
-    """Return the scale of a network with one scale. Raises ValueError for others."""
+    """Return the scale of a network with one scale. Raises ValueError for a network with several scales."""
     return _integer(network, "scale", type(network).__name__)
 
 
 def branches(network: nn.Module) -> tuple[int, ...]:
-    """Return the scales of a :class:`MultiScale` network; empty for others."""
+    """Return the scales of a :class:`MultiScale` network; an empty tuple for other networks."""
     return tuple(getattr(network, "scales", ()))
 
 
 def scales(network: nn.Module) -> tuple[int, ...]:
-    """Return all scales of a network. Raises ValueError if it has none."""
+    """Return all scales of a network. Raises ValueError if the network has no attribute ``scale`` or ``scales``."""
     return branches(network) or (scale(network),)
 
 
 def branch(network: nn.Module, scale: int) -> nn.Module:
-    """Return the branch for ``scale``; networks without branches are returned unchanged."""
+    """Return the branch for ``scale`` of a :class:`MultiScale` network. Another network is returned unchanged."""
     return cast("MultiScale", network).at(scale) if branches(network) else network
 
 
 def multiple_of(network: nn.Module) -> int:
-    """Return the number that sides of inputs are multiples of; 1 if it is missing, which :func:`check` refuses."""
+    """Return the number of which height and width of inputs must be multiples.
+
+    Return 1 for a network without the attribute ``multiple_of``; :func:`check` refuses such a network.
+    """
     found = getattr(network, "multiple_of", 1)
     return found if isinstance(found, int) else 1
 
@@ -227,12 +255,15 @@ def per_frame(network: nn.Module) -> PerFrame | None:
 
 
 def joins_frames(network: nn.Module) -> Sequence[str]:
-    """Return the names of the convolutions that join the frames' features; empty unless :class:`JoinsFrames`."""
+    """Return the names of the convolutions whose input is the features of all frames.
+
+    The result is empty for a network that is not :class:`JoinsFrames`.
+    """
     return getattr(network, "joins_frames", ())
 
 
 def reaches_anywhere(network: nn.Module) -> bool:
-    """Return true for an :class:`Unbounded` network."""
+    """Return true for an :class:`Unbounded` network, in which an output pixel may depend on every input pixel."""
     return bool(getattr(network, "reaches_anywhere", False))
 
 

@@ -1,15 +1,18 @@
 """Modulated deformable convolution (DCNv2, Zhu et al. 2019) as EDVR uses it: 3x3, stride 1, offsets from other features.
 
-Two ways to compute it have the same outputs and gradients up to float rounding:
+There are two ways to compute the convolution. They have the same outputs and gradients up to float rounding:
 
-- ``torchvision``: its compiled operator. Its product is in the offsets' float32, and it needs the least memory.
-- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. It is several
-  times as fast on a CPU, and it can be exported like ``grid_sample``.
+- ``torchvision``: the compiled operator of torchvision. It multiplies in float32, the type of the offsets, and needs
+  the least memory.
+- ``sampling``: ``grid_sample`` of all nine taps of a group at once, then one matrix product in autocast's type. On a
+  CPU, ``sampling`` is several times as fast as ``torchvision``. It can be exported like ``grid_sample``.
 
-``auto`` is ``sampling`` on a CPU, so that a run continues with the same bits. On CUDA the first use measures both.
+``auto`` is ``sampling`` on a CPU, so that a resumed run continues with the same bits. On CUDA the first use measures
+both ways.
 
-The gradient of an offset jumps where a tap hits the center of a pixel, as all taps do before training, with offsets of 0.
-Both ways use the same side there. For this, maps are padded to 2^k + 1, which makes torch's coordinates in [-1, 1] exact.
+The gradient of an offset jumps where a tap hits the center of a pixel. Before training all offsets are 0, so all taps
+do this. Both ways use the gradient of the same side there. For this, feature maps are padded to sides of 2^k + 1, which
+makes torch's coordinates in [-1, 1] exact.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ def _side(size: int) -> int:
 
 
 def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
-    """Pad with zeros at the bottom and right: [B, C, h, w] -> [B groups, C / groups, 2^i + 1, 2^j + 1]."""
+    """Pad with zeros at the bottom and at the right: [B, C, h, w] -> [B * groups, C / groups, 2^i + 1, 2^j + 1]."""
     batch, channels, height, width = x.shape
     tall, wide = _side(height) + 1, _side(width) + 1
     x = F.pad(x.contiguous(), (0, wide - width, 0, tall - height))
@@ -49,9 +52,9 @@ def _padded(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
-    """Return sampling positions for ``rows``.
+    """Return the sampling positions of all nine taps for the image rows in the slice ``rows``.
 
-    [B, groups 9 2, h, w], offsets (y, x) in pixels -> [B groups, 9 rows, w, 2], positions (x, y) in [-1, 1].
+    Offsets (y, x) in pixels, [B, groups * 9 * 2, h, w] -> positions (x, y) in [-1, 1], [B * groups, 9 * rows, w, 2].
     """
     batch, _, height, width = offset.shape
     tall, wide = 2 / _side(height), 2 / _side(width)
@@ -65,7 +68,10 @@ def _grid(offset: torch.Tensor, groups: int, rows: slice) -> torch.Tensor:
 
 
 def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Sample [N, c, H, W] at [N, 9 rows, w, 2] -> [N, c, 9, rows w], with zeros outside."""
+    """Sample maps [N, c, H, W] at positions [N, 9 * rows, w, 2] -> [N, c, 9, rows * w].
+
+    Pixels outside the map are 0.
+    """
     found = F.grid_sample(padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return found.reshape(*found.shape[:2], _TAPS, -1)
 
@@ -73,7 +79,10 @@ def _sample(padded: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 def _by_sampling(
     x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the convolution with operations that autograd can differentiate. The product is in ``weight``'s dtype."""
+    """Compute the deformable convolution by sampling, with operations that autograd can differentiate.
+
+    The matrix product is computed in the dtype of ``weight``.
+    """
     batch, channels, height, width = x.shape
     groups = mask.shape[1] // _TAPS
     found = _sample(_padded(x, groups), _grid(offset, groups, slice(0, height)))
@@ -107,10 +116,11 @@ def _for_export(
 
 
 def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Yield parts of the batch as (slice of its images, slices of their rows), to be computed one after the other.
+    """Divide a batch into parts that are computed one after the other.
 
-    A part has at least as many images times groups of channels as there are threads: a thread computes one group of an image.
-    Parts of small maps have more images, because each part costs 40 calls of torch functions, whatever its size.
+    Yield (slice of the images, slices of their rows). One thread computes one group of channels of one image. So in
+    each part, the number of images times the number of groups is at least the number of threads. Parts of small maps
+    contain more images, because each part costs 40 calls of torch functions, for every size.
     """
     batch, _, height, width = mask.shape
     together = max(math.ceil(torch.get_num_threads() * _TAPS / mask.shape[1]), 2 * _PIECE // (height * width))
@@ -121,7 +131,10 @@ def _pieces(mask: torch.Tensor) -> Iterator[tuple[slice, list[slice]]]:
 
 
 class _Pieces(torch.autograd.Function):
-    """:func:`_by_sampling` for a CPU -> [B, h, w, C'], in pieces that fit into its cache. Backward samples again."""
+    """Same computation as :func:`_by_sampling` on a CPU, in pieces that fit into the CPU's cache -> [B, h, w, C'].
+
+    The backward pass repeats the sampling, so that the samples need not be kept in memory.
+    """
 
     @staticmethod
     def forward(
@@ -180,7 +193,10 @@ class _Pieces(torch.autograd.Function):
 
 
 def _sum_of_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the sum of products over channels: [N, c, 9, n] twice -> [N, 9, n]. The full product is never in memory."""
+    """Return the sum over channels of a * b: a and b, [N, c, 9, n] each -> [N, 9, n].
+
+    The full product is never in memory.
+    """
     total = a[:, 0] * b[:, 0]
     for c in range(1, a.shape[1]):
         total.addcmul_(a[:, c], b[:, c])
@@ -197,16 +213,17 @@ def deformable_conv(
     way: Way = "auto",
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Apply a modulated deformable 3x3 convolution, with zeros outside: [B, C, h, w] -> [B, C', h, w].
+    """Apply a modulated deformable 3x3 convolution: [B, C, h, w] -> [B, C', h, w]. Pixels outside the image are 0.
 
     Args:
-        x: input of any floating dtype; it is sampled in that of ``offset``.
-        offset: [B, groups 9 2, h, w] in pixels: (y, x) for each tap, row by row, for each group.
-        mask: [B, groups 9, h, w], the factor of each tap.
+        x: input of any floating dtype. The input is converted to the dtype of ``offset`` before sampling.
+        offset: [B, groups * 9 * 2, h, w] in pixels: (y, x) for each tap, row by row, for each group of channels.
+        mask: [B, groups * 9, h, w], the factor of each tap.
         weight: [C', C, 3, 3].
         bias: [C'].
-        way: see the module; ``auto`` is the faster one on CUDA, sampling elsewhere.
-        dtype: dtype of the result and, for sampling, of the matrix product; ``None`` for that of ``offset``.
+        way: way of the computation, see the module: ``torchvision``, ``sampling``, or ``auto`` for the faster way on
+            CUDA and ``sampling`` on other devices.
+        dtype: dtype of the result and, for ``sampling``, of the matrix product; ``None`` for the dtype of ``offset``.
     """
     dtype = offset.dtype if dtype is None else dtype
     if way == "auto" and x.is_cuda:
@@ -224,11 +241,12 @@ def deformable_conv(
 
 
 class DeformableConv(nn.Module):
-    """Deformable 3x3 convolution whose offsets and masks come from other features. State-dict keys are BasicSR's DCNv2Pack.
+    """Deformable 3x3 convolution whose offsets and masks come from other features.
 
-    ([B, channels, h, w], features of the same size) -> [B, channels, h, w]. Its first outputs are half of those of a plain
-    convolution: offsets are 0, masks 0.5. Under autocast the offsets, their convolution and the sampling stay in float32: in
-    bf16 the error of a coordinate is up to 0.06 px at 64 px.
+    State-dict keys are BasicSR's DCNv2Pack. (x, features), [B, channels, h, w] each -> [B, channels, h, w]. Before
+    training, offsets are 0 and masks 0.5, so outputs are half as large as in a plain convolution. Under autocast, the
+    offsets, the convolution that computes them, and the sampling stay in float32, because in bf16 the error of a
+    coordinate is up to 0.06 px at 64 px.
 
     Args:
         channels: input and output channels.

@@ -12,19 +12,19 @@ def _check_input(image: torch.Tensor, channels: int, size: int, name: str) -> No
     if image.ndim != 4 or tuple(image.shape[1:]) != (channels, size, size):
         raise ValueError(
             f"{name} was built for patches [B, {channels}, {size}, {size}], but got {list(image.shape)}; "
-            "its size must be that of the HR patch: scale x data.lr_patch"
+            "the discriminator's size must be the size of the HR patch: scale x data.lr_patch"
         )
 
 
 class SRGANDiscriminator(nn.Module):
     """SRGAN's discriminator (Ledig et al. 2017, section 2.1 and Fig. 4): [B, C, size, size] in [0, 1] -> logits [B, 1].
 
-    It has eight 3x3 convolutions, alternately with stride 2 and with twice the channels, BN on all but the first, LeakyReLU
-    0.2, and dense layers of 1024 and 1. The paper's final sigmoid is part of the loss. Convolutions before BN have a bias,
-    which the paper does not specify: 23,565,505 parameters at 96 px.
+    The network has eight 3x3 convolutions, alternately with stride 2 and with twice the channels, BN after all
+    convolutions but the first, LeakyReLU 0.2, and dense layers of 1024 and 1. The paper's final sigmoid is part of the
+    loss. Convolutions before BN have a bias, which the paper does not specify: 23,565,505 parameters at 96 px.
 
     Args:
-        size: side of the HR patch in pixels, a multiple of 16; the paper's 96.
+        size: side of the HR patch in pixels, a multiple of 16; 96 in the paper.
         channels: outputs of the first convolution; 64 in the paper.
         image_channels: channels C of the patches; 3 for RGB, 1 for gray.
     """

@@ -18,9 +18,9 @@ def mean_shift(channels: int) -> tuple[float, ...]:
 
 
 class ResidualBlock(nn.Module):
-    """conv - ReLU - conv, times ``res_scale``, plus the input (EDSR Fig. 2c): [B, channels, h, w] -> the same.
+    """Residual block x + res_scale * conv2(relu(conv1(x))) (EDSR Fig. 2c): [B, channels, h, w] -> [B, channels, h, w].
 
-    ``kernel`` is 3, or 5 in MDSR's pre-processing (section 3.3).
+    ``kernel`` is the convolutions' size: 3, or 5 in MDSR's pre-processing (section 3.3).
     """
 
     checkpoint_unit = True  # recomputed by activation checkpointing
@@ -39,9 +39,11 @@ class ResidualBlock(nn.Module):
 
 
 def upsampler(channels: int, scale: int) -> nn.Sequential:
-    """Return a sub-pixel upsampler by 2, 3 or 4 (twice by 2), without activations (EDSR section 3.2).
+    """Return a sub-pixel upsampler for scale 2, 3 or 4, without activations (EDSR section 3.2).
 
-    [B, channels, h, w] -> [B, channels, scale h, scale w].
+    Scales 2 and 3 are one step; scale 4 is two steps by 2.
+
+    [B, channels, h, w] -> [B, channels, scale * h, scale * w].
     """
     steps = {2: (2,), 3: (3,), 4: (2, 2)}
     if scale not in steps:
@@ -53,9 +55,10 @@ def upsampler(channels: int, scale: int) -> nn.Sequential:
 
 
 class EDSR(nn.Module):
-    """EDSR: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """EDSR: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    Internally the range is [0, 255] minus the mean of DIV2K, as in the authors' network, so their weights can be used.
+    Inside the network, pixels are in [0, 255] minus the mean of DIV2K, as in the authors' network, so the authors'
+    weights can be used.
 
     Args:
         scale: 2, 3 or 4.

@@ -1,4 +1,4 @@
-"""EDVR (Wang et al., CVPRW 2019): restores a frame from a window of frames, aligned by deformable convolutions."""
+"""EDVR (Wang et al., CVPRW 2019): restores the center frame of a window; deformable convolutions align the frames."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ _LOST = 0.5  # largest normal mean offset, as a share of the maps' shorter side;
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:
-    """Return residual blocks that start near identity, as in the authors' code."""
+    """Return residual blocks whose initial weights make them almost an identity, as in the authors' code."""
     body = nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
     scaled_kaiming_(body, 0.1)
     return body
 
 
 class Predeblur(nn.Module):
-    """Deblurred features of frames, computed on three scales (section 3.1): [N, C, h, w] -> [N, channels, h, w].
+    """Module that computes deblurred features of frames on three scales (section 3.1): [N, C, h, w] -> [N, channels, h, w].
 
     Args:
-        channels: features.
-        hr_in: frames have the size of the output; features have a quarter of their side.
-        image_channels: channels C of the frames.
+        channels: number of features.
+        hr_in: true if input frames are as large as the output, as in deblurring. Features then are [N, channels, h / 4,
+            w / 4].
+        image_channels: number of channels C of the frames.
     """
 
     def __init__(self, channels: int, *, hr_in: bool, image_channels: int = 3) -> None:
@@ -69,23 +70,24 @@ class Predeblur(nn.Module):
 
 
 class EDVR(nn.Module):
-    """EDVR: [B, T, C, h, w] in [0, 1] -> the center frame, [B, C, scale h, scale w], not clamped.
+    """EDVR: [B, T, C, h, w] in [0, 1] -> the center frame, [B, C, scale * h, scale * w], not clamped.
 
-    State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be kept
-    for the next window that contains it.
+    State-dict keys are BasicSR's. The network is ``fuse(features(frames), center)``, so the features of a frame can be
+    kept for the next window that contains the frame.
 
     Args:
-        scale: 4; 1 with ``hr_in``.
-        channels: features; 64 for EDVR-M, 128 for EDVR-L.
-        frames: T, odd: 5, or 7 for Vimeo-90K.
-        groups: deformable groups.
-        front_blocks: residual blocks before the alignment.
-        back_blocks: residual blocks after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
-        tsa: temporal and spatial attention (section 3.3); ``False``: one 1x1 convolution.
-        predeblur: deblur the features first, for blurred frames (section 3.1).
-        hr_in: frames have the size of the output, as in deblurring and the second stage. Features have a quarter of it.
-        deform: computation of deformable convolutions: ``auto``, ``torchvision``, ``sampling``; see ``deform.py``.
-        image_channels: channels C of the frames; 3 for RGB, 1 for gray.
+        scale: 4, or 1 if ``hr_in`` is true.
+        channels: number of features; 64 for EDVR-M, 128 for EDVR-L.
+        frames: number of frames T in a window, odd: 5, or 7 for Vimeo-90K.
+        groups: number of deformable groups.
+        front_blocks: number of residual blocks before the alignment.
+        back_blocks: number of residual blocks after the fusion: 10 (M), 40 (L), 20 in the second stage of section 4.1.
+        tsa: true for temporal and spatial attention (section 3.3); false for one 1x1 convolution instead.
+        predeblur: true to deblur the features first, for blurred frames (section 3.1).
+        hr_in: true if input frames are as large as the output, as in deblurring and the second stage. Height and width
+            of features are then a quarter of the frames' height and width.
+        deform: way to compute deformable convolutions: ``auto``, ``torchvision`` or ``sampling``; see ``deform.py``.
+        image_channels: number of channels C of the frames; 3 for RGB, 1 for gray.
     """
 
     reaches_anywhere = True  # the receptive field depends on the offsets
@@ -151,7 +153,7 @@ class EDVR(nn.Module):
 
     @property
     def joins_frames(self) -> tuple[str, ...]:
-        """Names of the convolutions whose input is the features of all frames, in the order of frames."""
+        """Names of the convolutions whose input channels are the features of all frames, in the order of frames."""
         tsa = isinstance(self.fusion, TSAFusion)
         return ("fusion.feat_fusion", "fusion.spatial_attn1") if tsa else ("fusion",)
 
@@ -163,9 +165,10 @@ class EDVR(nn.Module):
         return self.fuse({k: as_windows(x, lr.shape[0]) for k, x in levels.items()}, lr[:, self.center])
 
     def features(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return features of single frames on three scales: [N, C, h, w] -> l1, l2, l3, [N, channels, h / 2^i, w / 2^i].
+        """Return features of single frames [N, C, h, w] on three levels: {"l1": ..., "l2": ..., "l3": ...}.
 
-        With ``hr_in``, l1 has a quarter of the frames' side.
+        Level l1 is [N, channels, h, w], or [N, channels, h / 4, w / 4] if ``hr_in`` is true. Each next level has half
+        the height and width.
         """
         height, width = frames.shape[-2:]
         if height % self.multiple_of or width % self.multiple_of:
@@ -183,7 +186,11 @@ class EDVR(nn.Module):
         return {"l1": l1, "l2": l2, "l3": l3}
 
     def fuse(self, levels: Levels, center: torch.Tensor) -> torch.Tensor:
-        """Restore the center frame from features of a window, each level [B, T, c, h, w], and the frame [B, C, h, w]."""
+        """Restore the center frame of each window.
+
+        ``levels`` is {level: features of all frames [B, T, channels, h', w']}. ``center`` is the center frame, [B, C,
+        h, w].
+        """
         aligned = self.pcd_align(levels, self.center)
         x = self.fusion(aligned if isinstance(self.fusion, TSAFusion) else frames_joined(aligned))
         x = self.reconstruction(x)
@@ -193,16 +200,17 @@ class EDVR(nn.Module):
         return x.float() + (center if self.hr_in else upscaled(center, 4)).float()
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """Return the mean absolute offset of each level in the newest training step, in pixels of the level."""
+        """Return the mean absolute offset of the alignment at each level, in pixels of the level, for the newest step."""
         convs = self.pcd_align.deformable().items()
         return {f"offset_{level}": conv.mean_offset for level, conv in convs if conv.mean_offset is not None}
 
     def alarm(self) -> str | None:
-        """Return a warning if the offsets have exploded, else ``None``. It waits for the device.
+        """Return a warning if the mean offset of the alignment is too large, else ``None``.
 
-        The bound is half of a map's shorter side, which is the same motion on every level: 32 LR pixels in patches of 64.
-        BasicSR warns at 50 on all levels. With such offsets along one axis half of all taps read zeros outside the image,
-        and offsets of these taps get no gradient that could correct them.
+        This method waits for the device. The limit is half of a map's shorter side. This limit is the same motion on
+        every level: 32 LR pixels in patches of 64. BasicSR warns at 50 pixels on all levels. If offsets along one axis
+        are as large as the limit, half of all taps read zeros outside the image. Offsets of these taps get no gradient
+        that could correct them.
         """
         for level, conv in self.pcd_align.deformable().items():
             mean = 0.0 if conv.mean_offset is None else float(conv.mean_offset)

@@ -1,4 +1,7 @@
-"""Choice between ways to compute the same thing, measured once on the device."""
+"""Choice of the fastest of several functions that compute the same result.
+
+The times are measured once on the device.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ _TIMES = 3
 
 
 def fastest(name: str, ways: Mapping[str, Run], tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> str:
-    """Return the name of the fastest of ``ways`` for tensors of this size.
+    """Return the name of the fastest function in ``ways``.
 
-    The first call on a kind of device with a dtype measures, with the backward pass if gradients are computed. Later calls
-    return its choice. While a program is traced, nothing is measured, and the first way is the default.
+    The first call for a kind of device and a dtype measures all functions, with the backward pass if gradients are
+    computed. Later calls return the same choice. While torch traces a program, nothing is measured; without an earlier
+    measurement, the first name is returned.
 
     Args:
         name: name of the computation.
-        ways: functions of ``tensors`` by name.
+        ways: {name: function of ``tensors``}.
         tensors: inputs on one device.
         dtype: dtype of the computation.
     """
@@ -35,7 +39,7 @@ def fastest(name: str, ways: Mapping[str, Run], tensors: Sequence[torch.Tensor],
 
 
 def measure(run: Run, tensors: Sequence[torch.Tensor]) -> float:
-    """Return the seconds of the fastest of a few runs; infinity if one does not fit into memory."""
+    """Call a function a few times, and return the seconds of the fastest call; infinity if a call does not fit into memory."""
     device, gradients = tensors[0].device, torch.is_grad_enabled()
     leaves = [t.detach().clone().requires_grad_(gradients) for t in tensors]
     seconds: list[float] = []

@@ -1,4 +1,7 @@
-"""Features of ImageNet networks (VGG19, VGG16, AlexNet) for the perceptual loss and LPIPS. They are frozen and not saved."""
+"""Features of ImageNet networks (VGG19, VGG16, AlexNet) for the perceptual loss and LPIPS.
+
+These are frozen and not saved.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,14 @@ _BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions i
 
 
 class FeatureError(ValueError):
-    """Error of a feature network's weights that are missing or do not match, with the remedy."""
+    """Error for weights of a feature network that are missing or do not match. The message contains the remedy."""
 
 
 class _Layer(NamedTuple):
-    """One layer of torchvision's ``features``, in which it has the same index as in :func:`_layers_of`."""
+    """One layer of the module ``features`` of torchvision's network.
+
+    The index of the layer in this module is the same as in the list of :func:`_layers_of`.
+    """
 
     name: str
     kind: Literal["conv", "relu", "pool"]
@@ -67,21 +73,24 @@ def _layers_of(network: str) -> list[_Layer]:
 
 
 def _needed(network: str, layers: Sequence[str]) -> list[_Layer]:
-    """Return the network's layers up to the last requested one."""
+    """Return the network's layers up to the deepest layer in ``layers``. Raise ValueError for an unknown layer."""
     known = _layers_of(network)
     names = [layer.name for layer in known]
     for name in layers:
         if name not in names:
             near = difflib.get_close_matches(name, names, 3)
             hint = f"; did you mean {', '.join(near)}" if near else ""
-            raise ValueError(f"layer {name!r}: {network} has no such layer{hint}; it has {', '.join(names)}")
+            raise ValueError(f"layer {name!r}: {network} has no such layer{hint}; layers are {', '.join(names)}")
     if not layers:
         raise ValueError(f"layers=[]: give at least one of {network}'s layers {', '.join(names)}")
     return known[: max(map(names.index, layers)) + 1]
 
 
 def _file(network: str, weights: str | None) -> Path:
-    """Return the given file, or torchvision's, which is downloaded unless torch's cache has it."""
+    """Return the path of the given file, or of torchvision's file of weights.
+
+    torchvision's file is downloaded if it is not in torch's cache.
+    """
     if weights is not None:
         return Path(weights)
     name = FILES[network]
@@ -93,14 +102,14 @@ def _file(network: str, weights: str | None) -> Path:
             torch.hub.download_url_to_file(f"{_SITE}{name}", str(path), hash_prefix=prefix)
         except (OSError, RuntimeError) as error:
             raise FeatureError(
-                f"{network}: its ImageNet weights are not in torch's cache and cannot be downloaded ({error}). Download "
+                f"{network}: the ImageNet weights are not in torch's cache and cannot be downloaded ({error}). Download "
                 f"{_SITE}{name} on another machine and copy it to {path}"
             ) from None
     return path
 
 
 def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[str, torch.Tensor]:
-    """Return weights and biases of the needed convolutions, by ``LAYER_weight`` and ``LAYER_bias``."""
+    """Read weights and biases of the needed convolutions. Return {``LAYER_weight`` or ``LAYER_bias``: tensor}."""
     path = _file(network, weights)
     try:
         state = read_tensors(path)
@@ -118,7 +127,7 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
                 has = f"is {list(state[key].shape)}" if key in state else "is missing"
                 raise FeatureError(
                     f"{path}: not the weights of {network}: {key} ({layer.name}) {has}, expected {list(shape)}. "
-                    f"Give {FILES[network]} (from {_SITE}), or a safetensors file with its names"
+                    f"Give {FILES[network]} (from {_SITE}), or a safetensors file with the same names of tensors"
                 )
             # A copy, because a view would keep the whole file in memory.
             copied = found[f"{layer.name}_{part}"] = state[key].to(torch.float32, copy=True)
@@ -133,7 +142,7 @@ Layers = Sequence[str] | Mapping[str, float | None]
 
 
 def _names(layers: Layers) -> list[str]:
-    """Return the names, without those whose weight is null. A command line removes a recipe's layer with null."""
+    """Return the names of the layers, without layers whose weight is null: on a command line, null removes a recipe's layer."""
     if isinstance(layers, Mapping):
         return [name for name, weight in layers.items() if weight is not None]
     return list(layers)
@@ -144,16 +153,17 @@ class FeatureExtractor(nn.Module):
 
     The features are in the order of ``layers``. Gray is repeated to RGB.
 
-    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after the
-    last requested one are neither loaded nor computed. The image gets gradients, the weights do not. The weights are not in
-    the state dict, so checkpoints do not contain them.
+    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after
+    the deepest requested layer are neither loaded nor computed. The image gets gradients, the weights do not. The
+    weights are not in the state dict, so checkpoints do not contain them.
 
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
-        layers: VGG: ``conv5_4`` (before its activation), ``relu5_4`` (after), ``pool5``, ...; AlexNet: ``conv1``, ``relu1``,
-            ``pool1``, ... ``relu5``. Names, or the perceptual loss's {name: weight}; those of weight ``None`` are left out.
-        weights: file with torchvision's names (``features.N.weight``, with or without ``features.``), as ``.pth`` or
-            ``.safetensors``. ``None``: torchvision's, from torch's cache or downloaded.
+        layers: names of layers, or {name: weight} as in the perceptual loss; layers with the weight ``None`` are left
+            out. Names for VGG are ``conv5_4`` (before the activation), ``relu5_4`` (after the activation), ``pool5``,
+            ...; names for AlexNet are ``conv1``, ``relu1``, ``pool1``, ..., ``relu5``.
+        weights: ``.pth`` or ``.safetensors`` file in which tensors have torchvision's names (``features.N.weight``,
+            with or without ``features.``). ``None``: torchvision's file, from torch's cache or downloaded.
     """
 
     mean: torch.Tensor
@@ -193,11 +203,11 @@ class FeatureExtractor(nn.Module):
         return [layer.outputs for layer in self._needed[: upto + 1] if layer.kind == "conv"][-1]
 
     def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stay in eval mode in every case, as the features must not change."""
+        """Stay in eval mode for every value of ``mode``, because the features must not change."""
         return super().train(False)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save nothing, because the weights are read from their file again."""
+        """Save nothing, because the weights are read from the file of weights again."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         """Load nothing and report no missing keys."""

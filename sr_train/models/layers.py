@@ -17,7 +17,7 @@ def check_image_channels(image_channels: int) -> None:
 
 
 def scaled_kaiming_(module: nn.Module, factor: float) -> None:
-    """Initialize all convolutions in ``module``: Kaiming normal (fan in) times ``factor``, zero bias (ESRGAN supp. 2)."""
+    """Initialize all convolutions in ``module``: Kaiming normal (fan in) times ``factor``, biases 0 (ESRGAN supp. 2)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
@@ -28,7 +28,7 @@ def scaled_kaiming_(module: nn.Module, factor: float) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """conv - ReLU - conv, plus the input: [B, channels, h, w] -> the same. For MSRResNet and EDVR."""
+    """Residual block x + conv2(relu(conv1(x))) of MSRResNet and EDVR: [B, channels, h, w] -> [B, channels, h, w]."""
 
     checkpoint_unit = True  # recomputed by activation checkpointing
     residual_end = "conv2"  # if it is zero, the block is an identity
@@ -45,17 +45,17 @@ class ResidualBlock(nn.Module):
 
 
 def leaky(x: torch.Tensor) -> torch.Tensor:
-    """Apply leaky ReLU with slope 0.1, in place."""
+    """Apply leaky ReLU with slope 0.1 to ``x`` in place, and return ``x``."""
     return F.leaky_relu_(x, 0.1)
 
 
 def upscaled(x: torch.Tensor, factor: int = 2) -> torch.Tensor:
-    """Upscale bilinearly: [B, C, h, w] -> [B, C, factor h, factor w]."""
+    """Upscale bilinearly: [B, C, h, w] -> [B, C, factor * h, factor * w]."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def frames_joined(x: torch.Tensor) -> torch.Tensor:
-    """Join the frames' channels: [B, T, C, h, w] -> [B, T C, h, w] in channels-last memory."""
+    """Join the frames' channels: [B, T, C, h, w] -> [B, T * C, h, w] in channels-last memory."""
     return x.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
 

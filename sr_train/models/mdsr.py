@@ -1,4 +1,4 @@
-"""MDSR (Lim et al., CVPRW 2017, section 3.3): EDSR with one body and a head and tail for each of several scales."""
+"""MDSR (Lim et al., CVPRW 2017, section 3.3): an EDSR for several scales, with one body, and a head and a tail per scale."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from sr_train.models.layers import check_image_channels
 
 
 class MDSR(nn.Module):
-    """MDSR: ([B, C, h, w] in [0, 1], scale s) -> [B, C, s h, s w], not clamped.
+    """MDSR: ([B, C, h, w] in [0, 1], scale s) -> [B, C, s * h, s * w], not clamped.
 
-    Only the branch for ``scale`` is run: its pre-processing, upsampler and last convolution. Parameters of other branches get
-    no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR of the same width. Internally the
-    range is [0, 255] minus the mean of DIV2K, as in EDSR.
+    Only the branch for scale s is computed: pre-processing, upsampler and last convolution. Parameters of other
+    branches get no gradient. Shared layers have EDSR's names, so MDSR can be initialized from an EDSR with the same
+    number of channels. Inside the network, pixels are in [0, 255] minus the mean of DIV2K, as in EDSR.
 
     Args:
-        scales: some of 2, 3 and 4, each once, e.g. [2, 3, 4].
-        channels: features F; 64.
-        blocks: residual blocks in the body; 80, or 16 for the baseline.
-        shared_tail: one last convolution for all scales, as in the authors' PyTorch code; else one for each, as in the paper.
-        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
+        scales: one or more of the scales 2, 3 and 4, each once, e.g. [2, 3, 4].
+        channels: number of features (F in the paper); 64 in the paper.
+        blocks: number of residual blocks in the body; 80 in the paper, 16 for the baseline.
+        shared_tail: true for one last convolution for all scales, as in the authors' PyTorch code; false for one last
+            convolution per scale, as in the paper.
+        image_channels: number of channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1
@@ -68,7 +69,10 @@ class MDSR(nn.Module):
         return ("conv_first",), ("conv_last",) if shared else tuple(f"conv_last.{s}" for s in self.scales)
 
     def forward(self, lr: torch.Tensor, scale: int | None = None) -> torch.Tensor:
-        """Super-resolve with one branch. ``scale`` may be omitted if there is only one. See the class for shapes."""
+        """Super-resolve with one branch.
+
+        ``scale`` may be omitted if the network has one scale. See the class for shapes.
+        """
         name = self._branch(scale)
         x = self.pre_process[name](self.conv_first((lr - self.mean) * 255.0))
         x = x + self.conv_after_body(self.body(x))
@@ -84,12 +88,12 @@ class MDSR(nn.Module):
         return str(scale)
 
     def at(self, scale: int) -> Branch:
-        """Return one branch as a network with one scale that shares its weights with this one."""
+        """Return one branch as a network with one scale. The branch shares its weights with this network."""
         return Branch(self, int(self._branch(scale)))
 
 
 class Branch(nn.Module):
-    """One scale of an :class:`MDSR`: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped."""
+    """One scale of an :class:`MDSR`: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w], not clamped."""
 
     multiple_of = MDSR.multiple_of
 

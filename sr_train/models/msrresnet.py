@@ -10,15 +10,15 @@ from sr_train.models.layers import ResidualBlock, check_image_channels, scaled_k
 
 
 class MSRResNet(nn.Module):
-    """MSRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """MSRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    It has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
+    The network has no BN and no skip around the body. The output is added to the bilinearly upscaled input.
 
     Args:
         scale: 2, 3 or 4.
-        channels: features.
-        blocks: residual blocks.
-        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
+        channels: number of features.
+        blocks: number of residual blocks.
+        image_channels: number of channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1

@@ -13,9 +13,10 @@ from sr_train.models.layers import as_images, as_windows, leaky, upscaled
 
 
 def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Apply ``conv`` to each frame's features joined with the reference's: [B T, C, h, w], [B, C, h, w] -> [B T, C, h, w].
+    """Apply ``conv`` to the features of each frame, joined with the features of the reference frame (center of the window).
 
-    The reference's part is equal for all frames of a window and computed once.
+    own [B * T, C, h, w], reference [B, C, h, w] -> [B * T, C, h, w]. The reference's part is the same for all frames of
+    a window, so it is computed once.
     """
     of_own, of_reference = torch.split(conv.weight, own.shape[1], dim=1)
     common = F.conv2d(reference, of_reference, conv.bias, padding=1)
@@ -24,12 +25,12 @@ def _with_reference(conv: nn.Conv2d, own: torch.Tensor, reference: torch.Tensor)
 
 
 class PCDAlignment(nn.Module):
-    """Alignment of the features of all frames with those of the center frame. It processes all frames at once.
+    """Alignment of all frames' features with the center frame's features. All frames are computed at once.
 
     Args:
-        channels: features.
-        groups: deformable groups.
-        way: computation of deformable convolutions, see :mod:`sr_train.models.deform`.
+        channels: number of features.
+        groups: number of deformable groups.
+        way: way to compute deformable convolutions, see :mod:`sr_train.models.deform`.
     """
 
     def __init__(self, channels: int, *, groups: int = 8, way: Way = "auto") -> None:
@@ -76,6 +77,6 @@ class PCDAlignment(nn.Module):
         return conv
 
     def deformable(self) -> dict[str, DeformableConv]:
-        """Return the four deformable convolutions by the level that they align."""
+        """Return {level: deformable convolution that aligns this level} for the levels l1, l2, l3 and ``cascade``."""
         convs = {level: self.get_submodule(f"dcn_pack.{level}") for level in ("l1", "l2", "l3")}
         return {k: m for k, m in {**convs, "cascade": self.cas_dcnpack}.items() if isinstance(m, DeformableConv)}

@@ -14,7 +14,10 @@ _STEPS = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # factors of neares
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each on all features before it, the last without activation: [B, channels, h, w] -> the same."""
+    """Residual block of five convolutions: [B, channels, h, w] -> [B, channels, h, w].
+
+    The input of each convolution is all features before this convolution. The last convolution has no activation.
+    """
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -27,7 +30,7 @@ class DenseBlock(nn.Module):
         scaled_kaiming_(self, 0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x + 0.2 * conv5 of all features."""
+        """Return x + 0.2 * conv5(x and the outputs of conv1 to conv4)."""
         x1 = self.lrelu(self.conv1(x))
         x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
         x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
@@ -37,7 +40,7 @@ class DenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks, times 0.2, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
+    """Residual block x + 0.2 * (three dense blocks of x) (Fig. 4): [B, channels, h, w] -> [B, channels, h, w]."""
 
     checkpoint_unit = True  # recomputed by activation checkpointing
 
@@ -53,21 +56,23 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """RRDBNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w], not clamped. State-dict keys are BasicSR's.
+    """RRDBNet: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w], not clamped. State-dict keys are BasicSR's.
 
-    The paper has x4. At x2 and x1 2x2 or 4x4 pixels are first folded into channels and then upscaled by four, as in BasicSR
-    (Real-ESRGAN), so h and w must be multiples of 2 or 4. x3 is one step by three and x8 is three steps by two, as in the
-    authors' first code. Convolutions of the dense blocks are initialized with a tenth of Kaiming's values (supp. 2), the
-    others as in torch. BasicSR does the same; the paper scales all of them.
+    The paper has scale 4. For scale 2, blocks of 2x2 pixels are first folded into channels; for scale 1, blocks of 4x4
+    pixels. The network then upscales by four, as in BasicSR (Real-ESRGAN). So h and w must be multiples of 2 (scale 2)
+    or 4 (scale 1). Scale 3 is one step by three and scale 8 is three steps by two, as in the authors' first code.
+    Convolutions of the dense blocks are initialized with a tenth of Kaiming's values (supp. 2), the other convolutions
+    as in torch. BasicSR does the same; the paper scales all convolutions.
 
     Args:
         scale: 1, 2, 3, 4 or 8.
-        channels: features.
-        growth: features that each convolution of a dense block adds.
-        blocks: RRDBs; 23 in the paper.
-        unshuffle: fold pixels at x1 and x2. If false, x1 has no upscaling step and x2 has one, as in the authors' first
-            code and many published weights. It has no effect at other scales.
-        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
+        channels: number of features.
+        growth: number of features that each convolution of a dense block adds.
+        blocks: number of RRDBs; 23 in the paper.
+        unshuffle: true to fold pixels into channels for scales 1 and 2. If false, scale 1 has no upscaling step and
+            scale 2 has one step, as in the authors' first code and many published weights. There is no effect for other
+            scales.
+        image_channels: number of channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     image_convs = (("conv_first",), ("conv_last",))
@@ -106,7 +111,7 @@ class RRDBNet(nn.Module):
             height, width = lr.shape[-2:]
             if height % self.multiple_of or width % self.multiple_of:
                 raise ValueError(
-                    f"RRDBNet x{self.scale} takes multiples of {self.multiple_of}, but got {width}x{height}"
+                    f"RRDBNet x{self.scale} takes sides that are multiples of {self.multiple_of}, but got {width}x{height}"
                 )
             lr = F.pixel_unshuffle(lr, self.multiple_of)
         x = self.conv_first(lr)

@@ -9,7 +9,7 @@ from sr_train.models.layers import check_image_channels
 
 
 class ResidualBlock(nn.Module):
-    """conv - BN - PReLU - conv - BN, plus the input (Fig. 4): [B, channels, h, w] -> the same."""
+    """Residual block x + bn2(conv2(prelu(bn1(conv1(x))))) (Fig. 4): [B, channels, h, w] -> [B, channels, h, w]."""
 
     checkpoint_unit = True  # recomputed by activation checkpointing
     residual_end = "bn2"  # if it is zero, the block is an identity
@@ -28,17 +28,17 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """SRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale h, scale w] in [0, 1], not clamped.
+    """SRResNet: [B, C, h, w] in [0, 1] -> [B, C, scale * h, scale * w] in [0, 1], not clamped.
 
-    The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics of
-    all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper specifies
-    neither. The network has 1,549,462 parameters at x4.
+    The paper's network maps LR in [0, 1] to HR in [-1, 1]. The output is rescaled to [0, 1] here, so losses and metrics
+    of all networks have one range. Each PReLU has one slope, and convolutions before BN have a bias; the paper
+    specifies neither of these. The network has 1,549,462 parameters for scale 4.
 
     Args:
-        scale: 2, 3 or 4; the paper has only 4. The steps for 2 and 3 are those of EDSR.
-        channels: features; the paper's 64.
-        blocks: residual blocks; the paper's 16.
-        image_channels: channels C of input and output images; 3 for RGB, 1 for gray.
+        scale: 2, 3 or 4; the paper has only 4. The upsampling steps for scales 2 and 3 are the same as in EDSR.
+        channels: number of features; 64 in the paper.
+        blocks: number of residual blocks; 16 in the paper.
+        image_channels: number of channels C of input and output images; 3 for RGB, 1 for gray.
     """
 
     multiple_of = 1

@@ -10,7 +10,7 @@ from sr_train.models.layers import as_images, as_windows, frames_joined, leaky, 
 
 
 def _pooled(x: torch.Tensor) -> torch.Tensor:
-    """Return maximum and mean of 3x3 pixels with stride 2: [B, C, h, w] -> [B, 2 C, h / 2, w / 2]."""
+    """Return maximum and mean over windows of 3x3 pixels with stride 2: [B, C, h, w] -> [B, 2 * C, h / 2, w / 2]."""
     return torch.cat((F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 3, 2, 1)), 1)
 
 
@@ -18,9 +18,9 @@ class TSAFusion(nn.Module):
     """Fusion of T frames' aligned features: [B, T, channels, h, w] -> [B, channels, h, w], h and w multiples of 4.
 
     Args:
-        channels: features.
-        frames: T, the frames in a window.
-        center: index of the frame that the others are compared with.
+        channels: number of features.
+        frames: number of frames T in a window.
+        center: index of the center frame, with which the other frames are compared.
     """
 
     def __init__(self, channels: int, *, frames: int, center: int) -> None:
@@ -38,7 +38,7 @@ class TSAFusion(nn.Module):
         self.spatial_attn_add1, self.spatial_attn_add2 = conv(1, 1), conv(1, 1)
 
     def forward(self, aligned: torch.Tensor) -> torch.Tensor:
-        """Weight frames by their similarity to the center one (eq. 5, 6), fuse them, and weight positions (eq. 7)."""
+        """Weight frames by their similarity to the center frame (eq. 5, 6), fuse them, and weight pixel positions (eq. 7)."""
         weighed = frames_joined(aligned * self._similarity(aligned).to(aligned.dtype))
         fused = leaky(self.feat_fusion(weighed))
         attention = leaky(self.spatial_attn2(_pooled(leaky(self.spatial_attn1(weighed)))))
@@ -50,7 +50,7 @@ class TSAFusion(nn.Module):
         return fused * attention.sigmoid() * 2 + add
 
     def _similarity(self, aligned: torch.Tensor) -> torch.Tensor:
-        """Return the similarity of each frame to the center one: [B, T, C, h, w] -> [B, T, 1, h, w] in (0, 1).
+        """Return the similarity of each frame to the center frame: [B, T, C, h, w] -> [B, T, 1, h, w] in (0, 1).
 
         The sum over channels is in float32.
         """

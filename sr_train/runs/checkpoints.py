@@ -1,7 +1,8 @@
-"""Checkpoints to resume from: written atomically; the newest one that can be read is used.
+"""Reading of the checkpoints that a run is resumed from. The newest checkpoint that can be read is used.
 
-The folder ``checkpoints/`` of a stage contains the last K files ``step_NNNNNNNN.ckpt`` and ``last``, a text file with the name
-of the newest one. A checkpoint contains only tensors and plain values and is read with torch's restricted loader.
+The folder ``checkpoints/`` of a stage contains the last K files ``step_NNNNNNNN.ckpt`` and ``last``, a text file with
+the name of the newest checkpoint. A checkpoint contains only tensors and plain values; it is read with torch's
+restricted loader.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Checkpoint(NamedTuple):
 
 
 def file_name(step: int) -> str:
-    """Name of the checkpoint after ``step`` steps."""
+    """Return the file name of the checkpoint after ``step`` steps."""
     return f"step_{step:08d}.ckpt"
 
 
@@ -48,7 +49,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Raise CheckpointError if the file is damaged or was not written by sr-train."""
     try:
-        content = read_torch(path, remedy="it can be deleted")
+        content = read_torch(path, remedy="the file can be deleted")
     except TorchFileError as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(content, dict) or any(k not in content for k in _NEEDED) or not _is_state(content["state_dict"]):
@@ -58,7 +59,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its global_step is {step!r}, expected an integer of at least 0")
     named = _NAME.match(path.name)
     if named is not None and int(named[1]) != step:
-        raise CheckpointError(f"{path}: was written at step {step}: it belongs to another run or was renamed")
+        raise CheckpointError(f"{path}: was written at step {step}: the file belongs to another run or was renamed")
     return Checkpoint(path, step, content)
 
 
@@ -67,18 +68,21 @@ def _is_state(value: object) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message, at most 150 characters."""
+    """Return the first line of an error's message, at most 150 characters."""
     return (str(error).splitlines() or [""])[0][:150]
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], object]) -> Checkpoint | None:
-    """Return the newest checkpoint that can be read; print a line through ``say`` for each damaged one."""
+    """Return the newest checkpoint in a folder that can be read; None if the folder contains no checkpoint.
+
+    Print a line with ``say`` for each damaged checkpoint. Raise CheckpointError if all are damaged.
+    """
     files = list_checkpoints(folder)
     for _, path in files:
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            say(f"{error}; the checkpoint before it is tried")
+            say(f"{error}; the checkpoint before this one is tried")
     if files:
         raise CheckpointError(
             f"{folder}: no checkpoint can be read ({len(files)} tried); resume=never renames the folder and starts from scratch"

@@ -1,9 +1,9 @@
-"""Start of the processes of a run: by srun, by torchrun, by environment variables, or by the first process itself.
+"""Launcher of the processes of a run: srun, torchrun, a user who sets environment variables, or the first process itself.
 
-The number of processes is known before anything is written. ``trainer.devices`` and ``trainer.num_nodes`` are compared with
-the number of processes that the launcher has started. A difference is an error: several trainings would write to one folder,
-or processes would wait for each other forever. This module imports neither torch nor Lightning, which read some of the
-variables when they are imported.
+The number of processes is known before anything is written. ``trainer.devices`` and ``trainer.num_nodes`` are compared
+with the number of processes that the launcher has started. A difference is an error: several trainings would write to
+one folder, or processes would wait for each other forever. This module imports neither torch nor Lightning, because
+both read some of the environment variables when they are imported.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Launch:
 
 
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
-    """Return the place of this process, read from environment variables.
+    """Return the place (rank, node, ...) of this process among the run's processes, read from environment variables.
 
-    Raise UsageError for variables that contradict each other, and inside a SLURM job of several tasks that were not started
-    by srun.
+    Raise UsageError for variables that contradict each other. Also raise it inside a SLURM job of several tasks if this
+    process was not started by srun.
     """
     env = os.environ if environment is None else environment
     found = _find(env)
@@ -73,7 +73,7 @@ def _find(env: Mapping[str, str]) -> Launch:
 
 
 def command_line() -> str:
-    """Return the command line of this process as a user would type it, without keys that count processes."""
+    """Return the command line of this process as a user types it, without trainer.devices and trainer.num_nodes."""
     return shlex.join([Path(sys.argv[0]).name, *_arguments()])
 
 
@@ -84,7 +84,9 @@ def _arguments() -> list[str]:
 def _number(env: Mapping[str, str], name: str) -> int:
     text = env.get(name, "")
     if not re.fullmatch(r"\d+", text):
-        raise UsageError(f"{name}={text} in the environment: expected an integer; remove it: {_without(name)}")
+        raise UsageError(
+            f"{name}={text} in the environment: expected an integer; remove the variable: {_without(name)}"
+        )
     return int(text)
 
 
@@ -150,7 +152,10 @@ def first_host(hosts: str) -> str:
 
 
 def _refuse_without_srun(env: Mapping[str, str]) -> None:
-    """Raise UsageError in a job of several tasks: this process would wait for the others, which do not exist."""
+    """Raise UsageError inside a SLURM or MPI job of several tasks in which srun has not started one process per task.
+
+    Without this check, this process would wait for processes that do not exist.
+    """
     tasks = env.get("SLURM_NTASKS", env.get("SLURM_NPROCS", "1"))
     if "SLURM_JOB_ID" in env and tasks.isdecimal() and int(tasks) > 1:
         raise UsageError(
@@ -166,7 +171,10 @@ def _module() -> str:
 
 
 def _by_hand(env: Mapping[str, str]) -> Launch:
-    """Return the place that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT give; alone without them."""
+    """Return the place of this process that the environment variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT give.
+
+    Without these variables, this is the only process of the run.
+    """
     given = [n for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if n in env]
     values = {n: _number(env, n) for n in given}
     if not given or values.get("WORLD_SIZE") == 1:
@@ -175,15 +183,15 @@ def _by_hand(env: Mapping[str, str]) -> Launch:
     shown = ", ".join(f"{n}={env[n]}" for n in given)
     if missing:
         raise UsageError(
-            f"{shown} in the environment, but not {', '.join(missing)}: start several processes with srun or torchrun, or "
-            f"remove the rest of another program: {_without(*given)}"
+            f"{shown} in the environment, but not {', '.join(missing)}: start several processes with srun or torchrun, or, if "
+            f"another program has left these variables, remove them: {_without(*given)}"
         )
     rank, world, local = values["RANK"], values["WORLD_SIZE"], values.get("LOCAL_RANK", 0)
     per_node = _number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else 1
     if rank >= world or local >= per_node or world % per_node:
         raise UsageError(
             f"{shown} in the environment: RANK must be below WORLD_SIZE, and LOCAL_RANK below LOCAL_WORLD_SIZE "
-            f"({per_node}); remove them: {_without(*given)}"
+            f"({per_node}); correct the variables, or remove them: {_without(*given)}"
         )
     return Launch(
         "environment", rank, world, local, rank // per_node, world // per_node, env["MASTER_ADDR"],
@@ -192,14 +200,14 @@ def _by_hand(env: Mapping[str, str]) -> Launch:
 
 
 def resolve_devices(trainer: Mapping[str, Any], launch: Launch, *, gpus: int) -> tuple[dict[str, Any], Launch]:
-    """Return the trainer's options ``devices`` and ``num_nodes`` for a launch, and the process's place for these options.
+    """Return the trainer's options ``devices`` and ``num_nodes`` for a launch, and this process's place for these options.
 
-    The place differs from ``launch`` if each process can use one GPU only (``srun --gpus-per-task=1``): Lightning then treats
-    each process as a node.
+    The place differs from ``launch`` if each process can use one GPU only (``srun --gpus-per-task=1``). Lightning then
+    treats each process as a node of its own.
 
     Args:
-        trainer: options of Lightning's Trainer. ``devices=auto`` is the number of processes per node that the launcher has
-            started, or 1 without a launcher.
+        trainer: options of Lightning's Trainer. ``devices=auto`` is the number of processes per node that the launcher
+            has started, or 1 without a launcher.
         launch: place of this process among the processes of the run.
         gpus: number of GPUs that the trainer may use in this process; 0 on a CPU.
 
@@ -216,7 +224,7 @@ def resolve_devices(trainer: Mapping[str, Any], launch: Launch, *, gpus: int) ->
         raise UsageError(_contradiction(trainer, launch, wanted))
     if trainer["strategy"] == "single_device":
         raise UsageError(
-            f"trainer.strategy=single_device: {launch.by} has started {launch.world} processes; leave it out"
+            f"trainer.strategy=single_device: {launch.by} has started {launch.world} processes; leave this key out"
         )
     if gpus == 1 and launch.per_node > 1:  # every process sees its own GPU only: srun --gpus-per-task=1
         return {"devices": 1, "num_nodes": launch.world}, replace(
@@ -246,7 +254,7 @@ def _contradiction(trainer: Mapping[str, Any], launch: Launch, wanted: int | Non
         "torchrun": f"torchrun --nnodes={nodes} --nproc-per-node={per_node} -m {_module()}",
     }.get(launch.by, f"WORLD_SIZE={nodes * per_node}")
     return (
-        f"{given}: contradicts {launch.by}, which has started {counted(launch.per_node, 'process', 'processes')} per "
+        f"{given}: this contradicts {launch.by}, which has started {counted(launch.per_node, 'process', 'processes')} per "
         f"node on {counted(launch.nodes, 'node')}. "
         f"Leave out trainer.devices and trainer.num_nodes, or start as many processes as they ask for: {start}"
     )

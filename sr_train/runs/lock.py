@@ -1,4 +1,7 @@
-"""Lock of a run's folder, held by one process at a time and released when that process ends for any reason."""
+"""Lock of a run's folder.
+
+One process at a time holds the lock. The lock is released when the process ends for any reason.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +47,20 @@ def _who(token: str = "") -> str:
 
 
 def lock_file(run_folder: Path) -> Path:
-    """Path of a run's lock file; it is next to the run's folder, so that the folder can be moved while the lock is held."""
+    """Return the path of a run's lock file.
+
+    The lock file is next to the run's folder, so the folder can be moved while the run is locked.
+    """
     return run_folder.parent / f".{run_folder.name}.lock"
 
 
 @contextmanager
 def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold a run's lock. Raise FileExistsError with the holder's name if another process keeps it for ``patience`` seconds.
+    """Hold the lock of a run inside the ``with`` block.
 
-    An fcntl record lock belongs to this process alone. Loader workers, which end about a second after a kill -9, do not inherit
-    it. On a file system without locks, numbered claims are used (:func:`_claim`).
+    Raise FileExistsError with the holder's name if another process keeps the lock for more than ``patience`` seconds.
+    The lock is an fcntl record lock, which belongs to this process alone: loader workers, which may end a second after
+    a kill -9, do not inherit the lock. On a file system without locks, numbered claim files are used (:func:`_claim`).
     """
     path = lock_file(run_folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +76,10 @@ def hold(run_folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _open(path: Path, run_folder: Path, patience: float) -> tuple[int, bool]:
-    """Open the lock file and lock it; return the handle, and false if the file system has no locks."""
+    """Open the lock file and lock it.
+
+    Return (handle of the file, true); (handle, false) if the file system has no locks.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         locked = fcntl is not None and _record_lock(handle, path, run_folder, patience)
@@ -112,7 +122,7 @@ def _record_lock(handle: int, path: Path, run_folder: Path, patience: float) -> 
 
 
 def _newest(path: Path) -> int:
-    """Return the highest number of a lock's claims; 0 if there is none."""
+    """Return the highest number N of a lock's claim files ``LOCKFILE.N`` (see :func:`_claim`); 0 if there is no claim file."""
     numbered = re.compile(rf"{re.escape(path.name)}\.(\d+)")
     return max((int(m[1]) for p in path.parent.iterdir() if (m := numbered.fullmatch(p.name))), default=0)
 
@@ -122,17 +132,18 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def _write(handle: int, text: str) -> None:
-    """Write through an open handle; the file system, not this host, sets the file's time."""
+    """Write a text to an open file from its start, and sync it. The file system sets the file's time, not this host."""
     os.lseek(handle, 0, os.SEEK_SET)
     os.write(handle, text.encode())
     os.fsync(handle)
 
 
 def _age(claim: Path) -> float | None:
-    """Return the seconds since a claim's last heartbeat; None for a claim that was released or removed.
+    """Return the seconds since the last heartbeat of a claim file; None for a claim that was released or removed.
 
-    Both times are the file system's, because the clocks of two hosts may differ by more than the maximum age of a claim. The
-    file is opened, because a network file system may return a cached time for a file that is not open.
+    A process that holds the lock writes its claim file regularly (heartbeat), see :func:`_claim`. Both times come from
+    the file system, because the clocks of two hosts may differ by more than the maximum age of a claim. The file is
+    opened, because a network file system may return a cached time for a file that is not open.
     """
     try:
         with claim.open("rb") as file:
@@ -147,7 +158,10 @@ def _age(claim: Path) -> float | None:
 
 
 def _take(path: Path, number: int, text: str) -> int | None:
-    """Create a claim and return its handle; None if another process has this number or a higher one."""
+    """Create the claim file ``LOCKFILE.number`` (see :func:`_claim`) and return its handle.
+
+    Return None if another process has a claim file with this number or a higher number.
+    """
     claim = _numbered(path, number)
     try:
         handle = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -163,7 +177,10 @@ def _take(path: Path, number: int, text: str) -> int | None:
 
 
 def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int, int]:
-    """Take the next claim once the newest one is free; return its number and its handle."""
+    """Wait until the newest claim file (see :func:`_claim`) is free, and create the next one.
+
+    Return its number and handle. Raise FileExistsError if the newest claim is still in use after ``patience`` seconds.
+    """
     deadline, limit = time.monotonic() + patience, _MISSED * HEARTBEAT
     while True:
         newest = _newest(path)
@@ -173,18 +190,20 @@ def _win(path: Path, run_folder: Path, patience: float, text: str) -> tuple[int,
             if handle is not None:
                 return newest + 1, handle
         elif time.monotonic() > deadline:
-            seen = f" (last heartbeat {max(age, 0):.0f} s ago; after {limit:.0f} s it counts as ended)"
+            seen = f" (last heartbeat {max(age, 0):.0f} s ago; after {limit:.0f} s the process counts as ended)"
             raise _refuse(_numbered(path, newest), run_folder, seen)
         time.sleep(0.05)
 
 
 @contextmanager
 def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
-    """Hold a lock on a file system without locks: the newest numbered claim, a file that only one process can create.
+    """Hold a run's lock on a file system without locks, with numbered claim files ``LOCKFILE.1``, ``LOCKFILE.2``, ...
 
-    The next number may be claimed when the newest claim was released or its heartbeat has stopped. Processes that try this at
-    the same time try the same number, and only one of them creates the file. A process that listed the claims long ago may
-    create a number that was released and removed since. It then finds a higher one, because the newest claim is never removed.
+    The process that has created the file with the highest number holds the lock. Another process may create the next
+    number when this claim was released, or when its heartbeat has stopped. If several processes try this at the same
+    time, they try the same number, and only one of them can create the file. A slow process with an old list of the
+    files may create a number that was used and removed in the meantime. This process then
+    always finds a file with a higher number and gives up, because the file with the highest number is never removed.
     """
     text = _who(uuid.uuid4().hex)
     number, handle = _win(path, run_folder, patience, text)
@@ -206,9 +225,11 @@ def _claim(path: Path, run_folder: Path, patience: float) -> Iterator[None]:
 
 
 def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event) -> None:
-    """Write heartbeats through the claim's own handle, which never refers to the claim of another process.
+    """Write a heartbeat to this process's claim file (see :func:`_claim`) every ``HEARTBEAT`` seconds, until ``done`` is set.
 
-    A process that was suspended for a long time may have lost its claim. It is stopped, because only one process may write.
+    The open handle of the file is used, because it never refers to a claim file of another process. If this process was
+    suspended for a long time, another process may have taken the lock. Then this process is stopped, because only one
+    process may write.
     """
     while not done.wait(HEARTBEAT):
         with suppress(OSError):  # the network may fail for a moment
@@ -226,7 +247,10 @@ def _beat(path: Path, number: int, handle: int, text: str, done: threading.Event
 
 
 def _reopen(claim: Path, handle: int, text: str) -> None:
-    """Let a stale handle refer to the claim again, if the claim still contains this process's token."""
+    """Open this process's claim file again if its handle is stale, and let ``handle`` refer to the new open file.
+
+    The handle is changed only if the file still contains ``text``, which identifies this process.
+    """
     new = os.open(claim, os.O_RDWR)
     try:
         if os.read(new, len(text) + 1) == text.encode():

@@ -11,7 +11,7 @@ HEADER = ("step", "name", "value")
 
 
 def read_rows(path: Path) -> list[tuple[int, str, str]]:
-    """Return the rows of a ``metrics.csv``; an incomplete last line is skipped."""
+    """Return the rows (step, name, value) of a ``metrics.csv``. An incomplete last line is skipped."""
     if not path.exists():
         return []
     rows = []

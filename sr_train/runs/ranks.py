@@ -1,7 +1,9 @@
 """Messages between the processes of a run: decisions of rank 0, failures, signals, and what each process is doing.
 
-All go through torch's TCPStore, a small table in the process of rank 0 (or in torchrun's agent). It works before the process
-group of the GPUs exists and while one of its operations waits, so that no process waits forever for one that has failed.
+All messages go through torch's TCPStore, a small table of keys and values in the process of rank 0 (or in torchrun's
+agent). The table works before the process group of the GPUs exists, and while an operation of this group waits. So no
+process waits forever for a process that has failed. A beat (heartbeat) is a message that a process writes to the table
+every 0.5 s: its step and what it does.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ class FailedElsewhereError(Exception):
 
 
 class Ranks:
-    """Processes of a run, as one of them sees the others. With one process, nothing is sent.
+    """Connection of this process to the other processes of a run. In a run with one process, nothing is sent.
 
     Args:
-        launch: place of this process.
-        world: number of processes, also of those that rank 0 has yet to start.
-        timeout: seconds that a process waits for the others to begin.
+        launch: place of this process among the processes of the run.
+        world: number of processes, including processes that rank 0 has not started yet.
+        timeout: seconds that a process waits until the other processes begin.
     """
 
     def __init__(self, launch: Launch, world: int = 1, *, timeout: float = 1800.0) -> None:
@@ -89,16 +91,16 @@ class Ranks:
         return PrefixStore(f"sr_train/{launch.attempt}", store)
 
     def start(self) -> None:
-        """Begin to send beats, and to watch the other processes."""
+        """Start a thread that sends the heartbeats of this process, and watches signals and failures of the other processes."""
         self._beat(self._store)
         self._thread = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """End the messages. Rank 0 waits until no other process needs its table.
+        """Stop the exchange of messages. Rank 0 waits until the other processes no longer need the table of messages.
 
-        The process that fails first waits a little until the others have read its exit code: srun ends a job's other processes
-        by SIGTERM as soon as one has failed, and they would exit with another code.
+        The process that fails first waits up to 3 s until the other processes have read its exit code. Otherwise srun
+        would end them by SIGTERM as soon as the failed process ends, and they would exit with another code.
         """
         first = self.failure is not None and self.failure.get("rank") == self.rank
         if self._store is not None:
@@ -123,9 +125,10 @@ class Ranks:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def decide(self, what: str, make: Callable[[], Any]) -> Any:
-        """Return ``make()`` of rank 0, a plain value, on every rank. All ranks call this in the same order.
+        """Call ``make`` on rank 0, and return its result, a plain value, on every rank.
 
-        Raise FailedElsewhereError if rank 0 has failed.
+        All ranks must make the same decisions in the same order; ``what`` is the name of the decision. Raise
+        FailedElsewhereError if rank 0 has failed.
         """
         if self._store is None:
             return make()
@@ -136,11 +139,14 @@ class Ranks:
             return value
         found = json.loads(self._read(key))
         if found["what"] != what:
-            raise RuntimeError(f"rank {self.rank} asks for {what!r}, but rank 0 has decided {found['what']!r}")
+            raise RuntimeError(
+                f"rank {self.rank} waits for the decision {what!r}, but rank 0 has sent the decision {found['what']!r}: "
+                "the ranks do not run the same code and config"
+            )
         return found["value"]
 
     def _read(self, key: str) -> bytes:
-        """Return a value of the table once it is there."""
+        """Wait until another process has written a key to the table of messages, and return the value."""
         assert self._store is not None
         while True:
             self.check()
@@ -154,7 +160,7 @@ class Ranks:
     # -- failures -------------------------------------------------------------------------------------------------
 
     def fail(self, message: str, code: int) -> bool:
-        """Tell all processes that this one has failed. Return false if another one was first."""
+        """Report to all processes that this process has failed. Return false if another process has failed before."""
         if self._store is None:
             return True
         mine = {"rank": self.rank, "host": socket.gethostname(), "message": message, "code": code, "id": os.getpid()}
@@ -166,12 +172,15 @@ class Ranks:
         return self.failure == mine
 
     def lose(self, message: str) -> None:
-        """Tell all processes that one of them is gone, and print it, unless a failure is known."""
+        """Print that a process has ended without a message, and report it to all processes; do nothing after a failure."""
         if self.failure is None and not self._ended.is_set() and self.fail(message, 1):
             sys.stderr.write(f"sr-train: error: {message}\n")
 
     def meet(self, what: str) -> None:
-        """Wait until all processes have called this. Raise LostRankError for those that have not come in time."""
+        """Wait until all processes have called this with the same ``what``.
+
+        Raise LostRankError that lists the processes that have not called this within the timeout.
+        """
         if self._store is None:
             return
         self._store.set(f"{what}/{self.rank}", "1")
@@ -196,7 +205,7 @@ class Ranks:
             raise FailedElsewhereError(int(self.failure["code"]))
 
     def explain_loss(self) -> str | None:
-        """Return the message for an operation that failed because a process is gone; None if that process has told why."""
+        """Return the message for an operation that failed because a process ended; None if the process reported its error."""
         deadline = time.monotonic() + 2 * _LOST
         while time.monotonic() < deadline and self.failure is None:
             try:
@@ -209,7 +218,7 @@ class Ranks:
         return None if self.failure is not None else "the connection between the processes of the run broke"
 
     def silent(self) -> list[int]:
-        """Return the ranks that have begun and have stopped to send beats."""
+        """Return the ranks that have sent heartbeats before, but have sent none for 4 s."""
         assert self._store is not None
         beats = {r: self._read_beat(self._store, r) for r in range(self.world) if r != self.rank}
         return [r for r, beat in beats.items() if beat is not None and beat["age"] > _LOST]
@@ -220,20 +229,20 @@ class Ranks:
     # -- signals --------------------------------------------------------------------------------------------------
 
     def ask_to_stop(self, number: int) -> None:
-        """Tell the other processes that this one has received a signal. May be called by a signal handler."""
+        """Report a signal of this process to the other processes. A signal handler may call this method."""
         self._asked = number
 
     # -- beats ----------------------------------------------------------------------------------------------------
 
     def doing(self, what: str, step: int | None = None) -> None:
-        """Note what this process does now, e.g. "waits for data"."""
+        """Store what this process does, e.g. "waits for data", and the last finished step, for the next heartbeat."""
         self._doing = what
         self._since = time.monotonic()
         if step is not None:
             self._step, self._told = step, SILENCE
 
     def pause(self) -> None:
-        """Print nothing about missing steps until the next one."""
+        """Do not print "no step for N s" until the next step has been finished, e.g. during a validation."""
         self._step = -1
 
     def _beat(self, store: Store | None) -> None:
@@ -250,7 +259,7 @@ class Ranks:
         store.set(f"beat/{self.rank}", json.dumps(content))
 
     def _read_beat(self, store: Store, rank: int) -> dict[str, Any] | None:
-        """Return the newest beat of a rank with its age, by this process's clock; None before its first."""
+        """Return a rank's newest heartbeat and its age in seconds by this process's clock; None before the first one."""
         if not store.check([f"beat/{rank}"]):
             return None
         text = store.get(f"beat/{rank}").decode()
@@ -261,7 +270,7 @@ class Ranks:
         return {**json.loads(text), "age": time.monotonic() - since}
 
     def _watch(self) -> None:
-        """Send beats, and read signals and failures, until the run ends."""
+        """Send heartbeats of this process, and read signals and failures of other processes, until the run ends."""
         store = None if self._store is None else self._connect()
         failed_at: float | None = None
         while not self._ended.wait(BEAT):
@@ -290,7 +299,7 @@ class Ranks:
             self.failure = json.loads(store.get("failure"))
 
     def _break_silence(self, store: Store | None) -> None:
-        """Print what every process does, after 60 s without a step and then each time the silence has doubled."""
+        """Print on rank 0 what every process does, after 60 s without a step, and again after 120 s, 240 s, ..."""
         quiet = time.monotonic() - self._since
         if self.rank != 0 or self._step < 0 or quiet < self._told:
             return
@@ -303,7 +312,7 @@ class Ranks:
 
 
 def _guard_exit(code: int) -> None:
-    """End this process at most 5 s after it begins to exit: NCCL may wait for processes that are gone."""
+    """End this process at most 5 s after it begins to exit, because NCCL may wait forever for processes that have ended."""
     exiting = threading.Event()
 
     def wait() -> None:
@@ -316,7 +325,7 @@ def _guard_exit(code: int) -> None:
 
 
 def describe_beats(beats: dict[int, dict[str, Any]]) -> str:
-    """Return one line with the activity of the slowest or lost processes, and the number of the others, which wait for them."""
+    """Return one line on all heartbeats: what slow and lost ranks do, and the number of ranks that wait for them."""
     if len(beats) == 1:
         return f"{beats[0]['doing']} (after step {beats[0]['step']})"
     lost = {r: b for r, b in beats.items() if b["age"] > 10 * BEAT}

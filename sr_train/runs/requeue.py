@@ -1,4 +1,4 @@
-"""Return of a stopped SLURM job to the queue, so that it continues when SLURM has room for it again."""
+"""Requeue of a stopped SLURM job: SLURM puts the job back into the queue and starts it again later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _FILE = "requeue.json"
 
 
 def is_restart(environment: Mapping[str, str] | None = None) -> bool:
-    """Return true if SLURM or torchrun has started this command before: resume=never must not rename what it has trained."""
+    """Return true if SLURM or torchrun has restarted this command.
+
+    In this case resume=never must not rename the folder, because the first start of the same command has trained there.
+    """
     env = os.environ if environment is None else environment
     return any(env.get(name, "0") not in ("", "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
@@ -24,13 +27,14 @@ def is_restart(environment: Mapping[str, str] | None = None) -> bool:
 def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str, str] | None = None) -> str | None:
     """Ask SLURM to requeue this job; return a sentence for the user, or None outside of SLURM.
 
-    A job is requeued only while SLURM counts it as running: after a preemption or ``--signal``, but not after scancel. It is
-    not requeued a third time in a row without a new step, because it would never end.
+    A job is requeued only while SLURM counts it as running: after a preemption or ``--signal``, but not after scancel.
+    A job that would be requeued for the third time in a row without a new step is not requeued, because it would never
+    end.
 
     Args:
         folder: folder of the run.
-        progress: steps of each stage.
-        environment: environment variables; default: those of this process.
+        progress: {stage: number of finished steps}.
+        environment: environment variables; default: the environment variables of this process.
     """
     env = os.environ if environment is None else environment
     job = env.get("SLURM_JOB_ID")
@@ -48,8 +52,8 @@ def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str,
     count = _without_progress(folder, progress)
     if count >= _LIMIT:
         return (
-            f"SLURM job {job} is not requeued: {count} times in a row it has not reached a new step; give it more time, or a "
-            "smaller checkpoint.every"
+            f"SLURM job {job} is not requeued: {count} times in a row it has not reached a new step; give the job more time, "
+            "or a smaller checkpoint.every"
         )
     if _scontrol("requeue", job) is None:
         return f"SLURM job {job} is not requeued: scontrol requeue {job} failed"
@@ -57,7 +61,7 @@ def requeue(folder: Path, progress: Mapping[str, int], environment: Mapping[str,
 
 
 def _without_progress(folder: Path, progress: Mapping[str, int]) -> int:
-    """Return how often in a row the run was requeued at this progress, including this time."""
+    """Return how often in a row the run was requeued without a new step in any stage, including this time."""
     file = folder / _FILE
     try:
         last = json.loads(file.read_text(encoding="utf-8"))

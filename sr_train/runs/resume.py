@@ -1,4 +1,4 @@
-"""Config of a started stage, and the check that the stage may continue with the present config and data."""
+"""Config of a started stage, and the check that the stage may continue with the current config and data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class ChangedError(ValueError):
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten a config: {"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}; empty lists and mappings are kept."""
+    """Flatten a config: {"a": {"b": [1, 2]}} -> {"a.b[0]": 1, "a.b[1]": 2}.
+
+    Empty lists and mappings remain as values.
+    """
     if isinstance(value, Mapping) and value:
         return {
             k: v
@@ -58,14 +61,18 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _free(key: str) -> bool:
-    """Return true if ``FREE`` contains a flat key or a key above it, or if it is the path of a feature network's weights."""
-    if key.startswith("loss.") and key.endswith(".extractor.weights"):  # compared by content: fingerprint.features
+    """Return true if a key may change when a run is resumed: ``FREE`` contains the key, or a key above it.
+
+    ``key`` is flat, e.g. ``data.train[0].hr``. The path of a feature network's weights may change, too: the weights are
+    compared by content (``fingerprint.features``).
+    """
+    if key.startswith("loss.") and key.endswith(".extractor.weights"):
         return True
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
 
 
 def fingerprint(sources: Sequence[Any]) -> list[str]:
-    """Return one digest per training source, of the names and sizes of its images; paths are not included."""
+    """Return a digest for each training source, computed from the names and sizes of its images, without paths."""
     digests = []
     for pairs in sources:
         digest = hashlib.blake2b(digest_size=8)
@@ -77,7 +84,7 @@ def fingerprint(sources: Sequence[Any]) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and machine properties that must also be equal for a bit-for-bit resume."""
+    """Return the versions and machine properties that must be equal so that a resumed run continues bit for bit."""
     return {
         "torch": str(torch.__version__),
         "lightning": version("lightning"),
@@ -102,7 +109,7 @@ def describe(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return ``key: old -> new`` for every difference that is not allowed."""
+    """Return ``key: old -> new`` for every key that has changed although it must not change when a run is resumed."""
     a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
@@ -116,7 +123,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _with_new_paths(value: Any) -> Any:
-    """Return a config in which moved classes have their present paths."""
+    """Return a config in which dotted paths of an earlier version of sr-train are replaced by the current paths."""
     if isinstance(value, Mapping):
         return {k: _with_new_paths(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -131,7 +138,10 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a stage's ``config.yaml``, or None. Raise ChangedError if it cannot be read."""
+    """Return the content of a stage's ``config.yaml``; None if there is no such file.
+
+    Raise ChangedError if the file cannot be read.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         return None
@@ -155,9 +165,10 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
-    """Compare a stage with the one started in its folder; return notes for the user.
+    """Compare a stage's new config with the config that the stage was started with in its folder.
 
-    Raise ChangedError with every difference and the remedies, unless ``force`` is set.
+    Return notes for the user. If there are differences, raise ChangedError that contains all of them and the remedies,
+    unless ``force`` is true.
     """
     begun = (folder / "weights.safetensors").exists() or bool(list_checkpoints(folder / "checkpoints"))
     if not begun:  # it failed before its first checkpoint, so nothing can be lost

@@ -1,7 +1,8 @@
 """``launcher=slurm``: write a job file for each run and submit it with sbatch.
 
-The job file starts the ordinary command by srun, one process per task, so the job is the same as one that a user writes.
-Nothing of this process is stored in it, and the command that runs in the job owns its signals, exit codes and requeues.
+The job file starts the ordinary command sr-train by srun, one process per task, as in a job file that a user writes.
+The state of this process is not stored in the job file. The command in the job handles signals, sets the exit code, and
+asks SLURM to requeue the job.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class SlurmJob:
         tasks_per_node: processes of each machine; None is one per GPU.
         cpus_per_task: CPU cores of each process; None is ``data.workers + 1``.
         hours: time limit.
-        grace: seconds before the time limit at which the run saves.
-        partition: partition, None for the default.
-        account: account, None for the default.
-        memory: memory of each machine, None for the default.
+        grace: number of seconds before the time limit at which the run writes a checkpoint and stops.
+        partition: SLURM partition; None for the cluster's default.
+        account: SLURM account; None for the cluster's default.
+        memory: memory of each machine, e.g. 64G; None for the cluster's default.
         options: further options of sbatch.
-        setup: shell commands before the program.
-        wait: wait for the job's end.
+        setup: shell commands that the job runs before the program.
+        wait: true to wait until the job ends.
     """
 
     def __init__(
@@ -94,7 +95,10 @@ class SlurmJob:
             )
 
     def arguments(self, typed: Sequence[str]) -> list[str]:
-        """Return the arguments of the command in the job. Raise UsageError for keys that the launcher sets."""
+        """Return the arguments of the command inside the job: the typed arguments and the number of processes.
+
+        Raise UsageError for keys that launcher=slurm sets.
+        """
         for argument in typed:
             key = argument.partition("=")[0].lstrip("+")
             if key.endswith(_SET):
@@ -145,8 +149,8 @@ class SlurmJob:
         """Submit the job of a plan, and print how to follow and cancel it.
 
         Args:
-            plan: the run.
-            typed: its arguments, without those of the launcher.
+            plan: plan of the run.
+            typed: arguments of the command, without arguments for the launcher.
         """
         config = plan.stages[0].config
         folder = Path(config["paths"]["runs"]) / "slurm" / plan.name
@@ -191,7 +195,11 @@ class SlurmJob:
 
 
 def _for_sbatch(text: str) -> str:
-    """Quote a text for a job file. Inside double quotes sbatch reads a backslash as in a shell; outside it splits at spaces."""
+    """Quote a text for a line ``#SBATCH ...`` of a job file.
+
+    Outside of double quotes, sbatch splits a line at spaces. Inside double quotes, a backslash has the same meaning as
+    in a shell.
+    """
     if not re.search(r"[\s'\"#\\]", text):
         return text
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
@@ -203,7 +211,7 @@ def _workers(config: Mapping[str, Any]) -> int:
 
 
 def _refuse_a_second(folder: Path, name: str) -> None:
-    """Raise UsageError if the last job of this run still waits or runs: two jobs cannot train one run."""
+    """Raise UsageError if the last job of this run is still waiting or running, because two jobs cannot train one run."""
     file = folder / "job"
     job = file.read_text(encoding="utf-8").strip() if file.exists() else ""
     if not job:
@@ -213,7 +221,7 @@ def _refuse_a_second(folder: Path, name: str) -> None:
     if asked.returncode == 0 and state:
         log = shlex.quote(str(folder / f"{job}.log"))
         raise UsageError(
-            f"run {name}: its job {job} is {state}; follow it: tail -F {log}; cancel it: scancel {job}; "
+            f"run {name}: job {job} of this run is {state}; follow it: tail -F {log}; cancel it: scancel {job}; "
             "or give another name=NAME"
         )
 
@@ -230,12 +238,15 @@ class Jobs:
         self.submitted: list[Submitted] = []
 
     def submit(self, plan: Plan, typed: Sequence[str]) -> Jobs:
-        """Submit the job of a plan; ``typed`` are its arguments without those of the launcher."""
+        """Submit the job of a plan.
+
+        ``typed`` contains the arguments of the command, without arguments for the launcher.
+        """
         self.submitted.append(self.job.submit(plan, typed))
         return self
 
     def add(self, job: Job) -> float:
-        """Submit a job of a sweep. Its score is not known here, so it is NaN."""
+        """Submit a job of a sweep. Return NaN, because the job's score is not known when it is submitted."""
         if job.sweeper is not None:
             raise UsageError(
                 "launcher=slurm: the sweeper needs the jobs' scores, and launcher=slurm does not wait for them; run the sweep "
@@ -246,12 +257,18 @@ class Jobs:
         return math.nan
 
     def finish(self) -> int:
-        """Wait for the jobs if the launcher does, print their errors, and return the highest exit code."""
+        """Return the highest exit code of the submitted jobs; 0 if launcher.wait is false.
+
+        If launcher.wait is true, wait until all jobs have ended, and print their errors.
+        """
         return max((_outcome(job) for job in self.submitted), default=0)
 
 
 def _outcome(job: Submitted) -> int:
-    """Wait for a job's end, print its error in one line, and return its exit code; 0 for a job that is not waited for."""
+    """Wait until a job has ended, print its error in one line, and return its exit code.
+
+    If launcher.wait is false, return 0 at once.
+    """
     if job.waiting is None:
         return 0
     job.waiting.communicate()

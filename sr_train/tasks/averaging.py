@@ -17,12 +17,13 @@ class Average(AveragedModel):
 
     Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
 
-    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step that the
-    guard refuses is an update as well: it averages the unchanged weights once more. So t is the number of steps, which
-    every process knows without asking the device which of them were refused.
+    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step
+    that is refused (:mod:`sr_train.tasks.guard`) counts as an update as well: the unchanged weights are averaged once
+    more. So t is the number of all steps. Every process knows this number, and need not ask the device which steps were
+    refused.
 
     Args:
-        network: network to average; it is copied.
+        network: network to average. The average is a copy of the network.
         decay: largest decay.
     """
 
@@ -35,7 +36,10 @@ class Average(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average the present weights and buffers of ``model``; those of integer type are copied."""
+        """Update the average with the current weights and buffers of ``model``.
+
+        Integer tensors are copied, not averaged.
+        """
         if self._updates is None:
             self._updates = int(self.n_averaged)
         t = self._updates
@@ -49,7 +53,11 @@ class Average(AveragedModel):
         self.n_averaged.fill_(self._updates)
 
     def _tensors(self, model: nn.Module) -> tuple[list[torch.Tensor], ...]:
-        """Return four lists of tensors: floating-point ones of the average and of ``model``, and integer ones of both."""
+        """Return four lists of tensors.
+
+        In order: floating-point tensors of the average, floating-point tensors of ``model``, integer tensors of the
+        average, integer tensors of ``model``.
+        """
         if self._source is None or self._source() is not model:
             self._source = weakref.ref(model)
             pairs = zip(places(self.module), places(model), strict=True)
@@ -70,8 +78,8 @@ class Average(AveragedModel):
 def averaged_copy(network: nn.Module, decay: float) -> Average:
     """Return the EMA of a network. Raise ValueError if the network cannot be copied.
 
-    ``nn.utils.weight_norm`` keeps its computed weight as an attribute with a graph, which cannot be copied. The attribute is
-    detached here; it is computed again before every use.
+    ``nn.utils.weight_norm`` keeps the computed weight as an attribute with an autograd graph, which cannot be copied.
+    The attribute is detached here; weight_norm computes it again before every use.
     """
     for module in network.modules():
         for name, value in vars(module).items():

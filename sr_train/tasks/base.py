@@ -30,11 +30,15 @@ from sr_train.tasks.parameters import freeze, split, suffixes
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Keep only the input of each block (``checkpoint_unit``) for the backward pass; return the number of blocks."""
+    """Let the backward pass compute each block again from the block's input, to save memory.
+
+    Return the number of blocks. The blocks are modules with the attribute ``checkpoint_unit``. Raise ValueError if the
+    network has no such block.
+    """
     blocks = contract.checkpoint_units(network)
     if not blocks:
         raise ValueError(
-            f"task.recompute=true: {type(network).__name__} has no blocks marked with checkpoint_unit; leave it out"
+            f"task.recompute=true: {type(network).__name__} has no blocks with an attribute checkpoint_unit; leave it out"
         )
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
@@ -47,8 +51,8 @@ class SRTask(L.LightningModule):
     Subclasses define ``training_step``. Subclasses with a second network extend ``networks`` and ``parameter_groups``.
 
     Args:
-        model: the network, as :mod:`sr_train.models.contract` describes it.
-        options: fields of :class:`~sr_train.tasks.options.Options`, by their names.
+        model: network with the attributes that :mod:`sr_train.models.contract` describes.
+        options: fields of :class:`~sr_train.tasks.options.Options`, as keyword arguments.
     """
 
     __signature__: ClassVar[inspect.Signature]
@@ -82,13 +86,16 @@ class SRTask(L.LightningModule):
         self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Set ``__signature__`` to all keywords of the constructor; keys of YAML are checked against it."""
+        """Set ``__signature__`` to all keywords of the constructor.
+
+        Keys of YAML files are checked against this signature.
+        """
         super().__init_subclass__(**kwargs)
         cls.__signature__ = joined([*cls.__mro__[: cls.__mro__.index(SRTask) + 1], Options])
 
     @property
     def refused(self) -> int:
-        """Number of steps refused so far, as far as the host knows; :meth:`look` makes it exact."""
+        """Number of steps refused so far, as far as the host knows. The number is exact after :meth:`look`."""
         return self.guard.refused
 
     @property
@@ -99,15 +106,18 @@ class SRTask(L.LightningModule):
     # -- evaluated network ---------------------------------------------------------------------------------------
 
     def averaged(self) -> nn.Module:
-        """Return the network that is evaluated and exported: the EMA if there is one."""
+        """Return the network that is evaluated and exported: the EMA, or the trained network if there is no EMA."""
         return self.model if self.ema is None else self.ema.module
 
     def evaluated(self, scale: int) -> nn.Module:
-        """Return the evaluated network for images of ``scale``; for a network with several scales, the branch."""
+        """Return the evaluated network for images of ``scale``.
+
+        For a network with several scales, return the scale's branch.
+        """
         return self.averaged()
 
     def progress(self) -> dict[str, torch.Tensor]:
-        """Return the numbers of the progress display by name."""
+        """Return {name: value} of the numbers that the progress display shows."""
         return {k: self.numbers[f"train/{k}"] for k in self.shown if f"train/{k}" in self.numbers}
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
@@ -117,7 +127,7 @@ class SRTask(L.LightningModule):
     # -- optimization --------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
-        """Return the networks that a step changes."""
+        """Return the networks whose weights an optimizer step changes."""
         return [self.model]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -131,7 +141,7 @@ class SRTask(L.LightningModule):
         return [[names[parameter] for parameter in group["params"]] for group in self.parameter_groups()]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """Return the rate of a parameter group, computed from the present options and not from a checkpoint."""
+        """Return the learning rate at a step, from the current options, for the parameter group with this ``suffix``."""
         factors = {name: self._scales[glob] for glob, name in self._suffixes.items()}
         return self.rate * factors.get(suffix, 1.0) * self.options.curve(step)
 
@@ -140,13 +150,13 @@ class SRTask(L.LightningModule):
         return self.options.optimizer(self.parameter_groups(), lr=self.rate)
 
     def set_rate(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Set each group's rate for the current step."""
+        """Set the learning rate of each parameter group for the current step."""
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate_of(group["suffix"], self.global_step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the rate, clear the gradients before a step's first micro-batch, and keep the keys for the guard."""
+        """Set the learning rate, store the image names for the guard, and clear gradients at a step's first micro-batch."""
         self.set_rate(self.trainer.optimizers)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:  # Lightning drops them after the forward pass
             for network in self.networks():
@@ -154,9 +164,9 @@ class SRTask(L.LightningModule):
         self.guard.begin(batch, self.networks())
 
     def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
-        """Keep a micro-batch's loss for the guard and its parts for the logs; return the loss.
+        """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs.
 
-        Raise ValueError for a loss that is not a single number or has no gradient.
+        Return the loss. Raise ValueError for a loss that is not a single number or has no gradient.
         """
         if loss.ndim or not loss.requires_grad:
             have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
@@ -171,13 +181,19 @@ class SRTask(L.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
-        """Let the scaler of 16-mixed unscale the gradients before they are judged and clipped, also for a fused optimizer."""
+        """Let the gradient scaler of 16-mixed unscale the gradients before the guard checks them for NaN, and before clipping.
+
+        Without this, a fused optimizer would unscale the gradients only in its own step.
+        """
         for optimizer in self.trainer.optimizers:
             if hasattr(optimizer, "_step_supports_amp_scaling"):  # else it leaves that to the optimizer's step
                 optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse the step if its loss or gradient is not finite. With a fused Adam the host does not wait for the decision."""
+        """Refuse the step (change no weights) if its loss or gradient is not finite.
+
+        With a fused Adam, the device decides this and the host does not wait.
+        """
         norms = {
             f"train/grad_norm{group.get('suffix', '')}": get_total_norm(
                 [p.grad for p in group["params"] if p.grad is not None]
@@ -195,7 +211,7 @@ class SRTask(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each network by its own norm, so that a large gradient of one does not reduce the step of another."""
+        """Clip the gradients of each network separately, so that a large gradient of one network does not affect another."""
         if not gradient_clip_val:
             return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
@@ -217,14 +233,17 @@ class SRTask(L.LightningModule):
         self.guard.follow(self.global_step + 1)  # Lightning counts the step after this hook
 
     def look(self) -> None:
-        """Wait for the device and count the refused steps; raise NonFiniteError after too many in a row.
+        """Wait for the device and count the refused steps; raise NonFiniteError after too many refused steps in a row.
 
-        It is called at logging steps, before a checkpoint and at the end.
+        This method is called at logging steps, before a checkpoint and at the end of training.
         """
         self.guard.look()
 
     def listen(self, step: int) -> None:
-        """Print the alarm of the network as a warning, once per run. It waits for the device and is called at logging steps."""
+        """Print the warning that the network's method ``alarm`` returns, once per run.
+
+        This method waits for the device, so it is called only at logging steps.
+        """
         if self._alarmed or not isinstance(self.model, contract.Watched):
             return
         alarm = self.model.alarm()
@@ -234,20 +253,21 @@ class SRTask(L.LightningModule):
                 warnings.warn(f"step {step}: {alarm}", stacklevel=2)
 
     def on_train_end(self) -> None:
-        """Count the refused steps of the end."""
+        """At the end of training, count the refused steps that the host does not know of yet."""
         self.look()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the guard's counters, the flag of the alarm, and the names of the optimizer's parameters."""
+        """Add the guard's counters, whether the network's warning was printed, and the names of trained parameters."""
         self.look()
         checkpoint["trained"] = self.trained()
         checkpoint["optimizer_options"] = options_of(self.configure_optimizers())
         checkpoint["guard"] = {**self.guard.state_dict(), "alarmed": self._alarmed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard's counters and the flag of the alarm. The options of the optimizer are those of this command.
+        """Restore the guard's counters of refused steps, and whether the network's warning (``alarm``) has been printed.
 
-        Changed options, which ``resume=force`` allows, are written to events.csv.
+        The options of the optimizer are those of this command. Changed options, which ``resume=force`` allows, are written to
+        events.csv.
         """
         own = options_of(self.configure_optimizers())
         changes: list[str] = []
@@ -263,9 +283,10 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
-        """Upscale one whole image with the evaluated network in fp32: its LR or window -> [C, H, W] in [0, 1], on the CPU.
+        """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
 
-        Tiles are used if the image does not fit into memory. Raise MemoryFullError if no tile fits.
+        Tiles are used if the image does not fit into memory. Raise MemoryFullError if even the smallest tile does not
+        fit.
         """
         network = self.evaluated(image.scale)
         training = network.training
@@ -277,6 +298,6 @@ class SRTask(L.LightningModule):
             network.train(training)
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
-        """Return the scores of one image by protocol."""
+        """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image."""
         wanted = [p for p in self.protocols if image.centered or not p.center]
         return {p.name: score(sr, image.hr, p, image.scale, from_gray=image.from_gray) for p in wanted}

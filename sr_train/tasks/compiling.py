@@ -12,10 +12,11 @@ from sr_train.models import contract
 
 
 def compile_network(network: nn.Module) -> None:
-    """Compile the blocks of a network (``checkpoint_unit``), or all of it if it has none, when they are first run.
+    """Let ``torch.compile`` compile the blocks of a network when they are first run.
 
-    Equal blocks share one compiled program, so a network of 23 blocks is compiled almost as fast as one of them, and another
-    size of the input compiles one block again. Names of parameters do not change.
+    Blocks are modules with the attribute ``checkpoint_unit``. A network without blocks is compiled as a whole. Equal
+    blocks share one compiled program, so 23 blocks are compiled almost as fast as one block. For another size of the
+    input, only one block is compiled again. Names of parameters do not change.
     """
     for module in outermost(contract.checkpoint_units(network)) or [network]:
         module.compile()  # pyright: ignore[reportUnknownMemberType]
@@ -29,7 +30,10 @@ def outermost(blocks: list[nn.Module]) -> list[nn.Module]:
 
 @contextmanager
 def uncompiled(network: nn.Module) -> Generator[None]:
-    """Run a network without its compiled programs: every image of a validation has another size to compile for."""
+    """Run a network without its compiled programs inside the ``with`` block.
+
+    In a validation every image has another size, so torch would compile the network for every image.
+    """
     modules: list[Any] = list(network.modules())
     compiled = [(m, m._compiled_call_impl) for m in modules if m._compiled_call_impl is not None]
     try:

@@ -1,4 +1,7 @@
-"""Learning-rate schedules as pure functions of the step: they have no state, so a resume is exact."""
+"""Learning-rate schedules as pure functions of the step.
+
+Schedules have no state, so a resumed run continues exactly.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,28 @@ from torch import nn
 
 
 class Curve(Protocol):
-    """Schedule: step (0 is the first) -> factor of the group's base rate."""
+    """Protocol of a learning-rate schedule: a function from the step (0 is the first) to a factor of the base rate."""
 
     def __call__(self, step: int) -> float:
-        """Return the factor at ``step``."""
+        """Return the factor of the base learning rate at ``step``."""
         ...
 
 
 class Constant:
-    """Constant rate: the factor is 1."""
+    """Schedule of a constant learning rate: the factor is always 1."""
 
     def __call__(self, step: int) -> float:  # noqa: D102 - see Curve
         return 1.0
 
 
 class MultiStep:
-    """Multiplication by ``gamma`` at each milestone: EDSR at 200k, ESRGAN's GAN stage at 50k, 100k, 200k and 300k.
+    """Schedule that multiplies the learning rate by ``gamma`` at each milestone.
+
+    EDSR has one milestone at 200k; ESRGAN's GAN stage has milestones at 50k, 100k, 200k and 300k.
 
     Args:
         milestones: steps in increasing order.
-        gamma: factor at each.
+        gamma: factor at each milestone.
     """
 
     def __init__(self, *, milestones: Sequence[int], gamma: float = 0.5) -> None:
@@ -44,11 +49,13 @@ class MultiStep:
 
 
 class CosineRestarts:
-    """Cosine from weight to floor in each period (SGDR, Loshchilov and Hutter 2017), used by EDVR.
+    """Schedule of cosine periods (SGDR, Loshchilov and Hutter 2017), used by EDVR.
+
+    In each period the factor falls from a weight to the floor along a cosine.
 
     Args:
-        periods: lengths in steps; after the last period the rate stays at the floor.
-        weights: factor at the start of each period; default: 1 for all.
+        periods: lengths of the periods in steps. After the last period the rate stays at the floor.
+        weights: factor at the start of each period; default: 1 for all periods.
         floor: lowest factor (BasicSR's eta_min divided by the base rate).
     """
 
@@ -72,9 +79,10 @@ class CosineRestarts:
 
 
 def check_covers(curve: Curve, steps: int, *, key: str = "curve") -> None:
-    """Check that the periods of a schedule cover all steps of a stage; after them the rate would stay at the floor.
+    """Raise ValueError if the periods of a schedule :class:`CosineRestarts` end before the last step of a stage.
 
-    Raise ValueError if they do not. The message contains the sum of the periods, and periods that cover the stage.
+    After the last period, the rate would stay at the floor. The message contains the sum of the periods, and longer
+    periods that cover the stage.
     """
     if not isinstance(curve, CosineRestarts) or (missing := steps - sum(curve.periods)) <= 0:
         return
@@ -100,10 +108,11 @@ def try_optimizer(
     rate: float,
     device: torch.device,
 ) -> None:
-    """Build an optimizer as a run does, and take a step with another one that has the same arguments.
+    """Test the options of an optimizer: build two optimizers with the same arguments, and make a step with the second.
 
-    The first gets parameters with the real shapes, expanded from one number each to save memory. The second gets parameters of
-    one number on ``device``. Errors of the optimizer are not caught.
+    The first optimizer gets parameters with the real shapes. To save memory, each parameter is one number that is
+    expanded to the shape. The second optimizer gets parameters of one number on ``device``. Errors of the optimizers
+    are not caught.
     """
     make(_stand_ins(groups, torch.device("cpu"), full=True), lr=rate)
     small = _stand_ins(groups, device, full=False)

@@ -21,7 +21,7 @@ from sr_train.tasks.gan_watch import Watch
 def frozen(network: nn.Module) -> Generator[None, None, None]:
     """Freeze the parameters of ``network`` inside the ``with`` block.
 
-    Gradients of a graph that is built there flow through the network, but not to its parameters.
+    For an autograd graph that is built inside the block, gradients flow through the network, but not to its parameters.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
@@ -36,20 +36,23 @@ def frozen(network: nn.Module) -> Generator[None, None, None]:
 class GANTask(SRTask):
     """Training of a generator G against a discriminator D: both are updated once per step, on the same generated images.
 
-    The update is simultaneous and bit for bit equal to two optimizers that step one after the other on one batch
-    (``tests/tasks/test_gan.py``). With one automatic optimizer a step is counted once, and accumulation, clipping and plain
-    ddp work. Two optimizers in Lightning's manual mode count each step twice and exclude all three. One backward pass over the
-    sum of both losses keeps the graphs of G, of the features, and of three calls of D. At the sizes of ``esrgan_x4`` this
-    needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
+    G and D are updated at the same time. The result is bit for bit equal to two optimizers that step one after the
+    other on one batch (``tests/tasks/test_gan.py``). One optimizer contains the parameters of both, so Lightning counts
+    a step once, and accumulation, clipping and plain ddp work. Two optimizers in Lightning's manual mode would count
+    each step twice, and accumulation, clipping and plain ddp would not work. There is one backward pass over the sum of
+    both losses. This pass keeps the graphs of G, of the features, and of three calls of D. At the sizes of
+    ``esrgan_x4`` this needs 6 % more memory than one backward pass per loss (``scripts/bench/gan_memory.py``).
 
-    With accumulation, the averages of a relativistic loss and of BatchNorm are over a micro-batch, on several devices over the
-    micro-batches of all of them. ``trainer.sync_batchnorm=false`` makes those of BatchNorm local.
+    The averages in a relativistic loss and in BatchNorm are computed over one micro-batch of all devices together. If a
+    step has several micro-batches (accumulation), they are not averages over the whole batch of the step. With
+    ``trainer.sync_batchnorm=false``, the averages in BatchNorm are computed over one device only.
 
     Args:
-        discriminator: D: [B, C, H, W] in [0, 1] -> logits [B, 1]. Newly initialized in every stage, saved only in checkpoints.
+        discriminator: network D: [B, C, H, W] in [0, 1] -> logits [B, 1]. D is newly initialized in every stage,
+            and saved only in checkpoints.
         loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
-        discriminator_rate: base learning rate of D; default: that of G.
-        discriminator_curve: schedule of D's rate; default: that of G.
+        discriminator_rate: base learning rate of D; default: the base learning rate of G.
+        discriminator_curve: schedule of D's learning rate; default: the schedule of G.
         options: arguments of :class:`~sr_train.tasks.base.SRTask`; they apply to G. All parameters of D are trained.
     """
 
@@ -80,22 +83,25 @@ class GANTask(SRTask):
     # -- optimization --------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
-        """Return G and D."""
+        """Return the generator and the discriminator."""
         return [self.model, self.discriminator]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the groups of G, then the group of D."""
+        """Return the optimizer's parameter groups: first the groups of the generator, then one group of the discriminator."""
         own = {"params": list(self.discriminator.parameters()), "lr": self.rate_of("_d", 0), "suffix": "_d"}
         return [*super().parameter_groups(), own]
 
     def rate_of(self, suffix: str, step: int) -> float:
-        """Return the rate of D for its suffix, else the rate of G."""
+        """Return the learning rate of a parameter group at a step; the suffix ``_d`` stands for the discriminator."""
         if suffix == "_d":
             return self.discriminator_rate * self.discriminator_curve(step)
         return super().rate_of(suffix, step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return G's loss with D frozen plus D's loss with the generated images detached."""
+        """Return the sum of two losses: the generator's loss with a frozen discriminator, and the discriminator's loss.
+
+        Generated images are detached for the discriminator's loss.
+        """
         hr = to_float(batch["hr"])
         sr = self.model(to_float(batch["lr"])).float()
         # Real and fake images go through D separately, because its BatchNorm must not average over both. D does not change
@@ -121,12 +127,12 @@ class GANTask(SRTask):
         return shift.abs().max() * 255
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the guard's counters and the numbers that are watched."""
+        """Add to a checkpoint all values of :class:`.base.SRTask` and the sliding window of :class:`.gan_watch.Watch`."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["guard"]["watch"] = self.watch.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the guard's counters and the numbers that are watched."""
+        """Restore all values of :class:`.base.SRTask` and the sliding window of :class:`.gan_watch.Watch`."""
         super().on_load_checkpoint(checkpoint)
         guard = checkpoint.get("guard", {})
         earlier = {"said": ["won"] if guard.get("warned") else []}  # of an earlier version

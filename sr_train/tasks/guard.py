@@ -1,4 +1,4 @@
-"""Guard that refuses optimizer steps whose loss or gradient is not finite."""
+"""Guard that refuses optimizer steps whose loss or gradient is not finite. A refused step changes no weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ class Event(NamedTuple):
 
     step: int
     what: str
-    images: str  #: keys, with spaces between them
+    images: str  #: names of the images, with spaces between them
 
 
 class _Judged(NamedTuple):
-    """A step that the device has judged, or will judge when it gets there."""
+    """A step whose verdict is computed on the device, perhaps after this object is made.
+
+    The verdict is the decision about the step: good, or refused because of the loss or the gradient.
+    """
 
     step: int
     keys: list[str]
@@ -42,10 +45,10 @@ class _Judged(NamedTuple):
 
 
 class Guard:
-    """Collector of the keys and losses of a step's micro-batches; the device decides if the step is refused.
+    """Guard that collects image names and losses of a step's micro-batches, and refuses a step that is not finite.
 
-    The host learns of refused steps later (:meth:`look`, :meth:`follow`). Their optimizer step is skipped on the device, or by
-    :func:`skip_step`.
+    The decision is computed on the device. The host reads it later (:meth:`look`, :meth:`follow`). The optimizer's step
+    is skipped on the device, or by :func:`skip_step`.
 
     Args:
         patience: number of refused steps in a row that ends the run.
@@ -62,23 +65,30 @@ class Guard:
         self._judged: deque[_Judged] = deque()
 
     def begin(self, batch: Batch, networks: Sequence[nn.Module]) -> None:
-        """Keep a micro-batch's keys, and before the first one of a step BatchNorm's statistics, to undo the step."""
+        """Store the image names of a micro-batch.
+
+        Before the first micro-batch of a step, also copy BatchNorm's statistics, so that they can be restored if the
+        step is refused.
+        """
         if not self._keys:
             self._statistics = Buffers(networks)
         self._keys += batch.get("suspects") or batch["key"]
 
     def see(self, loss: torch.Tensor) -> None:
-        """Keep a micro-batch's loss."""
+        """Store the loss of a micro-batch for the decision at the end of the step."""
         self._losses.append(loss.detach())
 
     def judge(self, step: int, norm: torch.Tensor, *, alone: bool) -> torch.Tensor:
-        """Return on the device 1.0 if the step is refused, else 0.0; restore the statistics of a refused step.
+        """Decide if a step is refused. Return a tensor on the device: 1.0 if the step is refused, else 0.0.
+
+        If the step is refused, BatchNorm's statistics are restored.
 
         Args:
             step: number of the step.
             norm: norm of the gradient.
-            alone: there is one process. With several, only the norm decides, which is the same in all: :func:`spread` makes
-                the gradient of every process depend on the loss of each.
+            alone: true if the run has one process. With several processes, only the norm of the averaged gradient
+                decides, because it is the same in all processes. It also contains the losses of all processes, see
+                :func:`spread`.
         """
         loss = (torch.stack(self._losses).sum() if self._losses else norm).to(norm.device)
         refused = ~torch.isfinite(norm + loss if alone else norm)
@@ -93,12 +103,18 @@ class Guard:
         self._keys, self._losses, self._statistics = [], [], None
 
     def follow(self, step: int) -> None:
-        """Count the refused steps, without a wait, after step ``step``; raise NonFiniteError after too many in a row."""
+        """After step number ``step``, count the refused steps whose decision the host can read without a wait.
+
+        Raise NonFiniteError after too many refused steps in a row.
+        """
         while self._judged and (delay := self._judged[0].delay) is not None and self._judged[0].step + delay <= step:
             self._count(self._judged.popleft())
 
     def look(self) -> None:
-        """Wait for the device and count all refused steps; raise NonFiniteError after too many in a row."""
+        """Wait for the device and count all refused steps.
+
+        Raise NonFiniteError after too many refused steps in a row.
+        """
         while self._judged:
             self._count(self._judged.popleft())
 
@@ -119,11 +135,11 @@ class Guard:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counters for a checkpoint."""
+        """Return the counters of refused steps for a checkpoint."""
         return {"refused": self.refused, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the counters of a checkpoint."""
+        """Restore the counters of refused steps from a checkpoint."""
         self.refused, self.in_a_row = int(state.get("refused", 0)), int(state.get("in_a_row", 0))
 
 
@@ -132,10 +148,11 @@ def _steps(count: int) -> str:
 
 
 def spread(loss: torch.Tensor) -> None:
-    """Make the gradient NaN if the loss is not finite, and leave it bit for bit the same if it is.
+    """Make the gradient of a loss NaN if the loss is not finite.
 
-    The gradient may be finite where the loss is not, e.g. if a sum of squares overflows. With several processes the mean of
-    the gradients then contains NaN in all of them, so all refuse the step without another message.
+    The gradient of a finite loss stays bit for bit the same. The gradient may be finite although the loss is not, e.g.
+    if a sum of squares overflows. If the gradient is NaN in one process, the mean of the gradients is NaN in all
+    processes. So all processes refuse the step without another message.
     """
     value = loss.detach()
 
@@ -146,18 +163,20 @@ def spread(loss: torch.Tensor) -> None:
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Return true if the optimizer's step reads ``found_inf`` on the device and then changes neither weights nor state.
+    """Return true if the optimizer can skip a step on the device: it reads ``found_inf``, and changes no weights and no state.
 
-    torch's fused Adam and AdamW do. Fused SGD does not: it leaves its momentum uninitialized if its first step is skipped.
+    The result is true for torch's fused Adam and AdamW. The result is false for fused SGD, whose momentum stays
+    uninitialized if its first step is skipped.
     """
     exact = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)  # a subclass may have a step of its own
     return exact and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def skip_step(optimizer: torch.optim.Optimizer, refused: torch.Tensor) -> None:
-    """Let the optimizer change nothing if ``refused`` is 1.0.
+    """Let the next step of the optimizer change nothing if ``refused`` is 1.0.
 
-    Any optimizer but a fused Adam or AdamW waits here for the device. In a refused step it gets no gradients.
+    For a fused Adam or AdamW, the step is skipped on the device. For other optimizers, the host waits here for the
+    device, and removes the gradients of a refused step.
     """
     if skips_on_device(optimizer):
         optimizer.found_inf = refused  # pyright: ignore[reportAttributeAccessIssue]

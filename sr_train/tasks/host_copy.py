@@ -1,4 +1,4 @@
-"""Copies of small device values on the host that nobody waits for."""
+"""Copies of single numbers from the device to the host, made in the background so that the host does not wait."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 
 
 class HostCopy:
-    """Copy of numbers that the device delivers to the host when it has computed them.
+    """Copy of numbers from the device to the host. The device makes the copy when it has computed the numbers.
 
-    ``float(tensor)`` stops the host until the device has done all work that was queued. Then the device has nothing to do until
-    the host has queued more. A GPU instead copies into page-locked memory of the host, after that work. On a CPU the values
-    are there at once. Other devices have no such copy: :meth:`read` waits for them.
+    ``float(tensor)`` would stop the host until the device has done all queued work, and then the device would have
+    nothing to do until the host has queued more work. With this class, a GPU copies the numbers into page-locked memory
+    of the host after the queued work. On a CPU the numbers are available at once. Other devices cannot copy in the
+    background, so :meth:`read` waits.
 
     Args:
-        values: tensors of one element; they may change afterwards.
+        values: tensors of one element. The tensors may change after the copy has been requested.
     """
 
     def __init__(self, values: Sequence[torch.Tensor]) -> None:
@@ -34,11 +35,11 @@ class HostCopy:
 
     @property
     def arrived(self) -> bool:
-        """True if :meth:`read` does not wait."""
+        """True if the copy is complete, so that :meth:`read` does not wait."""
         return self._event is None or self._event.query()
 
     def read(self) -> list[float]:
-        """Return the numbers; wait for them if they have not arrived."""
+        """Return the numbers. Wait until the copy is complete."""
         if self._event is not None:
             self._event.synchronize()
         return [float(value.cpu().numpy()) for value in self._host]

@@ -14,14 +14,14 @@ from sr_train.tasks.base import SRTask
 
 
 class MultiScaleTask(SRTask):
-    """Minimization of a pixel loss; the loader chooses the scale of each step.
+    """Training of a network for several scales with a pixel loss. The loader chooses the scale of each step.
 
-    The branches of the other scales are not run. Their gradients are None, so the optimizer changes neither their weights nor
-    its state for them. The EMA averages all weights at every step.
+    Branches for other scales are not computed. The gradients of these branches are None, so the optimizer changes
+    neither their weights nor their optimizer state. The EMA averages all weights at every step.
 
     Args:
-        model: a network with ``scales``, e.g. :class:`~sr_train.models.mdsr.MDSR`.
-        loss: (sr, hr), both [B, C, H, W] in [0, 1] -> scalar.
+        model: network with several scales (attribute ``scales``), e.g. :class:`~sr_train.models.mdsr.MDSR`.
+        loss: module (sr, hr) -> scalar; sr and hr are [B, C, H, W] each in [0, 1].
         options: other arguments of :class:`~sr_train.tasks.base.SRTask`.
     """
 
@@ -35,15 +35,15 @@ class MultiScaleTask(SRTask):
         self._newest: dict[int, torch.Tensor] = {}  # loss by scale, only for the progress display
 
     def evaluated(self, scale: int) -> nn.Module:
-        """Return the branch for ``scale`` of the evaluated network."""
+        """Return one branch of the evaluated network (the EMA, if there is one): the branch for ``scale``."""
         return contract.branch(self.averaged(), scale)
 
     def progress(self) -> dict[str, torch.Tensor]:
-        """Return the newest loss of each scale."""
+        """Return {``loss xSCALE``: newest loss of this scale} for the progress display."""
         return {f"loss x{scale}": self._newest[scale] for scale in sorted(self._newest)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss of a batch; all its images have one scale."""
+        """Return the loss of a batch. All images of the batch have the same scale."""
         scale = batch["scale"]
         sr = self.model(to_float(batch["lr"]), scale)
         loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch["hr"]))

@@ -17,10 +17,13 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of every task (``task.NAME=VALUE``). To add one, add a field here and a line in ``conf/task/base.yaml``."""
+    """Options of every task (``task.NAME=VALUE``).
+
+    A new option needs a field here and a line in ``conf/task/base.yaml``.
+    """
 
     optimizer: OptimizerFactory
-    """Called with (parameter groups, lr=rate)."""
+    """Function that builds the optimizer. The task calls it with (parameter groups, lr=rate)."""
     rate: float
     """Base learning rate."""
     curve: Curve
@@ -32,13 +35,13 @@ class Options:
     patience: int = 10
     """Number of refused steps in a row (loss or gradient not finite) that ends the run."""
     compile: bool = False
-    """Run the network's blocks through ``torch.compile`` in training; all of it if it has no blocks."""
+    """True to compile the network's blocks with ``torch.compile`` for training; a network without blocks is compiled whole."""
     recompute: bool = False
-    """Activation checkpointing: less memory for one more forward pass."""
+    """True for activation checkpointing, which needs less memory, but one more forward pass per step."""
     trainable: Sequence[str] = ("*",)
-    """Globs on the names of the network's parameters; parameters that match no glob are frozen."""
+    """Glob patterns of parameter names; parameters of the network that match no pattern are frozen."""
     rate_scale: Mapping[str, float] | None = None
-    """Glob -> factor of the rate for the parameters that it matches; the first matching glob is used."""
+    """{glob pattern of parameter names: factor of the learning rate}; the first pattern that matches a parameter is used."""
 
     def __post_init__(self) -> None:
         if not self.rate > 0:
@@ -50,7 +53,10 @@ class Options:
 
 
 def joined(classes: Iterable[type]) -> inspect.Signature:
-    """Return all keywords of a chain of constructors that pass ``**options`` on, with resolved annotations."""
+    """Return a signature with all keywords of several constructors, each of which passes ``**options`` on to the next one.
+
+    Annotations that are strings are resolved.
+    """
     found: dict[str, inspect.Parameter] = {}
     for constructor in (vars(c)["__init__"] for c in classes if "__init__" in vars(c)):
         hints = hints_of(constructor)

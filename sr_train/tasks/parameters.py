@@ -1,4 +1,7 @@
-"""Selection of trained parameters and of their rates by globs on their names; a glob that matches nothing is an error."""
+"""Selection of trained parameters, and of their learning rates, by glob patterns of parameter names.
+
+A pattern that matches no parameter is an error.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ def _nothing(glob: str, names: Sequence[str], key: str) -> ValueError:
 
 
 def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
-    """Freeze all parameters that no glob of ``trainable`` matches.
+    """Freeze all parameters whose names match no glob pattern in ``trainable``.
 
-    Raise ValueError for a glob that matches nothing, with similar names.
+    Raise ValueError for a pattern that matches no parameter; the message contains similar names.
     """
     if not trainable:
-        raise ValueError("task.trainable=[] leaves nothing to train; give task.trainable=['*'] to train all parameters")
+        raise ValueError("task.trainable=[] freezes all parameters; give task.trainable=['*'] to train all parameters")
     parameters = dict(network.named_parameters())
     chosen: set[str] = set()
     for glob in trainable:
@@ -44,9 +47,10 @@ def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
 
 
 def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[str, list[nn.Parameter]]]:
-    """Group trainable parameters by the first glob that matches: (glob, parameters), the others first under "".
+    """Group trainable parameters by the first glob pattern that matches their names.
 
-    Raise ValueError for a factor that is not positive, and for a glob that gets no parameter.
+    Return [(pattern, parameters), ...]. The first group has the pattern "" and contains the parameters that match no
+    pattern. Raise ValueError for a factor that is not positive, and for a pattern whose group would be empty.
     """
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     left = dict(trained)
@@ -58,8 +62,8 @@ def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[st
             )
         found = _matching(left, glob)
         if not found and _matching((name for name, _ in network.named_parameters()), glob):
-            why = "an earlier glob took" if _matching(trained, glob) else "task.trainable freezes"
-            raise ValueError(f"task.rate_scale: {glob!r}: {why} all parameters that it matches")
+            why = "match an earlier glob" if _matching(trained, glob) else "are frozen by task.trainable"
+            raise ValueError(f"task.rate_scale: {glob!r}: all parameters that match this glob {why}")
         if not found:
             raise _nothing(glob, list(trained), "task.rate_scale")
         groups.append((glob, [left.pop(name) for name in found]))
@@ -67,7 +71,7 @@ def split(network: nn.Module, rate_scale: Mapping[str, object]) -> list[tuple[st
 
 
 def suffixes(globs: Iterable[str]) -> dict[str, str]:
-    """Return a name for each glob for the logs: ``*dcn*`` -> ``_scaled_dcn``. Equal names are numbered."""
+    """Return {glob pattern: suffix for names in the logs}, e.g. {``*dcn*``: ``_scaled_dcn``}. Equal suffixes are numbered."""
     names: dict[str, str] = {}
     for glob in globs:
         name = f"_scaled_{re.sub(r'[^A-Za-z0-9]+', '_', glob).strip('_') or 'all'}"

@@ -16,7 +16,7 @@ class PixelTask(SRTask):
     """Minimization of a pixel loss between the network's output and HR.
 
     Args:
-        loss: (sr, hr), both [B, C, H, W] in [0, 1] -> scalar.
+        loss: module (sr, hr) -> scalar; sr and hr are [B, C, H, W] each in [0, 1].
         options: arguments of :class:`~sr_train.tasks.base.SRTask`, including ``model``.
     """
 

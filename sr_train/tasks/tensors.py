@@ -1,4 +1,4 @@
-"""Tensors of networks: where modules store them, and operations on all of them at once."""
+"""Access to all parameters and buffers of a network, and operations on many tensors at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _torch: Any = torch  # its functions for lists of tensors are public by torch.op
 
 
 def places(network: nn.Module) -> Iterator[tuple[Store, str]]:
-    """Return where each parameter and buffer is stored, once if it is shared.
+    """Yield (dict, name) for each parameter and buffer of a network: ``dict[name]`` is the tensor.
 
-    Read the store again for each use: ``to()`` and assignments replace buffers by other tensors.
+    The dict belongs to the module that contains the tensor. A tensor that several modules share is yielded once. Read
+    the tensor from the dict for each use, because ``to()`` and assignments replace buffers by other tensors.
     """
     seen: set[int] = set()
     for module in network.modules():
@@ -28,21 +29,22 @@ def places(network: nn.Module) -> Iterator[tuple[Store, str]]:
 
 
 def copy_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """Copy tensors into others of the same shapes."""
+    """Copy the values of ``sources`` into ``targets``, which have the same shapes."""
     if targets:
         _torch._foreach_copy_(list(targets), list(sources))
 
 
 def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], weight: float) -> None:
-    """Move tensors towards others by a share of the difference, bit for bit as ``Tensor.lerp_`` does."""
+    """Change ``targets`` to target + weight * (source - target), with the same bits as ``Tensor.lerp_``."""
     if targets:
         _torch._foreach_lerp_(list(targets), list(sources), weight)
 
 
 class Buffers:
-    """Copy of all buffers of networks, to restore them by a decision that the host does not know.
+    """Copy of all buffers of networks.
 
-    Buffers of one type are joined to one tensor, which needs few operations for many buffers.
+    The buffers can be restored depending on a value on the device, without a wait of the host. Buffers of one type are
+    joined to one tensor, so that many buffers need only few operations.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -58,7 +60,10 @@ class Buffers:
 
     @torch.no_grad()
     def restore(self, wanted: torch.Tensor) -> None:
-        """Set the buffers to their copies if ``wanted`` is true. A buffer that now has another shape or type is left."""
+        """Set the buffers to their copies if ``wanted``, a boolean tensor on the device, is true.
+
+        A buffer whose shape, type or device has changed since is not restored.
+        """
         for (device, dtype), places in self._places.items():
             copies = torch.split(self._copies[device, dtype], [shape.numel() for _, _, shape in places])
             pairs = [

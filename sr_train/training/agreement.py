@@ -1,4 +1,4 @@
-"""Numbers that all ranks of a run exchange without waiting for each other."""
+"""Exchange of integers between the ranks of a run without a wait, and a check that all ranks start at the same step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sr_train.training.step_callback import StepCallback
 
 
 class LateAgreement:
-    """Maximum over the ranks of a few integers, known one call later.
+    """Computes the maximum over all ranks of each of a few integers. The result is available one call later.
 
-    An exchange runs in the background, on the host, during the next step. So it costs no wait, neither for the device nor for
-    other ranks, and all ranks learn the result at the same step.
+    An exchange runs in the background, on the host, during the next step. So this process waits neither for the device
+    nor for other ranks, and all ranks get the result at the same step.
 
     Args:
         world: number of ranks.
@@ -32,7 +32,11 @@ class LateAgreement:
         self._values = torch.zeros(0)
 
     def exchange(self, values: list[int]) -> list[int]:
-        """Start an exchange, and return the result of the previous one: zeros at first, ``values`` with one rank."""
+        """Start an exchange of ``values`` between the ranks, and return the result of the previous exchange.
+
+        The result contains the largest value of all ranks for each place. The first call returns zeros. In a run with
+        one rank, ``values`` are returned at once.
+        """
         if self._group is None:
             return values
         agreed = self.finish() or [0] * len(values)
@@ -41,7 +45,7 @@ class LateAgreement:
         return agreed
 
     def finish(self) -> list[int] | None:
-        """Wait for the exchange that is under way and return its result."""
+        """Wait for the exchange that is running, and return its result; None if no exchange is running."""
         work, self._work = self._work, None
         if work is None:
             return None
@@ -50,7 +54,9 @@ class LateAgreement:
 
 
 class Beats(StepCallback):
-    """Callback that notes what this process does, and compares the steps of all ranks before the first batch.
+    """Callback that updates the heartbeats of this process, and compares the first step of all ranks.
+
+    A heartbeat contains the step and what the process does, see :class:`.runs.ranks.Ranks`.
 
     Args:
         ranks: processes of the run.
@@ -61,7 +67,7 @@ class Beats(StepCallback):
         self.ranks = ranks
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise ValueError if rank 0 has continued from another step than this process."""
+        """Raise ValueError if rank 0 continues from another step than this process."""
         super().on_train_start(trainer, pl_module)
         step = self.ranks.decide("step", lambda: trainer.global_step)
         if step != trainer.global_step:
@@ -74,15 +80,15 @@ class Beats(StepCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Note the end of the wait for data."""
+        """Store for the heartbeat of this process that the wait for data has ended."""
         self.ranks.doing("computes a step")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Note the step, and the wait for data."""
+        """Store for the heartbeat of this process that a step has been finished, and that the process waits for data."""
         self.ranks.doing("waits for its data", trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop counting the time without a step."""
+        """Stop the message "no step for N s" at the end of training."""
         self.ranks.pause()

@@ -1,4 +1,4 @@
-"""Beginning of a stage: rank 0 decides if it is finished, and which checkpoint all ranks continue from."""
+"""Beginning of a stage: rank 0 decides if the stage is finished, and from which checkpoint all ranks continue."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from sr_train.weights.open import WEIGHTS, own_packages
 
 
 class Begin:
-    """Decisions of rank 0 about a stage, which read its folder: is it finished, and which checkpoint does it continue from?
+    """Decisions of rank 0 at the beginning of a stage: is the stage finished, and from which checkpoint does it continue?
+
+    Rank 0 reads the stage's folder and sends the decisions to the other ranks.
 
     Args:
         stage: the stage.
-        described: content of its ``config.yaml``.
+        described: content of the stage's new ``config.yaml``.
         ranks: processes of the run.
     """
 
@@ -36,7 +38,10 @@ class Begin:
         self.notes: list[str] = []
 
     def is_finished(self) -> bool:
-        """Return true, and say so, if the stage is finished. Raise ChangedError if it was started with another config."""
+        """Return true if the stage is finished, and print this.
+
+        Raise ChangedError if it was started with another config.
+        """
         return self.ranks.decide(f"stage {self.stage.name}: finished", self._is_finished)
 
     def _is_finished(self) -> bool:
@@ -52,7 +57,10 @@ class Begin:
         return True
 
     def choose_checkpoint(self, task: SRTask) -> Checkpoint | None:
-        """Return the checkpoint to continue from, without its content; raise CheckpointError if it does not fit the task."""
+        """Return the checkpoint to continue from, without its content; None to start from the first step.
+
+        Raise CheckpointError if the checkpoint does not fit the task.
+        """
         chosen = self.ranks.decide(f"stage {self.stage.name}: checkpoint", lambda: self._choose_checkpoint(task))
         if chosen is None:
             return None
@@ -71,7 +79,9 @@ class Begin:
         stage, last = self.stage, self.last
         found = newest_checkpoint(stage.folder / "checkpoints", lambda text: say(f"stage {stage.name}: {text}"))
         if found is not None and found.step > last:
-            raise ValueError(f"{found.path}: is after trainer.max_steps={last}; a run can be extended, not shortened")
+            raise ValueError(
+                f"{found.path}: this checkpoint is after trainer.max_steps={last}; a run can be extended, not shortened"
+            )
         check_continues(stage.name, stage.folder, task, found, last, self.notes)
         if found is not None:
             self.notes += statistics_notes(task, resume.read_config(stage.folder), stage.config)
@@ -83,7 +93,10 @@ _PATIENCE = 30.0  # seconds that a rank waits for rank 0's checkpoint to appear 
 
 
 def _trained(stage: Stage) -> int:
-    """Return the steps of a finished stage. The weights are read completely, so that damaged ones raise an error."""
+    """Return the number of steps of a finished stage, from its file of weights.
+
+    The weights are read completely, so that a damaged file raises an error.
+    """
     step = load_weights(stage.folder / WEIGHTS, allow=own_packages(stage.config)).origin.get("step")
     return step if isinstance(step, int) else 0
 

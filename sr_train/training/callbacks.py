@@ -1,4 +1,4 @@
-"""Callbacks for logs, speed and exploding losses. They count optimizer steps from 1."""
+"""Callbacks for logs, speed and exploding losses. These callbacks count optimizer steps from 1."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _KEPT = "skipped"  # the number of images that a rank has skipped since the last
 
 
 class Speed:
-    """Clock that measures time and the share of it spent waiting for data."""
+    """Clock that measures time, and the share of this time in which the training loop waits for data."""
 
     def __init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        """Start the clock and, as the training loop needs its first batch, a wait for data."""
+        """Start the clock. Also start a wait for data, because the training loop needs its first batch."""
         self._begin = self._waiting_since = time.perf_counter()
         self._waited = 0.0
 
     def data_wanted(self) -> None:
-        """Start a wait for data, at the end of a batch."""
+        """Start to measure a wait for data. Called at the end of a batch."""
         self._waiting_since = time.perf_counter()
 
     def data_arrived(self) -> None:
-        """End a wait for data."""
+        """End the measurement of a wait for data. Called when a batch has arrived."""
         self._waited += time.perf_counter() - self._waiting_since
 
     def read(self) -> tuple[float, float]:
-        """Return (seconds, share of them spent waiting for data) since :meth:`restart`."""
+        """Return (seconds since :meth:`restart`, share of these seconds in which the training loop waited for data)."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         return seconds, self._waited / seconds
 
@@ -54,11 +54,12 @@ class Speed:
 
 
 class Explosion:
-    """Detector of a finite loss far above the loss of the first step; weights rarely recover from it.
+    """Detector of an explosion: a finite loss that is more than 100 times the loss of the first step.
 
-    The first step's loss is that of an untrained or of a warm-started network. The loss may rise above it by a small factor
-    when batches, scales or a discriminator change. A step of Adam that is too large changes it by powers of ten. A single flat
-    patch may have almost no loss, so a loss below ``least`` is never reported.
+    Weights rarely recover from an explosion. The first step's loss belongs to an untrained or a warm-started network.
+    Later losses may be larger by a small factor, if batches, scales or a discriminator change. A step of Adam that is
+    too large makes the loss larger by powers of ten. A first batch of flat patches may have almost no loss, so a loss
+    below ``least`` is never reported.
     """
 
     factor, least = 100.0, 10.0
@@ -68,17 +69,20 @@ class Explosion:
         self.warned = False
 
     def see(self, loss: torch.Tensor | None) -> None:
-        """Keep the first step's loss without waiting for the device."""
+        """Store the loss of the first step, as a tensor, so that the host does not wait for the device."""
         if self.first is None:
             self.first = loss
 
     def read(self) -> float | None:
-        """Return the first step's loss; None if it was not finite, in which case the next one is kept."""
+        """Return the loss of the first step; None if it was not finite.
+
+        In this case, the next step's loss is stored.
+        """
         self.first = None if self.first is None or not math.isfinite(float(self.first)) else float(self.first)
         return self.first
 
     def warning(self, step: int, loss: float, rate: float) -> str | None:
-        """Return the warning for the user; None if there is no explosion or the run has been warned."""
+        """Return the warning for the user; None if the loss has not exploded, or if the warning was printed before."""
         first = self.read()
         if self.warned or first is None or not self.factor * first < loss > self.least:
             return None
@@ -90,14 +94,15 @@ class Explosion:
 
 
 class StepLog(StepCallback):
-    """Log of the task's numbers every ``every`` steps, and of its events in ``events.csv`` as soon as the host knows of them.
+    """Callback that logs the task's numbers every ``every`` steps, and writes events to ``events.csv``.
 
-    A warning is printed once per run if the loss explodes.
+    Events are refused steps and skipped images; they are written as soon as the host knows of them. A warning is
+    printed once per run if the loss explodes.
 
     Args:
         every: interval in steps.
         folder: folder of the stage.
-        hyperparameters: passed to every logger at the start of training.
+        hyperparameters: values that every logger gets at the start of training.
     """
 
     def __init__(self, *, every: int, folder: str, hyperparameters: Mapping[str, Any] | None = None) -> None:
@@ -123,15 +128,15 @@ class StepLog(StepCallback):
         return "Record"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the first step's loss and the flag of the warning."""
+        """Return for a checkpoint: the loss of the run's first step, and true if the warning about the loss was printed."""
         return {"first_loss": self.explosion.read(), "exploded": self.explosion.warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the loss of the run's first step and the flag of the warning."""
+        """Restore the loss of the run's first step, and whether the warning about the loss was printed."""
         self.explosion.first, self.explosion.warned = state_dict["first_loss"], state_dict["exploded"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock and the loggers; remove events after the checkpoint."""
+        """Start the clock and the loggers. Remove events of later steps than the checkpoint from ``events.csv``."""
         super().on_train_start(trainer, pl_module)
         self.speed.start()
         self._since = trainer.global_step
@@ -142,7 +147,7 @@ class StepLog(StepCallback):
             self._lines.replace("".join(kept))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the loggers if no step was trained, so that they finish what an earlier process left."""
+        """Start the loggers also if no step was trained, so that they write or upload the logs of an interrupted process."""
         if not self._begun:
             self._begin(trainer)
 
@@ -157,20 +162,20 @@ class StepLog(StepCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End the wait for data; keep the images that were skipped for the batch."""
+        """End the measured wait for data, and store the names of the images that the loader skipped for this batch."""
         self.speed.data_arrived()
         self.skipped.see(batch, trainer.global_step + 1)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log ``step`` with the values of ``self.log``; without it Lightning counts steps from 0."""
+        """Log the number of the step if a user's code has called ``self.log``, because Lightning counts steps from 0."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.logged_metrics:
             pl_module.log("step", float(trainer.global_step), batch_size=1)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the events of the failed step."""
+        """Write the events of this rank (refused steps, skipped images) after an error."""
         self._failed = True
         if isinstance(pl_module, SRTask):
             self._write_events(trainer, [*self.skipped.kept, *pl_module.events])  # the other ranks may be gone
@@ -178,7 +183,7 @@ class StepLog(StepCallback):
             self.skipped.kept.clear()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the events of the steps that the checkpoint contains, as a resumed run does not repeat these steps."""
+        """Write the events of all steps that the checkpoint contains, because a resumed run does not repeat these steps."""
         assert isinstance(pl_module, SRTask)
         pl_module.look()
         self._gather_events(trainer, pl_module)
@@ -187,11 +192,15 @@ class StepLog(StepCallback):
         checkpoint["skipped"] = self.skipped.total
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue to count skipped images."""
+        """Restore the number of skipped images from a checkpoint."""
         self.skipped.total = int(checkpoint.get("skipped", 0))  # missing in checkpoints of earlier versions
 
     def _gather_events(self, trainer: L.Trainer, task: SRTask) -> None:
-        """Write the events of all ranks. All learn of a refused step at the same step; without events nothing is sent."""
+        """Write the events (refused steps) of all ranks to ``events.csv``.
+
+        All ranks know of a refused step after the same step, so they have the same number of events. Without events,
+        the ranks do not communicate.
+        """
         self._write_events(trainer, gathered(task.events, trainer.world_size))
         task.events.clear()
 
@@ -206,7 +215,10 @@ class StepLog(StepCallback):
             tqdm.write(f"step {step}: {event}; images: {keys}", file=sys.stderr)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Write events, and log if this step is due. Only a step that is due waits for the device."""
+        """Write events, and log numbers at every ``every``-th step.
+
+        Only such a step and the last step wait for the device.
+        """
         due = step % self.every == 0
         if due or step == trainer.max_steps:
             task.look()

@@ -1,4 +1,4 @@
-"""Comparison of a checkpoint with the task that shall continue from it."""
+"""Comparison of a checkpoint with the task that will continue from this checkpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from sr_train.tasks.base import SRTask
 
 
 def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Return the differences that keep a task from continuing from a checkpoint, one line per key; empty if it fits.
+    """Return the differences because of which a task cannot continue from a checkpoint, one line per config key.
 
-    The names and shapes of all tensors and the optimizer's parameters, options and state are compared.
+    The list is empty if the checkpoint fits. The names and shapes of all tensors are compared, and the optimizer's
+    parameters, options and state.
     """
     problems = _tensor_misfits(content["state_dict"], task.state_dict())
     if any(not problem.startswith("task.ema") for problem in problems):
@@ -26,7 +27,8 @@ def misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
         problems += _optimizer_misfits(content, task)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         problems.append(
-            f"task.optimizer: its state in the checkpoint cannot be read ({type(error).__name__}: {first_line(error)})"
+            "task.optimizer: the optimizer's state in the checkpoint cannot be read "
+            f"({type(error).__name__}: {first_line(error)})"
         )
     return problems
 
@@ -35,7 +37,10 @@ _PARTS = {"model": "model.*", "loss": "loss.*", "discriminator": "task.discrimin
 
 
 def _tensor_misfits(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Compare names and shapes, part by part: the network, its EMA, the discriminator, the loss."""
+    """Compare names and shapes of tensors for each part of a task: network, EMA, discriminator, loss.
+
+    Return differences.
+    """
     problems = []
     for part in dict.fromkeys(k.partition(".")[0] for k in (*own, *saved)):
         here, there = ({k: v for k, v in s.items() if k.partition(".")[0] == part} for s in (own, saved))
@@ -70,7 +75,7 @@ def _some(lines: Sequence[str], between: str = ", ") -> str:
 
 
 def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
-    """Compare the optimizer's groups: their suffixes, parameters, options and state."""
+    """Compare the optimizer's parameter groups: suffixes, parameters, options and state. Return differences."""
     (saved,), optimizer = content["optimizer_states"], task.configure_optimizers()
     there, here = saved["param_groups"], optimizer.param_groups
     if [g.get("suffix") for g in there] != [g.get("suffix") for g in here]:
@@ -99,19 +104,22 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     states = [sorted(map(str, next(iter(saved["state"].values()), {}))), _state_of(optimizer)]
     if options[0] != options[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; this command {', '.join(options[1])}"
+            f"task.optimizer: the checkpoint has options {', '.join(options[0])}; "
+            f"this command has options {', '.join(options[1])}"
         )
     elif states[0] and states[1] is not None and states[0] != states[1]:
         problems.append(
-            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; this command {', '.join(states[1]) or 'none'}"
+            f"task.optimizer: the checkpoint has state {', '.join(states[0])}; "
+            f"this command has state {', '.join(states[1]) or 'none'}"
         )
     return problems
 
 
 def _state_of(optimizer: torch.optim.Optimizer) -> list[str] | None:
-    """Return the names of an optimizer's state for a parameter, found by a step at rate 0; None if the step fails.
+    """Return the names of the values that an optimizer stores for each parameter, e.g. exp_avg; None if its step fails.
 
-    The optimizer must not be used afterwards. Its parameters are not changed.
+    The names are found by a step with learning rate 0. The parameters are not changed, but the optimizer must not be
+    used afterwards.
     """
     parameter = min((p for group in optimizer.param_groups for p in group["params"]), key=torch.Tensor.numel)
     before, gradient = parameter.detach().clone(), parameter.grad

@@ -1,7 +1,7 @@
-"""Writing of checkpoints during training; the newest complete one always remains.
+"""Writing of checkpoints during training. The newest complete checkpoint is never removed.
 
-The training thread copies the checkpoint's tensors in memory (:mod:`sr_train.training.snapshot`), another thread writes the
-file.
+The training thread copies the checkpoint's tensors in memory (:mod:`sr_train.training.snapshot`). Another thread writes
+the file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONG = 1.0  # seconds: a longer wait for the disk is reported
 
 
 class StreamedCheckpoints(TorchCheckpointIO):
-    """Checkpoint writer that streams to the file; Lightning's holds two copies of the checkpoint in memory."""
+    """Checkpoint writer that streams to the file. Lightning's own writer keeps two copies of a checkpoint in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint. Raise OSError if the disk is full."""
@@ -40,14 +40,14 @@ class StreamedCheckpoints(TorchCheckpointIO):
 
 
 class _File:
-    """File for ``torch.save``. It has no buffer that a process forked by another thread could write a second time."""
+    """File for ``torch.save`` without a buffer. A buffer could be written twice if another thread forks the process."""
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
         self.error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all bytes; keep the error, because torch reports another one."""
+        """Write all bytes. Store an OSError in ``self.error``, because torch raises another error instead."""
         try:
             write_all(self.handle, data)
         except OSError as error:
@@ -60,7 +60,7 @@ class _File:
 
 
 def stream(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint to a file and sync it."""
+    """Write the content of a checkpoint to a file, and sync the file to the disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     file = _File(handle)
     try:
@@ -77,12 +77,12 @@ def stream(content: dict[str, Any], path: Path) -> None:
 class CheckpointWriter:
     """Writer of checkpoints in a thread, one at a time. For rank 0 only.
 
-    The thread is not a daemon: the process does not end before the file is complete. Python waits for it at the exit.
+    The thread is not a daemon, so Python waits at exit until the file is complete.
 
     Args:
-        folder: ``checkpoints/`` of the stage.
+        folder: folder ``checkpoints/`` of the stage.
         keep: number of checkpoints to keep.
-        written: called in the thread with the step of every written checkpoint.
+        written: function that is called in the thread with the step of every written checkpoint.
     """
 
     def __init__(self, folder: Path, keep: int, written: Callable[[int], object] = lambda step: None) -> None:
@@ -93,16 +93,16 @@ class CheckpointWriter:
         self._job: _Job | None = None
 
     def start(self, content: dict[str, Any], step: int) -> None:
-        """Copy a checkpoint and start to write it. The previous one must have been collected."""
+        """Copy a checkpoint and start a thread that writes it. :meth:`collect` must have returned the previous checkpoint."""
         assert self._job is None
         self._job = _Job(self, self.snapshot.take(content), step)
         self._job.start()
 
     def collect(self, *, wait: bool) -> int | None:
-        """Return the step of the checkpoint that has been written since the last call, or None. Raise the thread's error.
+        """Return the step of the checkpoint that has been written since the last call, or None.
 
-        With ``wait``, wait for the end of the write. The event is used because Ctrl-C in ``Thread.join`` makes Python 3.11
-        forget the thread.
+        Raise an error of the thread. If ``wait`` is true, wait until the thread has ended. This method waits for an
+        event and not for ``Thread.join``, because Ctrl-C in ``join`` makes Python 3.11 forget the thread.
         """
         job = self._job
         if job is None or not (job.done.wait() if wait else job.done.is_set()):
@@ -124,7 +124,7 @@ class _Job(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Write the checkpoint; keep an error for the training thread."""
+        """Write the checkpoint. An error is stored for the training thread."""
         writer = self.writer
         try:
             writer.snapshot.wait()
@@ -139,14 +139,16 @@ class _Job(threading.Thread):
 
 
 class Checkpoints(StepCallback):
-    """Callback that writes a checkpoint every ``every`` steps, last of all in a step, and keeps the last ``keep``.
+    """Callback that writes a checkpoint every ``every`` steps, and keeps the newest ``keep`` checkpoints.
+
+    This callback must be the last callback of a step.
 
     Args:
-        folder: ``checkpoints/`` of the stage.
+        folder: folder ``checkpoints/`` of the stage.
         every: interval in steps.
-        keep: number of checkpoints to keep; at least 2, for the case that the newest one is damaged.
+        keep: number of checkpoints to keep; at least 2, for the case that the newest checkpoint is damaged.
         last: last step of the stage.
-        written: called on rank 0 with the step of every written checkpoint, in another thread.
+        written: function that is called on rank 0, in another thread, with the step of every written checkpoint.
     """
 
     def __init__(
@@ -163,20 +165,20 @@ class Checkpoints(StepCallback):
         self._warned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Return the memory of the checkpoint that the stage was resumed from."""
+        """Give the memory of the checkpoint that was loaded for the resume back to the operating system."""
         super().on_train_start(trainer, pl_module)
         return_freed_memory()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Save if this step is due."""
+        """Write a checkpoint at every ``every``-th step and at the last step."""
         self._collect(trainer, wait=False)
         if step % self.every == 0 or step == self.last:
             self.save(trainer, step)
 
     def save(self, trainer: L.Trainer, step: int, *, wait: bool = False) -> None:
-        """Save now, unless this step has been saved. Call it on all ranks.
+        """Write a checkpoint now, unless a checkpoint of this step has been written. All ranks must call this method.
 
-        The file is written by another thread. With ``wait``, return on all ranks when rank 0 has written it.
+        Another thread writes the file. If ``wait`` is true, all ranks return after rank 0 has written the file.
         """
         if self.saved != step:
             content = dump(trainer)
@@ -189,7 +191,10 @@ class Checkpoints(StepCallback):
             trainer.strategy.barrier("Checkpoints.save")
 
     def flush(self, trainer: L.Trainer) -> None:
-        """Wait until the checkpoint that is being written is complete. Only rank 0 writes, so the others return at once."""
+        """Wait until the checkpoint that is being written is complete.
+
+        Only rank 0 writes, so other ranks return at once.
+        """
         self._collect(trainer, wait=True)
 
     def _wait_for_previous(self, trainer: L.Trainer, step: int) -> None:
@@ -212,28 +217,31 @@ class Checkpoints(StepCallback):
                 logger.checkpointed(step)  # pyright: ignore[reportArgumentType] - the loop is empty without a step
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for the last checkpoint, before loggers are closed and weights are written."""
+        """Wait until the last checkpoint is complete, before loggers are closed and weights are written."""
         self.flush(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Wait for the checkpoint that is being written; report its error as a warning, because the run has another one."""
+        """Wait until the checkpoint that is being written is complete, after an error of the run.
+
+        An error of the writing thread is printed as a warning, so that it does not hide the run's error.
+        """
         try:
             self.flush(trainer)
         except Exception as error:
             if error is not exception:
-                warnings.warn(f"{self.folder}: NOT WRITTEN ({first_line(error)})", stacklevel=2)
+                warnings.warn(f"{self.folder}: the last checkpoint was NOT WRITTEN ({first_line(error)})", stacklevel=2)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Wait for the checkpoint that is being written; release the memory of the copy."""
+        """Wait until the checkpoint that is being written is complete, and free the memory of its copy."""
         self.flush(trainer)
         self.writer.snapshot = Snapshot()
 
 
 def dump(trainer: L.Trainer) -> dict[str, Any]:
-    """Return the content of a checkpoint. Its tensors are those of the training.
+    """Return the content of a checkpoint. The tensors are not copied: they are the tensors that training changes.
 
-    All ranks must call this, as for ``Trainer.save_checkpoint``: hooks of users' callbacks and sharded optimizers may
-    communicate. Unlike that function, it does not wait for other ranks.
+    All ranks must call this function, because hooks of users' callbacks and sharded optimizers may communicate. The
+    same is true for ``Trainer.save_checkpoint``, but this function does not wait for other ranks.
     """
     profiler: Profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
     with profiler.profile("save_checkpoint"):
@@ -241,7 +249,7 @@ def dump(trainer: L.Trainer) -> dict[str, Any]:
 
 
 def write_checkpoint(folder: Path, step: int, keep: int, content: dict[str, Any]) -> Path | None:
-    """Write ``step_NNN.ckpt`` atomically, then remove all but the newest ``keep``.
+    """Write ``step_NNN.ckpt`` atomically, then remove all checkpoints except the newest ``keep``.
 
     If the disk is full or fails, print a warning and return None; training continues.
     """

@@ -1,4 +1,4 @@
-"""Processes of a run for Lightning: their ranks, and the start of those that no launcher has started."""
+"""Description of a run's processes for Lightning, and the start of processes if no launcher (srun, ...) has started them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _GRACE = 2.0  # seconds that a failed process has to tell why
 
 
 class Processes(ClusterEnvironment):
-    """Ranks of a :class:`~sr_train.runs.launch.Launch` for Lightning, which would otherwise read the environment itself.
+    """Description of a run's processes for Lightning: ranks and addresses of a :class:`~sr_train.runs.launch.Launch`.
 
-    Lightning's own class for SLURM saves inside its signal handler, which ends in a deadlock with two ranks, and refuses
+    Without this class, Lightning would read the environment variables itself. Lightning's own class for SLURM is not
+    used: it saves a checkpoint inside its signal handler, which ends in a deadlock with two ranks, and it refuses
     ``--ntasks``.
     """
 
@@ -42,7 +43,7 @@ class Processes(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """True if the processes exist."""
+        """True if all processes of the run have been started already, so that Lightning must not start any."""
         return self.launch.by != "" or os.environ.get(PARENT) == str(os.getpid())
 
     @property
@@ -57,7 +58,7 @@ class Processes(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Return false: this class is only given to the trainer."""
+        """Return false, so that Lightning never chooses this class by itself. sr-train passes it to the trainer explicitly."""
         return False
 
     def world_size(self) -> int:
@@ -65,7 +66,7 @@ class Processes(ClusterEnvironment):
         return self._world
 
     def set_world_size(self, size: int) -> None:
-        """Keep the number of processes that Lightning has computed from its devices."""
+        """Store the number of processes that Lightning has computed from its devices."""
         self._world = size
 
     def global_rank(self) -> int:
@@ -73,11 +74,11 @@ class Processes(ClusterEnvironment):
         return self._rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Keep the rank that Lightning has computed."""
+        """Store the rank of this process that Lightning has computed."""
         self._rank = rank
 
     def local_rank(self) -> int:
-        """Return the rank among the processes of this node."""
+        """Return the rank of this process among the processes of this node."""
         return self.launch.local_rank
 
     def node_rank(self) -> int:
@@ -86,14 +87,15 @@ class Processes(ClusterEnvironment):
 
 
 def one_process() -> Processes:
-    """Return the processes of a run that this process trains alone."""
+    """Return the description for Lightning (:class:`Processes`) of a run with this process only."""
     return Processes(Launch(), Ranks(Launch()))
 
 
 class ChildProcesses(_SubprocessScriptLauncher):
-    """Launcher of the other processes of this node.
+    """Launcher that starts the other processes of this node from the first process.
 
-    Lightning's own kills all processes when one has ended; here the process that failed is named first.
+    Lightning's own launcher kills all processes when one process has ended. This launcher first reports which process
+    has failed.
     """
 
     def __init__(self, environment: Processes, processes: int, nodes: int) -> None:
@@ -101,7 +103,7 @@ class ChildProcesses(_SubprocessScriptLauncher):
         self.ranks = environment.ranks
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: L.Trainer | None = None, **kwargs: Any) -> Any:
-        """Start the processes unless they exist, then call ``function``."""
+        """Start the other processes of this node, unless a launcher has started them. Then call ``function``."""
         if not self.cluster_environment.creates_processes_externally:
             self._start()
             threading.Thread(target=self._observe, args=(list(self.procs),), daemon=True).start()
@@ -109,7 +111,7 @@ class ChildProcesses(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
     def _start(self) -> None:
-        """Run this command once more for each of the other ranks of this node."""
+        """Start this process's command once more for each other rank of this node."""
         environment = self.cluster_environment
         os.environ |= {
             PARENT: str(os.getpid()),
@@ -128,7 +130,10 @@ class ChildProcesses(_SubprocessScriptLauncher):
             self.procs.append(subprocess.Popen([sys.executable, *command, *sys.argv[1:]], env=own))
 
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
-        """Tell all processes when a child has failed without a message."""
+        """Watch the started processes.
+
+        If one of them fails without a message, report this to all processes of the run.
+        """
         while True:
             running = [child.poll() is None for child in children]
             failed = next(((i, c) for i, c in enumerate(children, 1) if c.returncode), None)
@@ -146,7 +151,7 @@ class ChildProcesses(_SubprocessScriptLauncher):
 
 
 def use_processes(trainer: L.Trainer, environment: Processes) -> None:
-    """Let the trainer start its processes by :class:`ChildProcesses`."""
+    """Let the trainer start the other processes of this node with :class:`ChildProcesses`."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and environment.launch.by == "":
         strategy._launcher = ChildProcesses(environment, strategy.num_processes, strategy.num_nodes)
@@ -158,9 +163,10 @@ def gpus_of(accelerator: object) -> int:
 
 
 def place(plan: Plan, launch: Launch) -> tuple[Plan, Launch, int]:
-    """Compare all stages with the launcher; return the plan with final devices, the launch, and the number of processes.
+    """Compare ``trainer.devices`` and ``trainer.num_nodes`` of all stages with the launcher (srun, torchrun, ...).
 
-    Raise UsageError if a stage contradicts the launcher.
+    Return three values: the plan, in which these keys have the values that are used; the place of this process; and the
+    number of processes of the run. Raise UsageError if a stage contradicts the launcher.
     """
     worlds, seen, stages = [1], launch, list[Stage]()
     for stage in plan.stages:

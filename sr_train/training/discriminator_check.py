@@ -1,4 +1,4 @@
-"""Check that a discriminator fits the patch size of its stage; find values that fit."""
+"""Check that a discriminator has the size of its stage's HR patches. If not, find config values with which it fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _SIDES = range(16, 513, 16)  # sides of HR patches; every discriminator accepts 
 
 
 def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UsageError, with values that fit, unless the discriminator accepts the HR patches of the data."""
+    """Raise UsageError if the discriminator does not accept the HR patches of the stage.
+
+    The message contains config values that fit.
+    """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     side, size = scale * patch, spec.get("size")
     wrong = f"task.discriminator.size={size}, but HR patches have {side} px (scale {scale} x data.lr_patch {patch})"
@@ -76,9 +79,10 @@ def _fits(spec: Mapping[str, Any], side: int) -> bool:
 
 
 def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return sets of options with which the discriminator and the HR patches have one size.
+    """Return remedies for a discriminator whose size differs from the HR patches. A remedy is {config key: new value}.
 
-    A set changes the patch or the size; it changes the discriminator if that does not accept the size.
+    A remedy changes the patch size (data.lr_patch) or the discriminator's size (task.discriminator.size). If the
+    discriminator's class cannot have the needed size, the remedy also chooses another discriminator.
     """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     try:
@@ -102,7 +106,7 @@ def remedies(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _discriminators() -> dict[str, dict[str, Any]]:
-    """Return the discriminators with a fixed size by the names of their options."""
+    """Return {option of ``discriminator=``: config} for all discriminators that have a fixed size."""
     found = {}
     for option in options_of("discriminator"):
         node = compose_config("train", ["task=gan", f"discriminator@task.discriminator={option}"]).task.discriminator

@@ -54,9 +54,9 @@ class Finding(NamedTuple):
 
 
 def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: int = 1280, height: int = 720) -> float:
-    """Return the multiply-adds of one forward pass for an output of ``width`` x ``height``, counted as in papers.
+    """Return the number of multiply-adds of one forward pass for an output of ``width`` x ``height``, counted as in papers.
 
-    For a network with several scales, the branch of ``scale`` is counted.
+    For a network with several scales, the branch for ``scale`` is counted.
     """
     try:
         work, out = _counted(model, scale, "meta")
@@ -66,7 +66,7 @@ def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: 
 
 
 def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[float, int]:
-    """Return the multiply-adds of a forward pass on ``_SIDE`` x ``_SIDE`` LR pixels, and the scale."""
+    """Return the number of multiply-adds of one forward pass for ``_SIDE`` x ``_SIDE`` LR pixels, and the network's scale."""
     with torch.device(device), torch.no_grad():
         network = build(model).eval()
         branch = network if scale is None else contract.branch(network, scale)
@@ -84,7 +84,7 @@ def _reset_peak(device: torch.device) -> None:
 
 
 def _peak(device: torch.device) -> tuple[int, str]:
-    """Return the peak memory in bytes since :func:`_reset_peak`, and the device or process that it belongs to."""
+    """Return the peak memory in bytes since :func:`_reset_peak`, and a text for the device or process that it belongs to."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "of the GPU"
     try:
@@ -95,7 +95,7 @@ def _peak(device: torch.device) -> tuple[int, str]:
 
 
 class _Timing(StepCallback):
-    """Callback that keeps the seconds of each step and stops after ``_SECONDS``."""
+    """Callback that stores the seconds of each step, and stops the training after ``_SECONDS``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,10 @@ class _Timing(StepCallback):
 
 
 def _few_steps(config: Mapping[str, Any], task: SRTask, data: SRData, processes: Processes) -> list[float]:
-    """Train a few steps, at least one per scale, with the run's trainer; return the seconds of each."""
+    """Train a few steps, at least one for each scale, with a trainer like the run's.
+
+    Return the seconds of each step.
+    """
     steps = _STEPS if data.step_scales is None else max(_STEPS, data.step_scales.until_all())
     steps, timing = min(steps, int(config["trainer"]["max_steps"])), _Timing()
     few = {**config, "trainer": {**config["trainer"], "max_steps": steps}, "logger": {}}
@@ -133,7 +136,7 @@ def _size(values: Iterable[object]) -> int:
 
 
 def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
-    """Return the maximum of bytes that the stage will write, and a description."""
+    """Return the largest number of bytes that the stage will write, and a text that describes the files."""
     states = [task.state_dict(), *(state for o in task.trainer.optimizers for state in o.state.values())]
     checkpoint, weights = sum(_size(s.values()) for s in states), _size(task.averaged().state_dict().values())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
@@ -165,7 +168,11 @@ def _free(folder: Path) -> int:
 
 
 def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
-    """Return the origin of the stage's weights, and a note; random weights are used if its source stage is not finished."""
+    """Return the weights from which the stage starts (an :class:`Origin`), and a text about them for the report.
+
+    Return None and a text if the stage starts from random weights, or if the stage whose weights it needs is not
+    finished. In the second case, only this check uses random weights.
+    """
     source_stage = prepared.stage.config["init"]["stage"]
     if source_stage is not None:
         folder = next(s.folder for s in plan.stages if s.name == source_stage)
@@ -201,7 +208,10 @@ def _other_networks(task: SRTask) -> list[tuple[nn.Module, str]]:
 
 
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
-    """Test a stage and print its needs. Raise ValueError if it cannot be trained here."""
+    """Test a stage, and print the memory, time and disk space that it needs.
+
+    Raise ValueError if the stage cannot be trained on this machine.
+    """
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)
     task = build_task(config, stage.name, source)

@@ -1,7 +1,7 @@
-"""Loggers for ``metrics.csv`` and TensorBoard that are exact after a resume.
+"""Loggers for ``metrics.csv`` and TensorBoard. After a resume, their files contain every step exactly once.
 
-A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with the step
-of the checkpoint to continue from. ``checkpointed(step)`` is called after each checkpoint.
+A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with
+the step of the checkpoint from which the run continues. ``checkpointed(step)`` is called after each checkpoint.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from sr_train.runs.metrics import HEADER, read_rows, rows_text
 
 
 def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
-    """Show a picture [H, W, 3] in every logger with pictures; warn about a logger with an unknown ``log_image``.
+    """Send a picture [H, W, 3] uint8 to every logger that can show pictures.
 
-    The loggers of Lightning accept a list of pictures: ``log_image(key, images, step)``.
+    Lightning's loggers have a method ``log_image(key, images, step)``. Warn about a logger whose ``log_image`` has
+    other arguments.
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         own: Any = getattr(logger, "log_image", None)
@@ -42,7 +43,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
                 inspect.signature(own).bind(**given)
             except TypeError:
                 kind = type(logger).__name__
-                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: it gets no pictures"
+                text = f"{kind}.log_image does not accept (key, images, step) as Lightning's loggers do: pictures are not sent"
                 warnings.warn(text, stacklevel=2)
                 continue
             own(**given)
@@ -53,7 +54,7 @@ class TakesPictures(Protocol):
     """Protocol of a logger that shows pictures."""
 
     def log_picture(self, name: str, picture: NDArray[Any], step: int) -> None:
-        """Show a picture [H, W, 3] uint8."""
+        """Show a picture [H, W, 3] uint8 in the log."""
         ...
 
 
@@ -62,15 +63,16 @@ class FollowsCheckpoints(Protocol):
     """Protocol of a logger that sends numbers only after a checkpoint includes them."""
 
     def checkpointed(self, step: int) -> None:
-        """Send the numbers of the first ``step`` steps, which a checkpoint includes."""
+        """Send the numbers of all steps up to ``step``, because a checkpoint now includes them."""
         ...
 
 
 class MetricsCsv(Logger):
     """Logger of ``metrics.csv``: one number per row, ``step,name,value``.
 
-    Lightning's CSVLogger deletes its file when a run resumes. This one removes the rows after the checkpoint and appends.
-    Rows that a shared file system does not accept for a moment are kept and written later.
+    Lightning's CSVLogger deletes its file when a run resumes. This logger removes only rows of later steps than the
+    checkpoint, and appends new rows. Rows that a shared file system does not accept at once are kept in memory and
+    written later.
 
     Args:
         folder: folder of the stage.
@@ -88,7 +90,7 @@ class MetricsCsv(Logger):
 
     @property
     def version(self) -> str:
-        """Empty version, as there is one file per stage."""
+        """Version for Lightning: an empty string, because there is one file per stage."""
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -96,25 +98,28 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Remove the rows after ``step``; the run writes them again."""
+        """Remove the rows of later steps than ``step``, because the resumed run writes them again."""
         rows = [r for r in read_rows(self.path) if r[0] <= step]
         self._lines.replace(rows_text([HEADER, *rows]))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append numbers in full precision."""
+        """Append one row for each number, in full precision, to ``metrics.csv``."""
         if not self._lines.kept and not self.path.exists():
             self.resume(-1)
         self._lines.append("".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items()))
 
     @rank_zero_only
     def checkpointed(self, step: int) -> None:
-        """Write rows that were kept, because a run that resumes from the checkpoint does not write them again."""
+        """Write the rows that are kept in memory, because a run that resumes from this checkpoint does not write them again."""
         self._lines.append("")
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write rows that were kept. Raise OSError if that fails, unless the run has failed by another error."""
+        """Write the rows that are kept in memory.
+
+        If they cannot be written, raise OSError, unless the run failed before.
+        """
         if status == "success":
             self._lines.flush()
         else:
@@ -125,14 +130,19 @@ _print_traceback = threading.excepthook
 
 
 def _quiet(failed: threading.ExceptHookArgs) -> None:
-    """Hide the traceback of TensorBoard's writer thread; the next call of the writer raises the same error."""
+    """Hide the traceback of an error in TensorBoard's writer thread.
+
+    The next call of the writer raises the same error.
+    """
     ours = isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")
     if not ours:
         _print_traceback(failed)
 
 
 class TensorBoard(Logger):
-    """Logger of TensorBoard's event files in the stage's folder; numbers after the checkpoint are purged on resume.
+    """Logger of TensorBoard's event files in the stage's folder.
+
+    When a run is resumed, numbers of later steps than the checkpoint are hidden in TensorBoard.
 
     Args:
         folder: folder of the stage.
@@ -151,12 +161,12 @@ class TensorBoard(Logger):
 
     @property
     def version(self) -> str:
-        """Empty version, as there is one history per stage."""
+        """Version for Lightning: an empty string, because there is one history per stage."""
         return ""
 
     @property
     def writer(self) -> SummaryWriter:
-        """Event writer, opened on first use, on rank 0 only."""
+        """Writer of event files, opened at its first use, on rank 0 only."""
         if self._writer is None:
             threading.excepthook = _quiet
             self._writer = SummaryWriter(self.folder, purge_step=self._purge)
@@ -164,14 +174,14 @@ class TensorBoard(Logger):
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Add the folder's name to errors of the disk."""
+        """Add the folder's name to an OSError that is raised in the ``with`` block."""
         try:
             yield
         except OSError as error:
             raise OSError(error.errno, error.strerror or str(error), self.folder) from None
 
     def resume(self, step: int) -> None:
-        """Purge the numbers after ``step`` when the writer is opened."""
+        """Let the event writer hide the numbers of later steps than ``step``."""
         self._purge = step + 1
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -179,14 +189,14 @@ class TensorBoard(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one scalar per name."""
+        """Write the numbers of a step to TensorBoard's event file, one scalar for each name."""
         with self._named():
             for name, value in metrics.items():
                 self.writer.add_scalar(name, float(value), step)
 
     @rank_zero_only
     def log_picture(self, name: str, picture: NDArray[Any], step: int) -> None:
-        """Show a picture [H, W, 3] uint8."""
+        """Write a picture [H, W, 3] uint8 to TensorBoard's event file."""
         with self._named():
             self.writer.add_image(name, picture, step, dataformats="HWC")
 

@@ -1,4 +1,4 @@
-"""Check of a stage's values; builds its task on the meta device and its metrics."""
+"""Check of a stage's config values. The stage's metrics are built, and its task on the meta device (without memory)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from sr_train.weights.network import outline as on_meta
 
 
 class Outline(NamedTuple):
-    """Stage with checked values."""
+    """Stage whose config values have been checked, with its task on the meta device and its metrics."""
 
-    stage: Stage  #: with the final ``trainer.precision`` and ``trainer.strategy``
-    task: SRTask | None  #: on the meta device; None if its parts have errors
-    perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
-    scores: list[str] | None  #: names of the scores of validation; None if its metrics have errors
+    stage: Stage  #: stage in which ``trainer.precision`` and ``trainer.strategy`` have the values that are used
+    task: SRTask | None  #: task on the meta device; None if parts of the task have errors
+    perceptual: dict[str, PerceptualMetric]  #: metrics other than PSNR and SSIM
+    scores: list[str] | None  #: names of the scores of validation; None if the metrics have errors
     features: list[str]  #: digests of the feature networks of the loss
 
 
 def outline(stage: Stage, problems: list[Exception]) -> Outline:
-    """Check a stage's values and build its task on the meta device; add errors to ``problems``."""
+    """Check a stage's config values, and build its task on the meta device. Add errors to ``problems``."""
     config, trainer, validate = stage.config, stage.config["trainer"], stage.config["validate"]
     problems += [UsageError(text) for text in _bad_numbers(config)]
     precision, perceptual, scores = trainer["precision"], dict[str, PerceptualMetric](), None
@@ -68,7 +68,10 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
 
 
 def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
-    """Return the names of the scores of a stage's validation, means over several scales first."""
+    """Return the names ``SET/PROTOCOL/METRIC`` of the scores of a stage's validation.
+
+    Means over several scales come first.
+    """
     validate, data = config["validate"], config["data"]
     names, scales = list(data["val"] or {}), data.get("scales") or ()
     sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
@@ -78,7 +81,7 @@ def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMe
 
 
 def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
-    """Return a message for each number that is out of its range."""
+    """Yield a message for each number in a stage's config that is out of its allowed range."""
     leasts = {
         "trainer": {"max_steps": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
         "data": {"batch": 1, "lr_patch": 1, "workers": 0, "prefetch_factor": 1},
@@ -122,7 +125,7 @@ def _check_channels(config: Mapping[str, Any]) -> None:
 
 
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
-    """Build the stage's task on the meta device; on errors add them to ``problems`` and return None."""
+    """Build the stage's task on the meta device. If there are errors, add them to ``problems`` and return None."""
     config, before = stage.config, len(problems)
     with collect_error(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
@@ -155,7 +158,10 @@ def _check_loss(config: Mapping[str, Any], loss: nn.Module) -> None:
 
 
 def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
-    """Build the stage's loss. The feature network of a perceptual loss is read or downloaded here."""
+    """Build the stage's loss; add errors to ``problems``.
+
+    The weights of a perceptual loss's feature network are read or downloaded here.
+    """
     loss = stage.config["loss"]
     extractor = (loss.get("perceptual") or {}).get("extractor") or {}
     with collect_error(problems, "loss", usage=True):
@@ -172,7 +178,10 @@ def _loss(stage: Stage, problems: list[Exception]) -> nn.Module | None:
 
 
 def _check_input(name: str, config: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise UsageError unless the network accepts the data: images or windows, their channels, the size of the patches."""
+    """Raise UsageError if the network does not accept the stage's training data.
+
+    Images or windows of frames are compared, the number of channels, and the size of the patches.
+    """
     kind, takes, given = type(model).__name__, contract.frames(model), config["data"].get("frames")
     if takes != given:
         need = "images" if takes is None else f"windows of {takes} frames"
@@ -199,5 +208,5 @@ def _check_network_scales(stage: Stage, model: Any) -> None:
     if sorted(stage.scales) != sorted(own):
         raise ValueError(
             f"stage {stage.name}: the network upscales by {listed(own)}, but the data's scale is {listed(stage.scales)}: give "
-            "only scale= (or scales= for a network with several scales); model.scale and data.scale follow it"
+            "only scale= (or scales= for a network with several scales), from which model.scale and data.scale are derived"
         )

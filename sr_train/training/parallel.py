@@ -1,4 +1,4 @@
-"""Training by several processes: the strategy, BatchNorm's statistics, and the tensors that are not exchanged."""
+"""Training by several processes: Lightning's strategy, BatchNorm's statistics, and tensors that ddp need not exchange."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST = 10**9
 
 
 def processes(options: Mapping[str, Any]) -> int:
-    """Return the number of processes that the trainer's options ask for."""
+    """Return the number of processes that the trainer's options ``devices`` and ``num_nodes`` request."""
     devices = options.get("devices", 1)
     if isinstance(devices, str) and devices.lstrip("-").isdecimal():
         devices = int(devices)
@@ -43,7 +43,8 @@ def processes(options: Mapping[str, Any]) -> int:
 def strategy_of(config: Mapping[str, Any]) -> Any:
     """Return Lightning's strategy for a stage's ``trainer.strategy``; ``auto`` is ddp with more than one process.
 
-    Names without an entry here, and strategies that a user configures, are left to Lightning.
+    Names of other strategies than ddp, and strategies that a user configures as objects, are passed to Lightning
+    unchanged.
     """
     options = config["trainer"]
     name = options.get("strategy") or "auto"
@@ -61,10 +62,11 @@ def strategy_of(config: Mapping[str, Any]) -> Any:
 
 
 def _has_static_graph(config: Mapping[str, Any]) -> bool:
-    """Return true if every step uses the same parameters equally often, as ddp's static_graph requires.
+    """Return true if every step uses the same parameters the same number of times, as ddp's option static_graph requires.
 
-    Only the parts of sr-train are known to do so, with one scale. Accumulation is excluded: its first backward pass, in which
-    ddp counts the uses, does not communicate.
+    The answer is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is
+    false for accumulation, because ddp counts the uses in the first backward pass, which does not communicate with
+    accumulation.
     """
     parts = [config.get("task") or {}, config.get("model") or {}]
     if parts[0].get("discriminator"):
@@ -74,18 +76,20 @@ def _has_static_graph(config: Mapping[str, Any]) -> bool:
 
 
 def check_timeout(options: Mapping[str, Any]) -> None:
-    """Raise UsageError unless ``trainer.timeout`` is a number of seconds."""
+    """Raise UsageError unless ``trainer.timeout`` is a number of seconds, at least 1."""
     timeout = options.get("timeout", TIMEOUT)
     if not (math.isfinite(timeout) and 1 <= timeout <= _LONGEST):
         raise UsageError(f"trainer.timeout={timeout}: expected seconds, a number of at least 1, e.g. {TIMEOUT}")
 
 
 def prepare_networks(task: SRTask, given: bool | str, world: int) -> str | None:
-    """Prepare a task for ``world`` processes; call it before ``fit``. Return a line on BatchNorm's statistics, if it has any.
+    """Prepare the networks of a task for training by ``world`` processes, before ``fit`` is called.
 
-    The EMA is only evaluated, so it keeps plain BatchNorm. Its tensors follow from those of the network in every process, and
-    buffers that are not saved are constant: ddp does not broadcast them. Running statistics of synchronized layers are equal
-    in all processes; those of local ones are broadcast by process 0, as before.
+    Return a line for the user on BatchNorm's statistics; None without BatchNorm. ``given`` is the value of
+    ``trainer.sync_batchnorm``. The EMA is only evaluated, so it keeps plain BatchNorm. ddp does not exchange three
+    kinds of tensors: tensors of the EMA, which every process computes from the network; buffers that are not saved,
+    which are constant; and running statistics of synchronized BatchNorm layers, which are equal in all processes.
+    Process 0 broadcasts the running statistics of other BatchNorm layers.
     """
     networks = task.networks()
     if world == 1:
@@ -104,14 +108,14 @@ def prepare_networks(task: SRTask, given: bool | str, world: int) -> str | None:
 
 
 def _not_exchanged(task: SRTask) -> set[str]:
-    """Return the names of the task's tensors that ddp does not have to exchange."""
+    """Return the names of the task's tensors that ddp need not exchange: they are equal in all processes."""
     saved = set(task.state_dict())
     averaged = {name for name, _ in (*task.named_parameters(), *task.named_buffers()) if name.startswith("ema.")}
     return averaged | {name for name, _ in task.named_buffers() if name not in saved} | synchronized_buffers(task)
 
 
 def share_buffers(trainer: L.Trainer, network: nn.Module) -> None:
-    """Copy the network's buffers of process 0 to all processes, so that all of them validate the same network."""
+    """Copy the network's buffers from process 0 to all processes, so that all processes validate the same network."""
     if trainer.world_size > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, 0)
@@ -122,8 +126,8 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
 
     Args:
         task: the stage's task.
-        before: the config that the stage was started with.
-        config: the present one.
+        before: config with which the stage was started; None if this config is not known.
+        config: current config of the stage.
     """
     if before is None or not any(local_layers(n) for n in task.networks()):
         return []
@@ -142,13 +146,15 @@ def statistics_notes(task: SRTask, before: Mapping[str, Any] | None, config: Map
 
 
 class MicroBatches(L.Callback):
-    """Callback that counts a checkpoint's micro-batches anew, as ``trainer.accumulate_grad_batches`` may have changed.
+    """Callback that computes the micro-batch counters of a loaded checkpoint again.
 
-    Lightning takes a step when its count is a multiple of this number, and checkpoints are written between steps.
+    The counters must be computed again if ``trainer.accumulate_grad_batches`` has changed. Lightning makes an optimizer
+    step when the number of micro-batches is a multiple of ``trainer.accumulate_grad_batches``. Checkpoints are written
+    between steps.
     """
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Set the counts to those of a run that had the present number from its start."""
+        """Set Lightning's micro-batch counters as if ``trainer.accumulate_grad_batches`` had always had its current value."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         ready = checkpoint["global_step"] * trainer.accumulate_grad_batches
         for counts in (progress["total"], progress["current"]):

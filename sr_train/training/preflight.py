@@ -1,4 +1,4 @@
-"""Check of all stages before the first one is trained: build and open everything that they need, report all errors."""
+"""Check of all stages before the first stage is trained: build and open all that the stages need, and report all errors."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ _STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors start a r
 
 @dataclass
 class Prepared:
-    """Stage that can be trained, with its opened data and metrics. Networks are built when the stage is trained."""
+    """Stage that can be trained, with its opened data and metrics.
 
-    stage: Stage  #: with the final ``trainer.precision`` and ``trainer.strategy``
+    Networks are built later, when the stage is trained.
+    """
+
+    stage: Stage  #: stage in which ``trainer.precision`` and ``trainer.strategy`` have the values that are used
     data: SRData
-    perceptual: dict[str, PerceptualMetric]  #: metrics that no protocol computes
+    perceptual: dict[str, PerceptualMetric]  #: metrics other than PSNR and SSIM
     scores: list[str]  #: names of the scores of validation
     features: list[str]  #: digests of the feature networks of the loss
     source: Origin | None = None  #: content of ``init.weights``; weights of ``init.stage`` are read later
@@ -51,7 +54,7 @@ class Prepared:
         return resume.describe(self.stage.config, sources, [] if source is None else [source], self.features)
 
     def take_origin(self) -> Origin | None:
-        """Return the origin and drop it here, so that its tensors are freed after use."""
+        """Return the content of ``init.weights``, and remove it from this object, so that its memory is freed after use."""
         source, self.source = self.source, None
         return source
 
@@ -76,7 +79,7 @@ def preflight(plan: Plan, processes: Processes | None = None) -> list[Prepared]:
 
 
 def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
-    """Raise the errors of the stages and of their warm starts."""
+    """Raise all errors of the stages together, including errors of their initial weights."""
     others: list[Exception] = []
     with redirect_stdout(io.StringIO()), collect_error(others, "init"):
         check_warm_starts(plan)
@@ -86,7 +89,7 @@ def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
 
 
 def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
-    """Return each problem once; names of stages are added unless all stages have the problem."""
+    """Return each problem once. The names of the stages are added to a problem, unless all stages have the problem."""
     stages: dict[str, list[str]] = {}
     errors: dict[str, Exception] = {}
     for name, problems in found.items():
@@ -106,9 +109,10 @@ def _merged(found: Mapping[str, Sequence[Exception]]) -> list[Exception]:
 
 
 def prepare(stage: Stage, problems: list[Exception], processes: Processes | None = None) -> Prepared | None:
-    """Build and open one stage; on errors add them to ``problems`` and return None.
+    """Build and open all that one stage needs. If there are errors, add them to ``problems`` and return None.
 
-    ``max_pixels`` of the stage applies to this process from here on: sources read the headers of their images now.
+    This function also sets the stage's ``max_pixels`` for the whole process, because image headers are read when
+    sources are opened.
     """
     stage, task, perceptual, scores, features = outline(stage, problems)
     with tempfile.TemporaryDirectory() as folder, unchanged_globals():
@@ -135,7 +139,10 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
 
 
 def _reaching_all(stage: Stage, network: str, unused: Sequence[str]) -> Stage:
-    """Return the stage with the strategy that finds ``unused`` parameters; plain ddp would wait for them."""
+    """Return the stage with the strategy ddp_find_unused_parameters_true if some parameters get no gradient (``unused``).
+
+    Plain ddp would wait for their gradients. Without ``unused`` parameters, return the stage unchanged.
+    """
     strategy = finding_unused(stage.config["trainer"])
     if not unused or strategy == stage.config["trainer"]["strategy"]:
         return stage
@@ -145,7 +152,10 @@ def _reaching_all(stage: Stage, network: str, unused: Sequence[str]) -> Stage:
 
 
 def _moved(value: Any, folder: str, elsewhere: str) -> Any:
-    """Return a config with paths in ``folder`` moved to ``elsewhere``, because constructors may create files."""
+    """Return a config in which paths below ``folder`` are replaced by paths below ``elsewhere``.
+
+    Constructors that are called for a check may then create files in a temporary folder only.
+    """
     if isinstance(value, Mapping):
         return {k: _moved(v, folder, elsewhere) for k, v in value.items()}
     if isinstance(value, list):
@@ -171,7 +181,7 @@ def _build_loggers(specs: Mapping[str, Any], problems: list[Exception]) -> list[
 def _build_callbacks(
     config: Mapping[str, Any], loggers: Sequence[Any], scores: Sequence[str] | None, problems: list[Exception]
 ) -> list[L.Callback]:
-    """Build the user's callbacks; the values of the standard callbacks are checked elsewhere."""
+    """Build and check the user's callbacks; add errors to ``problems``. The standard callbacks are not built here."""
     before = len(problems)
     built: dict[str, Callback] = {}
     for name, spec in (config["callbacks"] or {}).items():
@@ -193,7 +203,10 @@ def _build_callbacks(
 
 
 def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: list[Exception]) -> SRData | None:
-    """Open every source, and check that the devices can share the batch."""
+    """Open all training sources and validation sets, and check that the batch can be divided evenly by the devices.
+
+    Add errors to ``problems``, and return None if the data cannot be opened.
+    """
     if any(isinstance(p, UsageError) and "data." in str(p) for p in problems):
         return None
     with collect_error(problems, "data"):

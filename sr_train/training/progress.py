@@ -1,4 +1,4 @@
-"""Progress bar of a stage."""
+"""Progress bar or progress lines of a stage."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from sr_train.training.step_callback import StepCallback
 
 
 class Progress(StepCallback):
-    """Display of a stage's step, loss, speed, share of time waiting for data, rate and remaining time.
+    """Callback that shows a stage's step, loss, speed, share of time waiting for data, learning rate and remaining time.
 
-    With several ranks, the loss is their mean at the last log entry.
-
-    It is a bar on a terminal, and otherwise a line every ``lines_every`` seconds.
+    In a run with several ranks, the displayed loss is the mean over the ranks, updated at each log entry. On a
+    terminal, the display is a progress bar; otherwise a line is printed every ``lines_every`` seconds.
 
     Args:
-        record: callback whose clock is used.
-        lines_every: seconds between lines without a terminal.
+        record: callback that logs; its clock measures the speed and the wait for data.
+        lines_every: seconds between two lines if there is no terminal.
     """
 
     def __init__(self, record: StepLog, *, lines_every: float = 30.0) -> None:
@@ -38,7 +37,7 @@ class Progress(StepCallback):
         self._numbers: tuple[list[str], HostCopy] | None = None  # wanted, but perhaps not here yet
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar at the step that the run continues from."""
+        """Open the progress bar at the step from which the run continues."""
         super().on_train_start(trainer, pl_module)
         self._first = self._shown_step = trainer.global_step
         self._shown = self._started = time.monotonic()
@@ -55,12 +54,15 @@ class Progress(StepCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Start the wait for data; this is the last callback of a batch."""
+        """Start to measure the wait for data, because this is the last callback of a batch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.record.speed.data_wanted()
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Advance the display. Numbers are shown rarely, and when they have arrived from the device."""
+        """Advance the display.
+
+        Numbers are updated about once per second, after they have been copied from the device.
+        """
         if not trainer.is_global_zero:
             return
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Events of all ranks of a run as one row each."""
+"""Merging of the ranks' events: one row of ``events.csv`` for each refused step, with the images of all ranks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from sr_train.tasks.guard import Event
 
 
 def gathered(events: Sequence[Event], world: int) -> list[Event]:
-    """Return the events of all ranks, merged; all ranks call this with as many events.
+    """Return one merged event for each refused step.
+
+    All ranks must call this function, each with the same number of events.
 
     Args:
-        events: those of this rank.
+        events: events of this rank, one for each refused step.
         world: number of ranks.
     """
     if world == 1 or not events:
@@ -24,9 +26,10 @@ def gathered(events: Sequence[Event], world: int) -> list[Event]:
 
 
 def merged(same: Iterable[Event]) -> Event:
-    """Return one event for the events of one step: the first rank's, with the images of all ranks.
+    """Merge the events of all ranks for one refused step: return the first rank's event, with the images of all ranks.
 
-    If only some ranks have found the loss not finite, their images caused it, and only these are listed.
+    If only some ranks report that the loss is not finite, their images are the cause. Then only the images of these
+    ranks are listed.
     """
     events = list(same)
     causes = [e for e in events if "loss" in e.what] or events

@@ -1,4 +1,4 @@
-"""Run: the selected stages of a plan, one after the other, in a locked folder."""
+"""A run: it trains the selected stages of a plan, one after the other, in a locked folder."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ class Outcome:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Compose all stages and train the unfinished ones, as ``sr-train ARGUMENTS`` does. Return the exit code of ``run_plan``.
+    """Compose all stages and train the unfinished stages, as the command ``sr-train ARGUMENTS`` does.
 
-    Errors that the command would print are raised, e.g. ConfigError and UsageError.
+    Return the exit code. :func:`run_plan` explains the exit codes. Errors that the command would print are raised, e.g.
+    ConfigError and UsageError.
     """
     return run_plan(compose_plan(arguments), arguments).code
 
@@ -56,8 +57,8 @@ def train(arguments: Sequence[str]) -> int:
 def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
     """Run the selected stages of a plan while holding the run's lock.
 
-    The exit code is 0 if all stages are finished, 130 after Ctrl-C, and 75 if a stage was left open for another reason: a
-    signal, a time limit or a callback. Under SLURM, a signal also requeues the job.
+    The exit code is 0 if all stages are finished, and 130 after Ctrl-C. It is 75 if a stage is not finished for another
+    reason: a signal, a time limit or a callback. In a SLURM job, a signal also requeues the job.
     """
     mode = plan.stages[0].config["resume"]
     if mode not in ("auto", "force", "never"):
@@ -102,7 +103,7 @@ def _timeout(plan: Plan) -> float:
 
 
 def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
-    """Train the stages. Rank 0 decides if the run may begin, before another rank opens anything."""
+    """Train the stages. Rank 0 locks the folder and checks all stages first; then the other ranks begin."""
     ranks = processes.ranks
     with nullcontext() if is_child() else lock.hold(plan.folder):
         if not is_child():
@@ -129,7 +130,7 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
 
 
 def _say_stopped(plan: Plan, stopped: StoppedError, arguments: Sequence[str]) -> None:
-    """Print how the run continues; under SLURM, return the job to the queue."""
+    """Print the command that continues the run. In a SLURM job, also requeue the job."""
     command = shlex.join(["sr-train", *(a for a in arguments if a != "resume=never")])
     again = None
     config = plan.stages[0].config
@@ -146,14 +147,17 @@ _CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pi
 
 
 def _is_broken_connection(error: Exception) -> bool:
-    """Return true for an error of an operation with the other processes."""
+    """Return true for an error in the communication with other processes of the run."""
     return isinstance(error, distributed.DistError) or (
         isinstance(error, RuntimeError) and _CONNECTION.search(str(error)) is not None
     )
 
 
 def _fail(ranks: Ranks, error: Exception) -> NoReturn:
-    """Raise the error with the name of its rank; end this process without a message if another one has failed first."""
+    """Raise an error with the name of its rank.
+
+    If another process has failed before, end this process without a message.
+    """
     if ranks.world == 1:
         raise error
     if _is_broken_connection(error):
@@ -175,7 +179,7 @@ def _fail(ranks: Ranks, error: Exception) -> NoReturn:
 
 
 def _move_aside(plan: Plan) -> None:
-    """Rename the run's folder; if only some stages are selected, rename the folders of these."""
+    """Rename the run's folder. If only some stages are selected, rename only the folders of the selected stages."""
     whole = set(plan.selected) == {s.name for s in plan.stages}
     for folder in [plan.folder] if whole else [s.folder for s in plan.stages if s.name in plan.selected]:
         aside = resume.move_aside(folder)

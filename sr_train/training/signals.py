@@ -1,4 +1,4 @@
-"""Signals of a run: SIGTERM, Ctrl-C, SIGUSR1 and SIGUSR2 end it with a checkpoint."""
+"""Signals of a run: SIGTERM, Ctrl-C, SIGUSR1 and SIGUSR2 end the run with a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _STUCK = 25.0  # seconds that the main thread may take to react to a signal; SLU
 
 
 class StoppedError(Exception):
-    """Signal that a run stopped before its end; nothing that was computed is lost.
+    """Exception for a run that was stopped before its end. Nothing that was computed is lost.
 
     Args:
-        by: name of the signal or the callback.
-        step: step of the checkpoint; None if no training had begun.
+        by: name of the signal or of the callback that stopped the run.
+        step: step of the last checkpoint; None if training had not begun.
         number: number of the signal; None for a callback.
     """
 
@@ -41,19 +41,19 @@ class StoppedError(Exception):
 
 
 class Signals:
-    """Handler of a run's signals in the main thread. It replaces those of Lightning and of launchers.
+    """Handler of a run's signals in the main thread. It replaces the signal handlers of Lightning and of launchers.
 
-    While ``training`` is true, a signal is only noted, and the run ends after the step. Otherwise StoppedError is raised at
-    once, because there is nothing to save. A second Ctrl-C always ends the run at once.
+    While ``training`` is true, the handler only stores the signal, and the run ends after the current step. Otherwise
+    it raises StoppedError at once, because there is nothing to save. A second Ctrl-C always ends the run at once.
 
     Args:
-        ranks: processes of the run; all of them are told about the signal.
+        ranks: connection to the other processes of the run, to which the signal is reported.
     """
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.ranks = ranks
         self.training = False
-        #: the run has ended: SIGTERM of srun, which ends the rest of a job, must not change the exit code
+        #: true if the run has ended: SIGTERM, with which srun ends a job's other processes, must not change the exit code
         self.ended = False
         self.agreed: int | None = None  #: signal that all ranks know at the same step, because it has cut a validation
         self._own: int | None = None
@@ -62,11 +62,14 @@ class Signals:
 
     @property
     def received(self) -> int | None:
-        """Signal that this process or another one of the run has received."""
+        """Number of the signal that this process or another process of the run has received; None without a signal."""
         return self._own or (None if self.ranks is None else self.ranks.signal)
 
     def __enter__(self) -> Signals:
-        """Install the handlers; outside of the main thread Python allows none."""
+        """Install the signal handlers, and watch the main thread.
+
+        Python allows signal handlers in the main thread only.
+        """
         self.install()
         if threading.current_thread() is threading.main_thread():
             read, write = os.pipe()
@@ -76,7 +79,7 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the handlers."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_IGN if self.ended and number == signal.SIGTERM else handler)
         self._before.clear()
@@ -86,9 +89,10 @@ class Signals:
             self._pipe = None
 
     def _watch(self, read: int) -> None:
-        """End the process if the main thread does not react to a signal.
+        """End the process if the main thread does not react to a signal within 25 s.
 
-        Python's handlers run in the main thread only. It may wait in native code for ever, e.g. for another rank that hangs.
+        Python's signal handlers run in the main thread only. This thread may wait in native code forever, e.g. for
+        another rank.
         """
         with os.fdopen(read, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
@@ -97,12 +101,14 @@ class Signals:
                     time.sleep(0.05)
                 if number[0] in HANDLED and self._own is None and not self.ended and number[0] != signal.SIGINT:
                     name = signal.Signals(number[0]).name
-                    sys.stderr.write(f"{name}: training does not react, so it ends without a new checkpoint\n")
+                    sys.stderr.write(
+                        f"{name}: training does not react, so this process ends without a new checkpoint\n"
+                    )
                     sys.stderr.flush()
                     os._exit(OPEN)
 
     def install(self) -> None:
-        """Install the handlers again, because Lightning has replaced some of them."""
+        """Install the signal handlers. This is repeated after Lightning has replaced some of them."""
         if threading.current_thread() is threading.main_thread():
             for number in HANDLED:
                 before = signal.signal(number, self._receive)

@@ -1,4 +1,4 @@
-"""Training images that could not be read, of all ranks, as events and as a number."""
+"""Training images that the loaders skipped because they cannot be read: events and a count, collected from all ranks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from sr_train.tasks.guard import Event
 
 
 class Skipped:
-    """Images that the loaders skipped. Each rank sees those of its own batches and keeps them until all ranks meet.
+    """Training images that the loaders skipped.
 
-    At log entries the ranks reduce their numbers, among them the count of kept images (:meth:`gather` with ``found``). At a
-    checkpoint they reduce this count alone, unless the step has a log entry. The images are sent only if there are any.
+    Each rank stores the skipped images of its own batches until the next exchange. The ranks exchange images at log
+    entries and at checkpoints (:meth:`gather`). They first compute the mean of their counts of stored images: at a log
+    entry together with the other logged numbers, at a checkpoint separately. The images' names are sent only if this
+    mean is not 0.
     """
 
     def __init__(self) -> None:
@@ -24,18 +26,20 @@ class Skipped:
         self._met = -1  # step of the last exchange
 
     def see(self, batch: Any, step: int) -> None:
-        """Keep the images that were skipped for a batch of ``step``."""
+        """Store the images that the loader skipped for a batch of step ``step``."""
         for name, reason in batch.get("skipped", ()):
             text = " ".join(reason.replace(",", ";").split())  # events.csv has three fields
             self.kept.append(Event(step, f"skipped: {text}", " ".join(name.replace(",", ";").split())))
 
     def gather(self, trainer: L.Trainer, step: int, found: float | None = None) -> list[Event]:
-        """Return the kept images of all ranks, in order of the ranks, and count them. Call it on all ranks.
+        """Return the stored images of all ranks, in order of the ranks, and add their number to ``total``.
+
+        All ranks must call this method.
 
         Args:
             trainer: the trainer.
-            step: the present step; a second call in one step exchanges nothing.
-            found: mean over the ranks of the number of kept images, if the ranks have reduced it.
+            step: current step. A second call in the same step exchanges nothing.
+            found: mean over the ranks of the number of stored images, if the ranks have computed it; else None.
         """
         if trainer.world_size > 1:
             if step == self._met:

@@ -1,4 +1,4 @@
-"""Copy of a checkpoint in host memory, so that training continues while another thread writes it."""
+"""Copy of a checkpoint in host memory, so that training continues while another thread writes the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 class Snapshot:
-    """Copy of a checkpoint in host memory, whose buffers are used again by the next copy.
+    """Copy of a checkpoint in host memory. The next copy uses the same memory again.
 
-    Tensors of a GPU are copied to pinned memory without waiting: the stream of the current device copies them before the next
-    step changes them, and :meth:`wait` waits for the end of the copies. Tensors in host memory are copied at once, because
+    Tensors of a GPU are copied to pinned memory in the background: the GPU's stream copies them before the next step
+    changes them, and :meth:`wait` waits for the end of the copies. Tensors in host memory are copied at once, because
     the optimizer changes them in place.
     """
 
@@ -29,7 +29,10 @@ class Snapshot:
         return sum(b.numel() * b.element_size() for b in self._buffers)
 
     def take(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return a copy of a checkpoint. The next call overwrites it. Tensors that share memory share it in the copy too."""
+        """Return a copy of a checkpoint's content. The next call overwrites this copy.
+
+        Tensors that share memory also share memory in the copy.
+        """
         self._used, self._copied, self._events = 0, {}, []
         copied = self._copy(content)
         del self._buffers[self._used :]
@@ -41,7 +44,7 @@ class Snapshot:
         return copied
 
     def wait(self) -> None:
-        """Wait until the last copy is complete; another thread may call this."""
+        """Wait until the last copy is complete; another thread may call this method."""
         for event in self._events:
             event.synchronize()
 
@@ -67,7 +70,11 @@ class Snapshot:
         return self._copied[key]
 
     def _buffer(self, tensor: torch.Tensor, pinned: bool) -> torch.Tensor:
-        """Return the next buffer, a new one unless the last copy had a tensor of this form at this place."""
+        """Return memory for the copy of a tensor.
+
+        The memory of the last copy is used if the last copy had a tensor of the same form at the same place; else it is
+        new.
+        """
         if self._used == len(self._buffers) or not _alike(self._buffers[self._used], tensor, pinned):
             new = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
             self._buffers[self._used : self._used + 1] = [new]

@@ -1,4 +1,4 @@
-"""One stage of a run: build it, train it from its newest checkpoint or from the start, export it."""
+"""One stage of a run: build the stage, train it from its newest checkpoint or from the start, and export its network."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ from sr_train.weights.warm_start import warm_start
 
 
 def stage_seed(seed: int, stage: str) -> int:
-    """Return the seed of a stage; it does not depend on what the process has drawn before."""
+    """Return the seed for a stage's initial weights. It depends only on the run's seed and on the stage's name."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/weights".encode(), digest_size=4).digest(), "little")
 
 
 class Export:
-    """Writer of the evaluated network as a self-describing file."""
+    """Writer of the evaluated network (the EMA, if there is one) to a weights file that also contains the network's config."""
 
     def __init__(self, plan: Plan, stage: Stage, source: Origin | None) -> None:
         self.model = full_arguments(stage.config["model"])
@@ -69,7 +69,10 @@ class Export:
         step: int,
         finished: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write ``task.averaged()`` with its scores and its origin; ``finished`` describes an early end of the stage."""
+        """Write ``task.averaged()`` with its scores and its origin (run, stage, step).
+
+        ``finished`` describes the end of the stage if EarlyStopping has finished the stage early.
+        """
         origin = {**self.origin, "step": step, "ema": task.ema is not None, "sr_train": sr_train.__version__}
         if finished is not None:
             origin["finished"] = dict(finished)
@@ -85,7 +88,10 @@ def _data_names(config: Mapping[str, Any]) -> list[str]:
 def _callbacks(
     prepared: Prepared, export: Export, files: StageFolder, ranks: Ranks, signals: Signals
 ) -> list[L.Callback]:
-    """Build the user's callbacks, then the standard ones in the order of a step: log, validate, save, stop, display."""
+    """Build the user's callbacks and sr-train's own callbacks, in the order in which they are called.
+
+    The order after a step is: the user's callbacks, log, validate, write a checkpoint, stop, display the progress.
+    """
     stage, data = prepared.stage, prepared.data
     config, last = stage.config, int(stage.config["trainer"]["max_steps"])
     record = StepLog(every=config["record"]["every"], folder=str(stage.folder), hyperparameters=config)
@@ -123,7 +129,7 @@ def _callbacks(
 
 
 def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> SRTask:
-    """Build the stage's task; the warm start comes before the copy for the EMA."""
+    """Build the stage's task. Initial weights are copied into the network before the EMA copies the network."""
     torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
     if source is not None:
@@ -135,10 +141,10 @@ def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> 
 def run_stage(
     plan: Plan, prepared: Prepared, processes: Processes | None = None, signals: Signals | None = None
 ) -> Path:
-    """Train one stage from its newest checkpoint or from the start, unless it is finished; return its weights file.
+    """Train one stage from its newest checkpoint or from the start, unless the stage is finished.
 
-    Rank 0 decides which checkpoint all ranks continue from. Raise StoppedError if the stage was stopped before its end; a
-    checkpoint has been written.
+    Return its weights file. Rank 0 decides from which checkpoint all ranks continue. Raise StoppedError if the stage
+    was stopped before its end; then a checkpoint has been written before.
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
@@ -207,7 +213,10 @@ def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | Non
 
 
 def _while_restoring(error: Exception) -> bool:
-    """Return true if an error was raised while Lightning restored a checkpoint; its type may be any."""
+    """Return true if an error was raised while Lightning restored a checkpoint.
+
+    The type of the error does not matter.
+    """
     return any("checkpoint_connector" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
 
 

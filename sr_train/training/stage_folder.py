@@ -1,10 +1,11 @@
-"""Folder of a stage, and the order in which it is changed, so that a process that fails loses nothing.
+"""Folder of a stage, and the order in which its files are changed, so that nothing is lost if a process fails.
 
-A stage is finished when ``weights.safetensors`` exists and the step in its header is ``trainer.max_steps`` or more. A process
-that continues a stage does not change the config or the finished weights until it has written a checkpoint. Then it writes
-``config.yaml``, and renames finished weights of an earlier step to ``weights_step_NNNNNNNN.safetensors``: the stage is open
-again. These files are removed when the stage is finished again. A process that fails before its first checkpoint has changed
-only logs, and the next process removes these entries.
+A stage is finished when ``weights.safetensors`` exists and the step in its header is ``trainer.max_steps`` or more. A
+process that continues a stage does not change the config or the finished weights until it has written a checkpoint.
+Then it writes ``config.yaml``, and renames finished weights of an earlier step to
+``weights_step_NNNNNNNN.safetensors``, so the stage is no longer finished. The renamed files are removed when the stage
+is finished again. A process that fails before its first checkpoint has only added log entries. The next process removes
+these log entries.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from sr_train.weights.open import WEIGHTS
 
 
 class StageFolder:
-    """Changes of a stage's folder by one process, without checkpoints, weights and logs. For rank 0 only.
+    """Writer of ``config.yaml`` in a stage's folder, which also renames older finished weights. For rank 0 only.
+
+    Checkpoints, new weights and logs are written by other classes.
 
     Args:
         folder: folder of the stage.
         config: new content of ``config.yaml``.
-        new: the stage has no checkpoint to continue from.
+        new: true if the stage has no checkpoint to continue from.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
@@ -39,24 +42,28 @@ class StageFolder:
         self._written = False
 
     def begin(self) -> None:
-        """Remove incomplete files of a killed process; write the config of a new stage."""
+        """Remove incomplete files that a killed process has left. For a new stage, write ``config.yaml``."""
         for where in (self.folder, self.folder / "checkpoints"):
             remove_leftovers(where)
         if self.new:
             self._write_config()
 
     def checkpoint_written(self, step: int) -> None:
-        """Write the config and rename older finished weights. On a full disk, the next checkpoint tries again."""
+        """Write ``config.yaml`` and rename older finished weights, after the checkpoint of step ``step`` has been written.
+
+        If the disk is full, warn; this is repeated after the next checkpoint.
+        """
         try:
             self._write_config()
             self._set_aside(step)
         except OSError as error:
             warnings.warn(
-                f"{self.folder}: NOT WRITTEN ({error}); the run continues; free some disk space", stacklevel=2
+                f"{self.folder}: config.yaml NOT WRITTEN ({error}); the run continues; free some disk space",
+                stacklevel=2,
             )
 
     def finish(self) -> None:
-        """Write the config, before the stage's weights are written."""
+        """Write ``config.yaml``, before the weights of the finished stage are written."""
         self._write_config()
 
     def _write_config(self) -> None:
@@ -74,7 +81,7 @@ class StageFolder:
 
 
 def remove_set_aside(folder: Path) -> None:
-    """Remove finished weights of earlier steps when newer ones exist."""
+    """Remove finished weights of earlier steps (``weights_step_*.safetensors``) after the stage is finished again."""
     for file in folder.glob("weights_step_*.safetensors"):
         file.unlink(missing_ok=True)
 
@@ -82,15 +89,15 @@ def remove_set_aside(folder: Path) -> None:
 def check_continues(
     stage: str, folder: Path, task: SRTask, found: Checkpoint | None, last: int, notes: Sequence[str]
 ) -> None:
-    """Raise CheckpointError unless the newest checkpoint of a stage fits the task that was built.
+    """Raise CheckpointError if a stage cannot continue: its newest checkpoint does not fit the task, or is missing.
 
     Args:
         stage: name of the stage.
         folder: folder of the stage.
         task: task of the stage.
-        found: newest checkpoint.
+        found: newest checkpoint; None if there is none.
         last: last step of the stage.
-        notes: differences of the config that ``resume=force`` allows.
+        notes: differences between the old and the new config that ``resume=force`` allows.
     """
     file = folder / WEIGHTS
     if found is None:

@@ -11,7 +11,7 @@ from sr_train.tasks.base import SRTask
 
 
 def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> None:
-    """Send numbers to every logger and to ``trainer.callback_metrics``. Call it on all ranks."""
+    """Send numbers to every logger and to ``trainer.callback_metrics``. All ranks must call this function."""
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in numbers.items()})
     if trainer.is_global_zero:
         for logger in trainer.loggers:
@@ -19,13 +19,13 @@ def log_numbers(trainer: L.Trainer, numbers: dict[str, float], step: int) -> Non
 
 
 class StepCallback(L.Callback):
-    """Base class with ``on_step_end(trainer, task, step)``, called once per optimizer step, not per micro-batch."""
+    """Base class of callbacks with a method ``on_step_end``, which is called once per optimizer step, not per micro-batch."""
 
     def __init__(self) -> None:
         self._step = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from the step of the checkpoint."""
+        """Begin to count steps at the step of the checkpoint from which the run continues."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -38,4 +38,4 @@ class StepCallback(L.Callback):
             self.on_step_end(trainer, pl_module, self._step)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Handle the end of step ``step``; subclasses override this."""
+        """Do nothing. Subclasses override this method, which is called after step number ``step``."""

@@ -1,4 +1,4 @@
-"""End of a stage by its last step, a signal, or a callback that stops the trainer."""
+"""End of a stage before its last step, by a signal or by a callback that stops the trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sr_train.training.step_callback import StepCallback
 
 
 class _After(L.Callback):
-    """Callback after a user's callback; it notifies ``stop`` when that one has set ``trainer.should_stop``."""
+    """Callback that follows a user's callback, and tells ``stop`` if the user's callback has set ``trainer.should_stop``."""
 
     def __init__(self, callback: L.Callback, stop: Stop) -> None:
         self.callback = callback
@@ -26,25 +26,29 @@ class _After(L.Callback):
             setattr(self, hook, self.look)
 
     def look(self, trainer: L.Trainer, *_: Any) -> None:
-        """Notify ``stop``; this function replaces every hook."""
+        """Tell ``stop`` if the user's callback has set ``trainer.should_stop``.
+
+        Every hook of this callback is this method.
+        """
         self.stop.note(trainer, self.callback)
 
 
 class Stop(StepCallback):
-    """Callback that ends the run after a step, with a checkpoint, on a signal or ``trainer.should_stop``.
+    """Callback that ends the run after a step, with a checkpoint, after a signal or if ``trainer.should_stop`` is set.
 
-    With several processes the end is agreed upon one step late, so that no step waits. This class and
-    :func:`still_finished` decide if a stop finishes the stage:
+    In a run with several processes, all processes stop one step later, so that no step waits for other processes. This
+    class and :func:`still_finished` decide if the stage is finished by the stop:
 
-    - EarlyStopping finishes it: ``finished`` is set, the weights are exported, the next stage starts.
-    - Signals, Timer, ``trainer.max_time`` and all others that set ``trainer.should_stop`` leave it open: the same command
-      continues it. A Timer starts at zero in every process, because it would otherwise end the next one immediately.
+    - If EarlyStopping stops the trainer, the stage is finished: ``finished`` is set, the weights are exported, and the
+      next stage starts.
+    - After a signal, a Timer, ``trainer.max_time`` or another callback, the stage is not finished: the same command
+      continues it. A Timer starts at zero in every process. Otherwise it would end the next process immediately.
 
     Args:
         checkpoints: callback that writes checkpoints.
         signals: signals of the run.
         own: the user's callbacks, in the order of ``specs``.
-        specs: configs of these callbacks.
+        specs: configs of the user's callbacks.
     """
 
     def __init__(
@@ -67,16 +71,19 @@ class Stop(StepCallback):
         self._agreement: LateAgreement | None = None
 
     def watched(self) -> list[L.Callback]:
-        """Return the user's callbacks, each followed by a callback that detects a stop by it."""
+        """Return the user's callbacks.
+
+        Each callback is followed by a callback that detects if the user's callback stops the trainer.
+        """
         return [x for callback in self.own for x in (callback, _After(callback, self))]
 
     def note(self, trainer: L.Trainer, callback: L.Callback | None) -> None:
-        """Keep the first callback that has set ``trainer.should_stop``."""
+        """Store ``callback`` if it is the first callback that has set ``trainer.should_stop``."""
         if trainer.should_stop and not self.asked and self.received is None:
             self.asked, self.by = True, callback
 
     def _finish(self, trainer: L.Trainer) -> dict[str, Any] | None:
-        """Return the description of the stage's end if EarlyStopping stops it, else None."""
+        """Return the description of the stage's end if EarlyStopping has stopped the trainer, else None."""
         for number, callback in enumerate(self.own):
             stopped = callback is self.by or _has_stopped(callback)
             if isinstance(callback, EarlyStopping) and stopped and self.asked:
@@ -86,14 +93,20 @@ class Stop(StepCallback):
         return None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mark the checkpoint of a finished stage, as the process may be killed before the weights are written."""
+        """Add to a checkpoint that EarlyStopping has finished the stage.
+
+        The checkpoint needs this note, because the process may be killed before the weights are written.
+        """
         self.note(trainer, None)
         finished = self._finish(trainer)
         if finished is not None:
             checkpoint["finished"] = finished
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """End immediately if the stage is finished; else set the patience of EarlyStopping and reset Timer."""
+        """If the checkpoint belongs to a stage that EarlyStopping has finished, end immediately.
+
+        Otherwise, set the patience of EarlyStopping to the value in the current config, and let a Timer start at zero.
+        """
         finished = checkpoint.get("finished")
         if finished is not None and still_finished(finished, int(trainer.max_steps), self.specs):
             self.finished, trainer.should_stop = finished, True
@@ -109,9 +122,10 @@ class Stop(StepCallback):
                     state |= {"wait_count": 0, "stopping_reason": _GOES_ON.value, "stopping_reason_message": None}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals back from Lightning, whose handlers end the run within a step.
+        """Install sr-train's signal handlers again, because Lightning's handlers end the run in the middle of a step.
 
-        If a repeated validation has met EarlyStopping's condition, the stage is finished without another step.
+        If a validation that was repeated at the start has met EarlyStopping's condition, the stage is finished without
+        another step.
         """
         super().on_train_start(trainer, pl_module)
         self.signals.install()
@@ -123,13 +137,16 @@ class Stop(StepCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Delay a stop until the step's last micro-batch, as Lightning would stop before it."""
+        """Delay a stop until the end of the step, because Lightning would stop between two micro-batches of the step."""
         self.note(trainer, None)
         trainer.should_stop = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Stop on all ranks at the same step."""
+        """Stop training if a rank has received a signal or a callback has requested it.
+
+        All ranks stop after the same step.
+        """
         assert self._agreement is not None
         received, asked = self._agreement.exchange([self.signals.received or 0, int(self.asked)])
         received = self.signals.agreed or received
@@ -146,7 +163,7 @@ class Stop(StepCallback):
         trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End the exchange that is under way."""
+        """Wait for the end of the last exchange between the ranks."""
         if self._agreement is not None:
             self._agreement.finish()
 
@@ -159,13 +176,14 @@ def _has_stopped(callback: L.Callback) -> bool:
 
 
 def still_finished(finished: Mapping[str, Any], max_steps: int, specs: Iterable[Mapping[str, Any]]) -> bool:
-    """Return true if a stage that EarlyStopping has finished counts as finished for a command.
+    """Return true if a stage that EarlyStopping has finished also counts as finished for a new command.
 
-    It does if the command has the same callback with the same arguments, and no higher ``trainer.max_steps``. Otherwise the
-    stage is extended from its last checkpoint, and EarlyStopping counts its patience from there.
+    The stage counts as finished if the new command has the same callback with the same arguments, and the same or a
+    lower ``trainer.max_steps``. Otherwise the stage is extended from its last checkpoint, and EarlyStopping begins to
+    count its patience again.
 
     Args:
-        finished: description of the end, from the stage's weights or checkpoint.
+        finished: description of the stage's end, from the stage's weights or checkpoint.
         max_steps: ``trainer.max_steps`` of the command.
         specs: configs of the command's callbacks.
     """

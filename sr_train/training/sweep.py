@@ -1,4 +1,4 @@
-"""Jobs of a sweep (``sr-train -m``): each is trained as a separate run; its score and exit code are kept."""
+"""Training of a sweep's jobs (``sr-train -m``). Each job is a separate run with a score and an exit code."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sr_train.training.validation import best_metric
 
 
 class SweepTable:
-    """Runner of a sweep's jobs that counts them and keeps the names of failed ones.
+    """Runner of a sweep's jobs. It counts the jobs and stores the names of failed jobs.
 
     Args:
-        run_plan: function (plan, arguments of the job) -> outcome that trains a plan.
+        run_plan: function of (plan, arguments of the job) that trains a plan and returns the outcome.
     """
 
     def __init__(self, run_plan: Callable[[Plan, Sequence[str]], Outcome]) -> None:
@@ -32,7 +32,11 @@ class SweepTable:
         self.code, self.jobs, self.failed = 0, 0, list[str]()
 
     def run(self, job: Job) -> float:
-        """Train one job; return its best score, NaN without one. Errors are raised if there is a sweeper."""
+        """Train one job. Return its best score; NaN without a score.
+
+        An error of the job is printed, and the next job starts. If an optimizing sweeper of Hydra (e.g. Optuna) chooses
+        the jobs, the error is raised instead.
+        """
         self.jobs += 1
         try:
             composed = job.compose()
@@ -54,7 +58,7 @@ class SweepTable:
         return best_score(composed)
 
     def finish(self) -> int:
-        """Print the failed jobs; return the sweep's exit code."""
+        """Print the names of the failed jobs. Return the sweep's exit code: the highest exit code of its jobs."""
         if self.failed:
             say(f"{len(self.failed)} of {self.jobs} jobs failed: {', '.join(self.failed)}")
         return self.code
@@ -62,7 +66,7 @@ class SweepTable:
 
 @contextmanager
 def _clean_process() -> Iterator[None]:
-    """Reset the environment variables, the process group and the number of threads after a job."""
+    """Restore the environment variables and the number of threads after a job, and remove torch's process group."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     try:
         yield
@@ -79,7 +83,10 @@ def _last_selected(composed: Plan) -> Stage:
 
 
 def _best_metric(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """Return (metric that the best network is chosen by, true if lower is better); the name may be partial."""
+    """Return (metric by which the best network is chosen, true if lower is better).
+
+    The metric is ``validate.best``, e.g. ``set5/y/psnr``; without it, only the last part, e.g. ``psnr``.
+    """
     best, metrics = config["validate"]["best"], config["validate"]["metrics"]
     if best is not None:
         return best, f"/{PROTOCOL}/" in best
@@ -88,7 +95,10 @@ def _best_metric(config: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def check_score(composed: Plan, sweeper: Mapping[str, Any]) -> None:
-    """Raise UsageError unless the jobs have a score and the sweeper's direction is right for it."""
+    """Raise UsageError if jobs have no score, or if the sweeper would minimize a score for which higher is better.
+
+    Also raise it in the opposite case.
+    """
     stage = _last_selected(composed)
     if not stage.config["data"]["val"]:
         raise UsageError(
@@ -105,7 +115,7 @@ def check_score(composed: Plan, sweeper: Mapping[str, Any]) -> None:
 
 
 def best_score(composed: Plan) -> float:
-    """Return the score that ``best.safetensors`` of the last selected stage was chosen by; NaN without one."""
+    """Return the score by which ``best.safetensors`` of the last selected stage was chosen; NaN without this file."""
     stage = _last_selected(composed)
     file = stage.folder / "best.safetensors"
     if not file.exists():

@@ -28,9 +28,9 @@ from sr_train.training.parallel import MicroBatches, check_timeout, strategy_of
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "single_device")
 
 _NOT_LIGHTNINGS = {
-    "max_time": "becomes a callback, see user_callbacks.py",
+    "max_time": "user_callbacks.py adds a callback for max_time",
     "timeout": "belongs to the strategy",
-    "sync_batchnorm": "Lightning's converts to a class that refuses the CPU; ours is models/batchnorm.py",
+    "sync_batchnorm": "models/batchnorm.py is used, because Lightning's option sync_batchnorm does not work on a CPU",
 }
 
 _PROFILERS = ("simple", "advanced", "pytorch")
@@ -39,7 +39,7 @@ _PROFILERS = ("simple", "advanced", "pytorch")
 def build_trainer(
     config: Mapping[str, Any], callbacks: Sequence[L.Callback], folder: Path, processes: Processes | None = None
 ) -> L.Trainer:
-    """Build Lightning's Trainer with our callbacks instead of its checkpoints, validation and display.
+    """Build Lightning's Trainer. sr-train's callbacks replace Lightning's checkpoints, validation and progress display.
 
     Raise ValueError if Lightning refuses an option.
     """
@@ -83,7 +83,7 @@ def try_trainer(
     problems: list[Exception],
     processes: Processes | None = None,
 ) -> L.Trainer | None:
-    """Build the stage's trainer without loggers; on errors add them to ``problems`` and return None."""
+    """Build the stage's trainer without loggers. If there are errors, add them to ``problems`` and return None."""
     options, before = config["trainer"], len(problems)
     for check in (_check_strategy, _check_profiler, _check_accelerator, _check_devices, check_timeout):
         with collect_error(problems):
@@ -103,24 +103,30 @@ def try_trainer(
 
 
 def check_deterministic(options: Mapping[str, Any], network: nn.Module, device: torch.device) -> None:
-    """Raise ValueError if ``trainer.deterministic=true`` cannot be: torch would raise its error in the first step."""
+    """Raise ValueError if a network cannot be trained with ``trainer.deterministic=true`` on this device.
+
+    Without this check, torch would raise an error in the first step.
+    """
     convs = [m for m in network.modules() if isinstance(m, DeformableConv)]
     trained = any(p.requires_grad for conv in convs for p in conv.parameters())
     if options.get("deterministic") is True and device.type == "cuda" and trained:
         raise ValueError(
             f"trainer.deterministic=true: {type(network).__name__}'s deformable convolution has no deterministic backward pass "
             "on CUDA (grid_sample and torchvision's deform_conv2d add in any order); give trainer.deterministic=warn, which "
-            "makes the rest deterministic, or false"
+            "makes all other operations deterministic, or false"
         )
 
 
 def on_one_device(trainer: Mapping[str, Any]) -> bool:
-    """Return true if the trainer's options select one device."""
+    """Return true if the trainer's options ``devices`` and ``num_nodes`` select one device."""
     return trainer["devices"] in (1, "1", "auto") and trainer["num_nodes"] == 1
 
 
 def finding_unused(trainer: Mapping[str, Any]) -> str:
-    """Return the strategy that finds parameters without a gradient; plain ddp would wait for them."""
+    """Return the trainer's strategy, changed from ddp to ddp_find_unused_parameters_true.
+
+    Plain ddp would wait for parameters that get no gradient. Strategies other than ddp are returned unchanged.
+    """
     strategy = trainer["strategy"]
     if strategy == "auto" and not on_one_device(trainer):
         strategy = "ddp"
@@ -146,7 +152,7 @@ def _check_profiler(options: Mapping[str, Any]) -> None:
 
 
 def _check_accelerator(options: Mapping[str, Any]) -> None:
-    """Raise an error unless the accelerator is available."""
+    """Raise UsageError for an unknown ``trainer.accelerator``, ValueError if this machine does not have it."""
     cuda, mps = CUDAAccelerator.is_available, MPSAccelerator.is_available
     there = {"gpu": lambda: cuda() or mps(), "cuda": cuda, "mps": mps, "cpu": lambda: True, "auto": lambda: True}
     accelerator = str(options["accelerator"])
@@ -154,26 +160,32 @@ def _check_accelerator(options: Mapping[str, Any]) -> None:
         raise UsageError(f"trainer.accelerator={accelerator}: choose from auto, cpu, gpu, cuda, mps")
     if not there[accelerator]():
         raise ValueError(
-            f"trainer.accelerator={accelerator}: this machine has none; give trainer.accelerator=cpu or auto"
+            f"trainer.accelerator={accelerator}: this machine has no such device; give trainer.accelerator=cpu or auto"
         )
 
 
 def _check_devices(options: Mapping[str, Any]) -> None:
-    """Raise an error unless the devices are available."""
+    """Raise UsageError for a wrong ``trainer.devices``, ValueError if this machine does not have these devices."""
     devices, accelerator = options["devices"], str(options["accelerator"])
     wanted = int(devices) if str(devices).lstrip("-").isdecimal() else devices
     if wanted == 0 or (isinstance(wanted, int) and wanted < -1) or wanted == []:
         raise UsageError(f"trainer.devices={devices}: expected an integer of at least 1, or -1 for all GPUs")
     gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
     if accelerator in ("auto", "cpu") and not gpus and (wanted == -1 or isinstance(wanted, list)):
-        raise ValueError(f"trainer.devices={devices}: selects GPUs, but none is used here; give trainer.devices=1")
+        raise ValueError(f"trainer.devices={devices}: selects GPUs, but no GPU is used here; give trainer.devices=1")
     if gpus and isinstance(wanted, int) and wanted > gpus:
-        raise ValueError(f"trainer.devices={devices}: this machine has {gpus}; give at most trainer.devices={gpus}")
+        raise ValueError(
+            f"trainer.devices={devices}: this machine has {gpus} GPUs; give at most trainer.devices={gpus}"
+        )
 
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
-    """Restore torch's global flags and the environment; hide warnings, which appear when the run builds the same parts."""
+    """Context for a check before a run: restore torch's global flags and the environment variables at the end.
+
+    Warnings are hidden inside the ``with`` block, because the run prints them later, when it builds the same parts
+    again.
+    """
     environment = dict(os.environ)
     try:
         with warnings.catch_warnings(), unchanged_flags():
@@ -186,7 +198,7 @@ def unchanged_globals() -> Iterator[None]:
 
 @contextmanager
 def unchanged_flags() -> Iterator[None]:
-    """Restore torch's global flags, so that the options of one stage do not affect the next."""
+    """Restore torch's global flags after the ``with`` block, so that the options of one stage do not affect the next stage."""
     cudnn = torch.backends.cudnn
     kernels = cudnn.benchmark, cudnn.deterministic
     strict = torch.are_deterministic_algorithms_enabled()
@@ -202,7 +214,7 @@ def unchanged_flags() -> Iterator[None]:
 
 @contextmanager
 def advising_less_memory() -> Iterator[None]:
-    """Raise MemoryError with remedies if a training step does not fit into memory."""
+    """Raise MemoryError with remedies if the ``with`` block, e.g. a training step, does not fit into memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -37,7 +37,7 @@ def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Ca
 
     Args:
         config: config of the stage.
-        scores: names of the scores of its validation.
+        scores: names of the scores of the stage's validation.
     """
     built = {name: build(spec) for name, spec in (config["callbacks"] or {}).items() if spec}
     return checked_callbacks(config, built, scores)
@@ -46,7 +46,10 @@ def own_callbacks(config: Mapping[str, Any], scores: Sequence[str]) -> list[L.Ca
 def checked_callbacks(
     config: Mapping[str, Any], built: Mapping[str, L.Callback], scores: Sequence[str]
 ) -> list[L.Callback]:
-    """Check the user's callbacks and add the Timer of ``trainer.max_time`` (:func:`own_callbacks`)."""
+    """Check the user's callbacks, and add a Timer if ``trainer.max_time`` is set; see :func:`own_callbacks`.
+
+    ``built`` is {name: callback}.
+    """
     own = list(built.values())
     for name, callback in built.items():
         if isinstance(callback, Timer):
@@ -59,7 +62,7 @@ def checked_callbacks(
     if limit is not None:
         if any(isinstance(c, Timer) for c in own):
             raise UsageError(
-                f"trainer.max_time={limit}: the callbacks contain a Timer already; give only one of the two"
+                f"trainer.max_time={limit}: the callbacks contain a Timer already; give trainer.max_time or a Timer, not both"
             )
         try:
             timer = Timer(limit)
@@ -73,7 +76,10 @@ def checked_callbacks(
 
 
 def name_of(callback: L.Callback | None, config: Mapping[str, Any]) -> str:
-    """Return the name, known to the user, of the callback that stopped a run; None stands for the task."""
+    """Return the name of the callback that stopped a run, as the user knows it: a class, or ``trainer.max_time=...``.
+
+    If ``callback`` is None, the task stopped the run, and the name of its class is returned.
+    """
     if callback is None:
         return str(config["task"]["_target_"]).rpartition(".")[2]
     if isinstance(callback, Timer) and config["trainer"].get("max_time") is not None:
@@ -87,13 +93,17 @@ def _check_timer(key: str, timer: Timer) -> None:
 
 
 def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[str], *, alone: bool) -> None:
-    """Check that EarlyStopping can read its metric after a validation. ``alone``: no user code logs other numbers."""
+    """Raise UsageError if EarlyStopping cannot read its metric (``monitor``) after a validation.
+
+    ``alone`` is true if no user code can log other metrics. Then ``monitor`` must be one of ``scores``, or a number
+    that sr-train logs.
+    """
     monitor = callback.monitor
     if callback._check_on_train_epoch_end:
-        raise UsageError(f"{key}: check_on_train_epoch_end=true: training is one endless epoch; leave it out")
+        raise UsageError(f"{key}: check_on_train_epoch_end=true: training is one endless epoch; leave this key out")
     if not scores:
         raise UsageError(
-            f"{key}: monitor={monitor}: there is no validation, so it would never be read; give sets=[...]"
+            f"{key}: monitor={monitor}: there is no validation, so this metric would never be read; give sets=[...]"
         )
     known = monitor in scores or monitor.startswith(("train/", "speed/"))
     if alone and callback.strict and not known:
@@ -103,16 +113,17 @@ def _check_early_stopping(key: str, callback: EarlyStopping, scores: Sequence[st
     if (higher and callback.mode == "min") or (lower and callback.mode == "max"):
         better = "higher" if higher else "lower"
         warnings.warn(
-            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training would stop while it improves; give "
-            f"mode={'max' if higher else 'min'}",
+            f"{key}: mode={callback.mode}, but {better} is better for {monitor}: training would stop while the metric "
+            f"improves; give mode={'max' if higher else 'min'}",
             stacklevel=2,
         )
 
 
 def finished_early(weights: Path, config: Mapping[str, Any]) -> str | None:
-    """Return the callback and step that finished a stage early, read from its weights; None if it is not finished.
+    """Return a text with the callback and the step that finished a stage early, read from the stage's weights.
 
-    :func:`sr_train.training.stopping.still_finished` decides if the end counts for this config.
+    Return None if the stage was not finished early, or does not count as finished for this config
+    (:func:`sr_train.training.stopping.still_finished`).
     """
     finished = origin_of(weights).get("finished")
     if not isinstance(finished, dict):

@@ -49,20 +49,20 @@ class Validate(StepCallback):
         images: images to score; None disables validation.
         every: interval in steps.
         last: last step of the stage.
-        best: metric that ``best.safetensors`` is chosen by, e.g. ``set5/y/psnr``; default: the PSNR of the first set and
-            protocol, with several scales their mean.
-        export: function (task, file, scores, step) that writes the evaluated network.
+        best: metric by which ``best.safetensors`` is chosen, e.g. ``set5/y/psnr``. Default: the PSNR of the first set
+            with the first protocol; with several scales, the mean over the scales.
+        export: function of (task, file, scores, step) that writes the evaluated network.
         folder: folder of the stage.
         pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
-        crop: side of their crops in HR pixels.
-        metrics: metrics of the protocols to keep: ``psnr``, ``ssim``.
-        perceptual: other metrics by name, e.g. LPIPS.
-        means: name of a mean -> its sets, e.g. ``set5_mean`` -> ``set5_x2``, ``set5_x3``, ``set5_x4``.
-        basis: name of a metric -> another property that its value depends on, e.g. the file of LPIPS. Scores with different
-            values of it cannot be compared.
-        signals: signals of the run; one that arrives during a validation ends it after the current image. The scores are
-            dropped, and the validation is repeated when the run continues.
-        ranks: processes of the run, which are told what this one does.
+        crop: side of the crops of these images, in HR pixels.
+        metrics: metrics to compute with the protocols: ``psnr``, ``ssim``.
+        perceptual: {name: metric} of other metrics, e.g. LPIPS.
+        means: {name of a mean: names of its sets}, e.g. {``set5_mean``: [``set5_x2``, ``set5_x3``, ``set5_x4``]}.
+        basis: {name of a metric: another property on which its value depends}, e.g. the file of LPIPS. Scores with
+            different properties cannot be compared.
+        signals: signals of the run. A signal during a validation ends the validation after the current image. Its
+            scores are not used, and the validation is repeated when the run continues.
+        ranks: connection to the other processes of the run, to which the progress of this process is reported.
     """
 
     def __init__(
@@ -107,25 +107,28 @@ class Validate(StepCallback):
         self.scores: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best score so far, its metric, and the newest scores."""
+        """Return for a checkpoint: the best score so far, the metric of this score, and the newest scores."""
         by = None if self.best_by is None else list(self.best_by)
         state = {"best": self.best, "best_step": self.best_step, "best_by": by, "scores": dict(self.scores)}
         return {**state, "pending": True} if self.pending else state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score so far, its metric, and the newest scores."""
+        """Restore from a checkpoint: the best score so far, the metric of this score, and the newest scores."""
         self.best, self.best_step, self.scores = state_dict["best"], state_dict["best_step"], dict(state_dict["scores"])
         self.pending = bool(state_dict.get("pending", False))
         by = state_dict.get("best_by")  # missing in checkpoints of earlier versions
         self.best_by = None if by is None else (by[0], by[1])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Repeat a validation that a signal has ended."""
+        """Repeat a validation that a signal has interrupted in an earlier process."""
         super().on_train_start(trainer, pl_module)
         self._repeat(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Repeat it also if it was that of the last step, after which nothing is trained."""
+        """Repeat an interrupted validation also if it was the validation after the last step.
+
+        In this case no step is trained, so :meth:`on_train_start` is not called.
+        """
         self._repeat(trainer, pl_module)
 
     def _repeat(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -134,7 +137,7 @@ class Validate(StepCallback):
             self._validate(trainer, pl_module, trainer.global_step)
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Validate if this step is due."""
+        """Validate after every ``every``-th step and after the last step."""
         if step % self.every == 0 or step == self.last:
             self._validate(trainer, task, step)
 
@@ -152,7 +155,10 @@ class Validate(StepCallback):
                 _call(trainer, task, hook)
 
     def run(self, trainer: L.Trainer, task: SRTask, step: int) -> bool:
-        """Score all images, log the scores, write the network if it is the best; return false if a signal has ended it."""
+        """Score all images, log the scores, and write the network if it is the best network so far.
+
+        Return false if a signal has interrupted the validation.
+        """
         assert self.images is not None
         mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
@@ -206,7 +212,7 @@ class Validate(StepCallback):
                 self.export(task, self.folder / "best.safetensors", self.scores, step)
 
     def _measured_on(self, metric: str) -> str:
-        """Return a digest of a metric's images and of its ``basis``."""
+        """Return a digest of all that a metric's score depends on besides the network: images, and ``basis`` of the metric."""
         assert self.images is not None
         name, _, rest = metric.partition("/")
         digest = hashlib.blake2b(self.basis.get(rest.rpartition("/")[2], "").encode(), digest_size=8)
@@ -218,12 +224,12 @@ class Validate(StepCallback):
         return digest.hexdigest()
 
     def _forget_best(self, trainer: L.Trainer, by: tuple[str, str]) -> None:
-        """Forget the best score, because scores of another metric cannot be compared with it."""
+        """Forget the best score, because it cannot be compared with scores of another metric or other images."""
         assert self.best_by is not None
         if trainer.is_global_zero:
             before = self.best_by[0] if self.best_by[0] != by[0] else f"{by[0]} on other images or with another network"
             tqdm.write(
-                f"best.safetensors: is chosen by {by[0]} from now on; the best by {before} ({self.best:.3f} at step "
+                f"best.safetensors is chosen by {by[0]} from now on; the best network by {before} ({self.best:.3f} at step "
                 f"{self.best_step}) is replaced",
                 file=sys.stderr,
             )
@@ -252,11 +258,13 @@ def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
 
 @contextmanager
 def naming_the_image(image: EvalImage) -> Iterator[None]:
-    """Add the image's name to errors of its validation, and remedies if it does not fit into memory."""
+    """Add an image's name to errors in the ``with`` block, and remedies if the image does not fit into memory."""
     try:
         yield
     except MemoryFullError as error:
-        raise ValueError(f"validation: {image.set}: {image.key}: {error}; remove it from the set or split it") from None
+        raise ValueError(
+            f"validation: {image.set}: {image.key}: {error}; remove the image from the set or split the image"
+        ) from None
     except ValueError as error:
         raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
     except (MemoryError, RuntimeError) as error:
@@ -264,18 +272,18 @@ def naming_the_image(image: EvalImage) -> Iterator[None]:
             raise
         size = "x".join(map(str, image.hr.shape[:0:-1]))
         raise ValueError(
-            f"validation: {image.set}: {image.key}: its {size} pixels do not fit into memory for scoring; remove lpips from "
+            f"validation: {image.set}: {image.key}: scoring {size} pixels does not fit into memory; remove lpips from "
             "validate.metrics or the image from the set"
         ) from None
 
 
 def best_metric(chosen: str | None, scores: Mapping[str, float]) -> str:
-    """Return the name of the score that ``best.safetensors`` is chosen by: ``validate.best``, else the first PSNR."""
+    """Return the name of the score by which ``best.safetensors`` is chosen: ``validate.best``, else the first PSNR."""
     return chosen or next((n for n in scores if n.endswith("psnr")), next(iter(scores), ""))
 
 
 def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Return the score ``NAME/protocol/metric`` of each mean."""
+    """Return {``NAME/protocol/metric``: mean of the scores of NAME's sets} for each mean NAME in ``means``."""
     found = {}
     for name, sets in means.items():
         rests = [key.partition("/")[2] for key in scores if key.startswith(f"{sets[0]}/")]
@@ -284,7 +292,7 @@ def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> d
 
 
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
-    """Return the joined lists of all ranks."""
+    """Return the lists of all ranks, joined to one list. All ranks must call this function."""
     if trainer.world_size == 1:
         return mine
     parts: list[Any] = [None] * trainer.world_size
@@ -293,9 +301,10 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
 
 
 def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """Return LR (pixels repeated) | bicubic | SR | HR of an image's middle: [crop, 4 crop + gaps, 3] uint8.
+    """Return a picture of an image's middle: LR (pixels repeated) | bicubic | SR | HR, [crop, 4 * crop + gaps, 3] uint8.
 
-    For a window, the center frame is shown. Gray is repeated, and only the first three of more channels are shown.
+    For a window of video, the center frame is shown. Gray is repeated, and only the first three of more channels are
+    shown.
     """
     scale = image.scale
     lr = to_float(image.center).unsqueeze(0)

@@ -19,23 +19,23 @@ from sr_train.runs.metrics import read_rows, rows_text
 
 
 class WandB(WandbLogger):
-    """Logger for Weights & Biases: one run per stage, which the next process resumes.
+    """Logger for Weights & Biases (W&B). There is one W&B run per stage, which the next process of the stage resumes.
 
-    The run's id is kept in ``wandb.json`` in the stage's folder. A log entry is sent when a checkpoint includes its step, so
-    that it is sent only once even if the process is killed. wandb writes entries about ten seconds later. Until then numbers
-    are also kept in ``wandb/pending.csv``, and the next process sends those that are missing. Pictures of the last seconds
-    before a kill are lost.
+    The id of the W&B run is in ``wandb.json`` in the stage's folder. A log entry is sent after a checkpoint includes
+    its step, so it is sent only once even if the process is killed. The package wandb writes an entry about ten seconds
+    later. Until then the numbers of the entry are also in ``wandb/pending.csv``, and the next process sends numbers
+    that are missing. Pictures of the last seconds before a kill are lost.
 
     Args:
         save_dir: the stage's folder.
-        project: project on the server.
-        name: name of the run.
-        entity: user or team.
-        group: group of the run.
-        tags: tags of the run.
-        notes: notes of the run.
-        job_type: type of the run.
-        offline: write only files, for a later ``wandb sync``; the same as WANDB_MODE=offline.
+        project: W&B project on the server.
+        name: name of the W&B run.
+        entity: user or team at W&B.
+        group: group of the W&B run.
+        tags: tags of the W&B run.
+        notes: notes of the W&B run.
+        job_type: job type of the W&B run.
+        offline: true to write only files, for a later ``wandb sync``; the same as WANDB_MODE=offline.
         options: other arguments of ``wandb.init``.
     """
 
@@ -71,7 +71,7 @@ class WandB(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Run of W&B, started on first use."""
+        """W&B run of the package wandb, started at its first use."""
         if self._experiment is None:
             state = self._state()
             self._wandb_init["id"] = state["id"]
@@ -86,7 +86,7 @@ class WandB(WandbLogger):
         return self._offline or mode in ("offline", "dryrun")
 
     def _state(self) -> dict[str, Any]:
-        """Return the run's id, the last step that has arrived, and the number of the next entry."""
+        """Return the content of ``wandb.json``: id of the W&B run, last step that W&B has, and number of the next entry."""
         path = self._folder / "wandb.json"
         try:
             return {"sent": -1, "next": 0, **json.loads(path.read_text(encoding="utf-8"))}
@@ -105,7 +105,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Send missing entries up to ``step``, the step of the checkpoint; drop later ones."""
+        """Send missing log entries up to ``step``, the step of the checkpoint, to W&B. Later entries are removed."""
         state = self._state()
         there: set[tuple[int, str]] = set()
         for file in sorted((self._folder / "wandb").glob(f"offline-run-*-{state['id']}/run-*.wandb")):
@@ -125,7 +125,7 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep numbers and pictures of a step until a checkpoint includes it."""
+        """Store the numbers and pictures of a step until a checkpoint includes the step."""
         if step is None:
             super().log_metrics(metrics, step)
             return
@@ -147,14 +147,14 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def checkpointed(self, step: int) -> None:
-        """Send the entries up to ``step``, which a checkpoint includes."""
+        """Send all log entries up to ``step`` to W&B, because a checkpoint now includes these steps."""
         self._covered = max(self._covered, step)
         for number in sorted(n for n in self._kept if n <= step):
             self._send(number, self._kept.pop(number))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Finish the run in this process; then all sent entries are on disk or on the server."""
+        """Finish the W&B run in this process. After this, all sent log entries are on disk or on the server."""
         if self._experiment is None:
             return
         number = self._experiment.step
@@ -172,7 +172,7 @@ _STEP = "trainer/global_step"  # Lightning's name for the axis of W&B's charts
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Return (number, values by name) for each entry of a ``.wandb`` file; an incomplete end is skipped.
+    """Yield (number, {name: value}) for each log entry in a ``.wandb`` file. An incomplete entry at the end is skipped.
 
     The file is a log in LevelDB's format: a header of 7 bytes and blocks of 32 KiB that contain protobuf messages.
     """

@@ -1,4 +1,7 @@
-"""Check of the login of Weights & Biases in wandb's files and variables, without requests or prompts."""
+"""Check of the login for Weights & Biases (W&B).
+
+It reads only files and environment variables, and does not use the network.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 
 def check_login(logger: WandbLogger) -> None:
-    """Raise ValueError unless W&B has credentials or needs none."""
+    """Raise ValueError if W&B has no login and needs one."""
     settings = _settings()
     mode = logger._wandb_init.get("mode") or settings.get("mode")
     if logger._offline or mode in ("offline", "dryrun", "disabled"):
@@ -31,7 +34,11 @@ def check_login(logger: WandbLogger) -> None:
 
 
 def _settings() -> dict[str, str]:
-    """Return W&B's settings from the user's file, the folder's file and the environment; later ones take precedence."""
+    """Return W&B's settings from the user's file, the current folder's file and the environment.
+
+    A setting in the environment takes precedence over one in a file, and the current folder's file over the user's
+    file.
+    """
     folder = os.environ.get("WANDB_CONFIG_DIR", str(Path.home() / ".config" / "wandb"))
     parser = configparser.ConfigParser(interpolation=None)
     with suppress(configparser.Error):

@@ -23,14 +23,14 @@ from sr_train.weights.warm_start import match_warm_start
 
 
 class Origin(NamedTuple):
-    """Weights that a stage starts from."""
+    """Weights from which a stage starts, and the file that contains them."""
 
     weights: Weights
     file: Path
 
     @property
     def digest(self) -> str:
-        """Digest of the tensors; a stage with another digest is another run."""
+        """Digest of the tensors. A stage whose initial weights have changed cannot be resumed as the same run."""
         return digest(self.weights.state)
 
     @property
@@ -40,9 +40,10 @@ class Origin(NamedTuple):
 
 
 def open_origin(stage: Stage) -> Origin | None:
-    """Read the weights of ``init.weights``; None if it is not given.
+    """Read the weights in the file ``init.weights``. Return None if ``init.weights`` is not given.
 
-    The file may contain any network class, because its tensors are copied by name and no network is built from it.
+    The file may contain any class of network, because its tensors are copied by name and no network is built from the
+    file.
     """
     init = stage.config["init"]
     if init["weights"] is None:
@@ -51,9 +52,9 @@ def open_origin(stage: Stage) -> Origin | None:
 
 
 def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | None:
-    """Return the weights that a stage starts from: the opened ones, or those of its source stage.
+    """Return the weights from which a stage starts: ``opened`` (``init.weights``), or the weights of stage ``init.stage``.
 
-    Raise ValueError if the source stage is not finished.
+    Return None if the stage starts from random weights. Raise ValueError if stage ``init.stage`` is not finished.
     """
     init = stage.config["init"]
     if opened is not None or init["stage"] is None:
@@ -72,9 +73,10 @@ def find_origin(plan: Plan, stage: Stage, opened: Origin | None) -> Origin | Non
 
 
 def check_warm_starts(plan: Plan) -> dict[str, Origin]:
-    """Compare every selected stage's network with its source by names and shapes, before the first one is trained.
+    """Compare the network of every selected stage with its initial weights, by names and shapes, before a stage is trained.
 
-    Print the copied, grown, newly initialized and unused tensors. Return the weights read from ``init.weights`` by stage.
+    Print which tensors are copied, grown, newly initialized and unused. Return {stage: weights read from
+    ``init.weights``}.
     """
     sources: dict[str, Origin] = {}
     for stage in plan.stages:
@@ -99,7 +101,10 @@ def _network_of(stage: Stage) -> nn.Module:
 
 
 def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
-    """Match a stage's network with the tensors of its source, called ``name``, and print the result."""
+    """Match the tensors of a stage's network with its initial weights ``state``, and print the result.
+
+    ``name`` is the name of the file or the stage that the initial weights come from.
+    """
     init, where, network = stage.config["init"], f"stage {stage.name} from {name}", _network_of(stage)
     ends = residual_ends(network, init["grow"], where=where)
     had, state = state, with_frames(network, state, init["grow"], where=where)
@@ -128,7 +133,7 @@ def _tensors(names: Sequence[str]) -> str:
 
 
 def _blocks(names: Sequence[str], lists: Iterable[str]) -> str:
-    """Return the range of blocks that tensors belong to: "reconstruction.10 to reconstruction.39"."""
+    """Return the range of blocks to which tensors belong, e.g. "reconstruction.10 to reconstruction.39"."""
     parts = []
     for blocks in lists:
         numbers = [int(n.removeprefix(f"{blocks}.").partition(".")[0]) for n in names if n.startswith(f"{blocks}.")]

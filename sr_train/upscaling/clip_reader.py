@@ -16,17 +16,20 @@ from sr_train.upscaling.inputs import Job, image_target
 
 Timed = tuple[torch.Tensor, tuple[int, ...]]  #: [C, h, w] uint8 or uint16; (time, duration) for videos, else ()
 
-_ALPHA = "have transparency: it is dropped"
+_ALPHA = "have transparency, which is dropped"
 
 _LOST = {  # channels of the network -> channels of the frames -> warning
-    1: {3: "are in color: they become gray (luma)", 4: "are in color with transparency: they become gray (luma)"},
+    1: {
+        3: "are in color: they become gray (luma)",
+        4: "are in color with transparency: they become gray (luma)",
+    },
     3: {1: "are gray: they become RGB", 2: _ALPHA, 4: _ALPHA},
 }
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Open clip."""
+    """Reader of an open video, or of a folder of numbered images."""
 
     #: yields every frame once; calls its argument with each packet of a video's other streams
     frames: Callable[[Callable[[Any], object]], Iterator[Timed]]
@@ -40,18 +43,18 @@ class ClipReader:
 
     @property
     def rate(self) -> str:
-        """Frames per second as the end of a line for the user; empty for a folder."""
+        """Text with the frames per second, for the end of a line for the user; empty for a folder."""
         return "" if self.film is None else f", {float(self.film.look.rate):.4g} fps"
 
 
 @contextmanager
 def open_clip(job: Job, suffix: str | None, channels: int = 3) -> Iterator[ClipReader]:
-    """Open the video or the folder of a job.
+    """Open the video or the folder of frames of a job for reading.
 
     Args:
-        job: the input.
-        suffix: suffix of frames written as images.
-        channels: channels C of the frames.
+        job: the input and the output.
+        suffix: file type of the output frames, e.g. ``.png``; None if a video is written, or if frames keep their type.
+        channels: number of channels C of the frames.
     """
     check_channels(channels)
     if job.kind != "video":
@@ -97,5 +100,5 @@ def _open_folder(job: Job, suffix: str | None, channels: int) -> ClipReader:
 
     depth = 8 if first.dtype == np.uint8 else 16
     lost = _LOST.get(channels, {}).get(given)
-    warnings = [] if lost is None else [f"its frames {lost}"]
+    warnings = [] if lost is None else [f"the frames {lost}"]
     return ClipReader(frames, height, width, depth, len(job.frames), file_name, warnings)

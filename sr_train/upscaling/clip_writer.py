@@ -1,4 +1,8 @@
-"""Writing of frames to a video or to a folder of images, with a comparison, or only of missing frames."""
+"""Writing of upscaled frames to a video or to a folder of images.
+
+With ``compare=true``, a comparison with bicubic upscaling is written, too. With ``skip_existing=true``, only frames
+whose files are missing are written to a folder.
+"""
 
 from __future__ import annotations
 
@@ -35,27 +39,34 @@ class FrameFolder:
 
 
 class Wanted:
-    """Selection of the frames that the network takes and of the results that are written: all frames."""
+    """Selection of the frames that the network gets, and of the results that are written.
+
+    This class selects all frames. The subclass :class:`Missing` selects only missing frames.
+    """
 
     def __init__(self) -> None:
         self.seen, self.any = 0, False
 
     def fed(self, number: int) -> bool:
-        """Return True if the network takes a frame; called once for each frame, in order."""
+        """Return True if the network gets frame number ``number``.
+
+        This method must be called once for each frame, in order.
+        """
         self.seen += 1
         self.any = self.any or self.made(number)
         return True
 
     def made(self, number: int) -> bool:
-        """Return True if the result of a frame is written."""
+        """Return True if the result for frame number ``number`` is written."""
         return True
 
 
 class Missing(Wanted):
-    """Selection of the frames without a file, and of the frames that a video network needs to make them.
+    """Selection of the frames whose output file is missing, and of other frames that the network needs to compute them.
 
-    A video network (``window`` frames) makes all frames from the first missing one on. It also takes ``window`` - 1 frames
-    before that one, so that every later window equals that of the whole clip, including the padding at the end.
+    A video network computes all frames from the first missing frame on. It also gets the ``window`` - 1 frames before
+    the first missing frame. So every window has the same frames as if the whole clip was computed, including the
+    padding at the end.
     """
 
     def __init__(self, folder: FrameFolder, window: int | None) -> None:
@@ -77,7 +88,7 @@ class Missing(Wanted):
 
 @dataclass
 class ClipWriter:
-    """Clip that is open for writing."""
+    """Writer of an open output: a video, or a folder of frames."""
 
     reader: ClipReader  #: reader of the input
     warnings: Sequence[str]
@@ -87,16 +98,22 @@ class ClipWriter:
     compared: str = ""  #: line for the user about the comparison, after ``finish``
 
     def take(self, packet: Any) -> None:
-        """Copy a packet of another stream to the video, if one is written."""
+        """Copy a packet of another stream (sound, subtitles) to the written video. Do nothing if frames are written."""
         if self.film is not None:
             self.film.copy(packet)
 
     def wanted(self, window: int | None, *, skip: bool) -> Wanted:
-        """Return the selection of frames, with ``skip`` only missing ones; ``window`` is ``frames`` of the network."""
+        """Return the selection of the frames to compute and to write; if ``skip`` is true, only missing frames of a folder.
+
+        ``window`` is the number of frames that the network takes; None for a network that takes single images.
+        """
         return Missing(self.folder, window) if skip and self.folder is not None else Wanted()
 
     def write(self, number: int, lr: torch.Tensor, sr: torch.Tensor, when: tuple[int, ...]) -> None:
-        """Write a frame ``sr`` [C, H, W] in [0, 1] made from ``lr`` [C, h, w]. Videos have RGB: gray is repeated."""
+        """Write an upscaled frame ``sr`` [C, H, W] in [0, 1]. ``lr`` [C, h, w] is its input, for the comparison.
+
+        Videos have RGB frames: gray is repeated.
+        """
         if self.film is not None:
             self.film.write(_rgb(sr), *when)
         elif self.folder is not None:
@@ -105,12 +122,12 @@ class ClipWriter:
             self.comparison.add(number, lr, sr, when)
 
     def finish(self) -> None:
-        """Write the result of the comparison."""
+        """Write the images of the comparison, if there is one."""
         self.compared = self.comparison.finish() if self.comparison is not None else ""
 
     @property
     def moved(self) -> str:
-        """Warning that a fixed frame rate moved frames by more than 0.6 of a frame's duration, else empty."""
+        """Warning if a fixed frame rate has moved frames by more than 0.6 of a frame's duration; else an empty string."""
         if self.film is None or self.reader.film is None or self.film.moved <= 0.6 / float(self.reader.film.look.rate):
             return ""
         moved = f"frames were moved by up to {self.film.moved:.2f} s"
@@ -121,7 +138,7 @@ class ClipWriter:
 def clip_writer(job: Job, reader: ClipReader, size: tuple[int, int], settings: Settings) -> Iterator[ClipWriter]:
     """Open the output of a job for writing frames of ``size`` = (height, width).
 
-    An error inside the ``with`` leaves no unfinished video under its final name.
+    A video gets its final name only if the ``with`` block ends without an error.
     """
     height, width = size
     film = reader.film if settings.suffix is None else None

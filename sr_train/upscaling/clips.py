@@ -24,7 +24,7 @@ _BAR = "{desc} {percentage:3.0f}% {bar} {n}/{total} frames [{elapsed}<{remaining
 
 
 def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str:
-    """Upscale a video or a clip; if memory is full, start again with smaller tiles. Returns a line for the user.
+    """Upscale a video or a clip. If the memory is full, start again with smaller tiles. Return a report line.
 
     Raises ValueError, OSError and RuntimeError for errors of this job only. ``tell`` is called with warnings.
     """
@@ -34,7 +34,10 @@ def upscale_clip(job: Job, network: Network, settings: Settings, tell: Callable[
 
 
 def _attempt(job: Job, network: Network, settings: Settings, tell: Callable[[str], object]) -> str | None:
-    """Return the line for the user, or None if memory was full; the network then has smaller tiles."""
+    """Upscale a video or a clip. Return a line that tells the user what was written.
+
+    If the memory is full, set smaller tiles for the network, and return None.
+    """
     start = time.monotonic()
     with open_clip(job, settings.suffix, network.channels) as reader:
         resized = settings.size.of(reader.height, reader.width, network.scale)

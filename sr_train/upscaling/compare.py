@@ -1,4 +1,4 @@
-"""Images for ``compare=true``: bicubic upscaling on the left, the network's on the right, with a line between them."""
+"""Images for ``compare=true``: bicubic upscaling on the left, the network's result on the right, and a line between them."""
 
 from __future__ import annotations
 
@@ -18,31 +18,39 @@ LINE = 2  # width of the white line in pixels
 
 
 def names_file(target: Path) -> bool:
-    """Return True if a path has the suffix of an image or a video; a dot in other names is part of a folder's name."""
+    """Return True if a path has the suffix of an image or a video. Another suffix is a part of a folder's name."""
     return target.suffix.lower() in (*SUFFIXES, *CONTAINERS)
 
 
 def compare_name(target: Path, what: str, suffix: str) -> Path:
-    """Return ``large/walk_compare.mp4`` for ``large/walk.mp4``, and ``a.b_compare`` for a folder of frames ``a.b``."""
+    """Return the path of a comparison, e.g. ``large/walk_compare.mp4`` for the output ``large/walk.mp4``.
+
+    For a folder of frames ``a.b``, return the folder ``a.b_compare``.
+    """
     target = target if target.name not in ("", "..") else target.resolve()
     return target.with_name(f"{target.stem if names_file(target) else target.name}_{what}{suffix}")
 
 
 def beside_bicubic(image: Image, large: Image) -> Image:
-    """Join the bicubic upscaling of [h, w, C] and ``large`` [H, W, C] of the same type to [H, 2 W + a line, C]."""
+    """Join two images side by side: ``image`` [h, w, C] upscaled bicubically, and ``large`` [H, W, C] of the same type.
+
+    The result is [H, 2 * W + width of a line, C].
+    """
     line = np.full((large.shape[0], LINE, large.shape[2]), np.iinfo(large.dtype).max, large.dtype)
     return np.concatenate([imresize(image, size=large.shape[:2]), line, large], axis=1)
 
 
 class Comparison:
-    """Pairs of a bicubic and an upscaled frame, and the pairs of the worst and the best frame.
+    """Comparison of all frames of a clip. Each frame is shown as a pair: bicubic upscaling and the network's result.
 
-    Without HR a frame is scored against its input: after bicubic reduction it should equal the input frame.
+    The pairs of the worst and the best frame are also written as images. There is no HR frame, so a frame is scored
+    against its input: an upscaled frame should be equal to the input frame after it has been reduced bicubically.
 
     Args:
-        target: video or folder that is compared; ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
+        target: path of the upscaled video or folder. ``NAME_worst.png`` and ``NAME_best.png`` are written next to it.
         depth: bits per sample of these two images, 8 or 16.
-        show: is called with the number of a frame, its pair [C, H, 2 W + a line] in [0, 1], and (time, duration).
+        show: function that is called with three arguments: the number of a frame, its pair [C, H, 2 * W + width of a
+            line] in [0, 1], and (time, duration).
     """
 
     def __init__(self, target: Path, depth: int, show: Callable[[int, torch.Tensor, tuple[int, ...]], object]) -> None:
@@ -61,7 +69,7 @@ class Comparison:
                 self._kept[name] = psnr, number, to_pixels(pair, self.depth)
 
     def finish(self) -> str:
-        """Write the images of the worst and the best frame. Returns a line for the user."""
+        """Write the images of the worst and the best frame. Return a line for the user with their scores."""
         found = []
         for name, (psnr, number, pixels) in self._kept.items():
             path = compare_name(self.target, name, ".png")

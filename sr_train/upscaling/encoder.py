@@ -45,7 +45,10 @@ class Options(NamedTuple):
     preset: str | None = None
 
     def codec_for(self, path: Path) -> str:
-        """Return the name of the codec; ``auto`` is VP9 for webm, which allows no H.264, and H.264 for the others."""
+        """Return the name of the codec for a file.
+
+        ``auto`` is VP9 for .webm, which allows no H.264, and H.264 otherwise.
+        """
         if self.codec != "auto":
             return self.codec
         return "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"

@@ -1,4 +1,7 @@
-"""Writing videos: frames are encoded, other streams are copied, and the file appears only when it is complete."""
+"""Writing of videos.
+
+Frames are encoded, and sound and subtitles are copied. A file gets its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,11 @@ _CHAPTERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # containers that can sto
 def choose_pixel_format(
     source: PixelFormat, height: int, width: int, formats: Sequence[str]
 ) -> tuple[PixelFormat, str]:
-    """Return the format of the planes and the encoder's pixel format that are nearest to those of the source.
+    """Choose the pixel format of an encoder that is nearest to the pixel format of the source video.
 
-    4:2:0 cannot store an odd width or height. Such a video gets a format with more chroma samples, so its size stays.
+    Return (format of the planes, FFmpeg's name of the encoder's pixel format). ``formats`` contains the encoder's
+    formats. The format 4:2:0 cannot store an odd width or height. A video of odd size gets a format with more chroma
+    samples instead.
     """
     packed = {8: ("rgb24", "bgr24", "bgr0", "rgb0", "bgra", "rgba"), 16: ("rgb48le", "rgba64le")}
     depths = sorted((8, 9, 10, 12, 14, 16), key=lambda d: (d < source.depth, abs(d - source.depth)))
@@ -41,13 +46,13 @@ def choose_pixel_format(
         names = (pix_fmt.name, *(packed.get(pix_fmt.depth, ()) if pix_fmt.kind == "rgb" else ()))
         if name := next((n for n in names if n in formats), None):
             return pix_fmt, name
-    raise FilmError(f"no pixel format of this codec can be written; it takes {', '.join(formats)}")
+    raise FilmError(f"no pixel format of this codec can be written; the codec accepts {', '.join(formats)}")
 
 
 class FilmWriter:
-    """Video that is open for writing, from :func:`film_writer`.
+    """Writer of an open video. :func:`film_writer` makes it.
 
-    ``write`` takes frames in [0, 1], ``copy`` takes the packets of the source's other streams.
+    ``write`` takes frames in [0, 1]. ``copy`` takes packets of the source's other streams (sound, subtitles).
     """
 
     def __init__(self, path: Path, file: Any, source: FilmReader, height: int, width: int, options: Options) -> None:
@@ -56,14 +61,16 @@ class FilmWriter:
         self.warnings: list[str] = []
         if self.codec == "libx265" and max(height, width) < 64:  # it would write beyond its memory
             raise FilmError(
-                f"{path}: libx265 takes no videos of {width}x{height}; choose another codec=, e.g. codec=libx264"
+                f"{path}: libx265 cannot write videos of {width}x{height}; choose another codec=, e.g. codec=libx264"
             )
         formats = [f.name for f in self._av.codec.Codec(self.codec, "w").video_formats or ()] or ["yuv420p"]
         self.pix_fmt, self._format = choose_pixel_format(look.pix_fmt, height, width, formats)
         if self.pix_fmt.depth < look.pix_fmt.depth:
-            self.warnings.append(f"{self.codec} stores {self.pix_fmt.depth} of its {look.pix_fmt.depth} bits")
+            self.warnings.append(f"{self.codec} stores {self.pix_fmt.depth} of the video's {look.pix_fmt.depth} bits")
         elif look.pix_fmt.kind == self.pix_fmt.kind == "yuv" and look.pix_fmt[2:] != self.pix_fmt[2:]:
-            self.warnings.append(f"is written as {self._format}, because {self.codec} needs that for {width}x{height}")
+            self.warnings.append(
+                f"is written as {self._format}, because {self.codec} needs this format for {width}x{height}"
+            )
         self.color = self._color(look.color, height)
         self._left = self.codec != "mjpeg"
         more = {".ts": {"mpegts_copyts": "1"}}.get(path.suffix.lower(), {})
@@ -88,7 +95,10 @@ class FilmWriter:
         self._stream = self._add_video(rate, look.aspect, options)
 
     def _color(self, source: Color, height: int) -> Color:
-        """Return the source's color with its matrix stated: players would guess another matrix for an untagged larger video."""
+        """Return the color coding for the written video: the source's coding, always with a matrix.
+
+        Without a matrix, players guess it from the size of the video, and the written video is larger than the source.
+        """
         if self.pix_fmt.kind == "rgb":
             return source._replace(matrix=0, full=True)
         if source.matrix == 0:
@@ -113,7 +123,10 @@ class FilmWriter:
         return stream
 
     def add_streams(self, others: Sequence[Any], *, audio: bool) -> None:
-        """Add streams to be copied. Raises FilmError for sound that the container cannot hold."""
+        """Add the streams that are copied (sound, subtitles).
+
+        Raises FilmError if the container cannot contain the sound.
+        """
         dropped = []
         able = set() if self.container.format.name == "mpegts" else self.container.supported_codecs  # not listed
         for stream in others:
@@ -141,7 +154,10 @@ class FilmWriter:
             self.warnings.append(f"not copied to {self.path.suffix}: {', '.join(dropped)}")
 
     def start(self) -> None:
-        """Write the header of the container. Raises FilmError before the work if it cannot hold a stream."""
+        """Write the header of the container, before frames are computed.
+
+        Raises FilmError if the container cannot contain one of the streams.
+        """
         try:
             self.container.start_encoding()
         except self._av.FFmpegError as error:
@@ -159,7 +175,7 @@ class FilmWriter:
         return FilmError(f"{self.path}: {what} ({reason(error)}); choose another codec= or container")
 
     def copy(self, packet: Any) -> None:
-        """Write a packet of another stream unchanged."""
+        """Write a packet of a stream of the input other than the video (sound, subtitles) unchanged to the output."""
         stream = self._streams.get(packet.stream_index)
         if stream is None or packet.dts is None or not packet.size:
             return
@@ -167,7 +183,7 @@ class FilmWriter:
         self._do(lambda: self.container.mux(packet))
 
     def write(self, rgb: torch.Tensor, time: int, duration: int = 0) -> None:
-        """Encode a frame [3, H, W] in [0, 1]; ``time`` and ``duration`` are in the source's units."""
+        """Encode a frame [3, H, W] in [0, 1]. ``time`` and ``duration`` are in units of the source's ``time_base``."""
         frame = self._frame(rgb)
         if self._base == self._from:
             frame.pts = time
@@ -235,15 +251,16 @@ def film_writer(
     """Open a video for writing, with rate, time stamps, colors, aspect, sound and subtitles of ``source``.
 
     Args:
-        path: path of the video; its suffix chooses the container. The file appears when the ``with`` ends without an error.
-        source: video whose properties and other streams are copied.
+        path: path of the video; its suffix chooses the container. The file appears when the ``with`` block ends without
+            an error.
+        source: video whose properties, sound and subtitles are copied.
         size: (height, width) of the frames.
         options: options of the encoder.
-        audio: copy the sound.
-        copy: copy other streams; False copies none.
+        audio: true to copy the sound.
+        copy: true to copy other streams (sound, subtitles); if false, neither sound nor subtitles are copied.
 
     Raises:
-        FilmError: codec, container and streams do not fit each other; raised before the work.
+        FilmError: codec, container and streams do not fit each other. The error is raised before frames are computed.
         OSError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +278,6 @@ def film_writer(
 
 
 def abandon(writer: FilmWriter) -> None:
-    """Close a container whose file will be deleted."""
+    """Close the container of a video after an error. Errors of closing are ignored, because its file is deleted."""
     with suppress(Exception):  # the first error is the one to report
         writer.container.close()

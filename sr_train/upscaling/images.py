@@ -33,9 +33,10 @@ def upscale_with_room(
     tell: Callable[[str], object],
     size: tuple[int, int] | None = None,
 ) -> Image:
-    """Upscale as :func:`upscale_image` does, with smaller tiles if memory is full and ``shrink`` allows it.
+    """Upscale an image with :func:`upscale_image`.
 
-    ``bar`` counts megapixels; ``tell`` is called with a sentence for the user.
+    If the memory is full and ``shrink`` is true, try again with smaller tiles. ``bar`` is a progress bar that counts
+    megapixels. ``tell`` is called with a sentence for the user.
     """
     start = bar.n
     while True:
@@ -49,7 +50,7 @@ def upscale_with_room(
 
 
 def megapixels(jobs: Iterable[Job]) -> float:
-    """Return the sum over all images with readable headers; the others are reported later, one by one."""
+    """Return the number of LR megapixels of all images with readable headers. Other images are reported later."""
     total = 0.0
     for job in (j for j in jobs if j.kind == "image"):
         try:
@@ -61,7 +62,10 @@ def megapixels(jobs: Iterable[Job]) -> float:
 
 
 def upscale_file(job: Job, network: Network, settings: Settings, bar: Any, tell: Callable[[str], object]) -> str:
-    """Read, upscale and write one image. Returns a line for the user; ``bar`` and ``tell`` as for :func:`upscale_with_room`."""
+    """Read, upscale and write one image. Return a line for the user.
+
+    ``bar`` is a progress bar that counts megapixels. ``tell`` is called with a sentence for the user.
+    """
     start = time.monotonic()
     image = read_upright(job.source)
     shown = written_part(image, network.channels)

@@ -25,9 +25,9 @@ class Settings(NamedTuple):
     audio: bool
     padding: str
     suffix: str | None  #: suffix of frames written as images; None writes videos as videos
-    skip: bool  #: skip existing outputs
+    skip: bool  #: true to skip existing outputs
     compare: bool
-    shrink: bool  #: tiles may shrink if memory is full
+    shrink: bool  #: true if tiles may be made smaller when the memory is full
     size: OutputSize = OutputSize()  #: size of the results, by default that of the network's output
 
 
@@ -40,7 +40,7 @@ class Job(NamedTuple):
     frames: tuple[Path, ...] = ()  #: frames of a clip, in order
 
     def products(self, *, compare: bool) -> list[Path]:
-        """Return the paths of all outputs."""
+        """Return the paths of all outputs of this job, including the outputs of ``compare=true`` if ``compare`` is true."""
         if not compare:
             return [self.target]
         if self.kind == "image":
@@ -54,9 +54,10 @@ class Job(NamedTuple):
         return compare_name(self.target, "compare", self.target.suffix if names_file(self.target) else "")
 
     def is_finished(self, suffix: str | None) -> bool:
-        """Return True if the target exists. A folder of frames is never finished: its frames are checked one by one.
+        """Return True if the output of this job exists. For a folder of frames, always return False.
 
-        ``suffix`` is the suffix for frames of a video, or None if a video is written.
+        The frames of a folder are checked one by one later. ``suffix`` is the file type for frames of a video, or None
+        if a video is written.
         """
         return self.target.exists() and not (self.kind == "clip" or (self.kind == "video" and suffix is not None))
 
@@ -103,7 +104,8 @@ def list_jobs(config: Mapping[str, Any], window: int | None) -> list[Job]:
 
     Args:
         config: config of the command.
-        window: frames that the network takes; ``None`` if it takes images, then frames in a folder are single images.
+        window: number of frames that the network takes. ``None`` for a network that takes single images; then all
+            images in a folder are single images, not frames.
     """
     found, wanted = inputs(config), Path(str(config["output"]))
     suffix = image_suffix(config)
@@ -123,18 +125,18 @@ def _jobs_of(given: Path, wanted: Path, suffix: str | None, window: int | None) 
     if given.is_dir():
         if wanted.resolve() == given.resolve():
             raise ValueError(
-                f"output={wanted}: is the input folder, whose files would be overwritten; give another folder"
+                f"output={wanted}: this is the input folder, whose files would be overwritten; give another folder"
             )
         if wanted.exists() and not wanted.is_dir():
-            raise NotADirectoryError(f"{wanted}: is a file; for a folder as input= give a folder as output=")
+            raise NotADirectoryError(f"{wanted}: this is a file; for a folder as input= give a folder as output=")
         if is_video(wanted) and not wanted.is_dir():
             raise ValueError(
-                f"output={wanted}: is the name of a video; for a folder as input= give a folder as output="
+                f"output={wanted}: this is the name of a video; for a folder as input= give a folder as output="
             )
         return _of_folder(given, wanted, suffix, window)
     job = _video_job(given, wanted, suffix) if is_video(given) else _image_job(given, wanted, suffix)
     if job.target.resolve() == given.resolve():
-        raise ValueError(f"output={wanted}: would overwrite the input {given}; give another folder")
+        raise ValueError(f"output={wanted}: this would overwrite the input {given}; give another folder")
     return [job]
 
 
@@ -145,7 +147,10 @@ def _image_job(given: Path, wanted: Path, suffix: str | None) -> Job:
 
 
 def image_target(path: Path, suffix: str | None) -> Path:
-    """Return the target of an image: its own name, .png for a format that is not written (.avif)."""
+    """Return the output path of an image: ``path`` with the given suffix, or unchanged if ``suffix`` is None.
+
+    An unchanged suffix that cannot be written (.avif) is replaced by .png.
+    """
     if suffix is None and path.suffix.lower() in WRITABLE:
         return path
     return path.with_suffix(suffix or ".png")
@@ -158,7 +163,8 @@ def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
     if not wanted.is_dir() and wanted.suffix.lower() in CONTAINERS:
         if suffix is not None:
             raise UsageError(
-                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; give one of them"
+                f"format={suffix[1:]} writes images, but output={wanted} is the name of a video; "
+                "give only one of the two options"
             )
         return Job(given, wanted, "video")
     if not wanted.is_dir() and is_video(wanted):
@@ -167,7 +173,10 @@ def _video_job(given: Path, wanted: Path, suffix: str | None) -> Job:
 
 
 def _video_target(path: Path, suffix: str | None) -> Path:
-    """Return the target of a video: a folder for frames; .mkv, which holds all streams, for suffixes that cannot be written."""
+    """Return the output path of a video: a folder (``path`` without suffix) if frames are written as images, else ``path``.
+
+    A suffix that cannot be written (e.g. .gif) is replaced by .mkv, which can contain all kinds of streams.
+    """
     if suffix is not None:
         return path.with_suffix("")
     return path if path.suffix.lower() in CONTAINERS else path.with_suffix(".mkv")
@@ -186,7 +195,10 @@ def _of_folder(given: Path, wanted: Path, suffix: str | None, window: int | None
 
 
 def _clips(given: Path, wanted: Path, images: Sequence[Path]) -> list[Job]:
-    """List folders of numbered frames as clips. Raises BadFilesError if numbers are missing."""
+    """Return a job for each folder of numbered frames.
+
+    Raises BadFilesError if a number is missing between two frames.
+    """
     if not images:
         return []
     by_key = {p.relative_to(given).with_suffix("").as_posix(): p for p in images}

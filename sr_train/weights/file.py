@@ -1,11 +1,13 @@
-"""Self-describing weights files: the header of a safetensors file rebuilds the network. Reading one runs no code from it.
+"""Weights files: safetensors files whose header contains the network's config, so the network can be built from the file alone.
 
-Files of other programs have no such header. :mod:`sr_train.weights.foreign.recognize` recognizes them by their tensors.
+Reading a weights file runs no code from the file. Files of other programs have no such header;
+:mod:`sr_train.weights.foreign.recognize` recognizes their networks by names and shapes of tensors.
 
-Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale`` (``2,3,4``
-for a network with three scales), ``channels`` (of its images: ``3`` for RGB, ``1`` for gray), ``origin`` (JSON: run, stage and
-step, or the other program's file), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``) and, for a network that has one tensor
-under several names, ``shared`` (JSON: ``{name: the name that its tensor is stored under}``).
+Header fields, all strings: ``format``, ``version``, ``model`` (JSON: ``_target_`` and plain arguments), ``scale``
+(``2,3,4`` for a network with three scales), ``channels`` (of the network's images: ``3`` for RGB, ``1`` for gray),
+``origin`` (JSON: run, stage and step, or the other program's file), ``scores`` (JSON: ``{"set/protocol/psnr": dB}``).
+For a network in which one tensor has several names, there is also ``shared`` (JSON: ``{name of a tensor: name under
+which the same tensor is stored}``).
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Weights:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Scales of the network, one for each branch; a single scale for networks without branches."""
+        """Scales of the network: one for each branch of an MDSR, a single scale for other networks."""
         return tuple(self.model["scales"]) if "scales" in self.model else (int(self.model["scale"]),)
 
     @property
@@ -80,7 +82,7 @@ def save_weights(path: str | os.PathLike[str], weights: Weights) -> None:
 
 
 def pack(weights: Weights, *, where: str) -> bytes:
-    """Return the content of a weights file. A tensor with several names is written once."""
+    """Return weights as the bytes of a weights file. A tensor with several names is written once."""
     check_model_config(weights.model, where=where, allow=(str(weights.model.get("_target_")).partition(".")[0],))
     check_finite(weights.state, where=f"{where}: not written")
     tensors, shared = storable(weights.state)
@@ -116,11 +118,12 @@ def check_finite(state: Mapping[str, torch.Tensor], *, where: str) -> None:
 
 
 def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), scale: int | None = None) -> Weights:
-    """Read a weights file of this or another program. The content decides which one it is, not the suffix.
+    """Read a weights file of sr-train or of another program.
 
-    Raises WeightsError with the name of a file that contains no weights, is damaged or has another version. ``allow`` lists
-    packages besides ``sr_train.models`` that the network may come from. ``scale`` is the scale of a file of another program
-    whose tensors fit several scales.
+    The kind of file is recognized by its content, not its suffix. Raises WeightsError with the file's name if the file
+    contains no weights, is damaged or has another version. ``allow`` lists packages besides ``sr_train.models`` that
+    the class of the network may come from. ``scale`` is needed only for a file of another program whose tensors fit
+    networks of several scales.
     """
     path = Path(path)
     content, header = read_any(path)
@@ -137,7 +140,7 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
 
 
 def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
-    """Return the weights in the output of :func:`pack`, as :func:`load_weights` reads them from a file."""
+    """Read weights from the bytes of a weights file, the inverse of :func:`pack`."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     weights = _described(header, from_bytes(data), where)
     check_model_config(weights.model, where=where, allow=allow)
@@ -145,7 +148,10 @@ def unpack(data: bytes, *, where: str, allow: Sequence[str] = ()) -> Weights:
 
 
 def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where: str) -> Weights:
-    """Return the weights of a self-describing file: its tensors and the contents of its header."""
+    """Return the weights in a file of sr-train, from the file's tensors and header.
+
+    Raise WeightsError for a wrong header.
+    """
     if header.get("version") != VERSION:
         raise WeightsError(f"{where}: has version {header.get('version')}; this sr-train reads version {VERSION}")
     try:
@@ -159,7 +165,11 @@ def _described(header: Mapping[str, str], state: dict[str, torch.Tensor], where:
 
 
 def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors that a file stores under another of their names."""
+    """Return {name: tensor} for names of tensors that a file stores under another name.
+
+    A tensor that has several names in a network is stored once. ``field`` is the header's field ``shared``, ``state``
+    contains the stored tensors.
+    """
     try:
         names = json.loads(field)
         return {str(name): state[stored] for name, stored in names.items()}
@@ -168,7 +178,7 @@ def _shared(where: str, field: str, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def origin_of(path: Path) -> dict[str, Any]:
-    """Return the ``origin`` in a file's header, without reading tensors; empty if there is no readable one."""
+    """Return the field ``origin`` of a file's header, without reading tensors; an empty dict if it cannot be read."""
     try:
         origin = json.loads(read_header(path)["origin"])
     except (KeyError, ValueError, RecursionError):
@@ -177,7 +187,10 @@ def origin_of(path: Path) -> dict[str, Any]:
 
 
 def _check_plain(value: object, where: str, depth: int = 0) -> None:
-    """Raise WeightsError unless a value is plain and bounded. A header must not be able to request a terabyte."""
+    """Raise WeightsError unless a value of a header is plain and not too large or too deep.
+
+    Without this check, a network that is built from a hostile header could need a terabyte of memory.
+    """
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, (int, float)):
@@ -189,7 +202,8 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
     elif is_list(value):
         if len(value) > _LONGEST or depth > _DEEPEST:
             raise WeightsError(
-                f"{where} is a list of {len(value)} items at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+                f"{where} is a list of {len(value)} items at depth {depth}; "
+                f"at most {_LONGEST} items and depth {_DEEPEST} are allowed"
             )
         for i, item in enumerate(value):
             _check_plain(item, f"{where}[{i}]", depth + 1)
@@ -204,10 +218,11 @@ def _check_plain(value: object, where: str, depth: int = 0) -> None:
 
 
 def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
-    """Raise WeightsError for a mapping that is too large, nested too deeply or has keys that JSON turns into strings."""
+    """Raise WeightsError for a mapping that is too large or nested too deeply, or that has keys other than strings."""
     if len(value) > _LONGEST or depth > _DEEPEST:
         raise WeightsError(
-            f"{where} is a mapping of {len(value)} entries at depth {depth}; the limits are {_LONGEST} and {_DEEPEST}"
+            f"{where} is a mapping of {len(value)} entries at depth {depth}; "
+            f"at most {_LONGEST} entries and depth {_DEEPEST} are allowed"
         )
     for key, item in value.items():
         if not isinstance(key, str):
@@ -217,7 +232,7 @@ def _check_mapping(value: dict[Any, Any], where: str, depth: int) -> None:
 
 
 def plain(value: object) -> bool:
-    """Return true for a value that a header can store and that reading returns unchanged."""
+    """Return true for a value that can be stored in a header and is read back unchanged."""
     if type(value) not in (type(None), bool, int, float, str, list, dict):  # an IntEnum would be read as an int
         return False
     try:
@@ -232,7 +247,10 @@ def _is_scale(value: object) -> bool:
 
 
 def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError unless ``model`` names a class in sr_train.models or in a package in ``allow``. Imports nothing."""
+    """Raise WeightsError unless ``_target_`` in ``model`` is a class in sr_train.models or in a package in ``allow``.
+
+    Nothing is imported.
+    """
     if not is_dict(model) or not isinstance(model.get("_target_"), str):
         raise WeightsError(f"{where}: contains no name of a network (model._target_)")
     target = model["_target_"]
@@ -246,7 +264,7 @@ def check_target(model: object, *, where: str, allow: Sequence[str] = ()) -> Non
 
 
 def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError unless ``model`` passes :func:`check_target` and its arguments are plain."""
+    """Raise WeightsError unless the config ``model`` passes :func:`check_target` and all its arguments are plain values."""
     check_target(model, where=where, allow=allow)
     assert is_dict(model)
     scale, scales = model.get("scale"), model.get("scales")

@@ -1,10 +1,10 @@
-"""``init.grow``: initialize a network from a smaller one, so that both compute the same at first.
+"""``init.grow``: initialize a network from a smaller network, so that both networks have the same outputs at first.
 
-More residual blocks: EDVR's authors initialized deeper networks from shallower ones. Blocks are added at the end of a numbered
-list. A new block starts as identity, because its last layer (``residual_end`` of its class) is zero.
+More residual blocks: EDVR's authors initialized deeper networks from shallower networks. Blocks are added at the end of
+a numbered list. A new block starts as an identity, because its last layer (``residual_end`` of its class) is zero.
 
-More frames (``frames``): the source's weights are used for the innermost frames. Weights of the outer frames start at zero,
-in the convolutions whose input is the features of all frames (``joins_frames`` of the network).
+More frames (``frames``): the smaller network's weights are used for the innermost frames. Weights of the outer frames
+start at zero, in the convolutions whose input is the features of all frames (``joins_frames`` of the network).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ FRAMES = "frames"  #: in init.grow: adds frames to the window instead of blocks 
 
 
 def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dict[str, str]:
-    """Return, for each list of blocks in ``grow``, the layer that makes a block an identity if it is zero (``residual_end``).
+    """Return {list of blocks: name of a block's layer that makes the block an identity if this layer is zero}.
 
-    ``frames`` is ignored here; see :func:`with_frames`. Raises WeightsError for a name that is not a list of such blocks.
+    The lists of blocks are the names in ``grow``. The name ``frames`` is ignored here; see :func:`with_frames`. Raises
+    WeightsError for a name that is not a list of residual blocks with the attribute ``residual_end``.
     """
     modules = cast("Iterable[tuple[str, nn.Module]]", network.named_modules())
     lists = {n: m for n, m in modules if isinstance(m, nn.Sequential) and len(m)}
@@ -43,7 +44,7 @@ def residual_ends(network: nn.Module, grow: Sequence[str], *, where: str) -> dic
 
 
 def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable[str], *, where: str) -> list[str]:
-    """Return the names of the tensors in blocks that the network has and the source does not, for all ``lists``."""
+    """Return the names of tensors in new blocks: blocks of ``lists`` that the network has and the source does not have."""
     grown: list[str] = []
     for name in lists:
         numbered = re.compile(rf"{re.escape(name)}\.(\d+)\.")
@@ -62,10 +63,10 @@ def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable
 def with_frames(
     network: nn.Module, source: Mapping[str, torch.Tensor], grow: Sequence[str], *, where: str
 ) -> dict[str, torch.Tensor]:
-    """Return the source's tensors extended to the network's frames if ``frames`` is in ``grow``; else unchanged.
+    """Return the source's tensors, extended to the network's number of frames if ``frames`` is in ``grow``.
 
-    The center frame of both is the middle one, so frames are added in pairs. Tensors may be on meta. Raises WeightsError if
-    there is nothing to add or if the tensors belong to another network.
+    The center frame is the middle frame in both networks, so frames are added in pairs. Tensors may be on the meta
+    device. Raises WeightsError if the source has as many frames already, or if its tensors belong to another network.
     """
     found = dict(source)
     if FRAMES not in grow:
@@ -83,7 +84,7 @@ def with_frames(
         if rest or (there.shape[0], *there.shape[2:]) != (here.shape[0], *here.shape[2:]) or had % 2 == 0:
             raise WeightsError(
                 f"{where}: init.grow: frames: {name} is {list(there.shape)} in the source; expected "
-                f"{here.shape[0]} outputs of an odd number of frames with {each} features each"
+                f"[{here.shape[0]}, frames * {each}, ...] with an odd number of frames ({each} features per frame)"
             )
         if had >= count:
             raise WeightsError(f"{where}: init.grow: the source already takes {had} frames; the network takes {count}")

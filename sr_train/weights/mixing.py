@@ -12,7 +12,10 @@ from sr_train.weights.foreign.base import WeightsError
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a digest of names and values. It does not depend on the file or the memory format."""
+    """Return a digest of a network's tensors: their names and values.
+
+    The digest does not depend on the file or the memory format.
+    """
     found = hashlib.blake2b(digest_size=8)
     for name in sorted(state):
         found.update(name.encode())
@@ -21,12 +24,18 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def family(weights: Weights) -> set[str]:
-    """Return the digests of a network and of its ancestors. Networks that share a digest have a common ancestor."""
+    """Return the digests of a network and of its ancestors, the networks from whose weights it was trained.
+
+    Two networks with a common digest have a common ancestor.
+    """
     return {digest(weights.state), *(str(a) for a in weights.origin.get("ancestors", []))}
 
 
 def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
-    """Raise WeightsError if networks cannot be mixed; it lists all reasons. Networks are given as {name: network}."""
+    """Raise WeightsError that lists all reasons if networks cannot be mixed with the factors ``mix``.
+
+    ``sources`` is {name: network}.
+    """
     problems = [f"mix={list(mix)}: {len(mix)} factors for {len(sources)} networks"] if len(mix) != len(sources) else []
     problems += [f"mix={list(mix)}: factors must be between 0 and 1"] if not all(0 <= m <= 1 for m in mix) else []
     problems += [f"mix={list(mix)}: factors sum to {sum(mix):g}, expected 1"] if not abs(sum(mix) - 1) <= 1e-6 else []
@@ -54,10 +63,11 @@ def check_mix(sources: Mapping[str, Weights], mix: Sequence[float]) -> None:
 
 
 def interpolate(states: Sequence[Mapping[str, torch.Tensor]], mix: Sequence[float]) -> dict[str, torch.Tensor]:
-    """Return the sum of factor times tensor in float64 (ESRGAN eq. 4, for the factors 1 - alpha and alpha).
+    """Return for each tensor the sum of factor * tensor over the networks, computed in float64.
 
-    A factor of 1 reproduces its network bit for bit. Running statistics of BatchNorm are mixed too. Its integer counters
-    come from the network with the largest factor. The networks must pass :func:`check_mix`.
+    The sum is ESRGAN's eq. 4 for the factors 1 - alpha and alpha. A network with the factor 1 is reproduced bit for
+    bit. Running statistics of BatchNorm are mixed too. BatchNorm's integer counters are taken from the network with the
+    largest factor. The networks must pass :func:`check_mix`.
     """
     nearest = states[max(range(len(mix)), key=mix.__getitem__)]
     used = [(state, factor) for state, factor in zip(states, mix, strict=True) if factor]

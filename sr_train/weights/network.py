@@ -16,15 +16,15 @@ from sr_train.weights.mixing import family
 
 
 def build_model(model: Mapping[str, Any], *, where: str, allow: Sequence[str] = ()) -> nn.Module:
-    """Build a network from its config after :func:`check_model_config`."""
+    """Build a network from its config, after :func:`check_model_config` has checked the config."""
     check_model_config(dict(model), where=where, allow=[package for package in allow if package != ANY])
     module_name, _, class_name = model["_target_"].rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
-        raise WeightsError(f"{where}: this version has no network {model['_target_']!r}") from None
+        raise WeightsError(f"{where}: this version of sr-train has no network {model['_target_']!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module_name):
-        raise WeightsError(f"{where}: {model['_target_']!r} is not a network")
+        raise WeightsError(f"{where}: {model['_target_']!r} is not the name of a network class")
     try:
         return cls(**{k: v for k, v in model.items() if k != "_target_"})
     except (TypeError, ValueError) as error:
@@ -49,8 +49,8 @@ def from_file(*, file: str, scale: int) -> nn.Module:
 def outline(make: Callable[[], nn.Module]) -> nn.Module:
     """Build a network on the meta device, without memory for its tensors.
 
-    A constructor that reads values of its tensors (``torch.linspace(...).tolist()``) fails on meta. Its network is built on
-    the CPU.
+    A constructor that reads values of its tensors (``torch.linspace(...).tolist()``) fails on the meta device. In this
+    case, the network is built on the CPU.
     """
     try:
         with torch.device("meta"):
@@ -60,7 +60,7 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_fits(weights: Weights, *, where: str, allow: Sequence[str] = ()) -> None:
-    """Raise WeightsError if names or shapes of tensors differ from the network's; it lists the differences."""
+    """Raise WeightsError that lists the differences if names or shapes of the tensors do not match the network's class."""
     expected = outline(lambda: build_model(weights.model, where=where, allow=allow)).state_dict()
     problems = [f"{k}: missing" for k in expected.keys() - weights.state.keys()]
     problems += [f"{k}: unknown" for k in weights.state.keys() - expected.keys()]
@@ -84,9 +84,10 @@ def build_network(weights: Weights, *, where: str, allow: Sequence[str] = ()) ->
 
 
 def one_scale(weights: Weights, scale: int, *, where: str, allow: Sequence[str] = ()) -> Weights:
-    """Return the weights of one branch as a network with one scale. A network with only this scale is returned as it is.
+    """Return the weights of one branch of an MDSR, as a network with one scale.
 
-    Scores of sets with the scale in their names (``set5_x3/y/psnr``) are kept under the names without it.
+    A network with only this scale is returned unchanged. Scores of the branch are renamed: ``set5_x3/y/psnr`` becomes
+    ``set5/y/psnr``. Scores of other branches are left out.
     """
     if scale not in weights.scales:
         raise WeightsError(f"{where}: is a network for {', '.join(f'x{s}' for s in weights.scales)}, not for x{scale}")

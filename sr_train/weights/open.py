@@ -1,4 +1,4 @@
-"""Reading of ``weights=``: a file, or the folder of a run's stage, finished or in training."""
+"""Reading of the weights that ``weights=`` names: a file, or the folder of a run's stage, which may still be in training."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ WEIGHTS = "weights.safetensors"  #: file name in the folder of a finished stage
 
 
 def full_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's config for a weights file: the path of its class's module and all arguments, defaults included.
+    """Return a network's config for a weights file: the dotted path of its class, and all arguments including defaults.
 
-    A default that a file cannot store unchanged (a tuple, a class) is left out, so the constructor fills it in. The network
-    of ``model.file`` is described by that file.
+    A default value that a file cannot store unchanged (a tuple, a class) is left out; the constructor fills it in
+    later. For a network of ``model.file``, the config is the one in that file.
     """
     if model["_target_"] == FROM_FILE:
         with torch.device("cpu"):
@@ -48,7 +48,7 @@ def _callable(target: str) -> Any:
 
 
 def own_packages(config: Mapping[str, Any]) -> list[str]:
-    """Return the packages of the network in a stage's config, for ``allow``."""
+    """Return the packages that contain the network class of a stage's config, for the argument ``allow``."""
     typed = str(config["model"]["_target_"])
     found = [typed.rpartition(".")[0], str(getattr(_callable(typed), "__module__", ""))]
     return [package for package in dict.fromkeys(found) if package]
@@ -57,8 +57,8 @@ def own_packages(config: Mapping[str, Any]) -> list[str]:
 def finished_file(folder: Path) -> Path | None:
     """Return the weights file of a finished stage; None if the stage is not finished.
 
-    A stage that is being extended is not finished once a checkpoint is newer than its weights file. Its process may have
-    been killed before it moved the file away.
+    A stage that is being extended is not finished if a checkpoint is newer than its weights file. The file may still
+    exist, because the process may have been killed before it renamed the file.
     """
     file = folder / WEIGHTS
     if not file.exists():
@@ -68,10 +68,11 @@ def finished_file(folder: Path) -> Path | None:
 
 
 def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
-    """Read weights and return them with the file they were read from.
+    """Read weights from a file or from a stage's folder. Return (weights, file that they were read from).
 
-    For a stage's folder they come from its ``weights.safetensors`` or, while it is in training, from its newest checkpoint
-    (the EMA if there is one). ``scale`` is the scale of a file of another program whose tensors fit several scales.
+    From the folder of a finished stage, ``weights.safetensors`` is read. From the folder of a stage in training, the
+    newest checkpoint is read (the EMA, if there is one). ``scale`` is needed only for a file of another program whose
+    tensors fit networks of several scales.
     """
     address = web_address(source)
     if address is not None:
@@ -92,7 +93,7 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     hint = (
         f"; its stages are {', '.join(stages)}; give e.g. {for_shell(f'weights={path / stages[-1]}')}" if stages else ""
     )
-    raise WeightsError(f"{path}: this folder has no weights.safetensors and no checkpoints{hint}")
+    raise WeightsError(f"{path}: this folder contains no weights.safetensors and no checkpoints{hint}")
 
 
 def _from_checkpoint(folder: Path, allow: Sequence[str]) -> tuple[Weights, Path]:

@@ -15,12 +15,12 @@ from sr_train.weights.recoloring import with_channels
 
 
 class WarmStart(NamedTuple):
-    """Names of tensors, grouped by what a warm start does with them."""
+    """Names of tensors in four groups: copied, newly initialized, unused and grown by a warm start."""
 
     copied: list[str]
     initialized: list[str]  #: tensors of the network that stay newly initialized
     unused: list[str]  #: tensors of the source that are not copied
-    grown: list[str]  #: tensors in blocks that the source does not have; these start as identity
+    grown: list[str]  #: tensors in blocks that the source does not have; these blocks start as an identity
 
 
 def match_warm_start(
@@ -31,11 +31,11 @@ def match_warm_start(
     grow: Iterable[str] = (),
     where: str,
 ) -> WarmStart:
-    """Decide which tensors a network copies from ``source``. Tensors may be on meta.
+    """Decide which tensors a network copies from ``source``. Tensors may be on the meta device.
 
-    ``skip`` has globs on names of tensors, ``grow`` has names of lists of blocks that may be longer than the source's. All
-    other tensors must agree in name and shape. Raises WeightsError if they do not, or if a glob matches nothing; it lists all
-    cases.
+    ``skip`` contains glob patterns of names of tensors that are not copied. ``grow`` contains names of lists of blocks
+    that may be longer in the network than in the source. All other tensors must have the same names and shapes in both.
+    Raises WeightsError that lists all tensors that do not match, and all patterns that match nothing.
     """
     grown = [
         k for k in grown_tensors(network, source, grow, where=where) if not any(fnmatchcase(k, glob) for glob in skip)
@@ -63,17 +63,17 @@ def match_warm_start(
 def warm_start(
     network: nn.Module, source: Mapping[str, torch.Tensor], skip: Sequence[str], *, grow: Sequence[str] = (), where: str
 ) -> WarmStart:
-    """Copy a source's tensors into a network, except those in ``skip``; see :func:`match_warm_start`.
+    """Copy a source's tensors into a network, except tensors that match ``skip``; see :func:`match_warm_start`.
 
-    Blocks that ``grow`` adds start as identity, and weights of added frames start at zero, so the grown network computes the
-    same as the source. A source for RGB images becomes one for gray images, and vice versa
+    Blocks that ``grow`` adds start as an identity, and weights of added frames start at zero. So the grown network has
+    the same outputs as the source. A source for RGB images is converted for a network for gray images, and vice versa
     (:mod:`sr_train.weights.recoloring`).
     """
     ends = residual_ends(network, grow, where=where)
     source = with_channels(network, with_frames(network, source, grow, where=where), skip, where=where)
     decided = match_warm_start(network.state_dict(), source, skip, grow=ends, where=where)
     if not decided.copied:
-        raise WeightsError(f"{where}: init.skip leaves nothing to copy")
+        raise WeightsError(f"{where}: init.skip matches all tensors, so nothing is copied; give fewer patterns")
     network.load_state_dict({k: source[k] for k in decided.copied}, strict=False)
     zero_ends(network, decided.grown, ends)
     return decided

@@ -49,7 +49,7 @@ CASES = [
         LONGER,
         checkpoint(rewrite(global_step=99)),
         1,
-        "was written at step 99: it belongs to another run or was renamed",
+        "was written at step 99: the file belongs to another run or was renamed",
     ),
     Case(
         "checkpoints whose weights are none",

@@ -4,9 +4,19 @@ import pytest
 from spoil import EVAL, TRAIN, UPSCALE, Case, check, folder, nothing
 
 CASES = [
-    Case("no images", (*UPSCALE, "input=e"), folder("e"), 1, "e: no images or videos in it or below it (.png, .jpg"),
     Case(
-        "no images to train on", (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"), folder("e"), 1, "e: no images in it"
+        "no images",
+        (*UPSCALE, "input=e"),
+        folder("e"),
+        1,
+        "e: no images or videos in this folder or below it (.png, .jpg",
+    ),
+    Case(
+        "no images to train on",
+        (*TRAIN[:-2], "data.train=[{hr: e}]", "name=n"),
+        folder("e"),
+        1,
+        "e: no images in this folder",
     ),
     Case(
         "file for a folder",
@@ -20,7 +30,7 @@ CASES = [
         (*EVAL, "weights=hr"),
         nothing,
         1,
-        "hr: this folder has no weights.safetensors and no checkpoints",
+        "hr: this folder contains no weights.safetensors and no checkpoints",
     ),
     Case(
         "run for a stage",
@@ -74,8 +84,8 @@ CASES = [
         1,
         "net.safetensors: File exists",
     ),
-    Case("name with ..", (*TRAIN, "name=../../etc/x"), nothing, 2, "expected a folder's name below runs"),
-    Case("absolute name", (*TRAIN, "name=/tmp/x"), nothing, 2, "expected a folder's name below runs"),
+    Case("name with ..", (*TRAIN, "name=../../etc/x"), nothing, 2, "expected the name of a folder below runs"),
+    Case("absolute name", (*TRAIN, "name=/tmp/x"), nothing, 2, "expected the name of a folder below runs"),
 ]
 
 

@@ -48,9 +48,11 @@ CASES = [
         (*UPSCALE, "input=a.ppm"),
         lambda p: PIL.Image.new("RGB", (8, 8)).save(p / "a.ppm"),
         1,
-        "a.ppm: a PPM image, which is not decoded; convert it to png",
+        "a.ppm: a PPM image, a format that cannot be read; convert it to png",
     ),
-    Case("folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in it"),
+    Case(
+        "folder named png", (*UPSCALE, "input=d.png"), folder("d.png"), 1, "d.png: no images or videos in this folder"
+    ),
     Case(
         "16 bit to jpg",
         (*UPSCALE, "input=deep.png", "format=jpg"),
@@ -70,7 +72,7 @@ CASES = [
         (*EVAL, "weights=net.safetensors"),
         picture("hr/9.png", 10, 10),
         1,
-        "9: SSIM needs at least 11x11",
+        "9: SSIM needs an image of at least 11x11",
     ),
     Case(
         "too small to reduce",

@@ -9,7 +9,7 @@ CASES = [
         ("sr-eval", "weights=bicubic", "scale=2", "hr=none.lmdb"),
         nothing,
         1,
-        "none.lmdb: there is no such store; make it with sr-prepare",
+        "none.lmdb: there is no such store; make the store with sr-prepare",
     ),
     Case(
         "store cut",
@@ -37,21 +37,21 @@ CASES = [
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         far_root,
         1,
-        "x.lmdb: cannot be opened as LMDB (page 1099511627776 of",
+        "x.lmdb: cannot be opened as LMDB (in LMDB's tree of pages, page 1099511627776 occurs",
     ),
     Case(
         "index damaged",
         (*TRAIN[:-2], "data.train=[{hr: x.lmdb}]", "name=n"),
         spoil("x.lmdb/index", 0.5, 1),
         1,
-        "x.lmdb: its file 'index' cannot be read (damaged",
+        "x.lmdb: its file 'index' cannot be read (the file is damaged",
     ),
     Case(
         "index cut",
         ("sr-prepare", "store=x.lmdb", "verify=true"),
         cut("x.lmdb/index"),
         1,
-        "x.lmdb: its file 'index' cannot be read (damaged",
+        "x.lmdb: its file 'index' cannot be read (the file is damaged",
     ),
     Case(
         "index of another store",

@@ -137,7 +137,7 @@ CASES = [
         (*EVAL, "weights=w.safetensors"),
         weights(_target_="sr_train.models.edsr.torch.load"),
         1,
-        "w.safetensors: this version has no network 'sr_train.models.edsr.torch.load'",
+        "w.safetensors: this version of sr-train has no network 'sr_train.models.edsr.torch.load'",
     ),
     Case(
         "a pickle that would run code",

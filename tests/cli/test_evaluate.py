@@ -69,7 +69,7 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
     write_image(photographs / "9999.png", np.zeros((12, 12, 3), np.uint8))
     done = invoke("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "out=scores", "protocols=[rgb]")
     assert done.returncode == 1
-    assert "photographs: 9999: SSIM needs at least 11x11" in done.stderr
+    assert "photographs: 9999: SSIM needs an image of at least 11x11" in done.stderr
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]["rgb"]["n"] == 4
 
 
@@ -175,7 +175,7 @@ def test_lpips_is_scored_in_addition_to_psnr(invoke, photographs, tmp_path, tiny
         "(lower is better)"
     ) in done.stdout
     warning = (
-        f"warning: lpips={tiny_lpips}: its lin layers are not from a released version of LPIPS; they are used like"
+        f"warning: lpips={tiny_lpips}: these lin layers are not from a released version of LPIPS; they are used as"
     )
     assert done.stderr.count(warning) == 1
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())["photographs"]
@@ -231,8 +231,8 @@ def test_errors_of_lpips_contain_options_and_files_of_sr_eval(invoke, photograph
     lins("other.pth", 64, 128)
     torch.save({"features.0.weight": torch.rand(2, 2)}, tmp_path / "alexnet-owt-7be5be79.pth")
     for name, message in {
-        "alex.pth": f"=alex.pth contains only LPIPS's lin layers; torchvision's alexnet-owt-7be5be79.pth is needed as well. "
-        f"alexnet: its ImageNet weights are not in torch's cache and cannot be downloaded (no network). Download https://download."
+        "alex.pth": f"=alex.pth contains only LPIPS's lin layers; torchvision's file alexnet-owt-7be5be79.pth is also needed. "
+        f"alexnet: the ImageNet weights are not in torch's cache and cannot be downloaded (no network). Download https://download."
         f"pytorch.org/models/alexnet-owt-7be5be79.pth on another machine and copy it to {tmp_path / 'cache' / 'checkpoints'}",
         "squeeze.pth": "lpips=squeeze.pth: contains the lin layers of SqueezeNet, which is not supported; give alex.pth or",
         "other.pth": "contains lin layers of [64, 128] weights; expected [64, 192, 384, 256, 256] or [64, 128, 256, 512, 512]",
@@ -282,7 +282,7 @@ def test_the_error_for_unpaired_results_lists_the_names_tried(invoke, photograph
     assert done.returncode == 1
     assert "results contains 0000_EDSR, 0000_RCAN, 0001_EDSR, ...; these cannot be paired with" in done.stderr
     assert "e.g. 'sr=results/{stem}_x{scale}_SR'" in done.stderr
-    assert "0003: more than one name begins with it: 0003_EDSR, 0003_RCAN" in done.stderr
+    assert "0003: more than one name begins with this name: 0003_EDSR, 0003_RCAN" in done.stderr
     assert invoke(*call, "sr=results/{stem}_RCAN").returncode == 0
     (tmp_path / "other").mkdir()
     write_image(tmp_path / "other" / "x.png", np.zeros((80, 96, 3), np.uint8))
@@ -314,10 +314,10 @@ def test_finished_images_of_rcan_are_paired_with_hr_and_those_without_hr_reporte
     (tmp_path / "HR" / "0003_HR_x2.png").unlink()
     done = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2", "protocols=[rgb]", "out=out")
     assert done.returncode == 0, done.stderr
-    assert "SR: 1 image without HR in HR, not scored: 0003_RCAN_x2" in done.stderr
+    assert "SR: 1 image not scored, because there is no HR image in HR: 0003_RCAN_x2" in done.stderr
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()).popitem()[1]["rgb"]["n"] == 3
     write_image(tmp_path / "SR" / "0001x2.png", read_image(photographs / "0001.png"))
     write_image(tmp_path / "SR" / "0001.png", read_image(photographs / "0001.png"))
     failed = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2")
     assert failed.returncode == 1
-    assert "0001_HR_x2: 0001 and 0001x2 both fit" in failed.stderr
+    assert "0001_HR_x2: 0001 and 0001x2 both match" in failed.stderr

@@ -75,7 +75,7 @@ def test_bad_files_can_be_left_out(invoke, photographs):
         (["images=photographs", "store=x.lmdb", "verify=perhaps"], 2, "true or false"),
         (["images=photographs", "store=x.lmdb", "scale=[2]"], 2, "did you mean scales"),
         (["store=x.lmdb", "verify=true"], 1, "there is no such store"),
-        (["images=empty", "store=x.lmdb"], 1, "no images in it"),
+        (["images=empty", "store=x.lmdb"], 1, "no images in this folder"),
     ],
 )
 def test_errors_of_users_are_one_paragraph(invoke, photographs, tmp_path, arguments, code, message):

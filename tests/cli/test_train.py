@@ -88,7 +88,7 @@ def test_a_stage_continues_from_its_checkpoint_to_the_same_weights(invoke, tmp_p
         ),
         (["experiment=quickstart_edsr", "stage=x2", "validate.crop=0"], 2, "validate.crop=0"),
         (["experiment=quickstart_edsr", "stage=x2", "data.batch=0"], 2, "data.batch=0"),
-        (["experiment=quickstart_edsr", "stage=x2", "name=../esc"], 2, "expected a folder's name below runs"),
+        (["experiment=quickstart_edsr", "stage=x2", "name=../esc"], 2, "expected the name of a folder below runs"),
         (["experiment=quikstart"], 2, "did you mean quickstart"),
         (
             ["experiment=quickstart_edsr", "stage=x2", "model=edsrr", "loss=l3", "sets=[tpy]"],

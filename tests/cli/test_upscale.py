@@ -200,7 +200,7 @@ def test_odd_files_are_upscaled_as_they_look_or_refused(invoke, tmp_path):
     assert (
         "large.png: refused before it is decoded: it has 40x40 pixels (1600), more than max_pixels=1599" in done.stderr
     )
-    assert done.stderr.count("1 file without a suffix of images or videos not read: notes.txt") == 1
+    assert done.stderr.count("1 file is ignored, because its name has no suffix of images or videos: notes.txt") == 1
     assert "2 of 6 images failed" in done.stderr
     turned = read_image(tmp_path / "large" / "turned.tif")
     assert turned.shape == (16, 12, 3)

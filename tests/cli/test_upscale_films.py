@@ -112,7 +112,7 @@ def test_odd_sizes_are_kept_with_full_chroma(invoke, tmp_path):
     done = made(invoke("sr-upscale", *call, "output=out.mp4"))
     facts = decoded(tmp_path / "out.mp4")[2]
     assert (facts["size"], facts["format"]) == ((93, 135), "yuv444p")
-    assert "is written as yuv444p, because libx264 needs that for 135x93" in done.stderr
+    assert "is written as yuv444p, because libx264 needs this format for 135x93" in done.stderr
 
 
 def test_a_video_network_upscales_a_video_also_to_frames_that_can_be_continued(invoke, video, tmp_path):
@@ -144,7 +144,7 @@ def test_folders_of_frames_are_clips_for_a_video_network(invoke, video, write_cl
     write_film(tmp_path / "clips" / "film.mp4", photograph_frames(frames=5))
     done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"), 1)
     assert "1 of 4 files failed" in done.stderr
-    assert "clips/short: 4 frames are fewer than the 5 that a window takes" in done.stderr
+    assert "clips/short: the clip has 4 frames, but a window of the network needs 5 frames" in done.stderr
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
     names = [f"{i:08d}.png" for i in range(6)]
     assert found == [*(f"000/{n}" for n in names), *(f"deep/er/{n}" for n in names[:5]), "film.mp4"]
@@ -238,9 +238,9 @@ def test_frames_that_lose_bits_or_alpha_give_a_warning(invoke, video, write_clip
         elif path.parent.name == "grey":
             write_image(path, frame[..., :1])
     done = made(invoke("sr-upscale", *VIDEO, "input=clips", "output=out"))
-    assert "rgba: its frames have transparency: it is dropped" in done.stderr
-    assert "grey: its frames are gray: they become RGB" in done.stderr
-    assert done.stderr.count("its frames") == 2
+    assert "rgba: the frames have transparency, which is dropped" in done.stderr
+    assert "grey: the frames are gray: they become RGB" in done.stderr
+    assert done.stderr.count("the frames") == 2
 
 
 def test_frames_moved_in_time_give_a_warning(invoke, tmp_path):
@@ -356,7 +356,7 @@ def test_a_damaged_video_is_reported_again_when_its_frames_are_continued(invoke,
 def test_a_clip_may_have_fewer_frames_than_the_window(invoke, video, tmp_path):
     write_film(tmp_path / "in.mp4", photograph_frames(frames=4))
     done = made(invoke("sr-upscale", *VIDEO, "input=in.mp4", "output=out"), 1)
-    assert "in.mp4: 4 frames are fewer than the 5 that a window takes" in done.stderr
+    assert "in.mp4: the clip has 4 frames, but a window of the network needs 5 frames" in done.stderr
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -367,7 +367,7 @@ def test_a_clip_may_have_fewer_frames_than_the_window(invoke, video, tmp_path):
         (["input=in.mp4", "output=in.mp4"], 1, "would overwrite the input in.mp4"),
         (["input=in.mp4", "output=o.png"], 1, "give a folder, with format=png"),
         (["input=in.mp4", "output=o.gif"], 1, "videos are written as mp4"),
-        (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give one of them"),
+        (["input=in.mp4", "output=o.mp4", "format=png"], 2, "give only one of the two options"),
         (["input=in.mp4", "output=o", "codec=h265"], 2, "no such video encoder"),
         (["input=in.mp4", "output=o", "codec=7"], 2, "expected auto or the name of an encoder"),
         (["input=in.mp4", "output=o", "quality=70"], 2, "expected 0 (best) to 51"),

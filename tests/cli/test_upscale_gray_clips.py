@@ -97,5 +97,5 @@ def test_frames_in_color_become_gray_with_a_warning(invoke, tmp_path):
     write_image(tmp_path / "clip" / "0.png", photograph_frames(frames=1)[0])
     done = invoke("sr-upscale", "weights=v.safetensors", "input=clip", "output=out", "device=cpu")
     assert done.returncode == 0, done.stderr
-    assert "its frames are in color: they become gray (luma)" in done.stderr
+    assert "the frames are in color: they become gray (luma)" in done.stderr
     assert read_image(tmp_path / "out" / "0.png").shape[2] == 1

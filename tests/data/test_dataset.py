@@ -389,9 +389,9 @@ def test_all_sources_that_cannot_be_opened_are_reported_with_the_scales_of_their
     with pytest.raises(ProblemsError) as caught:
         SRData(train=train, val=val, scales=[2, 4], lr_patch=12)
     both, plain, clips = caught.value.problems
-    assert both.endswith(f"make it with sr-prepare images=DIR 'store={stores[0]}' scales=[2,4]")
-    assert plain.endswith(f"make it with sr-prepare images=DIR store={stores[1]}")
-    assert clips.endswith(f"make it with sr-prepare clips=DIR store={stores[2]} scales=[2,4]")
+    assert both.endswith(f"make the store with sr-prepare images=DIR 'store={stores[0]}' scales=[2,4]")
+    assert plain.endswith(f"make the store with sr-prepare images=DIR store={stores[1]}")
+    assert clips.endswith(f"make the store with sr-prepare clips=DIR store={stores[2]} scales=[2,4]")
     with pytest.raises(MissingStoreError, match="images=DIR"):
         SRData(train=train[2:], scale=2, lr_patch=12)
     problems = []

@@ -417,7 +417,7 @@ def test_tiffs_of_separate_planes_are_read_in_8_bits_and_refused_in_16(tmp_path)
     assert np.array_equal(check_header(tmp_path / "x.tif"), RGB)
     (tmp_path / "deep.tif").write_bytes(tiff_of_planes(noise(3, np.uint16).transpose(2, 0, 1)))
     for read in (read_image, read_header):
-        with pytest.raises(ImageError, match=r"deep\.tif: a 16-bit TIFF of separate color planes"):
+        with pytest.raises(ImageError, match=r"deep\.tif: a 16-bit TIFF with separate color planes"):
             read(tmp_path / "deep.tif")
 
 
@@ -449,8 +449,8 @@ def test_three_hundred_damaged_files_decode_or_say_why_not(tmp_path, name):
 @pytest.mark.parametrize(
     ("image", "suffix", "message"),
     [
-        (RGB, ".gif", r"cannot write '\.gif': choose one of \.png"),
-        (RGB, "", "cannot write 'a file without suffix'"),
+        (RGB, ".gif", r"cannot write an image as '\.gif': choose one of \.png"),
+        (RGB, "", "cannot write an image as 'a file without suffix'"),
         (RGB.astype(np.float32), ".png", r"an image is \[H, W, 1\|3\|4\] uint8 or uint16, not float32"),
         (RGB[..., :2], ".png", r"not uint8 \(31, 47, 2\)"),
         (RGB[None], ".png", r"not uint8 \(1, 31, 47, 3\)"),
@@ -523,7 +523,8 @@ def test_files_of_other_kinds_are_named_in_one_warning(tmp_path, capsys):
         assert list(list_images(tmp_path)) == ["1", "2", "3", "4"]
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"warning: {tmp_path}: 4 files without a suffix of images not read: 6.jxl, a/5.gif, a/README, notes.txt"
+        f"warning: {tmp_path}: 4 files are ignored, because their names have no suffix of images: "
+        "6.jxl, a/5.gif, a/README, notes.txt"
     ]
 
 
@@ -546,7 +547,7 @@ def test_all_files_that_share_a_name_are_listed(tmp_path):
 
 def test_folders_without_images_are_refused(tmp_path):
     make(tmp_path, "notes.txt", ".hidden.png", "1.png.part")
-    with pytest.raises(ValueError, match=r"no images in it or below it \(\.png, \.jpg"):
+    with pytest.raises(ValueError, match=r"no images in this folder or below it \(\.png, \.jpg"):
         list_images(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         list_images(tmp_path / "nowhere")

@@ -376,12 +376,12 @@ def test_a_store_of_a_known_set_has_its_command(store, scales, command):
 
 def test_missing_stores_and_scales_are_reported_with_the_command(datasets, tmp_path):
     reds, own = str(tmp_path / "REDS_train_sharp.lmdb"), str(tmp_path / "x.lmdb")
-    with pytest.raises(StoreError, match=r"make it with sr-prepare dataset=reds root=DIR scales=\[4\]$"):
+    with pytest.raises(StoreError, match=r"make the store with sr-prepare dataset=reds root=DIR scales=\[4\]$"):
         ClipData(train=[{"hr": reds, "lr": reds}], scale=4, lr_patch=8)
     with pytest.raises(StoreError, match=r"sr-prepare images=DIR store=.*x\.lmdb scales=\[2,3\] arithmetic=uint8$"):
         SRData(train=[{"hr": own, "lr": own}], scales=[2, 3], lr_patch=8, arithmetic="uint8")
     config = {**compose_command("evaluate", ["sets=[set5]", f"paths.data={tmp_path}"])}
-    with pytest.raises(StoreError, match=r"make it with sr-prepare dataset=set5 root=DIR scales=\[3\]$"):
+    with pytest.raises(StoreError, match=r"make the store with sr-prepare dataset=set5 root=DIR scales=\[3\]$"):
         _sets(config, 3, None)
     set5, clips = str(datasets / "Set5.lmdb"), str(datasets / "REDS_train_blur.lmdb")
     with pytest.raises(

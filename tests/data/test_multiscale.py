@@ -96,8 +96,8 @@ def test_hr_that_does_not_depend_on_the_scale_is_opened_once(sources):
 def test_mistakes_are_named(sources, photographs, tmp_path):
     hr = str(photographs)
     for options, message in (
-        ({"scale": 2, "scales": [2, 3]}, r"data\.scale=2, data\.scales=\[2, 3\]: give one of them"),
-        ({}, r"data\.scale=None, data\.scales=None: give one"),
+        ({"scale": 2, "scales": [2, 3]}, r"data\.scale=2, data\.scales=\[2, 3\]: give exactly one of the two keys"),
+        ({}, r"data\.scale=None, data\.scales=None: give exactly one"),
         ({"scales": [2, 2]}, "contains a scale twice"),
         ({"scale": 2, "scale_weights": [1]}, r"data\.scale_weights=\[1\] needs data\.scales"),
         ({"scales": [2, 3], "scale_weights": [1]}, "1 numbers for scales"),

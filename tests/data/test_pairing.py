@@ -55,7 +55,7 @@ def test_names_that_programs_write_are_paired(stems, names, ending):
         (
             ["img_1", "img_10"],
             ["img_10", "img_1_A", "img_1_B"],
-            "img_1: more than one name begins with it: img_1_A, img_1_B",
+            "img_1: more than one name begins with this name: img_1_A, img_1_B",
         ),
         (["baby", "bird"], ["baby_SR", "bird_RCAN"], "names have different endings: baby_SR, bird_RCAN"),
         (["baby", "bird"], ["baby_face_SR", "bird_SR"], "names have different endings: baby_face_SR, bird_SR"),
@@ -85,7 +85,7 @@ def test_a_pattern_is_the_only_name_that_is_looked_for():
     }
     assert pair(["baby"], names, "{stem}_RCAN").problems == ["baby: no image is named baby_RCAN"]
     assert pair(["baby_HR"], ["baby_HR_SR", "baby_SR"], "{stem}_SR").problems == [
-        "baby_HR: baby_HR_SR and baby_SR both fit the pattern"
+        "baby_HR: baby_HR_SR and baby_SR both match the pattern"
     ]
 
 
@@ -132,9 +132,9 @@ def test_names_of_other_scales_images_and_programs_are_not_taken(name):
 @pytest.mark.parametrize(
     ("stems", "names", "candidates"),
     [
-        (["0001"], ["0001", "0001x2"], "0001: 0001 and 0001x2 both fit"),
-        (["baby_HR_x2"], ["baby_LRBD_x2", "baby_LRBI_x2"], "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both fit"),
-        (["baby"], ["babyX2", "babyx2"], "baby: babyX2 and babyx2 both fit"),
+        (["0001"], ["0001", "0001x2"], "0001: 0001 and 0001x2 both match"),
+        (["baby_HR_x2"], ["baby_LRBD_x2", "baby_LRBI_x2"], "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both match"),
+        (["baby"], ["babyX2", "babyx2"], "baby: babyX2 and babyx2 both match"),
     ],
 )
 def test_two_lr_names_that_fit_are_refused_with_both(stems, names, candidates):
@@ -154,7 +154,7 @@ def test_a_template_chooses_among_names_that_would_be_ambiguous():
     assert low.names == {"baby_HR_x2": "baby_LRBI_x2", "bird_HR_x2": "bird_LRBI_x2"}
     assert low.extra == ["lenna_LRBI_x2", "notes"]
     assert match(["baby_HR_x2"], ["baby_HR_x2_s", "baby_s"], "{stem}_s").ambiguous == {
-        "baby_HR_x2": "baby_HR_x2: baby_HR_x2_s and baby_s both fit"
+        "baby_HR_x2": "baby_HR_x2: baby_HR_x2_s and baby_s both match"
     }
 
 
@@ -185,7 +185,7 @@ def test_a_hundred_thousand_names_are_matched_in_seconds():
 
 
 def test_two_usual_names_of_a_finished_image_are_refused_with_both():
-    assert pair(["baby", "bird"], ["baby", "babyx2", "bird"]).problems == ["baby: baby and babyx2 both fit"]
+    assert pair(["baby", "bird"], ["baby", "babyx2", "bird"]).problems == ["baby: baby and babyx2 both match"]
     assert pair(["a", "ax2"], ["a", "ax2"]).problems == []
 
 

@@ -99,7 +99,7 @@ def test_lr_may_hold_more_images_than_hr_which_is_reported(tmp_path, capsys):
     assert pairs.keys == ["0000", "0002", "0003"]
     assert all(np.array_equal(pairs.whole(k)[0], reduce_image(images[key], 2)) for k, key in enumerate(pairs.keys))
     printed = capsys.readouterr().err
-    assert re.search(r"LR: 1 image without HR in .*HR, not used: 0001x2\n", printed)
+    assert re.search(r"LR: 1 LR image not used, because there is no HR image in .*HR: 0001x2\n", printed)
     assert printed.count("\n") == 1
 
 
@@ -115,7 +115,7 @@ def test_two_lr_files_that_fit_are_refused_and_a_template_chooses(tmp_path):
     folder = write_all(tmp_path / "LR", low)
     with pytest.raises(BadFilesError, match=r"ambiguous for images of .*give it, e\.g\. lr='DIR/\{stem\}") as error:
         Pairs(hr, scale=2, lr=folder)
-    assert "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both fit" in error.value.problems
+    assert "baby_HR_x2: baby_LRBD_x2 and baby_LRBI_x2 both match" in error.value.problems
     for given in (f"{folder}/{{stem}}_LRBI_x{{scale}}", {2: f"{folder}/{{stem}}_LRBI_x2.png"}):
         pairs = Pairs(hr, scale=2, lr=given)
         assert np.array_equal(pairs.whole(1)[0], lr["bird_float_x2"])
@@ -135,7 +135,7 @@ def test_a_list_chooses_images_and_must_name_existing_ones(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"data\.train\[0\]\.list=\['0001'\]: expected a text file"):
         check_source("data.train[0]", {"hr": hr, "list": ["0001"]}, {"hr", "list"})
     listed.write_text("gt/0001.png, lq/0001.png\n")
-    with pytest.raises(BadFilesError, match="lists of pairs `HR, LR` are not read"):
+    with pytest.raises(BadFilesError, match="lists of pairs `HR, LR` cannot be read"):
         Pairs(hr, scale=2, listed=str(listed))
     with pytest.raises(FileNotFoundError, match=r"none\.txt: there is no such list of images"):
         Pairs(hr, scale=2, listed=str(tmp_path / "none.txt"))

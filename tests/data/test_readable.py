@@ -45,7 +45,7 @@ def test_beyond_the_limit_the_largest_files_are_checked_for_their_end_only(folde
     with pytest.raises(BadFilesError, match=r"1 validation image cannot"):
         check_readable(sets, files=10**6)
     halve(folder / "p4.png")
-    with pytest.raises(BadFilesError, match=r"p4\.png: corrupt or truncated image \(it has no end\)"):
+    with pytest.raises(BadFilesError, match=r"p4\.png: corrupt or truncated image \(its end is missing\)"):
         check_readable(sets, files=0)
     with pytest.raises(BadFilesError, match=r"1 validation image cannot"):
         check_readable(sets, files=sum(2 * 60 * (40 + 2 * k) for k in range(4)))  # all but the two largest

@@ -147,8 +147,8 @@ def test_progress_is_reported():
 @pytest.mark.parametrize(
     ("sizes", "padding", "message"),
     [
-        ([(8, 8)] * 2, "replicate", "2 frames are fewer than the 3 that a window takes"),
-        ([], "replicate", "0 frames are fewer"),
+        ([(8, 8)] * 2, "replicate", "the clip has 2 frames, but a window of the network needs 3 frames"),
+        ([], "replicate", "the clip has 0 frames, but"),
         ([(8, 8), (8, 8), (8, 12)], "replicate", "frame 2 is 12x8, but the frames before it are 8x8"),
         ([(8, 8)] * 3, "mirror", "padding='mirror': choose from"),
     ],

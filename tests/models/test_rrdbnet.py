@@ -119,5 +119,5 @@ def test_wrong_arguments_and_sizes_are_refused():
         RRDBNet(scale=5)
     with pytest.raises(ValueError, match="growth=0"):
         RRDBNet(growth=0)
-    with pytest.raises(ValueError, match="x2 takes multiples of 2, but got 8x7"):
+    with pytest.raises(ValueError, match="x2 takes sides that are multiples of 2, but got 8x7"):
         RRDBNet(scale=2, channels=4, growth=2, blocks=1)(torch.rand(1, 3, 7, 8))

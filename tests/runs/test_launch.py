@@ -75,7 +75,7 @@ def test_all_tasks_of_a_step_use_one_port_and_other_steps_use_others():
     [
         (BATCH, "SLURM job has 4 tasks, but sr-train was not started by srun: srun sr-train experiment=edsr_x4; or, with one "
                 "process: env -u SLURM_NTASKS -u SLURM_NPROCS sr-train experiment=edsr_x4"),
-        ({"RANK": "abc"}, "RANK=abc in the environment: expected an integer; remove it: env -u RANK sr-train"),
+        ({"RANK": "abc"}, "RANK=abc in the environment: expected an integer; remove the variable: env -u RANK sr-train"),
         ({"RANK": "1"}, "RANK=1 in the environment, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT: .* remove .*env -u RANK"),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "WORLD_SIZE=2, LOCAL_RANK=1 in the environment, but not RANK"),
         ({**BY_HAND, "RANK": "2"}, "RANK must be below WORLD_SIZE"),
@@ -129,11 +129,11 @@ def test_a_process_that_sees_one_gpu_of_several_counts_as_a_node():
 @pytest.mark.parametrize(
     ("options", "launch", "message"),
     [
-        ({"devices": 8}, TWO_BY_TWO, "trainer.devices=8 trainer.num_nodes=1: contradicts srun, which has started 2 processes "
-         "per node on 2 nodes. .* srun --nodes=1 --ntasks-per-node=8 sr-train experiment=edsr_x4$"),
+        ({"devices": 8}, TWO_BY_TWO, "trainer.devices=8 trainer.num_nodes=1: this contradicts srun, which has started 2 "
+         "processes per node on 2 nodes. .* srun --nodes=1 --ntasks-per-node=8 sr-train experiment=edsr_x4$"),
         ({"num_nodes": 3}, TWO_BY_TWO, "srun --nodes=3 --ntasks-per-node=2"),
         ({"devices": [0]}, Launch("torchrun", 0, 2), "torchrun --nnodes=1 --nproc-per-node=1 -m sr_train train experiment"),
-        ({"strategy": "single_device"}, TWO_BY_TWO, "srun has started 4 processes; leave it out"),
+        ({"strategy": "single_device"}, TWO_BY_TWO, "srun has started 4 processes; leave this key out"),
         ({"num_nodes": 2}, Launch(), "no launcher has started processes on other nodes: use srun --nodes=2 or torchrun"),
     ],
 )  # fmt: skip

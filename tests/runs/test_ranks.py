@@ -42,7 +42,9 @@ def test_rank_0_decides_for_all(two):
     thread.join(5)
     assert found == [{"step": 700}]
     first.decide("one", lambda: 1)
-    with pytest.raises(RuntimeError, match="rank 1 asks for 'other', but rank 0 has decided 'one'"):
+    with pytest.raises(
+        RuntimeError, match="rank 1 waits for the decision 'other', but rank 0 has sent the decision 'one'"
+    ):
         second.decide("other", lambda: 2)
 
 

@@ -80,7 +80,7 @@ def test_a_killed_stopped_and_damaged_run_ends_with_the_same_weights_and_rows(tm
     assert "stopped by SIGTERM at step" in output
     assert "continue with: sr-train experiment=quickstart_edsr" in output
     assert f"{newest.name}: damaged" in output
-    assert "the checkpoint before it is tried" in output
+    assert "the checkpoint before this one is tried" in output
     # a run begun by an earlier version, whose classes had other paths, goes on to the end
     begun = (folder / "config.yaml").read_text()
     earlier = begun.replace("sr_train.tasks.curves.", "sr_train.tasks.optim.").replace("training.loggers.", "records.")

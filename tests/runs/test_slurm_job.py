@@ -61,7 +61,7 @@ def test_a_second_job_of_a_run_is_refused_while_the_first_one_waits(slurm, invok
     (slurm / "state").write_text("PENDING\n")
     done = invoke("sr-train", "experiment=edsr_x2", "launcher=slurm")
     assert done.returncode == 2
-    assert "run edsr_x2: its job 17 is PENDING" in done.stderr
+    assert "run edsr_x2: job 17 of this run is PENDING" in done.stderr
 
 
 def test_a_machine_without_slurm_is_said(tmp_path, invoke, monkeypatch):

@@ -248,7 +248,7 @@ def test_a_checkpoint_of_an_earlier_version_fits_and_a_damaged_one_is_reported_i
     (problem,) = misfits(content, _task(trainable=["body.*"]))
     assert problem == "task.trainable: 12 tensors trained in the checkpoint, 4 in this command"
     (problem,) = misfits({**content, "optimizer_states": [{}]}, task)
-    assert problem.startswith("task.optimizer: its state in the checkpoint cannot be read (KeyError")
+    assert problem.startswith("task.optimizer: the optimizer's state in the checkpoint cannot be read (KeyError")
 
 
 def test_a_stage_that_is_being_extended_counts_as_unfinished(invoke, kill, finished):

@@ -71,14 +71,14 @@ def test_a_valid_network_passes_the_check(own, network, more):
     ("network", "more", "message"),
     [
         ("networks.OtherSize", "", r"float32 \[1, 3, 8, 8\] for a patch \[1, 3, 8, 8\], expected floats \[1, 3, 16, 16\]"),
-        ("networks.Detached", "", r"Detached returns an output without a gradient, so it cannot be trained"),
+        ("networks.Detached", "", r"Detached returns an output without a gradient, so the network cannot be trained"),
         ("networks.Pair", "", r"returns a tuple for a patch .*, expected only the image, a tensor \[1, 3, 16, 16\]"),
-        ("networks.RandomBuffer", "", r"RandomBuffer: its output changes when it is read back from a weights file"),
+        ("networks.RandomBuffer", "", r"RandomBuffer: the output changes when the network is read back from a weights file"),
         ("networks.Infinite", "", r"stage main: Infinite: not written: 1 tensor contains NaN or infinity: mask"),
         ("networks.Complex", "", r"stage main: Complex: .*cannot hold"),
         ("networks.Failing", "", r"Failing fails on a patch \[1, 3, 8, 8\]: IndexError: index 1000000 is out of bounds"),
         ("networks.Unstated", "", r"Unstated needs an attribute multiple_of that is an integer"),
-        ("networks.make", "", r"'own.networks.make' is not a network"),
+        ("networks.make", "", r"'own.networks.make' is not the name of a network class"),
         (
             "networks.Mapping", "options: {sizes: [5], layer: {_target_: torch.nn.ReLU}}",
             r"model\.options\.layer is an object with its own _target_; a network's arguments are stored",
@@ -205,7 +205,9 @@ def test_a_file_of_callbacks_has_its_target_at_the_top_or_names(own):
     assert _callbacks(own, "callbacks=early", "callbacks.patience=5") == {"EarlyStopping": expected}
     both = _callbacks(own, "callbacks=[early,named]", "callbacks.patience=5")
     assert both == {"stats": {"_target_": "lightning.pytorch.callbacks.DeviceStatsMonitor"}, "EarlyStopping": expected}
-    with pytest.raises(ConfigError, match=r"callbacks=\[early,timer\]: early and timer have their _target_ at the top"):
+    with pytest.raises(
+        ConfigError, match=r"callbacks=\[early,timer\]: early and timer have _target_ as a top-level key"
+    ):
         _callbacks(own, "callbacks=[early,timer]")
     with pytest.raises(ConfigError, match=r"callbacks\.patient: is not an argument of .*EarlyStopping"):
         _callbacks(own, "callbacks=early", "callbacks.patient=5")

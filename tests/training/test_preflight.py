@@ -113,9 +113,9 @@ def test_a_wrong_value_of_a_later_stage_is_refused_at_the_start(keys, message, c
     [
         (
             {"x4.trainer.accelerator": "cuda"},
-            "trainer.accelerator=cuda: this machine has none; give trainer.accelerator",
+            "trainer.accelerator=cuda: this machine has no such device; give trainer.accelerator",
         ),
-        ({"x4.trainer.devices": -1}, "trainer.devices=-1: selects GPUs, but none is used here"),
+        ({"x4.trainer.devices": -1}, "trainer.devices=-1: selects GPUs, but no GPU is used here"),
         ({"x4.trainer.devices": [0, 1]}, "trainer.devices=.*: selects GPUs"),
         ({"x4.trainer.precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU"),
         ({"x4.data.train": [{"hr": "nothing"}]}, "nothing: there is no such folder"),

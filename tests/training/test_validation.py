@@ -117,7 +117,7 @@ def test_the_best_score_is_reset_for_another_metric_with_a_message(invoke, tmp_p
     assert load_weights(folder / "best.safetensors").scores["toy/y/psnr"] > 10
     done = invoke("sr-train", *SMALL, *more, "trainer.max_steps=8", "validate.best=toy/rgb/ssim")
     assert done.returncode == 0, done.stderr
-    assert "best.safetensors: is chosen by toy/rgb/ssim from now on; the best by toy/y/psnr" in done.stderr
+    assert "best.safetensors is chosen by toy/rgb/ssim from now on; the best network by toy/y/psnr" in done.stderr
     rows = {
         step: float(v) for step, name, v in read_rows(folder / "metrics.csv") if name == "toy/rgb/ssim" and step > 4
     }
@@ -126,11 +126,11 @@ def test_the_best_score_is_reset_for_another_metric_with_a_message(invoke, tmp_p
         "sr-train", *SMALL, *more, "trainer.max_steps=10", "validate.best=toy/rgb/ssim", "sets.toy={hr: toy:coffee}"
     )
     assert done.returncode == 0, done.stderr
-    assert "the best by toy/rgb/ssim on other images or with another network" in done.stderr
+    assert "the best network by toy/rgb/ssim on other images or with another network" in done.stderr
     done = invoke(
         "sr-train", *SMALL, *more, "trainer.max_steps=12", "validate.protocols=[rgb]", "sets.toy={hr: toy:coffee}"
     )
-    assert "is chosen by toy/rgb/psnr from now on; the best by toy/rgb/ssim" in done.stderr
+    assert "is chosen by toy/rgb/psnr from now on; the best network by toy/rgb/ssim" in done.stderr
 
 
 def test_the_best_of_a_checkpoint_that_does_not_name_its_metric_is_kept():

@@ -1,4 +1,4 @@
-"""Recognition of a file by its first bytes, and the decoder of each format.
+"""Recognize an image file by its first bytes, and decode it with the decoder of its format.
 
 =====================  ==============================================================================
 PNG                    OpenCV (16-bit colors), palettes by Pillow: :mod:`sr_train.data.decoding.png`
@@ -73,32 +73,39 @@ def _starts(data: bytes, pattern: bytes) -> bool:
 
 
 def _is_avif(data: bytes) -> bool:
-    """Return True if the brands in the first box of a file contain AVIF's; many files state ``mif1`` first."""
+    """Return True if a file is an AVIF: its first box (``ftyp``) lists the format names ``avif`` or ``avis``.
+
+    All names in the list are read, because many AVIF files have the more general name ``mif1`` as the first.
+    """
     end = int.from_bytes(data[:4], "big")
     return data[4:8] == b"ftyp" and any(data[i : i + 4] in (b"avif", b"avis") for i in range(8, min(end, 256), 4))
 
 
 def _unknown(path: Path, data: bytes) -> ImageError:
-    """Return the error for a file that Pillow does not open."""
+    """Return the error for a file that Pillow cannot open."""
     if _is_avif(data):
         if not _HAS_AVIF:
-            return ImageError(f"{path}: an AVIF image, which this Pillow does not decode; pip install 'pillow>=11.3'")
+            return ImageError(
+                f"{path}: an AVIF image, which this version of Pillow cannot decode; pip install 'pillow>=11.3'"
+            )
     else:
         for pattern, name in _FOREIGN.items():
             if _starts(data, pattern):
-                return ImageError(f"{path}: {name}, which is not decoded; convert it to png (16 bit where it has more)")
+                return ImageError(
+                    f"{path}: {name}, a format that cannot be read; convert it to png (16-bit png if it has more than 8 bits)"
+                )
     return ImageError(f"{path}: not a readable image (corrupt, or not one of {_READ} in 8 or 16 bit)")
 
 
 def open_image(path: Path, data: bytes) -> Opened:
-    """Read the header of an image. Raises ImageError for files that are not decoded, before memory is allocated."""
+    """Read the header of an image. Raises ImageError for a file that cannot be decoded, before memory is allocated."""
     if not data:
         raise ImageError(f"{path}: the file is empty")
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # Pillow would not say why it refuses one
         layout = tiff.read_layout(path, data)
         return Opened(check_size(path, layout.header), None, layout)
     if _is_avif(data) and (bits := _avif_bits(data)) != 8:
-        raise ImageError(f"{path}: an AVIF of {bits} bits, of which Pillow decodes 8; convert it to a 16-bit png")
+        raise ImageError(f"{path}: an AVIF of {bits} bits, but Pillow decodes only 8 bits; convert it to a 16-bit png")
     image = _open(path, data)
     if image.format == "PNG":
         layout = png.read_layout(path, data)
@@ -122,7 +129,7 @@ def _open(path: Path, data: bytes) -> PIL.Image.Image:
 
 
 def _images(path: Path, image: PIL.Image.Image) -> int:
-    """Return the number of images of a file; previews in the files of cameras do not count."""
+    """Return the number of images in a file. Small preview images that cameras add do not count."""
     try:
         count = getattr(image, "n_frames", 1)
         if image.format != "MPO":
@@ -134,7 +141,7 @@ def _images(path: Path, image: PIL.Image.Image) -> int:
 
 
 def _avif_bits(data: bytes) -> int:
-    """Return the bits per sample that the decoder's configuration (av1C) states; 8 without one."""
+    """Return the bits per sample of an AVIF, read from the decoder's configuration (``av1C``); 8 if there is no ``av1C``."""
     at = data.find(b"av1C")
     flags = data[at + 6] if 0 <= at < len(data) - 6 else 0
     return {0: 8, 2: 10}.get(flags >> 5 & 3, 12)
@@ -150,7 +157,7 @@ def decode(path: Path, data: bytes) -> Image:
         if not opened.layout.palette:
             return png.decode_png(path, data, opened.layout)
     mode, image = {1: "L", 3: "RGB", 4: "RGBA"}[opened.header.channels], opened.image
-    assert image is not None, "only a TIFF is not opened"
+    assert image is not None, "every format except TIFF must have been opened by Pillow"
     try:
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except (*_ERRORS, MemoryError) as error:
@@ -161,7 +168,10 @@ def decode(path: Path, data: bytes) -> Image:
 
 
 def orientation_of(path: Path, data: bytes) -> int:
-    """Return the EXIF orientation of an image, 1 for upright. A TIFF is decoded upright, and a damaged tag is ignored."""
+    """Return the EXIF orientation of an image. 1 means upright; it is also returned for a TIFF and for a damaged tag.
+
+    The decoder has already applied the orientation of a TIFF.
+    """
     image = open_image(path, data).image
     if image is None:
         return 1

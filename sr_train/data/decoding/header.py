@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
 
 def header_of(height: int, width: int, channels: int, *, deep: bool) -> Header:
-    """Return a header with uint16 pixels if ``deep``, else uint8."""
+    """Return a header with the pixel type uint16 if ``deep`` is true, else uint8."""
     return Header(height, width, channels, np.dtype(np.uint16 if deep else np.uint8))
 
 
@@ -52,7 +52,10 @@ def open_pillow(data: bytes, formats: list[str]) -> PIL.Image.Image:
 
 
 def limit_pixels(count: int | None) -> None:
-    """Refuse images of more than ``count`` pixels in this process; ``None`` leaves the free memory as the only limit."""
+    """From now on, refuse images of more than ``count`` pixels in this process.
+
+    With None, only the free memory limits the size of images.
+    """
     value: Any = count  # from a config
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(f"max_pixels={count!r}: expected an integer of at least 1, or null for the free memory alone")
@@ -62,11 +65,14 @@ def limit_pixels(count: int | None) -> None:
 
 
 def check_size(path: Path, header: Header) -> Header:
-    """Return the header. Raise ImageError for an image without pixels, or one too large for ``max_pixels=`` or the memory."""
+    """Return the header.
+
+    Raise ImageError for an image without pixels, or an image too large for ``max_pixels=`` or memory.
+    """
     pixels = header.height * header.width
     size = f"{header.width}x{header.height} pixels"
     if min(header.height, header.width) < 1:
-        raise ImageError(f"{path}: the image header states a size of {size}")
+        raise ImageError(f"{path}: the image header gives a size without pixels ({size})")
     if pixels > _limit.get("pixels", pixels):
         raise ImageError(
             f"{path}: refused before it is decoded: it has {size} ({pixels}), more than max_pixels={_limit['pixels']}"

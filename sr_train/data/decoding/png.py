@@ -1,6 +1,7 @@
-"""Decode PNG files. OpenCV decodes the pixels, because Pillow reduces 16-bit colors to 8; Pillow decodes palettes.
+"""Decode PNG files with OpenCV, because Pillow reduces 16-bit colors to 8 bits.
 
-OpenCV drops the transparent color of a file (tRNS); its alpha is computed here.
+Pillow decodes only files with a palette. OpenCV ignores the transparent color of a file (chunk tRNS), so the alpha
+channel for this color is computed here.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ class Layout(NamedTuple):
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (kind, start, end) of every chunk; start is where its length stands. Ends where the data ends."""
+    """Yield (kind, start, end) of every chunk of a PNG file.
+
+    ``start`` is the position of the chunk's length field in ``data``. The last chunk may end beyond the end of
+    ``data``.
+    """
     at = 8
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -46,7 +51,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_layout(path: Path, data: bytes) -> Layout:
-    """Read the chunks before the pixels. Raises ImageError for an animation, and if the pixels do not follow."""
+    """Read the chunks before the pixels.
+
+    Raises ImageError for an animation, and if the file has no pixels (IDAT chunk).
+    """
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     transparent: bytes | None = None
     frames, in_animation = 0, False
@@ -74,21 +82,21 @@ def read_layout(path: Path, data: bytes) -> Layout:
 
 
 def check_chunks(path: Path, data: bytes, layout: Layout) -> None:
-    """Raise ImageError unless the chunks end within the file and can contain the pixels.
+    """Raise ImageError if the file is truncated, or too short for the number of pixels in its header.
 
-    OpenCV 5 checks neither and allocates up to 4 GB.
+    OpenCV 5 does not check these two points and would allocate up to 4 GB.
     """
     if layout.size > _MOST * len(data):
         size = f"{layout.header.width}x{layout.header.height}"
         raise ImageError(
-            f"{path}: corrupt image: {len(data)} bytes cannot contain the {size} pixels that its header states"
+            f"{path}: corrupt image: {len(data)} bytes cannot contain the {size} pixels that its header announces"
         )
     if not any(kind == b"IEND" and end <= len(data) for kind, _, end in _chunks(data)):
         raise ImageError(f"{path}: corrupt or truncated image (its chunks do not fit {len(data)} bytes)")
 
 
 def without_animation(data: bytes) -> bytes:
-    """Return a PNG without its chunks of an animation, so that any decoder returns the default image."""
+    """Return the bytes of a PNG without the animation's chunks, so that every decoder returns the default image."""
     kept = [data[start:end] for kind, start, end in _chunks(data) if kind not in _ANIMATION]
     return data[:8] + b"".join(kept)
 
@@ -107,14 +115,14 @@ def decode_png(path: Path, data: bytes, layout: Layout) -> Image:
 
 
 def decode_cv2(path: Path, data: bytes, header: Header) -> Image:
-    """Decode with OpenCV to [H, W, C] in RGB order; the size and type must be those of the header."""
+    """Decode with OpenCV to [H, W, C] in RGB order. Raise ImageError if size or type differ from ``header``."""
     pixels_there = header.height * header.width
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
         if pixels_there > 1 << 30 and "PIXELS" in str(error):
             raise ImageError(
-                f"{path}: {header.width}x{header.height} pixels are more than OpenCV decodes (2^30); "
+                f"{path}: {header.width}x{header.height} pixels are more than OpenCV may decode (2^30); "
                 f"set the environment variable OPENCV_IO_MAX_IMAGE_PIXELS={pixels_there}"
             ) from None
         text = str(error).split("\n")[0][:200] or type(error).__name__
@@ -125,7 +133,7 @@ def decode_cv2(path: Path, data: bytes, header: Header) -> Image:
         raise ImageError(f"{path}: contains {pixels.dtype} pixels; 8 and 16 bit are supported")
     if pixels.shape[:2] != (header.height, header.width):
         raise ImageError(
-            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, its header states {header.width}x{header.height}"
+            f"{path}: decoded to {pixels.shape[1]}x{pixels.shape[0]}, but its header gives {header.width}x{header.height}"
         )
     return swap_red_blue(pixels)
 

@@ -1,6 +1,7 @@
-"""Decode TIFF files. Pillow decodes the pixels; OpenCV those of 16-bit colors, which Pillow reduces to 8 bits.
+"""Decode TIFF files with Pillow. OpenCV decodes only 16-bit colors, because Pillow reduces them to 8 bits.
 
-What a file contains is decided here from its tags. Kinds that neither decodes rightly are refused with the reason.
+The kind of pixels is read here from the tags. A kind that neither Pillow nor OpenCV decodes correctly raises
+ImageError.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Layout(NamedTuple):
 
 
 def read_layout(path: Path, data: bytes) -> Layout:
-    """Read the tags. Raises ImageError for several pages and for pixels that are not decoded."""
+    """Read the tags of a TIFF. Raises ImageError for a file of several pages and for pixels that cannot be decoded."""
     try:
         pages = t.read_pages(data)
     except (struct.error, ValueError, OverflowError) as error:
@@ -72,21 +73,22 @@ def read_layout(path: Path, data: bytes) -> Layout:
         raise ImageError(f"{path}: the raw photograph of a camera (DNG); develop it to a 16-bit TIFF or PNG first")
     refuse_animation(path, "a TIFF", 1 + sum(not p.get(t.SUBFILE, 0) & 1 for p in pages[1:]), "pages")  # 1: a thumbnail
     if t.WIDTH not in page.values or t.LENGTH not in page.values:
-        raise ImageError(f"{path}: the image header cannot be read: it states no size")
+        raise ImageError(f"{path}: the image header cannot be read: it contains no size")
     bits = _bits(path, page)
     photometric = page.get(t.PHOTOMETRIC, 0)
     color = _COLORS.get(photometric)
     if color is None:
-        raise ImageError(f"{path}: contains {_OTHER_COLORS.get(photometric, f'colors of kind {photometric}')}; {_SAVE}")
+        kind = _OTHER_COLORS.get(photometric, f"colors of kind {photometric}")
+        raise ImageError(f"{path}: contains {kind}, which cannot be decoded; {_SAVE}")
     alpha = _alpha(path, page, color, bits)
     _check_kind(path, page, color, bits)
     _check_strips(path, page)
     compression = page.get(t.COMPRESSION, 1)
     decoder = "OpenCV" if bits == 16 and color != _GRAY else "Pillow"
     if compression not in _COMMON and _lacks_codec(decoder, compression, bits):
-        name = _COMPRESSIONS.get(compression, f"compression {compression}")
+        name = _COMPRESSIONS.get(compression, f"number {compression}")
         raise ImageError(
-            f"{path}: {decoder} does not decode {name} in such a TIFF; save it with deflate, LZW or without"
+            f"{path}: {decoder} cannot decode the compression {name} of this TIFF; save it with deflate or LZW, or uncompressed"
         )
     orientation = page.get(t.ORIENTATION, 1)
     height, width = page.get(t.LENGTH, 0), page.get(t.WIDTH, 0)
@@ -96,11 +98,14 @@ def read_layout(path: Path, data: bytes) -> Layout:
     return Layout(header, page, color, bits, photometric == 0, alpha, orientation)
 
 
-_SAVE = "save it as gray, RGB or RGBA of 8 or 16 bits"
+_SAVE = "save the image as gray, RGB or RGBA of 8 or 16 bits"
 
 
 def _bits(path: Path, page: t.Page) -> int:
-    """Return the bits per sample. Raise ImageError unless all samples are unsigned integers of one usual size."""
+    """Return the bits per sample.
+
+    Raise ImageError unless all samples are unsigned integers of 1, 2, 4, 8 or 16 bits.
+    """
     kinds = set(page.values.get(t.FORMAT, (1,)))
     sizes = set(page.values.get(t.BITS, (1,)))
     if kinds != {1}:
@@ -108,7 +113,7 @@ def _bits(path: Path, page: t.Page) -> int:
         raise ImageError(f"{path}: contains {kind}{max(sizes)} pixels; 8 and 16 bit are supported")
     if len(sizes) > 1:
         text = ", ".join(map(str, page.values[t.BITS]))
-        raise ImageError(f"{path}: contains samples of unequal size ({text} bits); {_SAVE}")
+        raise ImageError(f"{path}: contains samples of unequal size ({text} bits), which cannot be decoded; {_SAVE}")
     (bits,) = sizes
     if bits not in (1, 2, 4, 8, 16):
         raise ImageError(f"{path}: contains uint{bits} pixels; 8 and 16 bit are supported")
@@ -116,49 +121,60 @@ def _bits(path: Path, page: t.Page) -> int:
 
 
 def _alpha(path: Path, page: t.Page, color: str, bits: int) -> int | None:
-    """Return the kind of alpha among the samples of a pixel. Raise ImageError for samples without a known meaning."""
+    """Return the kind of the alpha channel: premultiplied (1), straight (2), or None without alpha.
+
+    Raise ImageError for samples per pixel whose meaning is not known.
+    """
     plain = {_GRAY: 1, _PALETTE: 1, _CMYK: 4}.get(color, 3)
     extra = page.get(t.SAMPLES, plain if color == "YCbCr" else 1) - plain
     kinds = page.values.get(t.EXTRA, (_STRAIGHT,) if (color, extra) == ("RGB", 1) else ())
     if extra < 0 or len(kinds) != extra:
-        raise ImageError(f"{path}: has {page.get(t.SAMPLES, 1)} samples per pixel, {color} and alpha have {plain + 1}")
+        raise ImageError(
+            f"{path}: has {page.get(t.SAMPLES, 1)} samples per pixel; {color} needs {plain}, or {plain + 1} with alpha"
+        )
     if not kinds:
         return None
     allowed = {_GRAY: 1 if bits == 8 else 0, "RGB": {8: 3, 16: 1}.get(bits, 0), _PALETTE: 1 if bits == 8 else 0}
     known = {_GRAY: (0, 1, 2), "RGB": (0, 1, 2), _PALETTE: (0, 2)}.get(color, ())
     if extra > allowed.get(color, 0) or kinds[0] not in known or any(kinds[1:]):
         listed = ", ".join({0: "unspecified", 1: "premultiplied alpha", 2: "alpha"}.get(k, str(k)) for k in kinds)
-        raise ImageError(f"{path}: {bits}-bit {color} with more samples per pixel ({listed}) is not decoded; {_SAVE}")
+        raise ImageError(
+            f"{path}: {bits}-bit {color} with more samples per pixel ({listed}) cannot be decoded; {_SAVE}"
+        )
     return kinds[0] or None
 
 
 def _check_kind(path: Path, page: t.Page, color: str, bits: int) -> None:
-    """Raise ImageError for combinations that Pillow and OpenCV decode wrongly or not at all."""
+    """Raise ImageError for combinations of colors, bits and tags that Pillow and OpenCV decode wrongly or not at all."""
     planes = page.get(t.PLANAR, 1) == 2 and page.get(t.SAMPLES, 1) > 1
     if planes and bits == 16:  # OpenCV decodes it wrongly without an error
-        raise ImageError(f"{path}: a 16-bit TIFF of separate color planes; save it with interleaved channels")
+        raise ImageError(
+            f"{path}: a 16-bit TIFF with separate color planes cannot be decoded; save it with interleaved channels"
+        )
     if planes and page.get(t.EXTRA, 0):
-        raise ImageError(f"{path}: a TIFF of separate color planes with alpha; save it with interleaved channels")
+        raise ImageError(
+            f"{path}: a TIFF with separate color planes and alpha cannot be decoded; save it with interleaved channels"
+        )
     if color in (_CMYK, "YCbCr") and bits != 8:
-        raise ImageError(f"{path}: contains {bits}-bit {color} colors; {_SAVE}")
+        raise ImageError(f"{path}: contains {bits}-bit {color} colors, which cannot be decoded; {_SAVE}")
     if color == _PALETTE and bits == 16:
-        raise ImageError(f"{path}: contains a palette of 16 bits; {_SAVE}")
+        raise ImageError(f"{path}: contains a palette of 16 bits, which cannot be decoded; {_SAVE}")
     if color == "RGB" and bits < 8:
-        raise ImageError(f"{path}: contains RGB of {bits} bits per sample; {_SAVE}")
+        raise ImageError(f"{path}: contains RGB of {bits} bits per sample, which cannot be decoded; {_SAVE}")
     if page.get(t.INK_SET, 1) != 1:
-        raise ImageError(f"{path}: contains other inks than CMYK; {_SAVE}")
+        raise ImageError(f"{path}: contains other inks than CMYK, which cannot be decoded; {_SAVE}")
     if page.get(t.FILL_ORDER, 1) != 1 and (page.get(t.SAMPLES, 1) > 1 or bits == 16):
-        raise ImageError(f"{path}: its bytes contain the bits in reverse order (FillOrder 2); {_SAVE}")
+        raise ImageError(f"{path}: bytes with bits in reverse order (FillOrder 2) cannot be decoded; {_SAVE}")
 
 
 def _check_strips(path: Path, page: t.Page) -> None:
-    """Raise ImageError unless there are as many strips or tiles as the size needs; decoders leave the rest black."""
+    """Raise ImageError if strips or tiles of the image are missing. Decoders would leave the missing parts black."""
     width, height = page.get(t.WIDTH, 0), page.get(t.LENGTH, 0)
     planes = page.get(t.SAMPLES, 1) if page.get(t.PLANAR, 1) == 2 else 1
     if t.TILES in page.counts:
         across, down = page.get(t.TILE_WIDTH, 0), page.get(t.TILE_LENGTH, 0)
         if min(across, down) < 1:
-            raise ImageError(f"{path}: the image header states tiles of {across}x{down} pixels")
+            raise ImageError(f"{path}: the image header gives an invalid size of tiles ({across}x{down} pixels)")
         needed, found = -(-width // across) * -(-height // down) * planes, page.counts[t.TILES]
     else:
         rows = min(page.get(t.ROWS_PER_STRIP, height), height) or height
@@ -168,7 +184,7 @@ def _check_strips(path: Path, page: t.Page) -> None:
 
 
 def decode_tiff(path: Path, data: bytes, layout: Layout) -> Image:
-    """Decode a TIFF to [H, W, C], upright, with straight alpha."""
+    """Decode a TIFF to [H, W, C]. The orientation tag is applied, and an alpha channel becomes straight alpha."""
     if layout.orientation != 1:  # decoders differ in whether they apply it: none does where the tag says 1
         data = _replaced(data, layout.page, t.ORIENTATION)
     if layout.bits == 16 and layout.color != _GRAY:
@@ -187,7 +203,7 @@ def decode_tiff(path: Path, data: bytes, layout: Layout) -> Image:
 
 
 def _replaced(data: bytes, page: t.Page, tag: int) -> bytes:
-    """Return a TIFF with 1 as the value of a tag of 16 bits."""
+    """Return a copy of the TIFF's bytes in which the value of one tag, a 16-bit number, is replaced by 1."""
     place = page.places[tag]
     return data[:place] + struct.pack(t.byte_order(data) + "H", 1) + data[place + 2 :]
 
@@ -212,7 +228,10 @@ def _stored_size(layout: Layout) -> tuple[int, int]:
 
 
 def straight(pixels: Image) -> Image:
-    """Divide colors by alpha as Pillow does: rounded down, at most the largest value, 0 where alpha is 0."""
+    """Convert premultiplied to straight alpha as Pillow does: divide the colors by alpha and round down.
+
+    Colors are limited to the largest value of the type; where alpha is 0, they become 0.
+    """
     top = int(np.iinfo(pixels.dtype).max)
     colors, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
     colors = np.where(alpha == 0, 0, np.minimum(colors * top // np.maximum(alpha, 1), top))
@@ -221,7 +240,7 @@ def straight(pixels: Image) -> Image:
 
 @cache
 def _lacks_codec(decoder: str, compression: int, bits: int) -> bool:
-    """Return True if a decoder cannot even write a compression."""
+    """Return True if Pillow or OpenCV was built without the codec of a compression: writing a test image fails."""
     if decoder == "OpenCV":
         try:
             options = [cv2.IMWRITE_TIFF_COMPRESSION, compression]

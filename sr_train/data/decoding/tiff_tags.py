@@ -1,6 +1,6 @@
 """Tags of a TIFF: all pages, classic and BigTIFF, of both byte orders.
 
-Pillow and OpenCV do not say what they ignore (further pages, signed samples, missing strips), so the tags are read here.
+Pillow and OpenCV ignore further pages, signed samples and missing strips without an error, so the tags are read here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Page(NamedTuple):
 
 
 def byte_order(data: bytes) -> str:
-    """Return the byte order of a TIFF for the module struct."""
+    """Return the byte order of a TIFF as the module ``struct`` writes it: ``<`` (little endian) or ``>`` (big endian)."""
     return "<" if data[:2] == b"II" else ">"
 
 
@@ -61,7 +61,10 @@ def read_pages(data: bytes) -> list[Page]:
 
 
 def _page(data: bytes, at: int, order: str, *, big: bool) -> tuple[Page, int]:
-    """Read the page at a position and return it with the position of the next one, 0 after the last."""
+    """Read the page at a position in the file.
+
+    Return the page and the position of the next page; 0 after the last page.
+    """
     number, entry, offset, size = ("Q", "HHQ", "Q", 20) if big else ("H", "HHI", "I", 12)
     (entries,) = struct.unpack_from(order + number, data, at)
     at += struct.calcsize(order + number)

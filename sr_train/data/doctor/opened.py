@@ -93,7 +93,7 @@ def _list_folder(folder: Path, found: list[Finding]) -> dict[str, Item]:
                 items[key] = Item(key, str(path), path)
     found += [finding("other files", path, f"has no suffix of an image ({path.suffix or 'none'})") for path in other]
     if not items:
-        found.append(finding("source", folder, f"no images in it or below it ({', '.join(SUFFIXES)})"))
+        found.append(finding("source", folder, f"no images in this folder or below it ({', '.join(SUFFIXES)})"))
     return items
 
 

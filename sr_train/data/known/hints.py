@@ -28,7 +28,7 @@ def known_command(store: str | os.PathLike[str], scales: Sequence[int] = ()) -> 
 
     Args:
         store: path of the store.
-        scales: scales of the LR images that are needed in it.
+        scales: scales of the LR images that the store must contain.
     """
     stem = Path(store).name.removesuffix(".lmdb")
     for name, kind, plan in _plans():

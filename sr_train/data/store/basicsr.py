@@ -1,11 +1,13 @@
 """LMDBs of BasicSR and MMagic: a folder with ``data.mdb``, whose values are PNG files, and ``meta_info.txt``.
 
-A line of ``meta_info.txt`` is ``KEY.png (height,width,channels) LEVEL``. It gives the size of an image, so nothing is decoded
-when an LMDB is opened. Keys are ``0001_s001`` for images, ``000/00000000`` for REDS and ``00001/0001/im1`` for Vimeo-90K.
-MMagic's ``000_00000000`` and ``00001_0001_1``, and ``X4/000/00000000``, are renamed to these.
+A line of ``meta_info.txt`` is ``KEY.png (height,width,channels) LEVEL``. The line gives the size of an image, so no
+image is decoded when an LMDB is opened. Keys of BasicSR are ``0001_s001`` for images, ``000/00000000`` for REDS and
+``00001/0001/im1`` for Vimeo-90K. Keys of MMagic (``000_00000000``, ``00001_0001_1``) and keys such as
+``X4/000/00000000`` are renamed to keys of BasicSR.
 
-Positions of the values are read from LMDB's pages, without the LMDB library: no lock file is written, a damaged file kills no
-process, and forked and spawned processes may use the same object (see :mod:`sr_train.data.store.index_file`).
+Positions of the values are read from LMDB's pages, without the LMDB library. Therefore no lock file is written, a
+damaged file kills no process, and forked and spawned processes may use the same object (see
+:mod:`sr_train.data.store.index_file`).
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Status(NamedTuple):
 
 
 class Entry:
-    """One image of an LMDB, with the methods of a file that ``sr-prepare`` needs."""
+    """One image of an LMDB of BasicSR. It has the methods of a file path that ``sr-prepare`` needs."""
 
     def __init__(self, lmdb: PngLmdb, key: str) -> None:
         self.lmdb = lmdb
@@ -77,20 +79,24 @@ class Entry:
 
 
 def is_basicsr(path: str | os.PathLike[str]) -> bool:
-    """Return True if a folder is an LMDB of BasicSR: it has ``meta_info.txt`` and is no store of sr-train."""
+    """Return True if a folder is an LMDB of BasicSR: it contains ``meta_info.txt``, and it is no store of sr-train."""
     path = Path(path)
     own = (path / INDEX).exists() or (path / OFFSETS).exists()
     return path.suffix == ".lmdb" and (path / META).is_file() and not own
 
 
 def list_entries(path: str | os.PathLike[str]) -> dict[str, Entry]:
-    """Map the key of every image of an LMDB to the image, sorted."""
+    """Return {key: image} for every image of an LMDB of BasicSR, sorted by key."""
     lmdb = PngLmdb(path)
     return {key: Entry(lmdb, key) for key in lmdb.shapes}
 
 
 def _renamed(keys: list[str]) -> dict[str, str]:
-    """Map each key to its name: the key itself, or another if all keys are of one of the forms above."""
+    """Return {key in the LMDB: name of the image}. A name is the key itself, or the key in the form of BasicSR.
+
+    If all keys have one of the forms ``000_00000000``, ``00001_0001_1`` (MMagic) or ``X4/NAME``, they are renamed to
+    ``000/00000000``, ``00001/0001/im1`` and ``NAME``.
+    """
     for form, name in _RENAMED:
         if all(form.fullmatch(key) for key in keys):
             return {key: form.sub(name, key) for key in keys}
@@ -98,14 +104,15 @@ def _renamed(keys: list[str]) -> dict[str, str]:
 
 
 class PngLmdb:
-    """LMDB of image files, opened for reading. It is picklable; every process opens its own handle on first use.
+    """LMDB of image files (BasicSR), opened for reading. It can be pickled; every process opens its own file handle.
 
     Args:
         path: the ``NAME.lmdb`` folder.
 
     Raises:
         StoreError: a file is missing or damaged; the message names it.
-        BadFilesError: lists wrong lines of ``meta_info.txt``, or its keys that are not in ``data.mdb``.
+        BadFilesError: lists wrong lines of ``meta_info.txt``, or keys in ``meta_info.txt`` that are not in
+            ``data.mdb``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -155,7 +162,7 @@ class PngLmdb:
         return dict(sorted(shapes.items()))
 
     def _read_spans(self) -> dict[str, tuple[int, int]]:
-        """Return key -> (position, length) of every value in ``data.mdb``."""
+        """Return {key: (position, length)} for every value in ``data.mdb``, in bytes."""
         file = self.path / "data.mdb"
         try:
             with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -179,14 +186,17 @@ class PngLmdb:
             raise ImageError(f"{self.path}: image {key!r}: cannot be read: {error.strerror or error}") from None
 
     def check(self, key: str, data: bytes) -> int:
-        """Return the bits per sample of a PNG; raise ImageError if it is none, or not as large as ``meta_info.txt`` states."""
+        """Return the bits per sample of the PNG file in ``data``.
+
+        Raise ImageError if ``data`` is not a PNG file, or if its image does not have the size in ``meta_info.txt``.
+        """
         if len(data) < _PNG.size or not data.startswith(_SIGNATURE):
             raise ImageError(f"{self.path}: image {key!r}: its value is not a PNG file (it begins with {data[:8]!r})")
         _, width, height, depth, _ = _PNG.unpack_from(data)
         stated = self.shapes[key]
         if (height, width) != stated[:2]:
             raise ImageError(
-                f"{self.path}: image {key!r}: the PNG is {width}x{height}, but {META} states {stated[1]}x{stated[0]}"
+                f"{self.path}: image {key!r}: the PNG is {width}x{height}, but {META} gives {stated[1]}x{stated[0]}"
             )
         return depth
 

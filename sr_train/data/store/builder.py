@@ -1,4 +1,7 @@
-"""Building a store from images, or adding LR of more scales to one: in parallel, resumable, renamed at the end."""
+"""Building a store (LMDB of images for training) from images, or adding LR images of more scales to a store.
+
+Images are decoded in parallel. A killed build can be continued. The store gets its final name at the end.
+"""
 
 from __future__ import annotations
 
@@ -35,22 +38,24 @@ class Report(NamedTuple):
 
 
 class StoreBuilder:
-    """Builder of ``store`` from the images below ``images``.
+    """Builder that makes a store (LMDB of images for training) from the images in a folder.
 
     A finished store is extended: LR of the scales that it lacks is made from its HR pixels and added as a folder of its
     own, ``NAME.lmdb/lr_x3``. Nothing that is there is changed, so the store can be read meanwhile.
 
     Args:
-        images: folder, with its subfolders and archives, an archive, a path inside one, or an LMDB of BasicSR.
+        images: folder of images, with its subfolders and archives, an archive, a path inside an archive, or an LMDB of
+            BasicSR.
         store: the ``NAME.lmdb`` folder to make.
-        scales: scales of the LR images to store next to each image, by bicubic reduction after cropping to a multiple.
-        arithmetic: arithmetic of the reduction, see :mod:`sr_train.resampling`.
-        workers: threads that decode and reduce.
-        skip_bad: leave unreadable images out instead of failing.
-        files: key -> file of the images to store; default: every image below the folder.
-        lr: scale -> key -> file of given LR images; they are stored instead of reductions. Every image needs one.
+        scales: scales of the LR images to store next to each image. They are made by bicubic reduction, after the image
+            is cropped to a multiple of the scale.
+        arithmetic: name of the rounding rules of the reduction, see :mod:`sr_train.resampling`.
+        workers: number of threads that decode and reduce images.
+        skip_bad: true to leave unreadable images out; false to raise an error.
+        files: {key: file} of the images to store; default: every image below the folder.
+        lr: {scale: {key: file}} of given LR images, which are stored instead of reductions. Every image needs one.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function from the headers of all good files to a list of problems, called before the work starts.
+        check: function from the headers of all readable files to a list of problems; called before writing.
     """
 
     def __init__(
@@ -91,11 +96,11 @@ class StoreBuilder:
         return list(self.inputs.plan.scales) if self.inputs.base is not None else []
 
     def estimate(self, progress: Callable[[int], object] = lambda n: None) -> Estimate:
-        """Check the inputs and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
+        """Check the input images and the free disk space before anything is written; see :meth:`.scan.Inputs.estimate`."""
         return self.inputs.estimate(self.store, self.partial, progress)
 
     def complete(self) -> bool:
-        """Return True if the store exists, was made from the same files and contains all scales.
+        """Return True if the store exists, was made from the same files, and contains all scales.
 
         If it lacks scales, return False; the build then adds them. Raises FileExistsError if it has other contents.
         """
@@ -145,8 +150,8 @@ class StoreBuilder:
     def build(self, progress: Callable[[int], object] = lambda n: None) -> Report:
         """Write every missing image, then give the store its final name.
 
-        A killed build is continued. Raises BadFilesError if some images cannot be decoded; all others are kept. Raises
-        OSError if the disk is full or the file may not grow; committed images are kept.
+        A killed build is continued. Raises BadFilesError if some images cannot be decoded; the other images are kept.
+        Raises OSError if the disk is full or the file may not grow; images that are already written are kept.
         """
         self.partial.mkdir(parents=True, exist_ok=True)
         with writer_lock(self.partial):
@@ -219,7 +224,7 @@ def _asked_text(wanted: str) -> str:
 
 
 def _same_file(record: Record, path: InputFile) -> bool:
-    """Return True if a record was made from this file; if only the time differs (copied folder), the contents are compared."""
+    """Return True if a store's record (entry of one image) was made from this file: equal size and time, or contents."""
     try:
         status = path.stat()
         if status.st_size != record.file_size:

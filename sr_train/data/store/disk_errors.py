@@ -1,4 +1,7 @@
-"""Errors of LMDB while a store is built, as errors of the user: a full disk, a limit of the file's size, a damaged file."""
+"""Messages that tell the user what to do if LMDB fails while a store is built.
+
+The causes are a full disk, a limit of the file's size, or a damaged file.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _WRITES = (errno.EIO, errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(err
 
 @contextmanager
 def explained(partial: Path) -> Generator[None]:
-    """Raise OSError for a write to ``partial`` that LMDB could not finish, StoreError for a damaged file."""
+    """Convert LMDB's errors in the ``with`` block: raise OSError for a failed write to ``partial``, StoreError for damage."""
     try:
         yield
     except lmdb.CorruptedError as error:
@@ -43,7 +46,10 @@ def explained(partial: Path) -> Generator[None]:
 
 
 def could_not_write(error: lmdb.Error) -> bool:
-    """Return True for an error of the disk. lmdb has a class for ENOSPC only; the others are known by their text."""
+    """Return True if LMDB could not write to the disk.
+
+    lmdb has an error class for a full disk (ENOSPC) only. Other disk errors are recognized by their text.
+    """
     return isinstance(error, lmdb.DiskError) or str(error).endswith(tuple(os.strerror(number) for number in _WRITES))
 
 

@@ -1,4 +1,4 @@
-"""Format of the LMDB store: keys, records and version."""
+"""File format of a store (LMDB of sr-train): keys, records and version."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class MissingStoreError(StoreError):
 
     Args:
         path: path of the store or of the archive.
-        made_of: ``images`` or ``clips``, the key of ``sr-prepare`` that makes such a store.
-        scales: scales of the LR images that are needed in it.
-        arithmetic: arithmetic of these.
+        made_of: ``images`` or ``clips``, the key of ``sr-prepare`` to use for making the store.
+        scales: scales of the LR images that the store must contain.
+        arithmetic: name of the rounding rules of these LR images.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MissingStoreError(StoreError):
             super().__init__(f"{path}: training and scores do not read archives; run {command} and give {store}")
             return
         command = known_command(path, scales) or f"sr-prepare {made_of}=DIR {for_shell(f'store={path}')}{lr}"
-        super().__init__(f"{path}: there is no such store; make it with {command}")
+        super().__init__(f"{path}: there is no such store; make the store with {command}")
 
     def needing(self, scales: Sequence[int], arithmetic: str) -> MissingStoreError:
         """Return the error of a store that needs LR images of these scales."""
@@ -63,7 +63,11 @@ class MissingStoreError(StoreError):
 
 
 class Record(NamedTuple):
-    """Entry of a store for one image: shape, sample size and checksum of the pixels; size, time and checksum of the file."""
+    """Entry of a store (LMDB of sr-train) for one image.
+
+    An entry contains shape, sample size and checksum of the pixels, and size, modification time and checksum of the
+    source file.
+    """
 
     height: int
     width: int
@@ -75,14 +79,17 @@ class Record(NamedTuple):
     file_crc: int  #: CRC-32 of the source file
 
     def pack(self) -> bytes:
-        """Return the record as stored bytes."""
+        """Return the record as bytes, as they are in the store."""
         return _RECORD.pack(*self)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Iterator[Record]:
-        """Read consecutive records, the inverse of :meth:`pack`. Raises ValueError if the last one is not complete."""
+        """Read consecutive records from bytes, the inverse of :meth:`pack`.
+
+        Raises ValueError if the last record is cut off.
+        """
         if len(raw) % _RECORD.size:
-            raise ValueError(f"records of {len(raw)} bytes, not a multiple of {_RECORD.size}")
+            raise ValueError(f"records of {len(raw)} bytes; expected a multiple of {_RECORD.size} bytes")
         return map(cls._make, _RECORD.iter_unpack(raw))
 
     @property
@@ -97,7 +104,7 @@ class Record(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of a sample: uint8 or uint16, or float32 in [0, 1] in stores that other tools write."""
+        """Type of a sample: uint8 or uint16; float32 in [0, 1] in stores that were not written by sr-prepare."""
         if self.depth not in _DTYPES:
             raise StoreError(f"a record contains {self.depth} bytes per sample; expected 1, 2 or 4")
         return _DTYPES[self.depth]
@@ -139,6 +146,6 @@ def part_name(scales: Sequence[int]) -> str:
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Return True if a path is a store, or has the suffix of one."""
+    """Return True if a path has the suffix .lmdb of a store, or is a folder with a file ``data.mdb``."""
     path = Path(path)
     return path.suffix == ".lmdb" or (path / "data.mdb").is_file()

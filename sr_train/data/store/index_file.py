@@ -1,11 +1,12 @@
-"""Index of a store: the images in its ``data.mdb`` and their positions in that file.
+"""Index of a store (LMDB of sr-train): the images in the file ``data.mdb`` and the positions of their pixels in this file.
 
-The builder writes it to the file ``index`` next to ``data.mdb``. The file contains a header, the names ``SCALE/KEY`` (sorted,
-separated by NUL), records and positions of all images, and a CRC-32 of everything before.
+The builder writes the index to the file ``index`` next to ``data.mdb``. The file ``index`` contains a header, the names
+``SCALE/KEY`` (sorted, separated by NUL), records and positions of all images, and a CRC-32 of all bytes before it.
 
-Without that file the index is read from LMDB's own pages, without the LMDB library. The library follows every page number
-in its file; a damaged number leads beyond the end of its memory map, which kills the process (SIGBUS). It also does not
-report positions. The pages have the format of LMDB 0.9, 64 bits, little endian.
+If there is no file ``index``, the index is read from LMDB's pages in ``data.mdb``, without the LMDB library. The
+library follows every page number in the file. A damaged page number leads beyond the end of the memory map, which kills
+the process (SIGBUS). The library also does not report positions. The pages have the format of LMDB 0.9, 64 bits, little
+endian.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Spans = dict[bytes, tuple[int, int]]  # LMDB's key -> (position, length) of its 
 
 
 class Index(NamedTuple):
-    """Index of a ``data.mdb``, sufficient to find and check pixels."""
+    """Index of a store's ``data.mdb``: all that is needed to find and check the pixels of an image."""
 
     size: int  #: size of data.mdb in bytes
     at: int  #: position of the summary
@@ -53,7 +54,7 @@ class Index(NamedTuple):
 
     @classmethod
     def of(cls, data: mmap.mmap) -> Index:
-        """Read the index from LMDB's pages. Raises ValueError that describes the damage."""
+        """Read the index from LMDB's pages in a ``data.mdb``. Raises ValueError that describes a damage of the file."""
         page, spans = read_tree(data)
         at, length = spans.get(SUMMARY, (0, 0))
         names = sorted(name[2:] for name in spans if name.startswith(b"m/"))
@@ -75,7 +76,7 @@ class Index(NamedTuple):
         """Read the contents of the file ``index``, the inverse of :meth:`pack`. Raises ValueError for a damaged file."""
         body = file[:-4]
         if len(body) < _HEAD.size or not body.startswith(_MAGIC) or zlib.crc32(body).to_bytes(4, "little") != file[-4:]:
-            raise ValueError("damaged, or written by a newer sr-train")
+            raise ValueError("the file is damaged, or was written by a newer sr-train")
         _, size, at, length, page, identity, names, count = _HEAD.unpack_from(body)
         first, last = _HEAD.size + names, max(0, len(body) - 8 * count)
         return cls(size, at, length, page, identity, body[_HEAD.size : first], body[first:last], body[last:])
@@ -96,7 +97,7 @@ class Index(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of names and records of the images; the records contain checksums of the pixels."""
+        """CRC-32 of names and records of all images. A record contains a checksum of the pixels."""
         return zlib.crc32(self.records, zlib.crc32(self.names))
 
 
@@ -105,7 +106,10 @@ def _identity(data: mmap.mmap, at: int, length: int, page: int) -> int:
 
 
 def read_tree(data: mmap.mmap) -> tuple[int, Spans]:
-    """Return the page size and the position of every value."""
+    """Read LMDB's tree of pages from a ``data.mdb``.
+
+    Return the page size, and {key: (position, length)} of all values.
+    """
     size = 0
     try:
         size = _META.unpack_from(data, _HEADER)[2]
@@ -121,20 +125,24 @@ def read_tree(data: mmap.mmap) -> tuple[int, Spans]:
     while todo:
         number = todo.pop()
         if number in seen or (number + 1) * size > len(data):
-            fault = "occurs twice in" if number in seen else f"of {len(data) // size} does not exist, but is in"
-            raise ValueError(f"page {number} {fault} its tree")
+            fault = "occurs twice" if number in seen else f"occurs, but the file has only {len(data) // size} pages"
+            raise ValueError(f"in LMDB's tree of pages, page {number} {fault}")
         seen.add(number)
         try:
             todo += _read_page(data[number * size : (number + 1) * size], number, spans)
         except (struct.error, IndexError):
-            raise ValueError(f"page {number} of its tree is damaged") from None
+            raise ValueError(f"page {number} in LMDB's tree of pages is damaged") from None
     if len({at for at, _ in spans.values()}) < len(spans) or any(sum(span) > len(data) for span in spans.values()):
         raise ValueError("two values have the same position, or a value is beyond the end of the file")
     return size, spans
 
 
 def _read_page(page: bytes, number: int, spans: Spans) -> list[int]:
-    """Add the values of a leaf to ``spans``, or return the pages below a branch; damage raises IndexError or struct.error."""
+    """Read one page of LMDB's tree.
+
+    For a leaf, add its values to ``spans``; for a branch, return the numbers of its pages. A damaged page raises
+    IndexError or struct.error.
+    """
     own, flags, lower = _PAGE.unpack_from(page)
     kind = flags & (_BRANCH | _LEAF | _OVERFLOW)
     if own != number or kind not in (_BRANCH, _LEAF) or lower < _HEADER:

@@ -1,4 +1,7 @@
-"""Copies of stores on a local disk of the node, made by one process and used by all processes of the node."""
+"""Copies of stores (LMDBs of sr-train) on a local disk of the node.
+
+One process of the node makes a copy, and all processes of the node use the copy.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _UNSET = re.compile(r"\$\{?(\w+)\}?")
 
 
 def local_folder(given: str) -> Path:
-    """Return the folder of ``data.stage=DIR`` with its environment variables and ``~`` expanded."""
+    """Return the folder of ``data.stage=DIR``. Environment variables and ``~`` in DIR are expanded."""
     folder = Path(os.path.expandvars(given)).expanduser().absolute()
     unset = _UNSET.search(str(folder))
     if unset is not None:
@@ -38,10 +41,10 @@ def local_folder(given: str) -> Path:
 
 
 def use_copies(stores: Sequence[Store], folder: Path) -> None:
-    """Let stores read their pixels from copies in ``folder``; make the copies that are missing.
+    """Let stores read their pixels from copies in ``folder``. Make the copies that are missing.
 
-    The name of a copy contains the store's digest, so a copy of an earlier content is never used. A process that needs a
-    copy that another process is making waits for it.
+    The name of a copy contains a digest of the store's content, so an outdated copy is never used. If another process
+    is making the copy, this process waits.
     """
     todo = {store.digest: store for store in stores if store.path.parent != folder}
     if todo:
@@ -69,7 +72,7 @@ def _sizes(store: Path) -> dict[str, int]:
 
 
 def _is_copy(path: Path, store: Store) -> bool:
-    """Return true if a folder contains a complete copy: the same files and sizes, and the same index and summary."""
+    """Return true if ``path`` is a complete copy of a store: the same files and sizes, and the same index and summary."""
     try:
         return _sizes(path) == _sizes(store.path) and Store(path).digest == store.digest
     except StoreError:
@@ -82,7 +85,7 @@ def _check_space(stores: Sequence[Store], folder: Path) -> None:
     if needed > free:
         names = ", ".join(str(store.path) for store in stores)
         old = sorted(p.name for store in stores for p in folder.glob(f"{store.path.stem}-*.lmdb"))
-        remove = f"; copies that may be of an earlier content: {', '.join(old)}" if old else ""
+        remove = f"; copies that may be outdated, and that you can delete: {', '.join(old)}" if old else ""
         raise ValueError(
             f"data.stage={folder}: copies of {names} need {_size(needed)}, but {_size(free)} are free{remove}; give another "
             "folder, or data.stage=null to read the stores where they are"
@@ -94,7 +97,10 @@ def _size(count: int) -> str:
 
 
 def _make(store: Store, folder: Path) -> Path:
-    """Return the copy of a store; make it if it is missing. One process at a time does this."""
+    """Return the path of a store's copy.
+
+    Make the copy if it is missing; a lock lets only one process do this at a time.
+    """
     place = _place(store, folder)
     with _alone(folder / f".{place.name}.lock", store):
         if not _is_copy(place, store):
@@ -121,7 +127,7 @@ def _alone(lock: Path, store: Store) -> Generator[None]:
 
 
 def _copy(store: Store, place: Path) -> None:
-    """Copy a store to a temporary folder, compare it with the store, and rename it."""
+    """Copy a store to a temporary folder, compare the copy with the store, and rename the temporary folder to ``place``."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
     temporary.chmod(0o755)  # mkdtemp hides it from other users
     sizes = _sizes(store.path)

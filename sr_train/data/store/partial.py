@@ -57,9 +57,10 @@ class Partial:
             raise StoreError(f"{self.path}: cannot be opened ({error}); delete it and run sr-prepare again") from None
 
     def reconcile(self, scales: Sequence[int], is_current: Callable[[int, str, Record], bool]) -> set[str]:
-        """Delete outdated images; return the keys of those that are there at all ``scales``.
+        """Delete outdated images from the partial store. Return the keys of the images that are kept.
 
-        Raises FileExistsError if the build was started with another plan.
+        An image is kept if ``is_current`` returns True for it at all ``scales``. Raises FileExistsError if the build was
+        started with another plan.
         """
         _, records = self._committed()
         with self._environment.begin() as transaction:
@@ -122,7 +123,7 @@ class Partial:
         sync_folder(store.absolute().parent)
 
     def _committed(self) -> tuple[Index, list[tuple[int, str, Record]]]:
-        """Return the index of the committed images, and (scale, key, record) of each."""
+        """Return the index of the store, and (scale, key, record) of each image that is already written to the store."""
         try:
             with (
                 (self.path / "data.mdb").open("rb") as file,
@@ -136,7 +137,7 @@ class Partial:
 
 @contextmanager
 def writer_lock(folder: Path) -> Generator[None]:
-    """Lock a store for one writer; the lock ends with its process, also after a kill."""
+    """Lock a store, so that only one process writes it. The lock ends with the process, also if it is killed."""
     if os.name == "nt":  # no such locks: the user must not run two at once
         yield
         return
@@ -150,7 +151,7 @@ def writer_lock(folder: Path) -> Generator[None]:
 
 
 def _transact(environment: lmdb.Environment, write: Callable[[lmdb.Transaction], None]) -> None:
-    """Run ``write`` in one transaction; if the map is full, double its size and repeat."""
+    """Run ``write`` in one LMDB transaction. If LMDB's memory map is full, double the size of the map and try again."""
     while True:
         try:
             with environment.begin(write=True) as transaction:

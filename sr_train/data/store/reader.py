@@ -1,9 +1,9 @@
-"""Reading a store: raw pixels of many images in one LMDB, so that a training patch is a view into the memory map.
+"""Reading a store: an LMDB with raw pixels of many images. A training patch is a view into the memory map of the file.
 
 Keys of ``NAME.lmdb/data.mdb``:
 
 - ``p/S/KEY``  pixels, [H, W, C] in C order, in the image's own dtype; S is 1 for the original images, else the scale of
-  their LR; padded to a page, so that LMDB stores them in separate pages
+  their LR images; padded to a page, so that LMDB stores them in separate pages
 - ``m/S/KEY``  shape, source file and checksums (``Record``)
 - ``store``    JSON, written last: contents of the store, how it was made, and a checksum of the records
 
@@ -14,13 +14,14 @@ to which store they belong.
 
 Stores of version 1 have a file ``offsets`` instead, with only positions and a checksum.
 
-An unfinished store is ``NAME.lmdb.partial``; it is renamed at the end, so a ``NAME.lmdb`` is always finished.
+An unfinished store is ``NAME.lmdb.partial``. The folder is renamed at the end, so a ``NAME.lmdb`` is always finished.
 
-A reader does not use the LMDB library. It reads pixels from a memory map of the file at the positions in the index, a crop
-as one band of rows. The library reads the whole value into memory for each access: 8 MB of disk for a crop of a 2K image.
+A reader does not use the LMDB library. The reader reads pixels from a memory map of the file, at the positions in the
+index. For a crop, only the rows of the crop are read. The LMDB library would read the whole image for each crop: 8 MB
+for a 2K image.
 
-On a network file system the pixels are read by ``pread`` instead, which can be repeated when the server does not answer. An
-access to a memory map that fails kills the process (SIGBUS).
+On a network file system the pixels are read by ``pread``, which can be repeated if the server does not answer. A memory
+map is not used there, because a failed access to a memory map kills the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from sr_train.files import Reader, on_network
 
 
 class Store:
-    """Finished store, opened for reading. It is picklable; every process opens its own map on first use.
+    """Finished store (LMDB of images), opened for reading. It can be pickled; every process opens its own memory map.
 
     Args:
         path: the ``NAME.lmdb`` folder.
@@ -119,14 +120,20 @@ class Store:
         return list(dict.fromkeys(part.path for part in self._parts.values()))
 
     def use(self, copy: Path) -> None:
-        """Read the pixels from a copy with the same digest; the records in memory stay."""
+        """From now on, read the pixels from a copy of this store. The index in memory stays in use.
+
+        The copy must have the same digest as this store.
+        """
         for part in {id(part): part for part in self._parts.values()}.values():
             part.use(copy / part.path.name)
         self.path, self._map = copy, None
         self._reader = Reader(copy / "data.mdb") if on_network(copy) else None
 
     def _read_index(self) -> Index:
-        """Read the index from its file, which must fit ``data.mdb``, or without that file from LMDB's pages."""
+        """Read the store's index from the file ``index``, or from LMDB's pages in ``data.mdb`` if there is no such file.
+
+        Raise StoreError if a file is damaged, or if ``index`` was not made from this ``data.mdb``.
+        """
         try:
             data = self._mapped()
             if not (self.path / INDEX).exists():
@@ -156,7 +163,10 @@ class Store:
         return index
 
     def _unpack(self, index: Index) -> None:
-        """Store records and positions of the index; check them against the summary."""
+        """Keep the records and positions of the index in this object.
+
+        Raise StoreError if they do not fit the summary.
+        """
         try:
             for scale, key, record, at in index.images():
                 self.records.setdefault(scale, {})[key] = record
@@ -175,7 +185,11 @@ class Store:
             )
 
     def _fits_offsets(self, index: Index) -> bool:
-        """Compare with the file of version 1: positions of a mark and of all images, checksum of positions and records."""
+        """Return true if the file ``offsets`` of a store of version 1 fits the index.
+
+        The file contains the position of the summary, the positions of all images, and a checksum of positions and
+        records.
+        """
         file = (self.path / OFFSETS).read_bytes() if (self.path / OFFSETS).exists() else b""
         body = file[:8] + index.offsets
         crc = zlib.crc32(body)
@@ -184,7 +198,7 @@ class Store:
         return file in (body, body + crc.to_bytes(8, "little"))  # the oldest files have no checksum
 
     def _mapped(self) -> mmap.mmap:
-        """Return this process's memory map of the file; a map inherited by a fork is used too."""
+        """Return this process's memory map of ``data.mdb``. A forked process uses the map of its parent process."""
         if self._map is None:
             with (self.path / "data.mdb").open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -200,9 +214,8 @@ class Store:
         summary = cast("dict[str, Any]", summary) if isinstance(summary, dict) else {}
         if summary.get("format") != FORMAT:
             raise StoreError(
-                f"{self.path}: an LMDB, but not a store of sr-train (stores of BasicSR contain PNG files, not pixels, and "
-                "are read where their meta_info.txt is next to data.mdb); copy that file too, or make a store from the images "
-                "with sr-prepare"
+                f"{self.path}: an LMDB, but not a store of sr-train; if it is an LMDB of BasicSR, copy its meta_info.txt "
+                "to this folder, next to data.mdb; otherwise make a store from the images with sr-prepare"
             )
         if summary.get("version") not in (1, VERSION):
             raise StoreError(
@@ -219,7 +232,7 @@ class Store:
 
     @property
     def scales(self) -> list[int]:
-        """Scales in the store: 1 for the original images, then the scales of their LR."""
+        """Scales in the store: 1 for the original images, then the scales of their LR images."""
         return sorted(self.records)
 
     def keys(self, scale: int = 1) -> list[str]:
@@ -229,7 +242,11 @@ class Store:
         return sorted(self.records[scale])
 
     def view(self, scale: int, key: str) -> Image:
-        """Return the whole image [H, W, C], read-only; a view into the memory map unless the store is on a network."""
+        """Return a whole image [H, W, C], read-only.
+
+        The array is a view into the memory map of the file. On a network file system, the pixels are read into memory
+        instead.
+        """
         if scale in self._parts:
             return self._parts[scale].view(scale, key)
         record = self.records[scale][key]
@@ -238,14 +255,17 @@ class Store:
         return np.ndarray(record.shape, record.dtype, self._mapped(), self._offsets[scale, key])
 
     def _read_ahead(self, scale: int, key: str, first: int, last: int) -> None:
-        """Request bytes [first, last) of an image at once instead of page by page on access."""
+        """Ask the operating system to read the bytes [first, last) of an image now, instead of page by page on access."""
         if hasattr(mmap, "MADV_WILLNEED"):
             start = self._offsets[scale, key] + first
             aligned = start - start % mmap.PAGESIZE
             self._mapped().madvise(mmap.MADV_WILLNEED, aligned, start - aligned + last - first)
 
     def read(self, scale: int, key: str) -> Image:
-        """Read the whole image [H, W, C] in one disk access. Raises StoreError if its checksum is not the stored one."""
+        """Read a whole image [H, W, C] in one disk access.
+
+        Raises StoreError if the pixels do not have the stored checksum.
+        """
         if scale in self._parts:
             return self._parts[scale].read(scale, key)
         if self._reader is None:
@@ -256,7 +276,7 @@ class Store:
         return image
 
     def crop(self, scale: int, key: str, top: int, left: int, height: int, width: int) -> Image:
-        """Return a window [height, width, C] as a read-only view; its band of rows is read in one disk access."""
+        """Return a window [height, width, C] of an image as a read-only view. Its rows are read in one disk access."""
         if scale in self._parts:
             return self._parts[scale].crop(scale, key, top, left, height, width)
         record = self.records[scale][key]
@@ -268,7 +288,7 @@ class Store:
         return self.view(scale, key)[top : top + height, left : left + width]
 
     def verify(self, scale: int, key: str) -> str | None:
-        """Read an image and compare its checksum; return an error message or None."""
+        """Read an image and compare its checksum with the stored checksum. Return an error message or None."""
         try:
             self.read(scale, key)
         except StoreError as error:

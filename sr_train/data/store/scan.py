@@ -1,4 +1,4 @@
-"""Inputs of a store: checks of the image files before anything is written, then decoding and reduction in parallel."""
+"""Input images of a store (LMDB made by sr-prepare): check all files first, then decode and reduce them in parallel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _OVERHEAD = 1.02  # size of LMDB's pages / size of the pixels
 
 
 class Reduction(NamedTuple):
-    """LR images of a store; a partial store is continued only with the same plan."""
+    """Scales of a store, and rounding rules (arithmetic) or other origin of its LR images.
+
+    A partial store is continued only with the same plan.
+    """
 
     scales: tuple[int, ...]
     arithmetic: str
@@ -46,7 +49,7 @@ class Reduction(NamedTuple):
 
     @property
     def made(self) -> dict[int, str]:
-        """Origin of the LR images of each scale: an arithmetic or ``given``."""
+        """{scale: origin of its LR images}: the name of an arithmetic, or ``given``."""
         return {scale: GIVEN if scale in self.given else self.arithmetic for scale in self.scales}
 
     def __str__(self) -> str:
@@ -56,14 +59,14 @@ class Reduction(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One image with its LR versions, ready to be written."""
+    """One image with its LR versions, ready to be written to a store."""
 
     key: str
     images: dict[int, tuple[Image, tuple[int, int, int]]]  #: scale -> image; size, mtime in ns and CRC-32 of its file
 
 
 class Estimate(NamedTuple):
-    """Number of images and disk space of a build, computed from the headers of the files."""
+    """Number of images in a new store, and disk space that they need, computed from the headers of the files."""
 
     images: int
     pixels: int  #: size of the pixels of all scales in bytes
@@ -71,7 +74,11 @@ class Estimate(NamedTuple):
 
 
 def parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Future[R]]:
-    """Yield futures of ``function`` over ``items`` in order, a bounded number ahead, in threads (decoders release the GIL)."""
+    """Call ``function`` with each item in threads, and yield the futures in the order of ``items``.
+
+    At most 2 * ``workers`` items are started in advance. Threads are sufficient, because image decoders release the
+    GIL.
+    """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
@@ -92,12 +99,13 @@ class Inputs:
     Args:
         images: folder, with its subfolders and archives, an archive, or an LMDB of BasicSR.
         plan: scales and arithmetic of the store.
-        workers: threads that decode and reduce.
-        skip_bad: leave unreadable images out instead of failing.
-        files: key -> file of the images to store; default: every image below the folder.
-        lr: scale -> key -> file of given LR images.
+        workers: number of threads that decode and reduce images.
+        skip_bad: true to leave unreadable images out; false to raise an error.
+        files: {key: file} of the images to store; default: every image below the folder.
+        lr: {scale: {key: file}} of given LR images.
         listed: text file with the names of the images to store, if ``files`` is not given.
-        check: function from the headers of all good files to a list of problems, called before the work starts.
+        check: function that gets the headers of all readable files and returns a list of problems. This function is
+            called before images are decoded.
         copies: folder of the decompressed copies of tar.gz archives.
 
     Raises:
@@ -153,7 +161,10 @@ class Inputs:
         return self.plan.scales if self.base is not None else (1, *self.plan.scales)
 
     def _results(self, function: Callable[[str], R], keys: Iterable[str]) -> Iterator[tuple[str, R | None]]:
-        """Yield (key, result) in order; the result of a bad file is None, and its reason is added to ``bad``."""
+        """Yield (key, result of ``function``) in order.
+
+        For an unreadable file, yield None and add the reason to ``self.bad``.
+        """
         keys = list(keys)
         for key, future in zip(keys, parallel(function, keys, self._workers), strict=True):
             try:
@@ -200,9 +211,10 @@ class Inputs:
         return Item(key, images)
 
     def estimate(self, store: Path, partial: Path, progress: Callable[[int], object]) -> Estimate:
-        """Read all headers to find bad files and the size of the store before the work starts.
+        """Read the headers of all files, to find unreadable files and the size of the store before images are decoded.
 
-        Raises BadFilesError that lists all bad files (unless ``skip_bad``), OSError if the disk is too small.
+        Raises BadFilesError that lists all unreadable files, unless ``skip_bad`` is true. Raises OSError if the disk is
+        too small.
         """
         good: dict[str, Header] = {}
         total = 0
@@ -235,14 +247,20 @@ class Inputs:
             discard_copies(files)
 
     def load(self, keys: Iterable[str]) -> Iterator[Item | None]:
-        """Decode and reduce images in order; yield None for a bad file and remove it from ``files``."""
+        """Decode and reduce images in order.
+
+        For an unreadable file, yield None and remove the file from ``self.files``.
+        """
         for key, item in self._results(self._item, keys):
             if item is None:
                 del self.files[key]
             yield item
 
     def raise_bad(self) -> None:
-        """Raise BadFilesError that lists all bad files, unless ``skip_bad`` leaves them out."""
+        """Raise BadFilesError that lists all unreadable files.
+
+        Do nothing if ``skip_bad`` is true or all files are readable.
+        """
         if self.bad and not self._skip_bad:
             raise BadFilesError(
                 f"{self.images}: {counted(len(self.bad), 'bad file')}; repair or remove the listed files and run the same "
@@ -251,7 +269,7 @@ class Inputs:
             )
 
     def raise_none(self) -> None:
-        """Raise BadFilesError if no file is left."""
+        """Raise BadFilesError if none of the files can be used."""
         if not self.files:
             raise BadFilesError(f"{self.images}: none of the images can be used", self.bad)
 

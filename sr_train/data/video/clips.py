@@ -1,4 +1,7 @@
-"""Clips: folders or a store of numbered frames, grouped, selected and checked before training."""
+"""Clips of numbered frames, from folders, a store (LMDB of sr-train) or an LMDB of BasicSR.
+
+Frames are grouped into clips, clips are selected, and all of them are checked before training.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def shown_clip(clip: str, where: str) -> str:
-    """Return the name of a clip for messages; if the folder itself is the clip, the name of the folder."""
+    """Return the name of a clip for messages.
+
+    If the source folder itself is the clip, return the name of the folder.
+    """
     return clip or Path(where).name
 
 
@@ -43,16 +49,16 @@ def empty_folders(folder: str | os.PathLike[str]) -> list[str]:
 def select(
     names: Iterable[str], where: str, clips: Sequence[str] | None = None, without: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """Map each selected clip to the names of its frames, in order of their numbers.
+    """Return {name of a selected clip: names of its frames, in order of their numbers}.
 
     Args:
         names: names of all frames, ``CLIP/FRAME``.
-        where: source of the frames, for messages; a folder is also searched for empty clips.
-        clips: names of the clips to keep; ``None`` keeps all.
-        without: names of clips to leave out of these.
+        where: source of the frames, for messages. A folder is also searched for empty clips.
+        clips: names of the clips to keep; ``None`` keeps all clips.
+        without: names of clips to leave out, even if they are in ``clips``.
 
     Raises:
-        BadFilesError: lists all clips that are missing or empty, or that have frames without numbers or gaps in the numbers.
+        BadFilesError: lists all clips that are missing or empty, or in which a frame is missing or has no number.
     """
     found: dict[str, list[str]] = {}
     for name in names:
@@ -70,7 +76,7 @@ def select(
 
 
 def _in_order(clip: str, names: Sequence[str], problems: list[str]) -> list[str]:
-    """Sort the frames of a clip by number; add bad, duplicate or missing numbers to ``problems``."""
+    """Sort the frames of a clip by number. Add a message to ``problems`` for wrong, duplicate or missing numbers."""
     frames: dict[int, str] = {}
     for name in names:
         frame = split_key(name)[1]
@@ -99,9 +105,10 @@ def clip_files(
     *,
     copies: str | os.PathLike[str] | None = None,
 ) -> dict[str, InputFile]:
-    """Map the key of every frame of the selected clips to its file, in order. Raises as :func:`select` does.
+    """Return {key: file} for every frame of the selected clips, in order. Raises the errors of :func:`select`.
 
-    ``folder`` may be an archive or an LMDB of BasicSR; ``copies`` is the folder of decompressed tar.gz archives.
+    ``folder`` may be a folder of clips, an archive or an LMDB of BasicSR. ``copies`` is the folder of the decompressed
+    copies of tar.gz archives.
     """
     files = input_files(folder, clips=True, copies=copies)
     frames = select(files, os.fspath(folder), clips, without)
@@ -109,7 +116,7 @@ def clip_files(
 
 
 def unequal_sizes(headers: Mapping[str, Header | tuple[int, int, int]]) -> list[str]:
-    """Return a message for every frame ``CLIP/FRAME`` whose size differs from the first frame of its clip."""
+    """Return a message for every frame ``CLIP/FRAME`` whose size differs from the size of its clip's first frame."""
     first: dict[str, tuple[int, int]] = {}
     problems: list[str] = []
     for key, header in headers.items():
@@ -120,19 +127,19 @@ def unequal_sizes(headers: Mapping[str, Header | tuple[int, int, int]]) -> list[
 
 
 class Clips:
-    """Frames of clips with their LR frames, which are given or made by bicubic reduction.
+    """HR and LR frames of clips. LR frames are read from a source, or made from HR frames by bicubic reduction.
 
     Args:
-        hr: a folder that contains one folder of numbered frames per clip, a store made from it, an LMDB of BasicSR, or
-            ``toy_clips:NAMES``.
+        hr: a folder that contains one folder of numbered frames per clip, a store that sr-prepare made from such a
+            folder, an LMDB of BasicSR, or ``toy_clips:NAMES``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         lr: source of the LR frames; ``None`` makes LR from HR.
         clips: names of the clips to use; ``None`` uses all.
         without: names of clips to leave out.
         least: smallest number of frames that a clip must have.
-        arithmetic: arithmetic of LR made from HR.
-        cache: keep decoded files in memory.
-        channels: channels C of the frames; see :func:`.images.to_channels`.
+        arithmetic: name of the rounding rules for LR made from HR, see :mod:`sr_train.resampling`.
+        cache: true to keep decoded files in memory.
+        channels: number of channels C of the frames; see :func:`.images.to_channels`.
 
     Raises:
         BadFilesError: lists all clips or frames that cannot be used.
@@ -180,7 +187,7 @@ class Clips:
             self.spans.append((sum(self.spans[-1]) if self.spans else 0, len(frames)))
 
     def _compare(self, where: str, low: Matched) -> None:
-        """Raise BadFilesError unless every HR frame has an LR frame and every LR frame has an HR frame."""
+        """Raise BadFilesError if an HR frame has no LR frame, or an LR frame has no HR frame."""
         extra: dict[str, list[str]] = {}
         for key in low.extra:
             extra.setdefault(split_key(key)[0], []).append(split_key(key)[1])
@@ -205,7 +212,7 @@ class Clips:
             raise BadFilesError(what, problems)
 
     def _check_files(self) -> None:
-        """Raise BadFilesError unless all frames of a clip have the same size and all files are complete."""
+        """Raise BadFilesError if frames of a clip have different sizes, or if a file is truncated."""
         pairs = self.pairs
         sizes = {key: (*pairs.hr_size(i), 3) for i, key in enumerate(pairs.keys)}
         problems = unequal_sizes(sizes) or unequal_sizes(

@@ -1,4 +1,4 @@
-"""Datasets of clips: training windows by position, and windows to score in validation."""
+"""Datasets of clips: windows of frames for training, and windows whose center frame is scored in validation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from sr_train.data.video.windows import check_frames, check_padding, padded_wind
 
 
 class TrainWindows:
-    """Windows of frames inside their clips, one per possible center frame.
+    """Training windows of video frames.
+
+    A window lies inside its clip; there is one window for each possible center frame.
 
     Args:
-        clips: clips to take windows from; their ``least`` covers the longest window.
+        clips: clips to take windows from. Every clip must have at least as many frames as the longest window covers
+            (argument ``least`` of :class:`.clips.Clips`).
         frames: odd number of frames of a window.
-        intervals: intervals between the frames of a window; each is drawn equally often.
-        reverse: play half of the windows backwards.
+        intervals: possible intervals between the frames of a window; each interval is drawn equally often.
+        reverse: true to reverse the order of the frames in half of the windows.
     """
 
     unit, sized = "windows", "clip"
@@ -46,9 +49,10 @@ class TrainWindows:
         return len(self._centers)
 
     def draw(self, index: int, words: Sequence[int]) -> list[int]:
-        """Return the pairs of a window around the ``index``-th center, chosen by three uniform 64-bit words.
+        """Return the indices (in ``self.pairs``) of the frames of a random window around center frame number ``index``.
 
-        If the clip has no such window with the drawn interval, another center of the same clip is drawn.
+        ``words`` are three uniform random 64-bit integers, which determine interval and order. If the window with this
+        interval does not fit into the clip, another center frame of the same clip is drawn.
         """
         clip, center = self._centers[index]
         first, length = self._spans[clip]
@@ -68,7 +72,10 @@ class TrainWindows:
         return self._names[self._centers[index][0]]
 
     def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
-        """Return (LR patches in order of time, HR patch of the center frame, its key); see :class:`.TrainSource`."""
+        """Cut a training patch; see :class:`.TrainSource`.
+
+        Return LR patches of the frames in order of time, HR patch of the center frame, and name of the center frame.
+        """
         window = self.draw(index, words[3:6])
         center = window[len(window) // 2]
         top, left = self.pairs.place(center, words, size)
@@ -78,19 +85,22 @@ class TrainWindows:
 
 
 def check_intervals(intervals: Sequence[int]) -> list[int]:
-    """Return the frame intervals as a list. Raises ValueError if one is wrong."""
+    """Return the frame intervals as a list. Raises ValueError unless all are integers of at least 1."""
     if not intervals or any(i < 1 for i in intervals):
         raise ValueError(f"intervals={list(intervals)}: expected integers of at least 1, e.g. [1] or [1,2]")
     return list(intervals)
 
 
 class EvalWindows:
-    """Whole windows to be scored, one per frame, for :class:`~sr_train.data.dataset.EvalImages`.
+    """Uncropped windows of frames for validation, one for each frame to be scored.
+
+    The class :class:`~sr_train.data.dataset.EvalImages` uses these windows.
 
     Args:
         clips: clips to take windows from.
-        frames: number of frames of a window; 1 for networks that take images.
-        padding: choice of frames beyond the ends of a clip, see :mod:`sr_train.data.video.windows`.
+        frames: number of frames of a window; 1 for networks that take single images.
+        padding: rule that replaces frames before the start and after the end of a clip, see
+            :mod:`sr_train.data.video.windows`.
         score: ``all`` frames, or only the ``centre`` frame of each clip (Vimeo-90K).
     """
 
@@ -130,7 +140,11 @@ class EvalWindows:
         return self._spans[clip][0] + frame
 
     def frame(self, index: int) -> ClipFrame:
-        """Return the position of the frame to be scored: clip, pairs of its window, True if it is the middle one."""
+        """Return the position of the frame to be scored.
+
+        The result contains the name of the clip, the indices (in ``self.pairs``) of the window's frames, and True if
+        the frame is the middle frame of its clip.
+        """
         clip, center = self._where[index]
         first, length = self._spans[clip]
         numbers = padded_window(center, frames=self.frames, length=length, padding=self.padding)
@@ -141,7 +155,7 @@ class EvalWindows:
         return self.pairs.hr_size(self._number(*self._where[index]))
 
     def _lr(self, number: int) -> Image:
-        """Return an LR frame [h, w, C] through a cache, because neighboring windows share most frames."""
+        """Return an LR frame [h, w, C]. Recent frames are in a cache, because neighboring windows share most frames."""
         if number not in self._recent:
             self._recent[number] = to_channels(self.pairs.lr_whole(number), self.channels)
             if len(self._recent) > 2 * self.frames:

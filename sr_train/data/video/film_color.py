@@ -1,6 +1,7 @@
-"""Conversion between Y'CbCr and RGB by the matrices, ranges and chroma positions of ITU-R BT.601, BT.709 and BT.2020.
+"""Conversion between Y'CbCr and RGB with the matrices, ranges and chroma positions of ITU-R BT.601, BT.709 and BT.2020.
 
-FFmpeg's swscale is not used: its defaults (BT.601 for every size, chroma in the middle) shift the colors of most videos.
+FFmpeg's swscale is not used: its defaults (BT.601 for every size, chroma in the middle) shift the colors of most
+videos.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Color(NamedTuple):
 
 
 class PixelFormat(NamedTuple):
-    """Planes of a pixel format."""
+    """Description of the planes of a video's pixel format."""
 
     kind: str  #: "yuv", "gray" or "rgb"
     depth: int  #: bits per sample
@@ -56,7 +57,7 @@ class PixelFormat(NamedTuple):
 
 
 def planar_format(pixel: Any) -> PixelFormat:
-    """Return the planar format that can store a pixel format (PyAV's ``VideoFormat``) without its alpha."""
+    """Return the planar format for the samples of a pixel format (PyAV's ``VideoFormat``), without an alpha channel."""
     parts = [c for c in pixel.components if not c.is_alpha]
     depth = max((c.bits for c in parts), default=8)
     depth = 8 if depth <= 8 else next((d for d in (9, 10, 12, 14, 16) if d >= depth), 16)
@@ -76,19 +77,22 @@ def plane_samples(plane: Any, depth: int) -> torch.Tensor:
 
 
 def default_matrix(height: int) -> int:
-    """Return the matrix of a video that specifies none: BT.709 from 720 lines on, else BT.601, as players assume."""
+    """Return the color matrix for a video that specifies no matrix, as players do: BT.709 from 720 lines on, else BT.601."""
     return 1 if height >= 720 else 6
 
 
 def _ends(depth: int, full: bool, chroma: bool) -> tuple[float, float]:
-    """Return the sample value of 0 and the difference between the sample values of 1 and 0."""
+    """Return (zero, span) to convert integer samples of a plane: (sample - zero) / span is the real value.
+
+    The real value is in [0, 1] for luma, and in [-0.5, 0.5] for chroma.
+    """
     if chroma:
         return float(1 << (depth - 1)), float((1 << depth) - 1 if full else 224 << (depth - 8))
     return (0.0, float((1 << depth) - 1)) if full else (float(16 << (depth - 8)), float(219 << (depth - 8)))
 
 
 def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool) -> torch.Tensor:
-    """Interpolate a chroma axis linearly to ``length`` luma samples."""
+    """Upsample one axis of a chroma plane to ``length`` samples (as many as luma has), by linear interpolation."""
     if factor == 1:
         return x
     at = torch.arange(length, dtype=torch.float32)
@@ -101,7 +105,11 @@ def _stretched(x: torch.Tensor, axis: int, length: int, factor: int, left: bool)
 
 
 def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
-    """Reduce [h, w] to [h, ceil(w / factor)], by a triangle filter if chroma is at the left luma sample, else by the mean."""
+    """Reduce a chroma plane [h, w] to [h, ceil(w / factor)].
+
+    If ``left`` is true, the new samples are at the left of ``factor`` old samples, and a triangle filter is used.
+    Otherwise each is the mean of ``factor`` old samples.
+    """
     if factor == 1:
         return x
     if left:
@@ -113,14 +121,16 @@ def _reduced(x: torch.Tensor, factor: int, left: bool) -> torch.Tensor:
 
 
 def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, color: Color, *, left: bool = True) -> torch.Tensor:
-    """Convert planes of samples as floats, [h, w] with smaller chroma, to RGB [3, h, w] in [0, 1].
+    """Convert the planes of a video frame to RGB [3, h, w] in [0, 1].
 
     Args:
-        planes: Y, Cb, Cr; or Y; or R, G, B.
+        planes: planes Y, Cb, Cr; or Y; or R, G, B. A plane is a float array [h, w] of integer sample values. Chroma
+            planes may be smaller.
         pix_fmt: format of the planes.
         color: color coding of the planes; for RGB only the range matters.
-        left: chroma is at every second luma sample of a line, as in MPEG-2, H.264 and later; else between two of them, as
-            in JPEG and MPEG-1. Vertically it is between the lines in both cases.
+        left: true if a chroma sample is at the position of the left one of its luma samples, as in MPEG-2, H.264 and
+            later. False if it is in the middle between them, as in JPEG and MPEG-1. Vertically it is in the middle in
+            both cases.
     """
     zero, one = _ends(pix_fmt.depth, color.full, chroma=False)
     luma = (planes[0] - zero) / one
@@ -142,7 +152,10 @@ def to_rgb(planes: list[torch.Tensor], pix_fmt: PixelFormat, color: Color, *, le
 
 
 def from_rgb(rgb: torch.Tensor, pix_fmt: PixelFormat, color: Color, *, left: bool = True) -> list[torch.Tensor]:
-    """Convert RGB [3, h, w] in [0, 1] to planes of integers as floats, the inverse of :func:`to_rgb`."""
+    """Convert RGB [3, h, w] in [0, 1] to the planes of a video frame, the inverse of :func:`to_rgb`.
+
+    A plane is a float array of integer sample values.
+    """
     zero, one = _ends(pix_fmt.depth, color.full, chroma=False)
     top = (1 << pix_fmt.depth) - 1
     if pix_fmt.kind == "rgb":

@@ -1,4 +1,4 @@
-"""Reading videos: upright RGB frames one by one, their time stamps, and the packets of the other streams."""
+"""Reading a video: upright RGB frames one by one, with time stamps, and packets of the other streams (sound, subtitles)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def reason(error: BaseException) -> str:
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Return (transpose, flip vertically, flip horizontally), which make a frame upright in this order."""
+    """Return (transpose, flip vertically, flip horizontally) as booleans.
+
+    These operations, applied in this order, make a frame upright.
+    """
     for data in cast("Any", frame.side_data):
         if data.type.name == "DISPLAYMATRIX":
             matrix = np.reshape(np.frombuffer(bytes(data), np.int32), (3, 3))
@@ -98,7 +101,7 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
 
 class FilmReader:
-    """Open video; ``close`` or the end of ``with`` closes it.
+    """Reader of a video file. ``close`` or the end of a ``with`` block closes the file.
 
     Args:
         path: path of the file.
@@ -158,14 +161,17 @@ class FilmReader:
 
     @property
     def count(self) -> int | None:
-        """Number of frames by the header of the video or from its length; None if neither is known."""
+        """Number of frames, from the video's header or computed from its duration; None if both are unknown."""
         if stated := self._stated_count():
             return stated
         length = self.container.duration
         return None if not length else max(1, round(length / 1_000_000 * self.look.rate))
 
     def _stated_count(self) -> int:
-        """Return the number of frames by the header, 0 if unknown. Frames that an MP4's edit list removes are not counted."""
+        """Return the number of frames in the video's header; 0 if it is unknown.
+
+        Frames that an MP4's edit list removes are not counted.
+        """
         stated = int(self.stream.frames)
         index = getattr(self.stream, "index_entries", None)  # PyAV 17 and later
         mp4 = "mp4" in self.container.format.name
@@ -187,9 +193,9 @@ class FilmReader:
         full = int(frame.color_range) == 2 or pixel.name.startswith("yuvj")
         full = full or (int(frame.color_range) == 0 and pix_fmt.kind != "yuv")
         if pixel.name.startswith("pal") or any(c.is_alpha for c in pixel.components):
-            self.warnings.append("its transparency is dropped")
+            self.warnings.append("the video's transparency is dropped")
         if frame.interlaced_frame:
-            self.warnings.append("it is interlaced; networks expect whole frames: deinterlace it first")
+            self.warnings.append("the video is interlaced; networks expect whole frames: deinterlace the video first")
         color = Color(matrix, full, int(context.color_primaries), int(context.color_trc))
         rate = self.stream.average_rate or self.stream.guessed_rate or self.stream.base_rate or Fraction(25)
         base = self.stream.time_base or 1 / rate
@@ -198,7 +204,10 @@ class FilmReader:
         return Look(height, width, pix_fmt, color, tagged, aspect, Fraction(rate), Fraction(base), left)
 
     def _pixel_format(self, pixel: Any) -> PixelFormat:
-        """Return the planar format that can store a pixel format without its alpha. Raises FilmError if there is none."""
+        """Return the planar format for a pixel format, without an alpha channel.
+
+        Raises FilmError if FFmpeg has no such format.
+        """
         try:
             pix_fmt = planar_format(pixel)
             self._av.VideoFormat(pix_fmt.name)
@@ -238,7 +247,10 @@ class FilmReader:
             raise FilmError(f"{self.path}: cut short in frame {frames}")
 
     def _check_end(self, packets: int, frames: int, ends: float) -> None:
-        """Raise FilmError if the video is shorter than its header states: a cut between two packets causes no other error."""
+        """Raise FilmError if the video is shorter than the length in its header.
+
+        Without this check, a video that is cut off between two packets would cause no error.
+        """
         names, stated = self.container.format.name, self._stated_count()
         if "mp4" in names and stated > packets and hasattr(self.stream, "index_entries"):
             raise FilmError(f"{self.path}: cut short: it ends after {packets} of {stated} frames")
@@ -248,7 +260,9 @@ class FilmReader:
                 raise FilmError(f"{self.path}: cut short: it ends after {ends:.1f} of {last:.1f} s ({frames} frames)")
 
     def frames(self, take: Callable[[Any], object] = lambda packet: None) -> Iterator[Frame]:
-        """Yield all frames, once; ``take`` is called with each packet of the other streams.
+        """Yield all frames.
+
+        This method can be called only once. ``take`` is called with each packet of the other streams.
 
         Raises:
             FilmError: a frame is damaged or has another size.
@@ -263,14 +277,18 @@ class FilmReader:
             if (frame.width, frame.height) != self._stored:
                 was = f"{self._stored[0]}x{self._stored[1]}"
                 raise FilmError(
-                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, earlier frames are {was}; split it there"
+                    f"{self.path}: frame {number} is {frame.width}x{frame.height}, earlier frames are {was}; split the video "
+                    "there"
                 )
             yield Frame(self._pixels(frame), self._time(frame), int(frame.duration or 0))
             number += 1
             frame = next(self._decoded, None)
 
     def _time(self, frame: VideoFrame) -> int:
-        """Return the time stamp of a frame; if it has none, that of the last frame plus one frame's duration."""
+        """Return the time stamp of a frame.
+
+        For a frame without a time stamp, return the last time stamp plus one frame's duration.
+        """
         stamp = frame.pts if frame.pts is not None else frame.dts
         step = max(1, round(1 / (self.look.rate * self.look.time_base)))
         if stamp is None:

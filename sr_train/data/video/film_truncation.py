@@ -1,7 +1,7 @@
-"""Detection of videos whose end is missing, e.g. after an aborted download, before frames are read.
+"""Detection of videos whose end is missing, e.g. after an aborted download. The check is made before frames are read.
 
-The file size is compared with AVI's RIFF size, Matroska's segment or the boxes of MP4; GIF must end with its trailer. Other
-formats are checked while they are read. MPEG program and transport streams do not contain their length.
+The file size is compared with AVI's RIFF size, Matroska's segment or the boxes of MP4. A GIF must end with its trailer
+byte. Other formats are checked while they are read. MPEG program and transport streams do not contain their length.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def _matroska(head: bytes) -> int:
-    """Return the end position of the segment; 0 if its size is unknown, as in live streams."""
+    """Return the end position of a Matroska file's segment; 0 if the size of the segment is unknown, as in live streams."""
     at = head.find(_SEGMENT) + len(_SEGMENT)
     if at < len(_SEGMENT) or at >= len(head) or not head[at]:
         return 0
@@ -45,7 +45,7 @@ def _matroska(head: bytes) -> int:
 
 
 def _boxes(file: BinaryIO, size: int) -> int:
-    """Return the number of bytes that the last outermost box of an MP4 or MOV lacks."""
+    """Return the number of bytes missing at the end of an MP4 or MOV: its last box (block) ends beyond the file's end."""
     at = 0
     while at + 8 <= size:
         file.seek(at)

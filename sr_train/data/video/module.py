@@ -18,30 +18,32 @@ from sr_train.data.video.windows import check_frames
 
 
 class ClipData(SRData):
-    """Training windows and validation clips.
+    """Data module of training windows and validation clips.
 
     Args:
-        train: sources to train on; each ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, clips: C, without: C,
-            weight: w}``, where C is ``all``, a list of names or a text file of names. Without weights every window
-            is drawn equally often.
-        val: validation sets by name; each ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
+        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, clips: C, without: C,
+            weight: w}``, where C is ``all``, a list of names or a text file of names. Without weights every window is
+            drawn equally often.
+        val: {name: validation set}; each set is
+            ``{hr: SOURCE, lr: ..., clips: C, without: C, padding: P, score: all | centre}``.
         scale: HR pixels per LR pixel; 1 for deblurring.
         channels: channels C of the images: 3 (RGB), 1 (gray) or 4 (RGBA); see :func:`.images.to_channels`.
         lr_patch: side of a training patch, in LR pixels.
         frames: odd number of frames of a window; the network restores the center one.
-        intervals: intervals between the frames of a training window; each is drawn equally often.
-        reverse: play half of the training windows backwards.
+        intervals: possible intervals between the frames of a training window; each interval is drawn equally often.
+        reverse: true to reverse the order of the frames in half of the training windows.
         batch: training windows per step, over all devices and micro-batches.
         accumulate: micro-batches per step.
         workers: loader processes per device; 0 loads in the training process.
         prefetch_factor: batches that each loader process prepares ahead; ``None`` for torch's default, 2.
         seed: the run's seed.
-        stage_name: the stage's name; seed and name determine every draw.
-        stage: folder on a local disk of the node, to which the stores of ``train`` are copied; ``$TMPDIR`` is expanded.
-        augment: apply the eight flips and rotations to windows.
-        arithmetic: arithmetic of LR made from HR, see :mod:`sr_train.resampling`.
-        cache: keep decoded files of folders in memory; stores need no cache.
-        patience: number of windows in a row, drawn for one position, that cannot be read: then the run ends with an error.
+        stage_name: the stage's name; together with the seed, it determines all random choices.
+        stage: folder on a local disk of the node, to which the stores (LMDBs of sr-prepare) of ``train`` are copied.
+            ``$TMPDIR`` is expanded.
+        augment: true to apply one of the eight flips and rotations to each window.
+        arithmetic: name of the rounding rules for LR images made from HR images, see :mod:`sr_train.resampling`.
+        cache: true to keep decoded files of folders in memory; stores need no cache.
+        patience: the run ends with an error after this number of successive unreadable windows for one sample.
     """
 
     def __init__(
@@ -98,7 +100,10 @@ class ClipData(SRData):
     def loader(
         self, sampler: PositionSampler, *, pin_memory: bool = False, context: str | None = None
     ) -> DataLoader[Batch]:
-        """Return a loader as for images; toy clips are rendered first, so that forked workers share them."""
+        """Return a loader of training windows for the positions of ``sampler``; see :meth:`.SRData.loader`.
+
+        Toy clips are rendered before worker processes are forked, so that these processes share them.
+        """
         for source in self.sources:
             if self.workers and isinstance(source.hr, ToyClips):
                 source.hr.render_all()

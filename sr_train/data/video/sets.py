@@ -1,4 +1,4 @@
-"""Clips as given in YAML: ``{hr: ..., lr: ..., clips: ..., without: ..., padding: ..., score: ..., weight: ...}``."""
+"""Opening of clips that are described in YAML: ``{hr, lr, clips, without, weight}`` or ``{..., padding, score}``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def _check_spec(where: str, spec: object, keys: set[str]) -> dict[str, Any]:
 
 
 def clip_names(where: str, value: object) -> list[str] | None:
-    """Convert ``all`` (or true), a list of clips or a text file of clips to a list of names, or to None for all."""
+    """Convert the value of ``clips=`` or ``without=`` to a list of names; None stands for all clips.
+
+    The value is ``all`` (or true), a list of names, or the path of a text file with names.
+    """
     if value is None or value is True or value == "all":
         return None
     if isinstance(value, str):
@@ -61,14 +64,19 @@ def open_training(
     reverse: bool,
     options: Mapping[str, Any],
 ) -> TrainWindows:
-    """Open a source of training windows; ``where`` is its key in the config, ``options`` are scale, arithmetic, cache and
-    channels."""
+    """Open a source of training windows.
+
+    ``where`` is the config key of the source, for messages. ``options`` contains scale, arithmetic, cache and channels.
+    """
     clips = _open(where, _check_spec(where, spec, _TRAIN), (frames - 1) * max(intervals) + 1, options)
     return TrainWindows(clips, frames=frames, intervals=intervals, reverse=reverse)
 
 
 def open_set(where: str, spec: object, *, frames: int, options: Mapping[str, Any]) -> EvalWindows:
-    """Open a set of clips to be scored in windows of ``frames``; 1 for networks that take images."""
+    """Open a validation set of clips. Each frame is scored from a window of ``frames`` frames around it.
+
+    ``frames`` is 1 for networks that take single images.
+    """
     spec = _check_spec(where, spec, _SET)
     padding, score = str(spec.get("padding", "reflection_circle")), spec.get("score", "all")
     try:

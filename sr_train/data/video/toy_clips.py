@@ -52,22 +52,23 @@ class View(NamedTuple):
     zoom: float  #: photograph pixels per frame pixel
 
     def reach(self) -> tuple[float, float]:
-        """Return the distance (across, down) from the center of the frame to its corners, in photograph pixels."""
+        """Return the distance (across, down) from the center of the frame to its corners, in pixels of the photograph."""
         c, s = abs(math.cos(self.angle)) * self.zoom / 2, abs(math.sin(self.angle)) * self.zoom / 2
         return WIDTH * c + HEIGHT * s, WIDTH * s + HEIGHT * c
 
 
 def _numbers(photograph: str, seed: int, clip: int, attempt: int) -> list[float]:
-    """Return eight uniform numbers in [0, 1) as a function of the arguments."""
+    """Return eight uniform pseudo-random numbers in [0, 1), which depend only on the arguments."""
     text = f"toy_clips/{photograph}/{seed}/{clip}/{attempt}"
     digest = hashlib.blake2b(text.encode(), digest_size=64).digest()
     return [word / 2**64 for word in struct.unpack("<8Q", digest)]
 
 
 def camera(photograph: str, size: tuple[int, int], *, seed: int = 0, clip: int = 0) -> list[View]:
-    """Return the path of one clip as a function of (photograph, seed, clip): uniform pan, rotation and zoom, slightly curved.
+    """Return the views of the camera in one clip.
 
-    ``size`` is (height, width) of the photograph. A path that leaves the photograph is drawn again.
+    The camera pans, rotates and zooms with constant speed on a curved path. The views depend only on (photograph, seed,
+    clip). ``size`` is (height, width) of the photograph. A path that leaves the photograph is drawn again.
     """
     height, width = size
     for attempt in range(_TRIES):
@@ -112,12 +113,14 @@ def render(photograph: Image, views: list[View]) -> Image:
 
 
 class ToyClips:
-    """Source of clips over photographs, ``PER_PHOTOGRAPH`` per photograph, with keys such as ``coffee-3/00000011``.
+    """Source of clips made from photographs: ``PER_PHOTOGRAPH`` clips for each photograph.
 
-    A clip is rendered on first access (a tenth of a second) and kept until the process ends.
+    The name of a frame is e.g. ``coffee-3/00000011``. A clip is rendered on first access (a tenth of a second) and kept
+    in memory until the process ends.
 
     Args:
-        names: photographs of scikit-image, separated by commas; default: those that recipes train on.
+        names: names of photographs of scikit-image, separated by commas; default: the photographs that recipes train
+            on.
         seed: seed of the camera paths.
     """
 

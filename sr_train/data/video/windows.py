@@ -7,7 +7,7 @@ PADDINGS = ("replicate", "reflection", "reflection_circle", "circle")
 
 
 def check_frames(frames: int) -> None:
-    """Raise ValueError unless a window of ``frames`` frames has a center."""
+    """Raise ValueError unless ``frames`` is an odd number, so that a window has a center frame."""
     if frames < 1 or frames % 2 == 0:
         raise ValueError(
             f"frames={frames}: expected an odd number of at least 1 (center frame and as many on each side)"
@@ -15,17 +15,18 @@ def check_frames(frames: int) -> None:
 
 
 def check_padding(padding: str) -> None:
-    """Raise ValueError for an unknown padding."""
+    """Raise ValueError unless ``padding`` is one of the names in ``PADDINGS``."""
     if padding not in PADDINGS:
         raise ValueError(f"padding={padding!r}: choose from {', '.join(PADDINGS)}")
 
 
 def padded_window(center: int, *, frames: int, length: int, padding: str = "reflection_circle") -> list[int]:
-    """Return the numbers of ``frames`` consecutive frames around ``center``; numbers outside the clip are replaced by padding.
+    """Return the numbers of the ``frames`` consecutive frames around frame ``center`` of a clip with ``length`` frames.
 
-    ``replicate`` repeats the first or last frame, ``reflection`` mirrors at it (2 1 0 1 2). The other two take the frames
-    that follow the window at its other end, so that no frame occurs twice: ``reflection_circle`` in reverse order
-    (4 3 0 1 2, as EDVR), ``circle`` in order (3 4 0 1 2).
+    Numbers outside the clip are replaced. ``replicate`` repeats the first or last frame. ``reflection`` mirrors at the
+    first or last frame (2 1 0 1 2 for 5 frames around frame 0). The other two rules use the frames just beyond the
+    other end of the window, so that no frame occurs twice: ``reflection_circle`` in reverse order (4 3 0 1 2, as in
+    EDVR), ``circle`` in order (3 4 0 1 2).
     """
     check_padding(padding)
     check_frames(frames)

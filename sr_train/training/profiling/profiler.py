@@ -1,8 +1,8 @@
 """``profile=true``: timing of the first steps of a run. It changes neither the weights nor the order of the data.
 
-During the measured steps the trainer's profiler is a :class:`~sr_train.training.profiling.step_timer.StepTimer`. Rare parts
-(a log entry, a validation, a checkpoint) are timed if they occur in these steps, and run once for timing after them otherwise.
-The table then contains their average cost per step.
+During the measured steps the trainer's profiler is a :class:`~sr_train.training.profiling.step_timer.StepTimer`. Rare
+parts are a log entry, a validation and a checkpoint. A rare part is timed if it occurs in the measured steps; otherwise
+it is run once for timing after them. The report contains the average time of a rare part per step.
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ _AT_LEAST = 0.5  # minimum of seconds for timing the loader alone
 
 
 class StepProfiler(StepCallback):
-    """Callback that measures ``steps`` steps after a warm-up, traces a few more, times the rare parts, and reports.
+    """Callback for ``profile=true``: measures ``steps`` steps after a warm-up, traces a few more, and prints a report.
 
-    It must come after the callbacks that it measures. Weights, logs and the order of the data are equal to a run without it.
+    It also times the rare parts (log entry, validation, checkpoint). The callback must come after the callbacks that it
+    measures. Weights, logs and the order of the data are the same as in a run without this callback.
 
     Args:
-        folder: folder of the stage; the results are written to ``profile/`` in it.
+        folder: folder of the stage; the results are written to the folder ``profile/`` in this folder.
         steps: number of measured steps.
         record: callback that logs.
         validate: callback that validates.
         checkpoints: callback that writes checkpoints.
-        native_bf16: the hardware computes in bf16.
-        compiled: the network is compiled.
+        native_bf16: true if the hardware has bf16 instructions.
+        compiled: true if the network is compiled.
     """
 
     def __init__(
@@ -97,13 +98,13 @@ class StepProfiler(StepCallback):
         self._done = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from the step of the checkpoint."""
+        """Begin to count steps at the step of the checkpoint from which the run continues."""
         super().on_train_start(trainer, pl_module)
         self._first = trainer.global_step
         self._before = cast("Any", trainer).profiler
 
     def on_step_end(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
-        """Start the timer after the warm-up, read it after every step, stop it, trace, report."""
+        """Advance the profile after a step: start the timer after the warm-up, read it, or start the trace and the report."""
         if self._done:
             return
         done = step - self._first
@@ -121,7 +122,7 @@ class StepProfiler(StepCallback):
             trainer.profiler = self._timer  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report if the run ends early; if it was asked to stop, end without a report."""
+        """Print the report if the run ends before all steps are measured. If the run was stopped, print no report."""
         if self._done:
             return
         if trainer.should_stop:
@@ -139,7 +140,7 @@ class StepProfiler(StepCallback):
             trainer.profiler = Marks()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _end(self, trainer: L.Trainer) -> torch.profiler.profile | None:
-        """Restore the trainer's profiler; return the stopped trace."""
+        """Stop the measurement: restore the trainer's profiler, and return the stopped trace, if there is one."""
         trainer.profiler = self._before  # pyright: ignore[reportAttributeAccessIssue]
         self._timer, self._done = None, True
         trace, self._trace = self._trace, None
@@ -148,14 +149,16 @@ class StepProfiler(StepCallback):
         return trace
 
     def _close(self, trainer: L.Trainer, task: SRTask) -> None:
-        """Time the rare parts, write the files and print the report."""
+        """Time the rare parts (log entry, validation, checkpoint), write the files of the profile, and print the report."""
         trace = self._end(trainer)
         self.folder.mkdir(parents=True, exist_ok=True)
         if trace is not None:
             trace.export_chrome_trace(str(self.folder / "trace.json"))
         if not self.rows:
             if trainer.is_global_zero:
-                tqdm.write(f"profile: no step was measured: the run ended within the {WARM_UP} steps of the warm-up")
+                tqdm.write(
+                    f"profile: no step was measured, because the run ended within the {WARM_UP} steps of the warm-up"
+                )
             return
         setup = self._setup(trainer, task)
         with torch.random.fork_rng(devices=[]):  # a loader always draws a seed for its workers
@@ -212,7 +215,7 @@ class StepProfiler(StepCallback):
         return Profile(self.rows[0][0], self.rows[-1][0], parts, rare, loader * trainer.world_size, walls)
 
     def _try_logging(self, trainer: L.Trainer, task: SRTask) -> float:
-        """Return the seconds for logging the same numbers to temporary files."""
+        """Return the seconds of a log entry, measured by logging the step's numbers to temporary files."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             scratch = [type(x)(folder=folder) for x in trainer.loggers if isinstance(x, MetricsCsv | TensorBoard)]
             seconds = 0.0
@@ -227,7 +230,10 @@ class StepProfiler(StepCallback):
         return seconds
 
     def _try_checkpoint(self, trainer: L.Trainer) -> float:
-        """Return the seconds that the training waits for a checkpoint, which is removed. All ranks must call this."""
+        """Return the seconds in which training waits for a checkpoint. The written checkpoint is removed.
+
+        All ranks must call this method.
+        """
         folder, seconds = self.folder / "trial", 0.0
         writer = CheckpointWriter(folder, 2)
         for step in range(2):  # the first allocates the memory of the copy
@@ -243,7 +249,7 @@ class StepProfiler(StepCallback):
         return seconds
 
     def _try_validation(self, trainer: L.Trainer, task: SRTask) -> float:
-        """Return the seconds of a validation, estimated from one image and the sizes of all."""
+        """Return the seconds of a validation, estimated from the time of one image and the sizes of all images."""
         images = self.validate.images
         assert images is not None
         pixels = [images.pixels(i) for i in range(len(images))]
@@ -262,9 +268,9 @@ class StepProfiler(StepCallback):
 
 
 def loader_alone(data: SRData, steps: int) -> float:
-    """Return the pairs/s of this device's loader when nothing else runs, measured with separate workers.
+    """Return the training pairs per second of this device's loader when nothing else runs, measured with separate workers.
 
-    Random numbers are a function of the position, so the loader of the run is not affected.
+    The run's own loader is not affected, because random choices depend only on the position (number of the sample).
     """
     loader = data.train_dataloader()
     batches = iter(loader)

@@ -1,4 +1,4 @@
-"""Report of a profile: a table of the time of a step by part, and advice."""
+"""Report of ``profile=true``: a table with the time of each part of a step, and advice for a faster run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ PARTS: tuple[str, ...] = (
 
 
 class Rare(NamedTuple):
-    """Cost of a part that runs every N steps."""
+    """Time of a rare part of a run, e.g. a validation, which occurs every N steps."""
 
-    seconds: float  #: seconds each time, in addition to the part's cost in every step
+    seconds: float  #: seconds of one occurrence, in addition to the part's seconds in every step
     every: int  #: interval in steps
-    seen: int  #: count in the measured steps; 0 if it was run after them
+    seen: int  #: number of occurrences in the measured steps; 0 if the part was run once after them
 
 
 class Setup(NamedTuple):
@@ -48,9 +48,9 @@ class Setup(NamedTuple):
     decoded: int = 0  #: number of training sources whose files are decoded for every sample
     reduced: int = 0  #: number of training sources whose LR is computed from HR for every sample
     precision: str = "32-true"
-    native_bf16: bool = False  #: the hardware computes in bf16
-    compiled: bool = False  #: the network is compiled
-    fused: bool = False  #: the optimizer is fused
+    native_bf16: bool = False  #: true if the hardware has bf16 instructions
+    compiled: bool = False  #: true if the network is compiled
+    fused: bool = False  #: true if the optimizer is fused
     exchange: tuple[int, float] | None = None  #: (processes, seconds per step from the first to the last gradient sent)
     memory: tuple[int, int] | None = None  #: memory of the GPU in bytes: (maximum that was reserved, total)
 
@@ -67,22 +67,22 @@ class Profile(NamedTuple):
 
     @property
     def step(self) -> float:
-        """Seconds per step."""
+        """Average seconds per step, with the average of the rare parts."""
         return sum(self.parts.values())
 
     def share(self, *parts: str) -> float:
-        """Return the share of parts in a step."""
+        """Return the share of a step's time that the given parts need together, from 0 to 1."""
         return sum(self.parts.get(p, 0.0) for p in parts) / max(self.step, 1e-12)
 
 
 def spread(seconds: Sequence[float], due: Sequence[bool], every: int, tried: float) -> tuple[float, Rare]:
-    """Return (average seconds per step, cost each time) of a part that has more work every ``every`` steps.
+    """Return (average seconds per step, :class:`Rare`) of a part that occurs every ``every`` steps, e.g. a validation.
 
     Args:
-        seconds: seconds of the part by step.
-        due: true for the steps with more work.
+        seconds: seconds of the part in each measured step.
+        due: for each measured step, true if the part occurred in it.
         every: interval in steps.
-        tried: seconds each time, used if no step was due.
+        tried: seconds of one occurrence, which are used if the part did not occur in the measured steps.
     """
     usual = [s for s, d in zip(seconds, due, strict=True) if not d]
     extra = [s for s, d in zip(seconds, due, strict=True) if d]
@@ -92,7 +92,7 @@ def spread(seconds: Sequence[float], due: Sequence[bool], every: int, tried: flo
 
 
 def table(profile: Profile, setup: Setup) -> list[str]:
-    """Return the table of the time of a step by part."""
+    """Return the lines of a table with the time of each part of a step."""
     width = max(map(len, PARTS))
     lines = [f"  {'part':<{width}}  {'ms a step':>9}  {'share':>6}"]
     for part in PARTS:
@@ -106,7 +106,7 @@ def table(profile: Profile, setup: Setup) -> list[str]:
             line += f"  {each * 1e3:,.1f} ms every {every:,} steps ({how})"
         if part == COMMUNICATION and setup.exchange is not None:
             count, whole = setup.exchange
-            line += f"  {count} processes exchange gradients for {whole * 1e3:,.1f} ms; the rest is hidden by the backward pass"
+            line += f"  {count} processes exchange gradients for {whole * 1e3:,.1f} ms, partly during backward"
         lines.append(line)
     lines.append(f"  {'step':<{width}}  {profile.step * 1e3:>9.2f}  {1:>6.1%}")
     walls = [1e3 * s for s in profile.walls]
@@ -120,7 +120,7 @@ def table(profile: Profile, setup: Setup) -> list[str]:
 
 
 def csv(profile: Profile) -> str:
-    """Format the same numbers as CSV."""
+    """Return the numbers of the profile's table (see :func:`table`) as CSV."""
     rows = ["part,seconds_per_step,share,seconds_each,every,seen"]
     for part in PARTS:
         rare = ",".join(f"{x!r}" for x in profile.rare.get(part, ())) or ",,"
@@ -129,7 +129,7 @@ def csv(profile: Profile) -> str:
 
 
 def advise(profile: Profile, setup: Setup) -> list[str]:
-    """Return advice for a faster run, the most promising first."""
+    """Return advice for a faster run. The advice that is likely to help most comes first."""
     found = [
         *_about_data(profile, setup),
         *_about_communication(profile),
@@ -144,7 +144,7 @@ def advise(profile: Profile, setup: Setup) -> list[str]:
 
 
 def _about_data(profile: Profile, setup: Setup) -> list[str]:
-    """Return advice about waiting for data."""
+    """Return advice for a faster run if training waits for data."""
     wait = profile.share(DATA)
     if wait <= 0.1:
         return []
@@ -152,13 +152,13 @@ def _about_data(profile: Profile, setup: Setup) -> list[str]:
     if setup.workers and profile.loader > 1.5 * without:
         return [
             f"{wait:.0%} of a step is waiting for data, but the loader alone gives {profile.loader:,.0f} pairs/s "
-            f"and the rest of a step needs only {without:,.0f} pairs/s: they compete for the same cores; "
+            f"and the other parts of a step need only {without:,.0f} pairs/s: loader and training compete for the same cores; "
             "fewer threads (OMP_NUM_THREADS) may be faster"
         ]
     lines = [f"{wait:.0%} of a step is waiting for data:"]
     if setup.reduced:
         lines.append(
-            "- LR is computed from HR for every patch: prepare it (sr-prepare images=DIR store=FILE.lmdb scales=[...])"
+            "- LR is computed from HR for every patch: prepare LR images (sr-prepare images=DIR store=FILE.lmdb scales=[...])"
         )
     if setup.decoded:
         lines.append(
@@ -178,18 +178,18 @@ def _about_data(profile: Profile, setup: Setup) -> list[str]:
 
 
 def _about_communication(profile: Profile) -> list[str]:
-    """Return advice about waiting for the other processes."""
+    """Return advice for a faster run if this process waits for gradients of the other processes."""
     share = profile.share(COMMUNICATION)
     if share <= 0.15:
         return []
     return [
         f"{share:.0%} of a step is waiting for the gradients of the other processes: give a larger data.batch, or fewer nodes; "
-        "if one node is slower or loads data more slowly, all wait for it"
+        "if one node is slower or loads data more slowly, all processes wait for this node"
     ]
 
 
 def _about_intervals(profile: Profile) -> list[str]:
-    """Return advice about parts that run too often."""
+    """Return advice for a faster run if validation, checkpoints or log entries need a large share of the time."""
     found = []
     for part, key, most in ((VALIDATION, "validate", 0.1), (CHECKPOINT, "checkpoint", 0.02), (LOGGING, "record", 0.02)):
         share, rare = profile.share(part), profile.rare.get(part)
@@ -197,7 +197,9 @@ def _about_intervals(profile: Profile) -> list[str]:
             rest = profile.step - rare.seconds / rare.every
             enough = round(rare.seconds / max(rest * most, 1e-12) + 0.5)
             if enough > rare.every:
-                found.append(f"{part} takes {share:.0%}: give {key}.every={_rounded(enough)} instead of {rare.every}")
+                found.append(
+                    f"{part} takes {share:.0%} of the time: give {key}.every={_rounded(enough)} instead of {rare.every}"
+                )
     return found
 
 
@@ -208,7 +210,10 @@ def _rounded(steps: int) -> int:
 
 
 def _about_the_machine(profile: Profile) -> list[str]:
-    """Return advice if equal steps take different times; the median ignores single slow steps."""
+    """Return advice if steps with the same work take different times.
+
+    The median of the steps is compared with the fastest step, so single slow steps have no influence.
+    """
     if median(profile.walls) <= 1.5 * min(profile.walls):
         return []
     return [
@@ -218,7 +223,7 @@ def _about_the_machine(profile: Profile) -> list[str]:
 
 
 def _about_computation(profile: Profile, setup: Setup) -> list[str]:
-    """Return advice about optimizer, precision and batch."""
+    """Return advice for a faster run about the optimizer, the precision, the batch and free memory of the GPU."""
     found = []
     share = profile.share(OPTIMIZER, GUARD)
     if share > 0.15:
@@ -227,7 +232,8 @@ def _about_computation(profile: Profile, setup: Setup) -> list[str]:
         )  # a fused optimizer undoes the scale inside, after clipping and the check
         fused = "" if setup.fused or scaled else "task.optimizer.fused=true, or "
         found.append(
-            f"the optimizer, its EMA and the check of its gradients take {share:.0%}: give {fused}a larger data.batch"
+            f"the optimizer, its EMA and the check of its gradients take {share:.0%} of the time: "
+            f"give {fused}a larger data.batch"
         )
     if profile.share(OTHER, CALLBACKS) > 0.15:
         found.append(

@@ -1,7 +1,8 @@
-"""Timer of the parts of Lightning's loop.
+"""Timer of the parts of Lightning's training loop.
 
-Lightning's loop reports all its actions, which are nested, to ``trainer.profiler``. :class:`StepTimer` replaces it. It
-adds each moment to the innermost known part, so the parts sum to the elapsed time.
+Lightning's loop reports all its actions to ``trainer.profiler``. :class:`StepTimer` replaces this profiler. Actions can
+contain other actions. The time is added to the innermost action that is a known part, so the times of all parts add up
+to the elapsed time.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ _OURS = {
 
 
 def part_of(action: str) -> str | None:
-    """Return the part that an action of Lightning starts; None if it belongs to the part that calls it.
+    """Return the part of a step that begins with an action of Lightning; None if the action belongs to the part around it.
 
-    ``[Strategy]DDPStrategy.backward`` -> backward, ``[Callback]Validate.on_train_batch_end`` -> validation.
+    Examples: ``[Strategy]DDPStrategy.backward`` -> backward; ``[Callback]Validate.on_train_batch_end`` -> validation.
     """
     owner, _, hook = action.rpartition(".")
     if not owner.startswith("[Callback]"):
@@ -62,11 +63,11 @@ def part_of(action: str) -> str | None:
 
 
 class StepTimer(Profiler):
-    """Profiler that counts seconds by part; each moment is added to the innermost started part.
+    """Profiler that measures the seconds of each part of a step. Time is added to the innermost part that has started.
 
     Args:
-        device: device of the network. A GPU is synchronized at the border between two parts, because its work would otherwise
-            be added to the part that waits for it first.
+        device: device of the network. A GPU is synchronized at the border between two parts, because the GPU's work
+            would otherwise be added to the first part that waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,21 +95,21 @@ class StepTimer(Profiler):
         self._stack.append(part)
 
     def stop(self, action_name: str) -> None:
-        """End an action; one that started before this timer is ignored."""
+        """End an action. An action that started before this timer is ignored."""
         if len(self._stack) > 1:
             if self._stack[-1] != self._stack[-2]:
                 self._charge()
             self._stack.pop()
 
     def take(self) -> dict[str, float]:
-        """End a step and return its seconds by part."""
+        """End a step. Return {part: seconds in this step}."""
         self._charge()
         taken, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
         return taken
 
 
 class Marks(Profiler):
-    """Profiler that adds the parts to a trace of ``torch.profiler``."""
+    """Profiler that marks the parts of a step in a trace of ``torch.profiler``."""
 
     def __init__(self) -> None:
         super().__init__()

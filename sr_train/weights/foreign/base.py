@@ -1,7 +1,8 @@
-"""Contract for reading other programs' weights. A key format is the naming of a network's tensors by one program.
+"""Contract for reading other programs' weights.
 
-Each family of networks has a file with its ``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries
-all of them. To add a key format, write two functions of names and shapes and add a :class:`KeyFormat` with them.
+A key format is the scheme by which one program names a network's tensors. Each family of networks has a file with its
+``KEY_FORMATS``; :func:`sr_train.weights.foreign.recognize.recognize` tries all of them. To add a key format, write two
+functions of names and shapes and add a :class:`KeyFormat` with them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Shapes = Mapping[str, "tuple[int, ...]"]
 
 
 class WeightsError(ValueError):
-    """Error of a weights file that cannot be used, with the reason."""
+    """Error for a weights file that cannot be used. The message contains the reason."""
 
 
 def count_tensors(count: int, one: str, many: str) -> str:
@@ -33,7 +34,7 @@ class Foreign(NamedTuple):
 
 
 def same_names(shapes: Shapes) -> Mapping[str, str | None]:
-    """Return the names unchanged, for a program whose names equal ours."""
+    """Return all names unchanged, for a program that uses the same names of tensors as sr-train."""
     return {name: name for name in shapes}
 
 
@@ -52,14 +53,15 @@ def stated(channels: int) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFormat:
-    """Naming of a network's tensors by one program. All functions are pure, and none copies a tensor."""
+    """Scheme by which one program names a network's tensors. The functions have no side effects and copy no tensor."""
 
     name: str  #: for messages and a file's origin, e.g. ``BasicSR's EDSR``
-    #: (shapes by the file's names) -> our name of each tensor, None for a tensor that our network does not have. Tensors that
-    #: our network computes itself are left out. The result is None if the names belong to another network.
+    #: (shapes by the file's names) -> sr-train's name of each tensor, None for a tensor that sr-train's network lacks.
+    #: Tensors that the network computes itself are left out. The result is None if the names belong to another network.
     names: Callable[[Shapes], Mapping[str, str | None] | None] = same_names
-    #: (shapes by our names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is None if the
-    #: shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared before building.
+    #: (shapes by sr-train's names, scale that the user gave) -> ``_target_`` and arguments of the network. The result is
+    #: None if the shapes belong to another network. Raises ValueError if ``scale`` is needed. All shapes are compared
+    #: before building.
     match: Callable[[Shapes, int | None], dict[str, Any] | None]
     #: (tensors by the file's names) -> None. Called if names and shapes match. Raises ValueError for unusable values.
     check: Callable[[Mapping[str, torch.Tensor]], None] = _any_values

@@ -1,11 +1,14 @@
-"""Key formats of EDSR, MDSR and MSRResNet: BasicSR's, which we use too, of EDSR's authors (EDSR-PyTorch), MMagic and KAIR.
+"""Key formats (schemes of tensor names) of EDSR, MDSR and MSRResNet: those of BasicSR, EDSR-PyTorch, MMagic and KAIR.
+
+sr-train uses BasicSR's names. EDSR-PyTorch is the program of EDSR's authors.
 
 Names of the authors in EDSR and MDSR: ``head.0``, ``body.I.body.0|2``, ``body.N`` after the N blocks, ``sub_mean`` and
-``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2`` and
-``upsample.S`` for scale number S, and ``tail.0`` for all scales.
+``add_mean``. EDSR's upsampler is ``tail.0`` and its last convolution ``tail.1``. MDSR has ``pre_process.S.J.body.0|2``
+and ``upsample.S`` for scale number S, and ``tail.0`` for all scales.
 
-MMagic's EDSR works on [0, 1], ours and all others on [0, 255]: its first and last convolutions are scaled. Its MSRResNet has
-no activation after a pixel shuffle, so it is another network. KAIR's MSRResNet1 has the names of ESRGAN's code of 2019.
+MMagic's EDSR works on pixels in [0, 1], all other EDSRs, also sr-train's, on pixels in [0, 255]. So the first and last
+convolutions of MMagic's EDSR are scaled. MMagic's MSRResNet has no activation after a pixel shuffle, so it is another
+network. KAIR's MSRResNet1 has the names of ESRGAN's code of 2019.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ _CONV = {"0": "conv1", "2": "conv2"}
 
 
 def _body(shapes: Shapes, *others: str) -> dict[str, int] | None:
-    """Return the arguments that follow from convolutions of images and ``body.N.conv1``; None unless ``others`` exist."""
+    """Return arguments of a network: channels, blocks and image channels; None for tensors without the expected form.
+
+    Expected are a convolution ``conv_first`` from C image channels, a convolution ``conv_last`` to C channels, blocks
+    ``body.N`` with ``conv1`` and ``conv2``, and all layers in ``others``.
+    """
     needed = ("conv_first", "body.0.conv1", "body.0.conv2", "conv_last", *others)
     if any(f"{name}.weight" not in shapes for name in needed):
         return None
@@ -44,7 +51,10 @@ def _body(shapes: Shapes, *others: str) -> dict[str, int] | None:
 
 
 def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
-    """Return the scale of a sub-pixel upsampler: x3 for one convolution to 9F channels, times 2 for each one to 4F."""
+    """Return the scale of a sub-pixel upsampler from the shapes of its convolutions; None for other shapes.
+
+    With F features, the scale is 3 for one convolution to 9 * F channels, and 2^n for n convolutions to 4 * F channels.
+    """
     found = [shapes[f"{name}.weight"] for name in convolutions if f"{name}.weight" in shapes]
     if found == [(9 * features, features, 3, 3)]:
         return 3
@@ -52,7 +62,10 @@ def _scale(shapes: Shapes, features: int, *convolutions: str) -> int | None:
 
 
 def infer_edsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an EDSR. The file does not contain the residual scaling; the paper's is assumed."""
+    """Return the arguments of an EDSR from shapes of tensors; None for another network.
+
+    The shapes do not show the residual scaling, so the paper's value is assumed.
+    """
     body = _body(shapes, "conv_after_body", "upsample.0")
     scale = _scale(shapes, body["channels"], "upsample.0", "upsample.2", "upsample.4") if body else None
     if body is None or scale is None:
@@ -62,7 +75,7 @@ def infer_edsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
 
 
 def infer_msrresnet(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an MSRResNet."""
+    """Return the arguments of an MSRResNet from shapes of tensors; None for another network."""
     body = _body(shapes, "upconv1", "conv_hr")
     scale = _scale(shapes, body["channels"], "upconv1", "upconv2") if body else None
     if body is None or scale is None:
@@ -71,7 +84,7 @@ def infer_msrresnet(shapes: Shapes, _: int | None = None) -> dict[str, Any] | No
 
 
 def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an MDSR with one last convolution for all scales."""
+    """Return the arguments of an MDSR with one last convolution for all scales, from shapes of tensors; None if not an MDSR."""
     body = _body(shapes, "conv_after_body")
     if body is None:
         return None
@@ -80,7 +93,7 @@ def infer_mdsr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
 
 
 def _authors_body(shapes: Shapes) -> tuple[int, int] | None:
-    """Return (features, blocks) for names of the authors; None for other names."""
+    """Return (number of features, number of blocks) of an EDSR or MDSR with EDSR-PyTorch's names; None for other names."""
     head = shapes.get("head.0.weight", ())
     blocks = {int(m[1]) for m in map(_BLOCK.fullmatch, shapes) if m}
     if len(head) != 4 or head[1:] != (3, 3, 3) or f"body.{len(blocks)}.weight" not in shapes:
@@ -89,7 +102,7 @@ def _authors_body(shapes: Shapes) -> tuple[int, int] | None:
 
 
 def _shared(name: str, blocks: int) -> str | None:
-    """Return our name of a tensor that both EDSR and MDSR have; None for others."""
+    """Convert EDSR-PyTorch's name of a tensor that EDSR and MDSR have in common to sr-train's name; None for other names."""
     if m := _BLOCK.fullmatch(name):
         return f"body.{m[1]}.{_CONV[m[2]]}.{m[3]}"
     start, _, kind = name.rpartition(".")
@@ -112,9 +125,10 @@ def _authors_edsr(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Map an MDSR's names to ours. Its upsamplers are numbered, and their shapes give the scales.
+    """Return {EDSR-PyTorch's name: sr-train's name} for the tensors of an MDSR; None for another network.
 
-    Raises ValueError for a shape that gives no scale and for two upsamplers with one scale.
+    EDSR-PyTorch numbers the upsamplers of an MDSR. Their scales are found by their shapes. Raises ValueError if a shape
+    does not fit a scale, or if two upsamplers have the same scale.
     """
     body = _authors_body(shapes)
     places = sorted({int(m[1]) for m in map(_UP.fullmatch, shapes) if m})
@@ -123,7 +137,7 @@ def _authors_mdsr(shapes: Shapes) -> Mapping[str, str | None] | None:
     found = [_scale(shapes, body[0], f"upsample.{place}.0", f"upsample.{place}.2") for place in places]
     if None in found or len(set(found)) < len(found):
         raise ValueError(
-            f"EDSR-PyTorch's MDSR has one upsampler for each scale; the scales of those in this file are {found}"
+            f"EDSR-PyTorch's MDSR has one upsampler for each scale; the scales of the upsamplers in this file are {found}"
         )
     at = dict(zip(map(str, places), found, strict=True))
 
@@ -181,7 +195,10 @@ def _names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError if the file's mean shift differs from the one in our networks. Its weights do not fit them then."""
+    """Raise ValueError if a file's mean shift (``sub_mean``, ``add_mean``) differs from the mean shift in sr-train's networks.
+
+    In this case, sr-train's networks cannot use the file's weights.
+    """
     mean = torch.tensor(DIV2K_MEAN) * 255
     for name, sign in (("sub_mean", -1), ("add_mean", 1)):
         weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
@@ -192,8 +209,8 @@ def check_means(tensors: Mapping[str, torch.Tensor]) -> None:
             numbers = [] if bias is None else [round(float(v), 4) for v in bias.flatten()[:3]]
             shown = "" if bias is None else f": {name}.bias is {numbers}"
             raise ValueError(
-                f"its network works on another range or mean than [0, 255] and DIV2K's{shown}; only networks trained with "
-                "--rgb_range 255 can be used"
+                f"the network in this file uses another range than [0, 255], or another mean than DIV2K's{shown}; "
+                "only networks trained with --rgb_range 255 can be used"
             )
 
 

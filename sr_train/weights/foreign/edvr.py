@@ -1,7 +1,8 @@
-"""The published key formats of EDVR: the authors' of 2019, MMagic's, and BasicSR's, which we use too.
+"""Published key formats (schemes of tensor names) of EDVR: the authors' of 2019, MMagic's, and BasicSR's.
 
-The authors and BasicSR number the temporal attentions in opposite order, and both have the same shapes. The test of this file
-compares outputs to prove that the map is right.
+sr-train uses BasicSR's names.
+The authors and BasicSR number the two temporal attentions in opposite order, and both attentions have the same shapes.
+Therefore the test of this file compares outputs, to prove that the names are converted correctly.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _SAME = re.compile(
 
 
 def rename_2019(name: str) -> str | None:
-    """Return our name for a tensor's name of 2019; None for a name that EDVR does not have."""
+    """Convert a tensor's name in EDVR's code of 2019 to sr-train's name; None for a name that EDVR does not have."""
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -63,7 +64,7 @@ def rename_2019(name: str) -> str | None:
 
 
 def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Map the authors' names of 2019 to ours; None if they belong to another network."""
+    """Return {name in EDVR's code of 2019: sr-train's name}; None if the names belong to another network."""
     return {name: rename_2019(name) for name in shapes} if "pcd_align.L3_offset_conv1.weight" in shapes else None
 
 
@@ -94,7 +95,7 @@ def names_mmagic(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def infer_edvr(shapes: Shapes, _: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an EDVR; None for other shapes."""
+    """Return the arguments of an EDVR from shapes of tensors; None for another network."""
     channels = _outputs(shapes, "pcd_align.cas_dcnpack.weight")
     offsets = _outputs(shapes, "pcd_align.cas_dcnpack.conv_offset.weight")
     fused = shapes.get("fusion.feat_fusion.weight", shapes.get("fusion.weight", ()))

@@ -1,4 +1,4 @@
-"""Recognition of other programs' weights: names and shapes of tensors give the network and its arguments."""
+"""Recognition of other programs' weights: the network and its arguments are found by names and shapes of the tensors."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ class Match(NamedTuple):
 
 
 def recognize(path: Path, content: object, *, scale: int | None = None) -> Foreign:
-    """Return the network, its weights and their origin, recognized by the names and shapes of a file's tensors.
+    """Return the network that another program's file contains, recognized by the names and shapes of its tensors.
 
-    What programs wrap around the tensors is removed (see :mod:`sr_train.weights.foreign.unwrap`). ``scale`` is used only if
-    the tensors fit several scales. The returned tensors are float32 copies, independent of the file. Raises WeightsError if
-    no key format matches. Raises TorchFileError for tensors that are not plain floating-point arrays; BatchNorm's counters
-    may be integers.
+    The result contains the config, the weights and the origin of the network. Wrappers and prefixes that programs add
+    around the tensors are removed (see :mod:`sr_train.weights.foreign.unwrap`). ``scale`` is used only if the tensors
+    fit networks of several scales. The returned tensors are float32 copies, independent of the file. Raises
+    WeightsError if no key format (scheme of tensor names) matches. Raises TorchFileError for tensors that are not plain
+    floating-point arrays; BatchNorm's counters may be integers.
     """
     found = unwrap_file(path, content, scale=scale)
     networks = [p for p in found.parts if p.match is not None and not p.companion and not p.match.discriminates]
@@ -93,7 +94,9 @@ def unwrap_file(path: Path, content: object, *, scale: int | None = None) -> Unw
         raise WeightsError(f"{path}: contains a {type(content).__name__}; expected a network's state dict")
     if all(key in content for key in _CHECKPOINT) and _is_ours(path, content):
         folder = path.parent.parent if path.parent.name == "checkpoints" else "runs/NAME/STAGE"
-        raise WeightsError(f"{path}: is a checkpoint to resume training from; give the folder of its stage, {folder}")
+        raise WeightsError(
+            f"{path}: this is a checkpoint to resume training from; give the folder of its stage, {folder}"
+        )
     found = unwrap(content, _matcher(scale))
     if not found.parts:
         raise WeightsError(f"{path}: {_no_tensors(content)}")
@@ -182,8 +185,8 @@ def _nothing_fits(path: Path, content: object, found: Unwrapped) -> str:
     shown = ", ".join(f"{name[:60]} {list(value.shape)}" for name, value in list(first.tensors.items())[:4])
     known = ", ".join(form.name for form in KEY_FORMATS)
     return (
-        f"the name of its network is missing, and no key format matches its {_count(len(first.tensors))} "
-        f"({shown}{', ...' if len(first.tensors) > 4 else ''}); known are {known}"
+        f"the file does not contain the name of its network, and no key format matches its {_count(len(first.tensors))} "
+        f"({shown}{', ...' if len(first.tensors) > 4 else ''}); known key formats are {known}"
     )
 
 
@@ -203,9 +206,9 @@ def _no_tensors(content: dict[Any, Any]) -> str:
 
 
 def _fit(form: KeyFormat, shapes: Shapes, scale: int | None) -> tuple[dict[str, Any], dict[str, str]] | None:
-    """Return a network's config and {our name: the file's name}; None if the tensors belong to another network.
+    """Return (config of the network, {sr-train's name: the file's name}) for a key format; None if the tensors do not match.
 
-    Raises ValueError if the file has names that the network does not have.
+    Raises ValueError if the file contains names that the network does not have.
     """
     named = form.names(shapes)
     if named is None:

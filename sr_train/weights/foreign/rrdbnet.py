@@ -1,4 +1,7 @@
-"""The three published key formats of RRDBNet: the authors' of 2018 and of 2019, and BasicSR's, which we use too."""
+"""The three published key formats (schemes of tensor names) of RRDBNet.
+
+They are the authors' formats of 2018 and of 2019, and BasicSR's format, which sr-train also uses.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,11 @@ _NAMES_2019 = {"trunk_conv": "conv_body", "HRconv": "conv_hr"}
 
 
 def names_2018(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Map ``model.0.weight``, ``model.1.sub.N.RDB1.conv1.0.weight``, ... to our names.
+    """Return {name in ESRGAN's code of 2018: sr-train's name} for the tensors of an RRDBNet; None for another network.
 
-    ``model.1`` is the body; the last item of its ``sub`` is the convolution after the body. The numbered layers that follow
-    have tensors only if they are convolutions: first the upsampling ones, then conv_hr, then conv_last.
+    Names of 2018 are ``model.0.weight``, ``model.1.sub.N.RDB1.conv1.0.weight``, ... The body is ``model.1``; the last
+    item of ``model.1.sub`` is the convolution after the body. The following layers are numbered. Only convolutions
+    among them have tensors: first the upsampling convolutions, then conv_hr, then conv_last.
     """
     if "model.1.sub.0.RDB1.conv1.0.weight" not in shapes:
         return None
@@ -48,7 +52,10 @@ def names_2018(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
-    """Map ``RRDB_trunk.N.RDB1.conv1.weight``, ``trunk_conv``, ``upconv1``, ``HRconv``, ... to our names."""
+    """Return {name in ESRGAN's code of 2019: sr-train's name} for the tensors of an RRDBNet; None for another network.
+
+    Names of 2019 are ``RRDB_trunk.N.RDB1.conv1.weight``, ``trunk_conv``, ``upconv1``, ``HRconv``, ...
+    """
     if "RRDB_trunk.0.RDB1.conv1.weight" not in shapes:
         return None
 
@@ -63,11 +70,12 @@ def names_2019(shapes: Shapes) -> Mapping[str, str | None] | None:
 
 
 def infer_rrdbnet(shapes: Shapes, scale: int | None = None) -> dict[str, Any] | None:
-    """Return the arguments of an RRDBNet.
+    """Return the arguments of an RRDBNet from shapes of tensors; None for another network.
 
-    With 4 times as many input as output channels (2x2 pixels) the scale is 2, with 16 times as many (4x4 pixels) it is 1.
-    With equally many the number of upsampling convolutions gives it: none x1, two x4, three x8. One is x2 or x3; only then
-    ``scale`` is used. Raises ValueError if it is needed and is neither 2 nor 3.
+    With 4 times as many input channels as output channels (2x2 pixels) the network has scale 2, with 16 times as many
+    (4x4 pixels) scale 1. With equally many, the scale depends on the number of upsampling convolutions: 1 for none, 4
+    for two, 8 for three. With one upsampling convolution the scale is 2 or 3, and the argument ``scale`` decides. Raises
+    ValueError if ``scale`` is then neither 2 nor 3.
     """
     first, dense = shapes.get("conv_first.weight"), shapes.get("body.0.rdb1.conv1.weight")
     last = shapes.get("conv_last.weight")

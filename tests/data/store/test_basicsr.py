@@ -221,7 +221,7 @@ def test_clips_of_an_lmdb_become_a_store_by_the_command(invoke, reds, tmp_path):
     )
     done = invoke("sr-prepare", "clips=HR.lmdb", "list=list.txt", "store=y.lmdb", "scales=[2]")
     assert done.returncode == 0, done.stderr
-    assert "HR.lmdb: 1 clip, 8 frames, no gaps" in done.stdout
+    assert "HR.lmdb: 1 clip, 8 frames, no frame is missing" in done.stdout
     store = Store(tmp_path / "y.lmdb")
     assert store.keys(2) == list(clip_files(reds["HR.lmdb"], ["000"]))
     assert np.array_equal(store.view(1, "000/00000003"), read_image(Path(reds["HR"]) / "000" / "00000003.png"))
@@ -278,7 +278,10 @@ def line(text):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_meta, r"HR_sub\.lmdb: an LMDB, but not a store of sr-train .*meta_info\.txt is next to data\.mdb"),
+        (
+            spoil_meta,
+            r"HR_sub\.lmdb: an LMDB, but not a store of sr-train; .*copy its meta_info\.txt to this folder, next to data\.mdb",
+        ),
         (spoil_data, r"HR_sub\.lmdb/data\.mdb: there is no such file"),
         (spoil_cut, r"HR_sub\.lmdb/data\.mdb: truncated or damaged"),
         (spoil_no_lmdb, r"HR_sub\.lmdb/data\.mdb: truncated or damaged \(no header of LMDB"),
@@ -302,7 +305,7 @@ def test_a_damaged_lmdb_is_refused_with_file_and_key(images, spoil, message):
     [
         (b"text that is long enough for a header", r"image '0001_s001': its value is not a PNG file"),
         (b"", r"image '0001_s001': its value is not a PNG file"),
-        (cv2.imencode(".png", picture(1, 52, 40))[1].tobytes(), r"the PNG is 40x52, but meta_info\.txt states 52x40"),
+        (cv2.imencode(".png", picture(1, 52, 40))[1].tobytes(), r"the PNG is 40x52, but meta_info\.txt gives 52x40"),
         (cv2.imencode(".png", picture(1, 40, 52))[1].tobytes()[:-900], r"0001_s001: corrupt or truncated image"),
     ],
 )

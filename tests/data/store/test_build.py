@@ -114,7 +114,7 @@ def test_records_are_packed_without_loss():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"records": b"abc"}, "records of 3 bytes, not a multiple of 36"),
+        ({"records": b"abc"}, "records of 3 bytes; expected a multiple of 36"),
         (
             {"records": Record(9, 9, 3, 1, 0, 0, 0, 0).pack()},
             r"'1/a' of shape \(9, 9, 3\) does not fit at position 8 of 250 bytes",

@@ -82,7 +82,9 @@ def test_a_truncated_store_is_refused_and_kills_no_process(stored, indexed):
 
 
 def test_a_path_without_a_store_is_refused_with_a_remedy(tmp_path):
-    with pytest.raises(StoreError, match=r"x\.lmdb: there is no such store; make it with sr-prepare images=DIR store="):
+    with pytest.raises(
+        StoreError, match=r"x\.lmdb: there is no such store; make the store with sr-prepare images=DIR store="
+    ):
         Store(tmp_path / "x.lmdb")
     (tmp_path / "x.lmdb").mkdir()
     with pytest.raises(StoreError, match=r"x\.lmdb: contains no data\.mdb, so it is not a store of sr-prepare"):
@@ -100,7 +102,7 @@ def test_an_lmdb_of_basicsr_is_refused(tmp_path):
     rewrite(tmp_path / "DIV2K.lmdb", **{f"{k:04d}": encode_image(picture(k), ".png") for k in range(3)})
     (tmp_path / "DIV2K.lmdb" / "meta_info.txt").write_text("0000.png (40,51,3) 1\n")
     with pytest.raises(
-        StoreError, match=r"an LMDB, but not a store of sr-train \(stores of BasicSR contain PNG files, not pixels"
+        StoreError, match=r"an LMDB, but not a store of sr-train; if it is an LMDB of BasicSR, copy its meta_info\.txt"
     ):
         Store(tmp_path / "DIV2K.lmdb")
 
@@ -117,7 +119,7 @@ def test_a_store_of_another_version_is_refused(stored):
     [
         ({"store": b"{"}, "damaged summary"),
         ({"store": b"[]"}, "not a store of sr-train"),
-        ({"m/1/0003": b"ab"}, r"x\.lmdb: damaged index \(records of 1262 bytes, not a multiple of 36"),
+        ({"m/1/0003": b"ab"}, r"x\.lmdb: damaged index \(records of 1262 bytes; expected a multiple of 36"),
         (
             {"m/one/0003": Record(1, 1, 1, 1, 0, 0, 0, 0).pack(), "p/one/0003": b"x"},
             r"x\.lmdb: damaged index \(invalid lit",
@@ -186,7 +188,9 @@ def test_the_tree_of_many_images_is_read_as_lmdb_reads_it(tmp_path):
 def test_a_truncated_index_is_refused_with_a_remedy(stored, size):
     whole = (stored / "index").read_bytes()
     (stored / "index").write_bytes(whole[:size])
-    message = r"x\.lmdb: its file 'index' cannot be read \(damaged, or written by a newer sr-train\); copy it again, or delete"
+    message = (
+        r"x\.lmdb: its file 'index' cannot be read \(the file is damaged, or was written by a newer sr-train\); copy"
+    )
     with pytest.raises(StoreError, match=message):
         Store(stored)
 

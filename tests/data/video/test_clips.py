@@ -201,7 +201,9 @@ def test_a_missing_store_of_clips_is_made_from_clips(tmp_path):
     from sr_train.data.video.sets import open_set
 
     missing = str(tmp_path / "x.lmdb")
-    with pytest.raises(ValueError, match=r"x\.lmdb: there is no such store; make it with sr-prepare clips=DIR store="):
+    with pytest.raises(
+        ValueError, match=r"x\.lmdb: there is no such store; make the store with sr-prepare clips=DIR store="
+    ):
         open_set("data.val.mine", {"hr": missing, "clips": "all"}, frames=3, options={"scale": 4})
-    with pytest.raises(ValueError, match=r"make it with sr-prepare images=DIR store=.*x\.lmdb$"):
+    with pytest.raises(ValueError, match=r"make the store with sr-prepare images=DIR store=.*x\.lmdb$"):
         open_source(missing)

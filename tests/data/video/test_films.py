@@ -321,7 +321,7 @@ def test_chapters_are_kept_or_give_a_warning(tmp_path, suffix):
 def test_interlaced_and_transparent_videos_give_a_warning(tmp_path):
     half = write_film(tmp_path / "a.mkv", photograph_frames(), codec="mpeg2video", options={"flags": "+ildct+ilme"})
     clear = write_film(tmp_path / "b.gif", photograph_frames(), codec="gif", pixels="rgb8")
-    for path, message in ((half, "it is interlaced"), (clear, "its transparency is dropped")):
+    for path, message in ((half, "the video is interlaced"), (clear, "the video's transparency is dropped")):
         with FilmReader(path) as film:
             assert [w for w in film.warnings if message in w]
 
@@ -392,7 +392,9 @@ def test_an_error_leaves_no_file_and_the_old_video_unchanged(tmp_path):
 
 def test_a_film_too_small_for_its_encoder_is_refused(tmp_path):
     source = write_film(tmp_path / "in.mkv", photograph_frames())
-    with pytest.raises(FilmError, match=r"libx265 takes no videos of 48x32; choose another codec=, e.g. codec=libx264"):
+    with pytest.raises(
+        FilmError, match=r"libx265 cannot write videos of 48x32; choose another codec=, e.g. codec=libx264"
+    ):
         copy(source, tmp_path / "out.mkv", "libx265")
     assert decoded(copy(source, tmp_path / "out.mkv", "libx265", scale=2))[2]["codec"] == "hevc"
 

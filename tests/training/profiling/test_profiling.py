@@ -100,15 +100,15 @@ SETUP = Setup(pairs=16, workers=2, cores=8)
     ("profile", "setup", "said"),
     [
         (_profile(other=0.01), SETUP, "no advice: 90% of a step is the network's own computation"),
-        (_profile(data_wait=0.1, loader=80), SETUP._replace(reduced=1), "prepare it (sr-prepare"),
+        (_profile(data_wait=0.1, loader=80), SETUP._replace(reduced=1), "prepare LR images (sr-prepare"),
         (_profile(data_wait=0.1, loader=80), SETUP._replace(decoded=1), "make a store (sr-prepare)"),
         (_profile(data_wait=0.1, loader=80), SETUP, "more loader processes: data.workers is 2"),
         (_profile(data_wait=0.1, loader=80), SETUP._replace(workers=8), "already uses all 8 cores"),
         (_profile(data_wait=0.1), SETUP, "compete for the same cores"),
         (_profile(data_wait=0.1), SETUP._replace(workers=0), "data.workers=1 or more"),
-        (_profile(optimizer=0.03), SETUP, "25%: give task.optimizer.fused=true, or a larger data.batch"),
-        (_profile(optimizer=0.03), SETUP._replace(fused=True), "25%: give a larger data.batch"),
-        (_profile(optimizer=0.03), SETUP._replace(precision="16-mixed"), "25%: give a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP, "25% of the time: give task.optimizer.fused=true, or a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP._replace(fused=True), "25% of the time: give a larger data.batch"),
+        (_profile(optimizer=0.03), SETUP._replace(precision="16-mixed"), "25% of the time: give a larger data.batch"),
         (_profile(other=0.03), SETUP, "neither data nor network"),
         (_profile(communication=0.03), SETUP, "25% of a step is waiting for the gradients of the other processes"),
         (_profile(logging=0.01, rare={LOGGING: Rare(0.02, 2, 9)}), SETUP, "record.every=20 instead of 2"),
@@ -224,7 +224,7 @@ def test_a_profiled_run_has_the_same_weights_logs_and_random_numbers(invoke, tmp
 def test_a_run_too_short_for_a_profile_reports_this_and_succeeds(invoke):
     done = invoke("sr-train", *SMALL, "trainer.max_steps=3", "profile=true")
     assert done.returncode == 0, done.stderr
-    assert "no step was measured: the run ended within the 3" in done.stdout
+    assert "no step was measured, because the run ended within the 3" in done.stdout
 
 
 def test_wrong_options_of_the_profile_are_reported(invoke):

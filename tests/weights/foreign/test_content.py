@@ -64,7 +64,7 @@ HEADER = int.from_bytes(SAFE[:8], "little")
 #: suffix, content, message
 KINDS = {
     "empty": (".pth", b"", "is empty; download or copy it again"),
-    "html": (".pth", b"<!DOCTYPE html><html>404</html>", "is a web page, not the file itself.*download the file again"),
+    "html": (".pth", b"<!DOCTYPE html><html>404</html>", "is a web page, not a file of tensors.*download the file again"),
     "git lfs": (".pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer.*git lfs pull"),
     "openvino": (".xml", b'<?xml version="1.0"?><net name="x"></net>', "an XML file .a network of OpenVINO.; give the"),
     "json": (".json", b'{"lr": 1}', "it is JSON; give the weights file"),
