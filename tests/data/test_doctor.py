@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import cv2
-import damage
 import numpy as np
+import planted as planting
 import pytest
 import yaml
 from helpers import photograph, write_all
@@ -34,7 +34,7 @@ from sr_train.data.toy import toy_files
 def planted(tmp_path_factory):
     """The damaged sets, what must be found, and the report of one check."""
     folder = tmp_path_factory.mktemp("planted")
-    expected = damage.plant(folder)
+    expected = planting.plant(folder)
     data = yaml.safe_load((folder / "config.yaml").read_text())["data"]
     return folder, expected, Doctor(specs_of_data(data), workers=2).run()
 
@@ -164,7 +164,7 @@ COPIES = {
 
 @pytest.mark.parametrize("change", COPIES.values(), ids=COPIES)
 def test_copies_are_recognized(change):
-    for image in (*damage.scored_images().values(), photograph("astronaut"), photograph("motorcycle_left")):
+    for image in (*planting.scored_images().values(), photograph("astronaut"), photograph("motorcycle_left")):
         image = np.ascontiguousarray(image)
         copy = np.ascontiguousarray(change(image))
         prints = np.array([fingerprint(copy)], np.uint64)
@@ -175,7 +175,7 @@ def test_copies_are_recognized(change):
 
 def test_different_photographs_are_not_alike():
     names = ("astronaut", "coffee", "chelsea", "rocket", "motorcycle_left", "ihc", "color", "retina", "moon", "grass")
-    images = [photograph(n) for n in names] + list(damage.tiles())[:60]
+    images = [photograph(n) for n in names] + list(planting.tiles())[:60]
     pairs = [(i, k) for i in range(len(images)) for k in range(i)]
     assert max(likeness(images[i], images[k]) for i, k in pairs) < ALIKE
     prints = [fingerprint(image) for image in images]
@@ -335,13 +335,13 @@ def test_wrong_commands_are_explained(invoke, tmp_path, arguments, message):
 def test_full_check_of_a_run_reads_all_images_of_all_stages_first(invoke, tmp_path):
     small = ("experiment=quickstart_edsr", "model.blocks=1", "model.channels=8", "data.workers=0", "data.batch=2",
              "data.lr_patch=12", "trainer.accelerator=cpu", "stage=x2", "sets=[]")  # fmt: skip
-    tile = damage.tiles()
+    tile = planting.tiles()
     write_all(tmp_path / "hr", {f"{k}": next(tile) for k in range(4)})
     done = invoke("sr-train", *small, "data.train=[{hr: hr}]", "check=full")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.index("4 images read") < done.stdout.index("check passed")
     data = (tmp_path / "hr" / "2.png").read_bytes()
-    (tmp_path / "hr" / "2.png").write_bytes(damage.changed(data, len(data) // 2, b"\0\xff\0\xff"))
+    (tmp_path / "hr" / "2.png").write_bytes(planting.changed(data, len(data) // 2, b"\0\xff\0\xff"))
     assert invoke("sr-train", *small, "data.train=[{hr: hr}]", "check=true").returncode == 0  # it reads a few only
     done = invoke("sr-train", *small, "data.train=[{hr: hr}]", "check=full")
     assert done.returncode == 1
@@ -408,9 +408,9 @@ def test_a_report_shortens_long_lists_only_on_the_terminal(tmp_path):
 
 
 def test_each_image_is_read_once_although_several_sources_use_it(tmp_path, monkeypatch):
-    write_all(tmp_path / "hr", {f"{k}": tile for k, tile in zip(range(5), damage.tiles(), strict=False)})
+    write_all(tmp_path / "hr", {f"{k}": tile for k, tile in zip(range(5), planting.tiles(), strict=False)})
     write_all(
-        tmp_path / "lr", {f"{k}": reduce_image(tile, 2) for k, tile in zip(range(5), damage.tiles(), strict=False)}
+        tmp_path / "lr", {f"{k}": reduce_image(tile, 2) for k, tile in zip(range(5), planting.tiles(), strict=False)}
     )
     count = []
     real = check.examine

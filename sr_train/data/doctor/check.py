@@ -17,7 +17,7 @@ from sr_train.data.doctor.opened import Opened, open_spec
 from sr_train.data.doctor.pair_looks import compared, look_findings
 from sr_train.data.doctor.shapes import fits, shape_findings
 from sr_train.data.doctor.specs import Spec
-from sr_train.data.pair_check import PairLook, look_at
+from sr_train.data.pair_check.check import PairLook, look_at
 from sr_train.data.store.scan import parallel
 
 T = TypeVar("T")

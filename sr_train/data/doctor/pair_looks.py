@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sr_train.data.doctor.findings import Finding, finding
 from sr_train.data.doctor.opened import Opened
-from sr_train.data.pair_check import PairLook, summarize
+from sr_train.data.pair_check.check import PairLook, summarize
 
 Looks = Mapping[tuple[str, str, int], PairLook]  #: by the names of HR and LR, and the scale
 

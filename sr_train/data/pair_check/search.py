@@ -11,7 +11,7 @@ import numpy as np
 
 from sr_train.batch import Image
 from sr_train.data.decoding.orientation import turn
-from sr_train.data.pair_faults import (
+from sr_train.data.pair_check.faults import (
     TURNS,
     Alignment,
     align,
@@ -24,10 +24,10 @@ from sr_train.data.pair_faults import (
     swapped,
     undo_turn,
 )  # fmt: skip
-from sr_train.data.pair_kernels import Reduce, reductions
-from sr_train.data.pair_values import affine, blockiness, degradation, jpeg_quality, tones
-from sr_train.data.pair_verdict import GOOD, Kind, PairVerdict, best_kernels, decibel, made_by, one_of, small
-from sr_train.data.pair_windows import Window, psnr, reduce_windows, score, single_window
+from sr_train.data.pair_check.kernels import Reduce, reductions
+from sr_train.data.pair_check.values import affine, blockiness, degradation, jpeg_quality, tones
+from sr_train.data.pair_check.verdict import GOOD, Kind, PairVerdict, best_kernels, decibel, made_by, one_of, small
+from sr_train.data.pair_check.windows import Window, psnr, reduce_windows, score, single_window
 
 _SAME = 0.55  # correlation with HR of LR that shows the same image
 _COMMON = ("MATLAB bicubic, arithmetic=float", "Pillow Lanczos", "OpenCV area", "OpenCV cubic")  # before JPEG

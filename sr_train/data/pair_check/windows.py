@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_train.batch import Image
-from sr_train.data.pair_kernels import MARGIN, Reduce
+from sr_train.data.pair_check.kernels import MARGIN, Reduce
 
 _WHOLE = 128 * 128  # LR pixels up to which an image is compared as a whole
 _INSIDE = 240  # side in HR pixels of the window inside a larger image; at least 64 LR pixels

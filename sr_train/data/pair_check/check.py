@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sr_train.batch import Image
-from sr_train.data.pair_gray import gray_verdict
-from sr_train.data.pair_search import FaultSearch
-from sr_train.data.pair_set import PairLook, PairsSummary, summarize, thumbnail
-from sr_train.data.pair_verdict import (
+from sr_train.data.pair_check.gray import gray_verdict
+from sr_train.data.pair_check.pair_set import PairLook, PairsSummary, summarize, thumbnail
+from sr_train.data.pair_check.search import FaultSearch
+from sr_train.data.pair_check.verdict import (
     PairVerdict,
     kernel_verdict,
     known_kernels,
@@ -20,7 +20,7 @@ from sr_train.data.pair_verdict import (
     size_verdict,
     stretched_verdict,
 )  # fmt: skip
-from sr_train.data.pair_windows import score
+from sr_train.data.pair_check.windows import score
 
 __all__ = ["PairLook", "PairVerdict", "PairsSummary", "check_pair", "check_pairs", "look_at", "summarize"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from sr_train.batch import Image
 from sr_train.data.images import to_rgb, to_uint8
-from sr_train.data.pair_faults import luma, reduced, smoothness
-from sr_train.data.pair_kernels import Reduce, reductions, uncropped_reductions
-from sr_train.data.pair_windows import psnr, score
+from sr_train.data.pair_check.faults import luma, reduced, smoothness
+from sr_train.data.pair_check.kernels import Reduce, reductions, uncropped_reductions
+from sr_train.data.pair_check.windows import psnr, score
 
 Kind = Literal[
     "kernel", "unclear", "degraded", "jpeg",  # not an error
@@ -25,7 +25,7 @@ _MANY = 6  # at most 5 kernels are the same by definition: those that take the c
 
 
 class PairVerdict(NamedTuple):
-    """Result of :func:`.pair_check.check_pair`. It is small and can be pickled.
+    """Result of :func:`.check.check_pair`. It is small and can be pickled.
 
     Args:
         kind: ``kernel`` (made by a known kernel), ``unclear`` (constant or too smooth to tell), ``degraded`` (aligned with

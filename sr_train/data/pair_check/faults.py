@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sr_train.batch import Image
 from sr_train.data.decoding.orientation import turn
-from sr_train.data.pair_windows import psnr
+from sr_train.data.pair_check.windows import psnr
 
 Gray = NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from sr_train.batch import Image
-from sr_train.data.pair_kernels import Reduce
-from sr_train.data.pair_search import FaultSearch
-from sr_train.data.pair_verdict import GOOD, PairVerdict, best_kernels, made_by
-from sr_train.data.pair_windows import score
+from sr_train.data.pair_check.kernels import Reduce
+from sr_train.data.pair_check.search import FaultSearch
+from sr_train.data.pair_check.verdict import GOOD, PairVerdict, best_kernels, made_by
+from sr_train.data.pair_check.windows import score
 from sr_train.resampling import round_half_up
 
 _CONVERSIONS = {  # weights of red, green and blue, and the offset, for values in [0, 255]

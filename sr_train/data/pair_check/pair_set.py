@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sr_train.batch import Image
 from sr_train.console import counted
-from sr_train.data.pair_faults import luma, reduced
-from sr_train.data.pair_verdict import PairVerdict, one_of, small
+from sr_train.data.pair_check.faults import luma, reduced
+from sr_train.data.pair_check.verdict import PairVerdict, one_of, small
 
 _SIDE = 16  # of thumbnails
 _ALIKE = 0.98  # correlation of the thumbnails of LR and HR of one image
@@ -29,7 +29,7 @@ class PairLook(NamedTuple):
 
 
 class PairsSummary(NamedTuple):
-    """Result of :func:`.pair_check.check_pairs`.
+    """Result of :func:`.check.check_pairs`.
 
     Args:
         problems: errors, one line each; a fault of the whole set is one line. Empty if all pairs fit.

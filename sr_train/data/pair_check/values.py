@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sr_train.batch import Image
-from sr_train.data.pair_windows import psnr
+from sr_train.data.pair_check.windows import psnr
 
 
 def tones(dtype: np.dtype[Any]) -> dict[str, NDArray[Any]]:

@@ -11,9 +11,9 @@ from scipy.ndimage import correlate1d
 
 from sr_train.data.decoding.orientation import turn
 from sr_train.data.degrade import modcrop
-from sr_train.data.pair_check import check_pair, check_pairs, look_at, summarize
-from sr_train.data.pair_kernels import reductions
-from sr_train.data.pair_windows import score, windows
+from sr_train.data.pair_check.check import check_pair, check_pairs, look_at, summarize
+from sr_train.data.pair_check.kernels import reductions
+from sr_train.data.pair_check.windows import score, windows
 from sr_train.resampling import imresize
 
 NAMES = ("astronaut", "coffee", "rocket", "chelsea", "motorcycle_left")
