@@ -14,7 +14,6 @@ import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
@@ -22,27 +21,11 @@ from sr_train.inference.images import TilesIfNeeded
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
-from sr_train.tasks.compiling import compile_network, uncompiled
+from sr_train.tasks.compiling import compile_network, recompute_activations, uncompiled
 from sr_train.tasks.guard import Event, Guard, skip_step, spread
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
-
-
-def recompute_activations(network: nn.Module) -> int:
-    """Let the backward pass compute each block again from the block's input, to save memory.
-
-    Return the number of blocks. The blocks are modules with the attribute ``checkpoint_unit``. Raise ValueError if the
-    network has no such block.
-    """
-    blocks = contract.checkpoint_units(network)
-    if not blocks:
-        raise ValueError(
-            f"task.recompute=true: {type(network).__name__} has no blocks with an attribute checkpoint_unit; leave it out"
-        )
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
-    return len(blocks)
 
 
 class SRTask(L.LightningModule):

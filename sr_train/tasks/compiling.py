@@ -1,14 +1,32 @@
-"""``torch.compile`` of a network's repeated blocks, and evaluation without it."""
+"""``torch.compile`` and recomputation of a network's repeated blocks, and evaluation without compiled blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sr_train.models import contract
+
+
+def recompute_activations(network: nn.Module) -> int:
+    """Let the backward pass compute each block again from the block's input, to save memory.
+
+    Return the number of blocks. The blocks are modules with the attribute ``checkpoint_unit``. Raise ValueError if the
+    network has no such block.
+    """
+    blocks = contract.checkpoint_units(network)
+    if not blocks:
+        raise ValueError(
+            f"task.recompute=true: {type(network).__name__} has no blocks with an attribute checkpoint_unit; leave it out"
+        )
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # pyright: ignore[reportAttributeAccessIssue]
+    return len(blocks)
 
 
 def compile_network(network: nn.Module) -> None:

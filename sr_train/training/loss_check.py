@@ -80,9 +80,12 @@ def _check_parts(loss: GANLoss, side: int) -> None:
     missing = [m for m in _ADVERSARIAL if not callable(getattr(adversarial, m, None))]
     if missing:
         raise ValueError(f"{name} has no method {missing[0]}(real_logits, fake_logits); see docs/extending.md")
-    if not isinstance(getattr(adversarial, "needs_real", None), bool):
+    try:
+        real = adversarial.needs_real
+    except AttributeError:
+        real = None
+    if not isinstance(real, bool):
         raise ValueError(f"{name} needs an attribute needs_real, true if G's term needs the logits of HR")
-    real = adversarial.needs_real
     _number(lambda i: adversarial.generator(i.real if real else None, i.fake), f"{name}.generator", "logits", side)
     _number(lambda i: adversarial.discriminator(i.real, i.fake), f"{name}.discriminator", "logits", side)
     for term, module in (("pixel", loss.pixel), ("perceptual", loss.perceptual)):

@@ -90,7 +90,11 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
         (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
-        (["weights=bicubic", "sets=[set5]", "scale=2"], 1, "Set5/HR: there is no such folder"),
+        (
+            ["weights=bicubic", "sets=[set5]", "scale=2"],
+            1,
+            "make the store with sr-prepare dataset=set5 root=DIR scales=[2]",
+        ),
         (["weights=bicubic", "hr=photographs", "scale=2", "device=cuda:99"], 1, "try device=cpu"),
         (["weigths=bicubic"], 2, "did you mean weights"),
         (

@@ -320,7 +320,6 @@ def test_a_nan_in_a_store_is_found(tmp_path, monkeypatch):
         (("check=hr", "out=x.txt"), "expected FILE.json or FILE.csv"),
         (("check=hr", "out=no/x.json"), "there is no folder"),
         (("out=x.json", "images=hr"), "out= needs check=PATH"),
-        (("lr=hr", "images=hr", "store=x.lmdb"), "lr= needs check=PATH"),
     ],
 )
 def test_wrong_commands_are_explained(invoke, tmp_path, arguments, message):

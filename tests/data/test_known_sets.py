@@ -30,6 +30,8 @@ from sr_train.data.store.format import StoreError
 from sr_train.data.store.reader import Store
 from sr_train.data.video.module import ClipData
 from sr_train.evaluation.items import _sets
+from sr_train.inference.network import Network
+from sr_train.models.bicubic import Bicubic
 from sr_train.resampling import imresize
 from tests.data.known_trees import DIV2K, PACKINGS, REDS4, SET5, content, div2k, images, pack, reds, unpack
 from tests.nets.tiny_video import TinyVideo
@@ -435,7 +437,8 @@ def test_every_set_is_scored_on_its_prepared_stores(name, datasets):
         "scale": scale,
         "weights": "bicubic",
     }
-    ((key, images),) = _sets(config, scale, None).items()
+    network = Network(Bicubic(scale=scale), scale, "bicubic")
+    ((key, images),) = _sets(config, [network], None).items()
     assert key == name
     lr, hr = images.whole(0)
     lr = lr[len(lr) // 2] if lr.ndim == 4 else lr

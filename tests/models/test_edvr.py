@@ -7,7 +7,7 @@ from torchvision.ops import deform_conv2d
 
 from sr_train.models.deform import DeformableConv
 from sr_train.models.edvr import EDVR
-from sr_train.tasks.base import recompute_activations
+from sr_train.tasks.compiling import recompute_activations
 
 M, L = {"channels": 64}, {"channels": 128, "back_blocks": 40}
 BLUR, LARGE = {"predeblur": True}, {"hr_in": True, "scale": 1}
