@@ -33,7 +33,7 @@ TYPES = {
     "evaluate.channels": "integer or null",
     "evaluate.clips": "true, list of strings, string or null", "interp.weights": "string, list of strings or null",
     "interp.out": "string or null", "prepare.clips": "string or null", "prepare.workers": "integer or auto",
-    "prepare.dataset": "string or null", "prepare.root": "string, list of strings or null",
+    "prepare.check": "string or null", "prepare.dataset": "string or null", "prepare.root": "string, list of strings or null",
     "prepare.kind": "string, list of strings or null", "prepare.store": "string or null",
     "prepare.scales": "list of integers or null", "prepare.arithmetic": "string or null",
     "upscale.precision": "32, bf16 or auto", "upscale.size": "string or null", "upscale.longest": "integer or null",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def class_of(network: str) -> type[nn.Module]:
     try:
         found = getattr(importlib.import_module(module_name), name)
     except ModuleNotFoundError as error:
-        if error.name in ("spandrel", "einops"):
+        if error.name == "einops" or importlib.util.find_spec("spandrel") is None:
             raise ValueError(MISSING) from None
         raise ValueError(f"this version of spandrel has no network {network}") from None
     except AttributeError:

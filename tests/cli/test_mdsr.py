@@ -123,7 +123,10 @@ def test_an_exported_branch_is_an_ordinary_file(trained, invoke, tmp_path):
     assert "overwrite=true" in again.stderr
     assert invoke("sr-convert", f"weights={trained}", "out=a/x3.safetensors", "overwrite=true").returncode == 0
     assert load_weights(tmp_path / "a" / "x3.safetensors").scales == (2, 3, 4)
-    assert invoke("sr-convert", f"weights={trained}", "out=x3.pth").returncode == 2
+    refused = invoke("sr-convert", f"weights={trained}", "out=x3.pth")
+    assert refused.returncode == 1
+    assert "x3.pth: not written, because BasicSR would not open it: it has no MDSR" in refused.stderr
+    assert not (tmp_path / "x3.pth").exists()
 
 
 @pytest.mark.parametrize("command", ["sr-eval", "sr-upscale", "sr-convert"])

@@ -384,7 +384,7 @@ def test_missing_stores_and_scales_are_reported_with_the_command(datasets, tmp_p
         SRData(train=[{"hr": own, "lr": own}], scales=[2, 3], lr_patch=8, arithmetic="uint8")
     config = {**compose_command("evaluate", ["sets=[set5]", f"paths.data={tmp_path}"])}
     with pytest.raises(StoreError, match=r"make the store with sr-prepare dataset=set5 root=DIR scales=\[3\]$"):
-        _sets(config, 3, None)
+        _sets(config, [Network(Bicubic(scale=3), 3, "bicubic")], None)
     set5, clips = str(datasets / "Set5.lmdb"), str(datasets / "REDS_train_blur.lmdb")
     with pytest.raises(
         StoreError, match=r"LR of scales \[2, 3, 4\], not of 8; run sr-prepare dataset=set5 root=DIR scales=\[8\]"

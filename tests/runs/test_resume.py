@@ -311,10 +311,11 @@ def _plant(tmp_path, photographs):
 
     def spoiled(item):
         result = load(item)
-        pixels = result.images[1].astype(np.float32) / 255
+        image, file = result.images[1]
+        pixels = image.astype(np.float32) / 255
         if result.key == "0002":
             pixels[:] = np.nan
-        return result._replace(images={1: pixels})
+        return result._replace(images={1: (pixels, file)})
 
     plain.inputs._item = spoiled
     plain.build()

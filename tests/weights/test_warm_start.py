@@ -84,6 +84,10 @@ def test_a_source_that_changed_makes_another_run_of_the_stage(invoke):
     assert invoke("sr-train", *SMALL).returncode == 0
     longer = invoke("sr-train", *SMALL, "x2.trainer.max_steps=8", "x4.trainer.max_steps=9")
     assert longer.returncode == 1
+    assert "stage x4 was started from the weights of stage x2, which is finished at step" in longer.stderr
+    assert invoke("sr-train", *SMALL, "x2.trainer.max_steps=8", "stage=x2").returncode == 0
+    longer = invoke("sr-train", *SMALL, "x2.trainer.max_steps=8", "x4.trainer.max_steps=9", "stage=x4")
+    assert longer.returncode == 1
     assert "fingerprint.weights[0]" in longer.stderr
 
 

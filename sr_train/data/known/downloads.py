@@ -34,8 +34,8 @@ def list_roots(request: Request) -> dict[Path, dict[str, InputFile]]:
     if not any(found.values()):
         roots = ", ".join(map(str, request.roots))
         raise ValueError(
-            f"{roots}: contains no files; put the archives of {request.known.title} there: "
-            + "; ".join(map(str, _published(request).values()))
+            f"{roots}: contains no files; put the archives of {request.known.title} there:"
+            + "".join(f"\n  {archive}" for archive in _published(request).values())
         )
     return found
 
