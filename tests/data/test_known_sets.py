@@ -237,7 +237,7 @@ def test_roots_without_the_set_are_refused(tmp_path):
     assert "there is no such folder or archive" in refused("div2k", tmp_path / "none", tmp_path)
     (tmp_path / "empty").mkdir()
     text = refused("div2k", tmp_path / "empty", tmp_path)
-    assert "empty: contains no files; put the archives of DIV2K there: DIV2K_train_HR.zip (3.5 GB, MD5" in text
+    assert "empty: contains no files; put the archives of DIV2K there:\n  DIV2K_train_HR.zip (3.5 GB, MD5" in text
     wrong = unpack(images("Set5/HR/{n}.png", "", SET5), tmp_path / "wrong")
     text = refused("div2k", wrong, tmp_path)
     assert "no file has a path of DIV2K (the names of folders and files count, not those of archives); it is in" in text
