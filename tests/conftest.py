@@ -103,6 +103,17 @@ def train_in() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one clip of seven small frames: a set that is scored in a moment."""
+    folder = tmp_path_factory.mktemp("short") / "clip"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 256, (7, 48, 64, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number:08d}.png"), frame)
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
 def tiny_vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with random weights in the place of torchvision's VGG19."""
     from safetensors.torch import save_file

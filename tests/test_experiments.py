@@ -72,7 +72,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, monkeypatch, tiny_vgg):
+def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, monkeypatch, tiny_vgg, short_clip):
     monkeypatch.chdir(tmp_path)
     video = path.stem.startswith("edvr") or path.stem == "quickstart_video"
     kind = "toy_clips" if video else "toy"
@@ -93,7 +93,7 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
         if composed.stages[-1].config["scale"] == 1:  # frames are as large as the result: no toy set has such
             small += ["sets=[]", "data.train=[{hr: 'toy_clips:astronaut', lr: 'toy_clips:astronaut'}]"]
         else:
-            small += ["sets.toy_clips.clips=[chelsea-0]"]
+            small += [f"sets.toy_clips={{hr: {short_clip}}}"]
         small += ["model.front_blocks=1", *(f"{n}.model.back_blocks={1 if n == 'shallow' else 2}" for n in names)]
     if "gan" in names:
         small += ["task.discriminator.size=64", "task.discriminator.channels=4"]

@@ -165,7 +165,7 @@ def test_an_mdsr_on_two_processes_equals_one(command, invoke, folder, monkeypatc
 
 
 EDVR = (
-    "experiment=edvr_m_x4", "data=toy_clips", "sets=[toy_clips]", "sets.toy_clips.clips=[chelsea-0]", "model.channels=8",
+    "experiment=edvr_m_x4", "data=toy_clips", "model.channels=8",
     "model.groups=2", "model.front_blocks=1", "model.back_blocks=1", "data.train=[{hr: 'toy_clips:coffee'}]",
     "align.curve.periods=[8]", "align.curve.weights=[1]", "tsa.curve.periods=[6]",
     "full.curve.periods=[8]", "full.curve.weights=[1]", "align.trainer.max_steps=8", "tsa.trainer.max_steps=6",
@@ -174,11 +174,11 @@ EDVR = (
 )  # fmt: skip
 
 
-def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, invoke, folder, monkeypatch):
+def test_an_edvr_on_two_processes_equals_one_in_its_three_stages(command, invoke, folder, monkeypatch, short_clip):
     """In the second one, only the fusion has gradients."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for run, name, more in ((invoke, "edvr1", ()), (command, "edvr2", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = run("sr-train", *EDVR, f"name={name}", *more, cwd=folder)
+        done = run("sr-train", *EDVR, f"sets={{short: {{hr: {short_clip}}}}}", f"name={name}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
     for stage in ("align", "tsa", "full"):
         one, two = (load_file(folder / "runs" / n / stage / "weights.safetensors") for n in ("edvr1", "edvr2"))
