@@ -16,12 +16,21 @@ from sr_train.config.paths import kind_of, unquoted
 from sr_train.config.type_hints import fits, hints_of
 from sr_train.console import ConfigError, for_shell
 
-NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
+NESTED = {  # groups that the file of another group chooses -> Hydra's name
+    "discriminator": "discriminator@task.discriminator",
+    "adversarial": "adversarial@loss.adversarial",
+}
 
-NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
+OUTER = {"discriminator": "task", "adversarial": "loss"}  # groups of NESTED -> the group whose file chooses them
+
+NODES = {  # groups inside another's node
+    "discriminator": "task.discriminator",
+    "optimizer": "task.optimizer",
+    "adversarial": "loss.adversarial",
+}
 
 # groups that define all keys of their node
-TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "curve")
+TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve")
 
 _LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 

@@ -22,12 +22,12 @@ from sr_train.config.check import check_config, check_values, hint_at, is_known,
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived, check_losses, check_weight
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
-from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
+from sr_train.config.overrides import NESTED, NODES, OUTER, Typed, as_typed, pick, split_typed
 from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
 
-_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths")  # groups that cannot be null
+_NEEDED = ("model", "task", "discriminator", "loss", "adversarial", "curve", "data", "trainer", "paths")  # groups that cannot be null
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,8 @@ def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequen
 def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
     """Return a problem for each argument whose key exists in no stage.
 
-    Also return a problem for ``discriminator=`` if the task of a selected stage has no discriminator.
+    Also return a problem for ``discriminator=`` if the task of a selected stage has no discriminator, and for
+    ``adversarial=`` likewise.
     """
     problems = []
     for t in typed:
@@ -215,8 +216,12 @@ def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], sel
         lacking = [name for name in ([t.stage] if t.stage else selected) if name not in having]
         if t.key in NESTED and lacking:
             advice = f": give {having[0]}.{t.text}" if having else ""
-            task = composed[lacking[0]].config.task.get("_target_", "null").rpartition(".")[2]
-            problems.append(f"{t.text}: the task of stage {lacking[0]} is {task}, which has no {t.key}{advice}")
+            config, outer, node = composed[lacking[0]].config, OUTER[t.key], NODES[t.key]
+            found = config[outer].get("_target_", "null").rpartition(".")[2]
+            lack = f"which has no {t.key}{advice}"
+            if OmegaConf.select(config, node) is not None:  # of a user's file
+                lack = f"whose file contains its {t.key}: give {lacking[0]}.{node}={{_target_: CLASS}}"
+            problems.append(f"{t.text}: the {outer} of stage {lacking[0]} is {found}, {lack}")
         elif not having:
             problems.append(f"{t.text}: {_unknown(t, composed)}")
     return problems

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import equal
 
-from sr_train.models.discriminator import VGGStyleDiscriminator
+from sr_train.models.discriminators import VGGStyleDiscriminator
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.weights.file import load_weights
 from sr_train.weights.foreign.base import WeightsError
@@ -62,7 +62,7 @@ def test_a_discriminator_of_basicsr_starts_from_its_file(tmp_path, stages, size)
     torch.save({"params": state}, tmp_path / "net_d.pth")
     found = read_discriminator(tmp_path / "net_d.pth")
     assert found.model == {
-        "_target_": "sr_train.models.discriminator.VGGStyleDiscriminator", "size": size, "channels": 4
+        "_target_": "sr_train.models.discriminators.VGGStyleDiscriminator", "size": size, "channels": 4
     }  # fmt: skip
     network = VGGStyleDiscriminator(size=size, channels=4).eval()
     network.load_state_dict(found.state)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from helpers import count
 
-from sr_train.models.discriminator import SRGANDiscriminator, VGGStyleDiscriminator
+from sr_train.models.discriminators import SRGANDiscriminator, VGGStyleDiscriminator
 
 
 @pytest.mark.parametrize(
