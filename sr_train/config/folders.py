@@ -94,7 +94,10 @@ def none_chosen(group: str) -> str:
 
 def check_choice(group: str, names: Sequence[str]) -> list[str]:
     """Return a problem for each name that is no option of a config group, with similar names."""
-    options, noun = options_of(group), {"sets": "set", "data": "data set", "adversarial": "adversarial loss"}.get(group, group)
+    options, noun = (
+        options_of(group),
+        {"sets": "set", "data": "data set", "adversarial": "adversarial loss"}.get(group, group),
+    )
     known = f"there are {', '.join(options)}"
     return [f"{group}={n}: there is no such {noun}{then(near(n, options), known)}" for n in names if n not in options]
 

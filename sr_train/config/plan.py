@@ -27,7 +27,17 @@ from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
 
-_NEEDED = ("model", "task", "discriminator", "loss", "adversarial", "curve", "data", "trainer", "paths")  # groups that cannot be null
+_NEEDED = (
+    "model",
+    "task",
+    "discriminator",
+    "loss",
+    "adversarial",
+    "curve",
+    "data",
+    "trainer",
+    "paths",
+)  # groups that cannot be null
 
 
 @dataclass(frozen=True)

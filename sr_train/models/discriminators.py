@@ -205,9 +205,7 @@ class PatchDiscriminator(nn.Module):
         image_channels: channels C of the patches; 3 for RGB, 1 for gray.
     """
 
-    def __init__(
-        self, *, channels: int = 64, layers: int = 3, norm: Norm = "batch", image_channels: int = 3
-    ) -> None:
+    def __init__(self, *, channels: int = 64, layers: int = 3, norm: Norm = "batch", image_channels: int = 3) -> None:
         super().__init__()
         check_image_channels(image_channels)
         if channels < 1:

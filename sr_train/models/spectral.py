@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -50,6 +52,8 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution of ``x`` with the normalized weight."""
-        with torch.autocast(x.device.type, enabled=False):
+        with (
+            nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+        ):  # meta tensors have no autocast
             weight = self.normalized()
         return F.conv2d(x, weight, self.bias, stride=self.stride, padding=self.padding)

@@ -40,9 +40,7 @@ def check_discriminator(name: str, config: Mapping[str, Any]) -> tuple[int, ...]
     raise UsageError(f"stage {name}: {wrong}: give {' or '.join(typed) or 'another scale'}")
 
 
-def _try_on_meta(
-    name: str, config: Mapping[str, Any], network: nn.Module, side: int
-) -> tuple[int, ...] | None:
+def _try_on_meta(name: str, config: Mapping[str, Any], network: nn.Module, side: int) -> tuple[int, ...] | None:
     """Run a discriminator on a micro-batch without memory, and return the shape of its logits.
 
     Raise UsageError if it fails or returns no logits.

@@ -133,9 +133,7 @@ def _number(call: Callable[[_Images], Any], where: str, given: str, side: int) -
     _check_number(_called(call, where, given, side), where)
 
 
-def _called(
-    call: Callable[[_Images], Any], where: str, given: str, side: int, logits: tuple[int, ...] = (1, 1)
-) -> Any:
+def _called(call: Callable[[_Images], Any], where: str, given: str, side: int, logits: tuple[int, ...] = (1, 1)) -> Any:
     """Return the result for small images, or for those of training if the loss does not accept small ones."""
     for tried in (min(_SIDE, side), side):
         try:
