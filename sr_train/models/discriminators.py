@@ -173,7 +173,7 @@ class UNetDiscriminatorSN(nn.Module):
                 "the side is scale x data.lr_patch"
             )
         x = F.leaky_relu(self.conv0(image), 0.2)
-        skipped = []
+        skipped: list[torch.Tensor] = []
         for i in (1, 2, 3):
             skipped.append(x)
             x = F.leaky_relu(self.get_submodule(f"conv{i}")(x), 0.2)
