@@ -1,4 +1,4 @@
-"""Compare training steps of task=gan with BasicSR's SRGANModel, ESRGANModel and RealESRGANModel, from equal networks and batches.
+"""Compare steps of task=gan with BasicSR's SRGANModel, ESRGANModel and RealESRGANModel, from equal networks and batches.
 
     python scripts/bench/basicsr_step.py --basicsr-python bsr/bin/python [--steps 3] [--folder DIR] [--cases srgan esrgan]
 
@@ -28,7 +28,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peer import child, stand_in
@@ -39,14 +39,17 @@ _VGG = {"model": "msrresnet", "discriminator": "vgg", "basicsr_d": "VGGStyleDisc
 _UNET = {"model": "rrdbnet", "discriminator": "unet_sn", "basicsr_d": "UNetDiscriminatorSN", "features": False}
 _LOSS = {"pixel": 1e-2, "perceptual": 1.0, "adversarial": 5e-3}
 
-CASES: dict[str, dict[str, Any]] = {  # calls: our call of D (1: HR, 2: SR for G, 3: SR for D) with the images of each of theirs
+_RAGAN = {"class": "ESRGANModel", "adversarial": "ragan", "weights": _LOSS, "calls": [1, 2, 3, 1, 3]}
+
+#: calls: for each call of D by BasicSR, our call with the same images (1: HR, 2: SR for G's loss, 3: SR for D's loss)
+CASES: dict[str, dict[str, Any]] = {
     "srgan": {**_VGG, "class": "SRGANModel", "adversarial": "vanilla", "weights": _LOSS, "calls": [2, 1, 3]},
-    "esrgan": {**_VGG, "model": "rrdbnet", "class": "ESRGANModel", "adversarial": "ragan", "weights": _LOSS, "calls": [1, 2, 3, 1, 3]},
+    "esrgan": {**_VGG, "model": "rrdbnet", **_RAGAN},
     "realesrgan": {
         **_UNET, "features": True, "class": "RealESRGANModel", "adversarial": "vanilla", "calls": [2, 1, 3],
         "weights": {"pixel": 1.0, "perceptual": 1.0, "adversarial": 0.1},
     },
-    "esrgan with unet_sn": {**_UNET, "class": "ESRGANModel", "adversarial": "ragan", "weights": _LOSS, "calls": [1, 2, 3, 1, 3]},
+    "esrgan with unet_sn": {**_UNET, **_RAGAN},
     "hinge": {**_UNET, "class": "SRGANModel", "adversarial": "hinge", "weights": _LOSS, "calls": [2, 1, 3]},
     "lsgan": {**_UNET, "class": "SRGANModel", "adversarial": "lsgan", "weights": _LOSS, "calls": [2, 1, 3]},
     "wgan": {**_UNET, "class": "SRGANModel", "adversarial": "wgan", "weights": _LOSS, "calls": [2, 1, 3]},
@@ -163,7 +166,7 @@ def basicsr(job: dict[str, Any]) -> dict[str, Any]:
     stand_in()
     importlib.import_module("basicsr.archs")
     start = torch.load(job["start"], weights_only=True)
-    features, vgg = torch.load(job["vgg"], weights_only=True), importlib.import_module("torchvision.models.vgg")
+    features, vgg = torch.load(job["vgg"], weights_only=True), cast("Any", importlib.import_module("torchvision.models.vgg"))
     build = vgg.vgg19
 
     def random_vgg19(**_: Any) -> torch.nn.Module:
@@ -229,7 +232,7 @@ def ours(typed: list[str], start: Mapping[str, Any], nudge: float) -> States:
     precision = "64-true" if torch.get_default_dtype() == torch.float64 else "32-true"
 
     class Keep(L.Callback):
-        def on_train_batch_end(self, *_: Any) -> None:
+        def on_train_batch_end(self, *_: Any, **__: Any) -> None:
             optimizer = task.trainer.optimizers[0]
             states.append(state_of({"g": task.model, "d": task.discriminator}, {"g": optimizer, "d": optimizer}))
 

@@ -141,6 +141,18 @@ def stands_below(key: str, nodes: Iterable[str]) -> bool:
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
 
 
+def lacks(group: str, stage: str, config: DictConfig, advice: str) -> str:
+    """Return why a stage cannot use an option of a group of ``NESTED``. ``advice`` follows if it has no such object."""
+    outer, node = OUTER[group], NODES[group]
+    found = str(config[outer].get("_target_", "null")).rpartition(".")[2]
+    if OmegaConf.select(config, node) is None:
+        return f"the {outer} of stage {stage} is {found}, which has no {group}{advice}"
+    return (
+        f"the file of the {outer} of stage {stage} ({found}) contains its {group}; give {stage}.{node}={{_target_: CLASS}}, "
+        f"or add /{group}: NAME to the defaults of the file"
+    )
+
+
 def in_order(typed: Sequence[Typed]) -> list[Typed]:
     """Sort the arguments so that one with a mapping comes before the keys that the mapping contains.
 

@@ -22,22 +22,13 @@ from sr_train.config.check import check_config, check_values, hint_at, is_known,
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived, check_losses, check_weight
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
-from sr_train.config.overrides import NESTED, NODES, OUTER, Typed, as_typed, pick, split_typed
+from sr_train.config.overrides import NESTED, Typed, as_typed, lacks, pick, split_typed
 from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
 
-_NEEDED = (
-    "model",
-    "task",
-    "discriminator",
-    "loss",
-    "adversarial",
-    "curve",
-    "data",
-    "trainer",
-    "paths",
-)  # groups that cannot be null
+#: groups that cannot be null
+_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths", *NESTED)
 
 
 @dataclass(frozen=True)
@@ -217,8 +208,7 @@ def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequen
 def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
     """Return a problem for each argument whose key exists in no stage.
 
-    Also return a problem for ``discriminator=`` if the task of a selected stage has no discriminator, and for
-    ``adversarial=`` likewise.
+    Also return a problem for ``discriminator=`` and ``adversarial=`` if the task or loss of a selected stage has none.
     """
     problems = []
     for t in typed:
@@ -226,12 +216,7 @@ def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], sel
         lacking = [name for name in ([t.stage] if t.stage else selected) if name not in having]
         if t.key in NESTED and lacking:
             advice = f": give {having[0]}.{t.text}" if having else ""
-            config, outer, node = composed[lacking[0]].config, OUTER[t.key], NODES[t.key]
-            found = config[outer].get("_target_", "null").rpartition(".")[2]
-            lack = f"which has no {t.key}{advice}"
-            if OmegaConf.select(config, node) is not None:  # of a user's file
-                lack = f"whose file contains its {t.key}: give {lacking[0]}.{node}={{_target_: CLASS}}"
-            problems.append(f"{t.text}: the {outer} of stage {lacking[0]} is {found}, {lack}")
+            problems.append(f"{t.text}: {lacks(t.key, lacking[0], composed[lacking[0]].config, advice)}")
         elif not having:
             problems.append(f"{t.text}: {_unknown(t, composed)}")
     return problems

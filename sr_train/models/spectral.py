@@ -33,7 +33,7 @@ class SpectralConv2d(nn.Module):
         conv = nn.Conv2d(inputs, outputs, kernel, bias=bias)  # for the initial values
         self.stride, self.padding = stride, padding
         self.weight_orig = conv.weight
-        self.bias: nn.Parameter | None = conv.bias if bias else None
+        self.bias = nn.Parameter(conv.bias.detach()) if conv.bias is not None else None
         for name, length in (("weight_u", outputs), ("weight_v", inputs * kernel**2)):
             self.register_buffer(name, F.normalize(torch.randn(length), dim=0, eps=1e-12))
 
