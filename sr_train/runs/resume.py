@@ -39,6 +39,8 @@ _RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and 
     ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
 )
 
+_CURVE = {"curve.warmup": 0}  # the same for schedules
+
 
 class ChangedError(ValueError):
     """Error for a run that was started with another config or other data."""
@@ -110,7 +112,7 @@ def describe(
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every key that has changed although it must not change when a run is resumed."""
-    a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
+    a, b = ({**_RGB, **_CURVE, **flatten(_without_unused_terms(config))} for config in (old, new))
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
@@ -120,6 +122,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if a.get(key) != b.get(key):
             lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")
     return lines
+
+
+def _without_unused_terms(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config without the terms of its loss that have no weight, and so are not part of the loss."""
+    loss = config.get("loss")
+    if not isinstance(loss, Mapping) or not isinstance(loss.get("terms"), Mapping):
+        return config
+    weights = loss.get("weights") or {}
+    used = {name: term for name, term in loss["terms"].items() if weights.get(name) is not None}
+    kept = {name: weight for name, weight in weights.items() if weight is not None or name not in loss["terms"]}
+    loss = {**{k: v for k, v in loss.items() if k != "terms"}, "weights": kept, **({"terms": used} if used else {})}
+    return {**config, "loss": loss}
 
 
 def _with_new_paths(value: Any) -> Any:

@@ -84,10 +84,9 @@ def check_gan_loss(loss: nn.Module, side: int, logits: tuple[int, ...] = (1, 1))
 def _check_parts(loss: GANLoss, side: int, logits: tuple[int, ...]) -> None:
     """Check the terms of a GANLoss one by one, so that the message names the wrong one."""
     _check_adversarial(loss.adversarial, side, logits)
-    for term, module in (("pixel", loss.pixel), ("perceptual", loss.perceptual)):
-        if module is not None:
-            where = f"{term}: {type(module).__name__}"
-            _number(lambda images, module=module: module(images.sr, images.hr), where, "(sr, hr)", side)
+    for term, module in loss.terms.items():
+        where = f"{term}: {type(module).__name__}"
+        _number(lambda images, module=module: module(images.sr, images.hr), where, "(sr, hr)", side)
 
 
 def _check_adversarial(adversarial: Any, side: int, logits: tuple[int, ...]) -> None:
