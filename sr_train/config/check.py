@@ -92,6 +92,7 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "max_pixels": int | None,
     "init.stage": str | None,
     "init.weights": str | None,
+    "init.discriminator": str | None,
     "init.skip": list[str],
     "init.grow": list[str],
     "resume": Literal["auto", "force", "never"],
