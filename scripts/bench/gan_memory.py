@@ -33,7 +33,7 @@ from sr_train.losses.adversarial import RelativisticAverage
 from sr_train.losses.gan import GANLoss
 from sr_train.losses.perceptual import PerceptualLoss
 from sr_train.models import features
-from sr_train.models.discriminator import VGGStyleDiscriminator
+from sr_train.models.discriminators import VGGStyleDiscriminator
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask

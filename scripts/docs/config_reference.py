@@ -37,6 +37,7 @@ TYPES = {
     "prepare.kind": "string, list of strings or null", "prepare.store": "string or null",
     "prepare.scales": "list of integers or null", "prepare.arithmetic": "string or null",
     "upscale.precision": "32, bf16 or auto", "upscale.size": "string or null", "upscale.longest": "integer or null",
+    "loss.ssim": "number or null", "loss.frequency": "number or null", "loss.gradient": "number or null",
     "upscale.outscale": "number or null", "convert.precision": "fp32 or fp16", "convert.name": "string or null",
     "author": "string or null", "license": "string or null", "description": "string or null",
     "weights": "string", "out": "string", "sr": "string or null", "hr": "string or null", "lr": "string or null",

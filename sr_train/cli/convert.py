@@ -25,6 +25,7 @@ def convert(arguments: list[str]) -> int:
     if card and not config["license"]:
         raise UsageError("card=true needs the license of the weights, which only you know: give e.g. license=CC-BY-4.0")
     from sr_train.inference.network import recognized_as, scale_of
+    from sr_train.weights.discriminator import convert_discriminator, is_discriminator
     from sr_train.weights.export import write
     from sr_train.weights.export.card import About, default_name
     from sr_train.weights.export.openers import opened_by
@@ -32,6 +33,9 @@ def convert(arguments: list[str]) -> int:
     from sr_train.weights.network import one_scale
     from sr_train.weights.open import full_arguments, load
 
+    if is_discriminator(Path(source)):
+        print(convert_discriminator(Path(source), Path(out), allow=allow, overwrite=overwrite))
+        return 0
     kind = write.kind_of(out, config["format"])
     weights, file = load(source, allow=allow, scale=config["scale"])
     if config["scale"] is not None or kind in write.ONE_SCALE:

@@ -65,13 +65,13 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
 
 
 def _takes_any_name(config: DictConfig, key: str) -> bool:
-    """Return true if a key is an argument that its constructor declares as a mapping of numbers, e.g. ``loss.weights``."""
+    """Return true if a key is an argument that its constructor declares as a mapping of names, e.g. ``loss.weights``."""
     above, _, name = key.rpartition(".")
     node = OmegaConf.select(config, above) if above else None
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
     hint = str(hints_of(callable_at(str(node["_target_"]))).get(name, ""))
-    return hint.startswith(("collections.abc.Mapping[str, float", "typing.Mapping[str, float"))
+    return hint.startswith(("collections.abc.Mapping[str, ", "typing.Mapping[str, "))
 
 
 def is_known(config: DictConfig, key: str) -> bool:
@@ -92,6 +92,7 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "max_pixels": int | None,
     "init.stage": str | None,
     "init.weights": str | None,
+    "init.discriminator": str | None,
     "init.skip": list[str],
     "init.grow": list[str],
     "resume": Literal["auto", "force", "never"],

@@ -81,11 +81,15 @@ def check_weight(text: str, key: str, stage: str, config: Mapping[str, Any]) -> 
     terms = {**loss, **(loss.get("terms") or {})}
     if name == key or "." in name or terms.get(name) is not None:
         return None
-    own = [n for n in loss.get("weights") or {} if n != name and terms.get(n) is not None]
+    weights = loss.get("weights") or {}
+    known = [n for n in weights if n != name and terms.get(n) is not None]
+    own, ready = ([n for n in known if (weights[n] is None) == off] for off in (False, True))
     what = f"{text}: the loss of stage {stage} has no term {name}; its terms are {', '.join(own)}"
-    hint = near(name, own, f"{stage}.loss.weights.")
+    hint = near(name, known, f"{stage}.loss.weights.")
     key = f"{stage}.loss"
-    advice = f"To add a term, choose a loss that has it, e.g. {key}=esrgan, or give {key}.{name}={{_target_: CLASS}}"
+    place = name if name in loss else f"terms.{name}"
+    others = f". Terms that only need a weight: {', '.join(ready)}" if ready else ""
+    advice = f"To add a term, choose a loss that has it, e.g. {key}=esrgan, or give {key}.{place}={{_target_: CLASS}}{others}"
     return f"{what}{hint or f'. {advice}'}"
 
 

@@ -94,7 +94,10 @@ def none_chosen(group: str) -> str:
 
 def check_choice(group: str, names: Sequence[str]) -> list[str]:
     """Return a problem for each name that is no option of a config group, with similar names."""
-    options, noun = options_of(group), {"sets": "set", "data": "data set"}.get(group, group)
+    options, noun = (
+        options_of(group),
+        {"sets": "set", "data": "data set", "adversarial": "adversarial loss"}.get(group, group),
+    )
     known = f"there are {', '.join(options)}"
     return [f"{group}={n}: there is no such {noun}{then(near(n, options), known)}" for n in names if n not in options]
 
@@ -176,6 +179,7 @@ _MOVED = {  # classes and modules that an earlier version had in other places
     "sr_train.tasks.optim.": "sr_train.tasks.curves.",
     "sr_train.losses.weighted.GANLoss": "sr_train.losses.gan.GANLoss",
     "sr_train.data.clip_module.": "sr_train.data.video.module.",
+    "sr_train.models.discriminator.": "sr_train.models.discriminators.",
     "sr_train.records.WandB": "sr_train.training.wandb_logger.WandB",
     "sr_train.records.": "sr_train.training.loggers.",
 }

@@ -16,12 +16,21 @@ from sr_train.config.paths import kind_of, unquoted
 from sr_train.config.type_hints import fits, hints_of
 from sr_train.console import ConfigError, for_shell
 
-NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen in a task's file -> Hydra's name
+NESTED = {  # groups that the file of another group chooses -> Hydra's name
+    "discriminator": "discriminator@task.discriminator",
+    "adversarial": "adversarial@loss.adversarial",
+}
 
-NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
+OUTER = {"discriminator": "task", "adversarial": "loss"}  # groups of NESTED -> the group whose file chooses them
+
+NODES = {  # groups inside another's node
+    "discriminator": "task.discriminator",
+    "optimizer": "task.optimizer",
+    "adversarial": "loss.adversarial",
+}
 
 # groups that define all keys of their node
-TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "curve")
+TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve")
 
 _LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 
@@ -130,6 +139,18 @@ def stands_below(key: str, nodes: Iterable[str]) -> bool:
     place = NODES.get(key, key)
     apart = place == "task.optimizer" or place.startswith("task.optimizer.")
     return any(place == n or (place.startswith(f"{n}.") and not (apart and n == "task")) for n in nodes)
+
+
+def lacks(group: str, stage: str, config: DictConfig, advice: str) -> str:
+    """Return why a stage cannot use an option of a group of ``NESTED``. ``advice`` follows if it has no such object."""
+    outer, node = OUTER[group], NODES[group]
+    found = str(config[outer].get("_target_", "null")).rpartition(".")[2]
+    if OmegaConf.select(config, node) is None:
+        return f"the {outer} of stage {stage} is {found}, which has no {group}{advice}"
+    return (
+        f"the file of the {outer} of stage {stage} ({found}) contains its {group}; give {stage}.{node}={{_target_: CLASS}}, "
+        f"or add /{group}: NAME to the defaults of the file"
+    )
 
 
 def in_order(typed: Sequence[Typed]) -> list[Typed]:

@@ -39,6 +39,7 @@ _SOURCE = {"hr": INPUT, "lr": INPUT, "clips": LIST, "without": LIST}
 PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is any one name -> kind
     "train": {
         "init.weights": INPUT,
+        "init.discriminator": INPUT,
         "validate.lpips": INPUT,
         "loss.perceptual.extractor.weights": INPUT,
         "data.stage": FILLED,

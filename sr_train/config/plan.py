@@ -22,12 +22,14 @@ from sr_train.config.check import check_config, check_values, hint_at, is_known,
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
 from sr_train.config.derived import check_derived, check_losses, check_weight
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
-from sr_train.config.overrides import NESTED, Typed, as_typed, pick, split_typed
+from sr_train.config.init_check import check_inits
+from sr_train.config.overrides import NESTED, Typed, as_typed, lacks, pick, split_typed
 from sr_train.config.paths import kind_of
 from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
 
-_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths")  # groups that cannot be null
+#: groups that cannot be null
+_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths", *NESTED)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def plan(arguments: Sequence[str]) -> Plan:
             problems += error.problems
             continue
     built = [stage for name in composed for stage in _checked(name, composed[name].config, problems)]
-    problems += _check_inits(built, names)
+    problems += check_inits({s.name: s.config for s in built}, names)
     for stage in built:
         found = [check_weight(t.text, t.key, stage.name, stage.config) for t in typed if t.stage in (None, stage.name)]
         problems += [problem for problem in found if problem is not None]
@@ -207,7 +209,7 @@ def _check_shared(typed: Sequence[Typed], selected: Sequence[str], names: Sequen
 def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], selected: Sequence[str]) -> list[str]:
     """Return a problem for each argument whose key exists in no stage.
 
-    Also return a problem for ``discriminator=`` if the task of a selected stage has no discriminator.
+    Also return a problem for ``discriminator=`` and ``adversarial=`` if the task or loss of a selected stage has none.
     """
     problems = []
     for t in typed:
@@ -215,8 +217,7 @@ def _check_reached(typed: Sequence[Typed], composed: Mapping[str, Composed], sel
         lacking = [name for name in ([t.stage] if t.stage else selected) if name not in having]
         if t.key in NESTED and lacking:
             advice = f": give {having[0]}.{t.text}" if having else ""
-            task = composed[lacking[0]].config.task.get("_target_", "null").rpartition(".")[2]
-            problems.append(f"{t.text}: the task of stage {lacking[0]} is {task}, which has no {t.key}{advice}")
+            problems.append(f"{t.text}: {lacks(t.key, lacking[0], composed[lacking[0]].config, advice)}")
         elif not having:
             problems.append(f"{t.text}: {_unknown(t, composed)}")
     return problems
@@ -235,23 +236,6 @@ def _check_scales(config: Mapping[str, Any], where: str) -> list[str]:
             "scale=null, for other networks scales=null"
         ]
     return []
-
-
-def _check_inits(stages: Sequence[Stage], names: Sequence[str]) -> list[str]:
-    """Return a problem for each stage whose ``init`` keys contradict each other or name no earlier stage."""
-    problems = []
-    for stage in stages:
-        init = stage.config["init"]
-        earlier = names[: names.index(stage.name)]
-        if init["stage"] is not None and init["weights"] is not None:
-            problems.append(f"stage {stage.name}: give init.stage or init.weights, not both")
-        if init["stage"] is not None and init["stage"] not in earlier:
-            known = f"earlier stages: {', '.join(earlier) or 'none'}"
-            problems.append(f"stage {stage.name}: init.stage={init['stage']} is not an earlier stage; {known}")
-        for key in ("skip", "grow"):
-            if init[key] and init["stage"] is None and init["weights"] is None:
-                problems.append(f"stage {stage.name}: init.{key} needs init.stage or init.weights")
-    return problems
 
 
 def _resolved(config: DictConfig, name: str, problems: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from sr_train.config.check import hint_at, is_known, known_names, signature
 from sr_train.config.compose import chosen_options, compose_config
 from sr_train.config.folders import conf_folders, groups
-from sr_train.config.overrides import NESTED, NODES, TRAINED, Typed, in_order, is_choice, stands_below
+from sr_train.config.overrides import NESTED, NODES, OUTER, TRAINED, Typed, in_order, is_choice, stands_below
 from sr_train.console import ConfigError
 
 _WHOLE = ("task.rate_scale",)  # mappings whose keys are globs, which may contain dots
@@ -40,13 +40,17 @@ def _replaced(
 
     The first result is {group: option in the recipe} for each group whose option is replaced. The second result
     contains the options from the command line that this stage uses. A stage whose task has no discriminator does not
-    use ``discriminator=``.
+    use ``discriminator=``, and a stage whose loss has no adversarial term does not use ``adversarial=``.
     """
     if not any(t.key in TRAINED for t in picks):
         return {}, list(picks)
     recipe = chosen_options([*experiment, *(f"{NESTED.get(k, k)}={v}" for k, v in own.items())])
-    task = next((t for t in reversed(picks) if t.key == "task"), None)
-    known = recipe if task is None or task.value == recipe.get("task") else chosen_options([*experiment, task.choice])
+    outer = {t.key: t for t in picks if t.key in OUTER.values() and t.value != recipe.get(t.key)}
+    if outer:
+        kept = [f"{k}={v}" for k, v in own.items() if k not in NESTED and k not in outer]
+        known = chosen_options([*experiment, *kept, *(t.choice for t in outer.values())])
+    else:
+        known = recipe
     placed = [t for t in picks if t.key not in NESTED or NESTED[t.key] in known]
     last = {t.key: t.value for t in placed if t.key in TRAINED}
     old = {group: str(recipe.get(NESTED.get(group, group), "none")) for group in last}

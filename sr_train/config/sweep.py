@@ -26,6 +26,7 @@ from hydra.core.override_parser.types import Override
 
 from sr_train.config.compose import parse
 from sr_train.config.folders import foreign_hint, groups, options_of, search_path
+from sr_train.config.overrides import NESTED
 from sr_train.config.paths import quote_paths, unquoted
 from sr_train.config.plan import Plan, plan
 from sr_train.console import ConfigError, say
@@ -224,7 +225,7 @@ def _given(override: Override) -> str:
     if key not in groups():
         return f"++{key}={text}"
     plain = override.is_sweep_override() or isinstance(override.value(), (str, list))
-    return f"{key}={text}" if plain and key != "discriminator" else f"++{_TYPED}{key}={text}"
+    return f"{key}={text}" if plain and key not in NESTED else f"++{_TYPED}{key}={text}"
 
 
 def _word(key: str, value: str) -> str:

@@ -11,13 +11,11 @@ from sr_train.losses.weighted import Weighted
 
 def formula(loss: nn.Module) -> str:
     """Return e.g. ``0.01 pixel (L1Loss) + 1 perceptual (l1 of conv5_4 1) + 0.005 adversarial (RelativisticAverage)``."""
-    if isinstance(loss, Weighted):
-        terms = dict(loss.terms.items())
-    elif isinstance(loss, GANLoss):
-        found = {"pixel": loss.pixel, "perceptual": loss.perceptual, "adversarial": loss.adversarial}
-        terms = {name: term for name, term in found.items() if term is not None}
-    else:
+    if not isinstance(loss, (Weighted, GANLoss)):
         return _term(loss)
+    terms: dict[str, object] = dict(loss.terms.items())
+    if isinstance(loss, GANLoss):
+        terms["adversarial"] = loss.adversarial
     return " + ".join(f"{loss.weights[name]:g} {name} ({_term(term)})" for name, term in terms.items())
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sr_train.losses.weighted import Parts, check_weights, weighted_sum
+from sr_train.losses.weighted import Parts, used_terms, weighted_sum
 
 
 class Adversarial(Protocol):
@@ -62,10 +62,16 @@ class AdversarialLoss(Protocol):
         ...
 
 
+#: Names of other terms and of numbers in the logs.
+_NAMES = ("pixel", "perceptual", "adversarial", "loss", "generator", "discriminator", "accuracy", "real_logit", "fake_logit",
+          "color_shift", "penalty", "refused", "skipped")  # fmt: skip
+
+
 class GANLoss(nn.Module):
     """Loss of ``task=gan`` for a generator (G) and a discriminator (D).
 
-    G's loss is a weighted sum of pixel, perceptual and adversarial terms. D's loss is the adversarial loss. The task
+    G's loss is a weighted sum of content terms (pixel, perceptual and others by name) and the adversarial term. D's loss is
+    the adversarial loss. The task
     contains the networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
 
         sr = model(lr)
@@ -79,28 +85,46 @@ class GANLoss(nn.Module):
 
     Args:
         adversarial: adversarial terms, e.g. from :mod:`sr_train.losses.adversarial`.
-        weights: factor of each term: ``adversarial``, ``pixel`` and ``perceptual``. The weight of a term that is
-            ``None`` is optional and ignored.
+        weights: {name: factor} of each term: ``adversarial``, ``pixel``, ``perceptual`` and the names in ``terms``. A content
+            term whose weight is ``None`` is left out. The weight of a term that is ``None`` is optional and ignored.
         perceptual: module (sr, hr) -> scalar; ``None`` for no perceptual term.
         pixel: module (sr, hr) -> scalar; ``None`` for no pixel term.
+        terms: other content terms, {name: module (sr, hr) -> scalar}; terms that are ``None`` are left out.
     """
 
     def __init__(
         self,
         *,
         adversarial: Adversarial,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float | None],
         perceptual: nn.Module | None = None,
         pixel: nn.Module | None = None,
+        terms: Mapping[str, nn.Module | None] | None = None,
     ) -> None:
         super().__init__()
-        names = ["adversarial", "perceptual", "pixel"]
-        present = [n for n, term in zip(names, (adversarial, perceptual, pixel), strict=True) if term is not None]
-        check_weights({n: w for n, w in weights.items() if n in present or n not in names}, present)
+        content = {"pixel": pixel, "perceptual": perceptual, **(terms or {})}
+        taken = [name for name in terms or {} if name in _NAMES]
+        if taken:
+            raise ValueError(f"terms: {', '.join(taken)}: another term or number has this name; choose another")
+        if weights.get("adversarial") is None:
+            raise ValueError(
+                f"weights are given for {', '.join(weights)}; expected one for each of adversarial, "
+                f"{', '.join(n for n, term in content.items() if term is not None)}"
+            )
+        used = used_terms({"adversarial": nn.Identity(), **content}, weights)
         self.adversarial = adversarial
-        self.perceptual = perceptual
-        self.pixel = pixel
-        self.weights = dict(weights)
+        self.terms = nn.ModuleDict({name: term for name, term in used.items() if name != "adversarial"})
+        self.weights = {name: weight for name, weight in weights.items() if weight is not None}
+
+    @property
+    def pixel(self) -> nn.Module | None:
+        """Pixel term; None without it."""
+        return dict(self.terms.items()).get("pixel")
+
+    @property
+    def perceptual(self) -> nn.Module | None:
+        """Perceptual term; None without it."""
+        return dict(self.terms.items()).get("perceptual")
 
     @property
     def needs_real(self) -> bool:
@@ -118,11 +142,7 @@ class GANLoss(nn.Module):
             real_logits: output D(hr) of the discriminator D, [B, 1]; may be ``None`` if ``needs_real`` is false.
             fake_logits: D(sr), [B, 1], attached to the graph through ``sr``.
         """
-        parts: Parts = {}
-        if self.pixel is not None:
-            parts["pixel"] = self.pixel(sr.float(), hr)
-        if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(sr, hr)
+        parts: Parts = {name: term(sr.float(), hr) for name, term in self.terms.items()}
         parts["adversarial"] = self.adversarial.generator(real_logits, fake_logits)
         return weighted_sum(parts, self.weights), {name: part.detach() for name, part in parts.items()}
 

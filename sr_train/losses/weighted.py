@@ -11,15 +11,24 @@ from torch import nn
 Parts = dict[str, torch.Tensor]  #: unweighted scalars by name
 
 
-def check_weights(weights: Mapping[str, float], names: list[str]) -> None:
-    """Raise ValueError unless there is one weight of at least 0 for each name."""
-    unknown = [n for n in weights if n not in names]
-    missing = [n for n in names if n not in weights]
+def used_terms(terms: Mapping[str, nn.Module | None], weights: Mapping[str, float | None]) -> dict[str, nn.Module]:
+    """Return the terms of a loss that are used: neither the term nor its weight is ``None``.
+
+    Raise ValueError for a term without a weight, a weight without a term, and a weight below 0.
+    """
+    unknown = [name for name in weights if name not in terms]
+    missing = [name for name, term in terms.items() if term is not None and name not in weights]
     if unknown or missing:
-        raise ValueError(f"weights are given for {', '.join(weights)}; expected one for each of {', '.join(names)}")
-    wrong = [f"{name}={weight:g}" for name, weight in weights.items() if not 0 <= weight < math.inf]
+        raise ValueError(
+            f"weights are given for {', '.join(weights)}; expected one for each of {', '.join(terms)}; a term is added by "
+            "loss.terms.NAME={_target_: CLASS} and loss.weights.NAME=NUMBER"
+        )
+    wrong = [
+        f"{name}={weight:g}" for name, weight in weights.items() if weight is not None and not 0 <= weight < math.inf
+    ]
     if wrong:
         raise ValueError(f"weights: {', '.join(wrong)}: expected numbers of at least 0")
+    return {name: term for name, term in terms.items() if term is not None and weights[name] is not None}
 
 
 def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:
@@ -32,16 +41,17 @@ class Weighted(nn.Module):
 
     Args:
         terms: {name: module (sr, hr) -> scalar}; terms that are ``None`` are left out.
-        weights: {name: factor}, one for each name.
+        weights: {name: factor}, one for each name. A term whose weight is ``None`` is left out; a term with the weight 0 is
+            computed for the logs.
     """
 
-    def __init__(self, *, terms: Mapping[str, nn.Module | None], weights: Mapping[str, float]) -> None:
+    def __init__(self, *, terms: Mapping[str, nn.Module | None], weights: Mapping[str, float | None]) -> None:
         super().__init__()
-        check_weights(weights, list(terms))
-        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
-        if not self.terms:
-            raise ValueError("terms: all are null; the loss needs at least one")
-        self.weights = dict(weights)
+        used = used_terms(terms, weights)
+        if not used:
+            raise ValueError("terms: all are null, or their weights are; the loss needs at least one")
+        self.terms = nn.ModuleDict(used)
+        self.weights = {name: weight for name, weight in weights.items() if weight is not None}
 
     def parts(self, sr: torch.Tensor, hr: torch.Tensor) -> Parts:
         """Return the unweighted terms by name."""

@@ -24,7 +24,8 @@ from sr_train.runs.checkpoints import list_checkpoints
 #: affect the weights may not change: precision, gradient_clip_*, and deterministic, which makes a GPU's results reproducible.
 #: How a step's batch is divided into devices and micro-batches may change; with BatchNorm a note reports it.
 FREE = (
-    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "resume", "requeue", "folder",
+    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "init.discriminator",
+    "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.stage", "data.train", "data.accumulate", "data.prefetch_factor", "data.patience", "task.protocols",
     "task.patience", "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
@@ -38,6 +39,8 @@ _STEPS = "trainer.max_steps"
 _RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and their values in these versions
     ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
 )
+
+_CURVE = {"curve.warmup": 0}  # the same for schedules
 
 
 class ChangedError(ValueError):
@@ -110,7 +113,7 @@ def describe(
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every key that has changed although it must not change when a run is resumed."""
-    a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
+    a, b = ({**_RGB, **_CURVE, **flatten(_without_unused_terms(config))} for config in (old, new))
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
@@ -120,6 +123,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if a.get(key) != b.get(key):
             lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")
     return lines
+
+
+def _without_unused_terms(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config without the terms of its loss that have no weight, and so are not part of the loss."""
+    loss = config.get("loss")
+    if not isinstance(loss, Mapping) or not isinstance(loss.get("terms"), Mapping):
+        return config
+    weights = loss.get("weights") or {}
+    used = {name: term for name, term in loss["terms"].items() if weights.get(name) is not None}
+    kept = {name: weight for name, weight in weights.items() if weight is not None or name not in loss["terms"]}
+    loss = {**{k: v for k, v in loss.items() if k != "terms"}, "weights": kept, **({"terms": used} if used else {})}
+    return {**config, "loss": loss}
 
 
 def _with_new_paths(value: Any) -> Any:

@@ -21,14 +21,41 @@ class Curve(Protocol):
         ...
 
 
-class Constant:
-    """Schedule of a constant learning rate: the factor is always 1."""
+class _Schedule:
+    """Base class of the schedules: a schedule may begin with a linear warm-up.
 
-    def __call__(self, step: int) -> float:  # noqa: D102 - see Curve
+    In the first ``warmup`` steps, the factor is multiplied by 1 / warmup, 2 / warmup, ..., 1. BasicSR's ``warmup_iter`` has
+    the same ramp, but replaces the schedule in these steps.
+    """
+
+    def __init__(self, warmup: int) -> None:
+        if warmup < 0:
+            raise ValueError(f"curve.warmup={warmup} must be a number of steps, at least 0")
+        self.warmup = warmup
+
+    def __call__(self, step: int) -> float:
+        return self.factor(step) * (min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0)
+
+    def factor(self, step: int) -> float:
+        """Return the factor without the warm-up."""
+        raise NotImplementedError
+
+
+class Constant(_Schedule):
+    """Schedule of a constant learning rate: the factor is always 1.
+
+    Args:
+        warmup: steps of a linear warm-up at the start.
+    """
+
+    def __init__(self, *, warmup: int = 0) -> None:
+        super().__init__(warmup)
+
+    def factor(self, step: int) -> float:  # noqa: D102
         return 1.0
 
 
-class MultiStep:
+class MultiStep(_Schedule):
     """Schedule that multiplies the learning rate by ``gamma`` at each milestone.
 
     EDSR has one milestone at 200k; ESRGAN's GAN stage has milestones at 50k, 100k, 200k and 300k.
@@ -36,19 +63,21 @@ class MultiStep:
     Args:
         milestones: steps in increasing order.
         gamma: factor at each milestone.
+        warmup: steps of a linear warm-up at the start.
     """
 
-    def __init__(self, *, milestones: Sequence[int], gamma: float = 0.5) -> None:
+    def __init__(self, *, milestones: Sequence[int], gamma: float = 0.5, warmup: int = 0) -> None:
+        super().__init__(warmup)
         if list(milestones) != sorted(set(milestones)) or any(m < 1 for m in milestones):
             raise ValueError(f"curve.milestones={list(milestones)} must be increasing steps of at least 1")
         self.milestones = list(milestones)
         self.gamma = gamma
 
-    def __call__(self, step: int) -> float:  # noqa: D102
+    def factor(self, step: int) -> float:  # noqa: D102
         return self.gamma ** sum(step >= m for m in self.milestones)
 
 
-class CosineRestarts:
+class CosineRestarts(_Schedule):
     """Schedule of cosine periods (SGDR, Loshchilov and Hutter 2017), used by EDVR.
 
     In each period the factor falls from a weight to the floor along a cosine.
@@ -57,9 +86,13 @@ class CosineRestarts:
         periods: lengths of the periods in steps. After the last period the rate stays at the floor.
         weights: factor at the start of each period; default: 1 for all periods.
         floor: lowest factor (BasicSR's eta_min divided by the base rate).
+        warmup: steps of a linear warm-up at the start.
     """
 
-    def __init__(self, *, periods: Sequence[int], weights: Sequence[float] | None = None, floor: float = 0.0) -> None:
+    def __init__(
+        self, *, periods: Sequence[int], weights: Sequence[float] | None = None, floor: float = 0.0, warmup: int = 0
+    ) -> None:
+        super().__init__(warmup)
         weights = [1.0] * len(periods) if weights is None else list(weights)
         if not periods or any(p < 1 for p in periods) or len(weights) != len(periods):
             raise ValueError(
@@ -70,7 +103,7 @@ class CosineRestarts:
         self.weights = weights
         self.floor = floor
 
-    def __call__(self, step: int) -> float:  # noqa: D102
+    def factor(self, step: int) -> float:  # noqa: D102
         for period, weight in zip(self.periods, self.weights, strict=True):
             if step < period:
                 return self.floor + weight * 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * step / period))

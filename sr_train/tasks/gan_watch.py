@@ -19,7 +19,11 @@ _EVERY = 20  # steps between two looks at the means
 
 _WON = 0.99  # share of images that the discriminator is right about
 
-_CHANCE = 0.05  # largest distance of that share from one half, and of the loss from that of logits of 0, if D is dead
+_CHANCE = 0.05  # largest distance of that share from one half, and of the loss from that of equal logits, if D is dead
+
+_LEVELS = 21  # logits from -1 to 1 that are tried to find the loss of guessing
+
+_NO_LEVEL = 1e-6  # largest loss of equal logits of a loss that is a difference of means
 
 _DRIFT = 3.0  # largest difference of mean colors, of 255
 
@@ -42,11 +46,14 @@ class Watch:
     """Sliding means of the discriminator's accuracy and loss, and of the difference of the colors of SR and HR.
 
     Args:
-        chance: function that returns D's loss for logits that are all 0, which is that of a D that has learned nothing.
+        loss: function that returns D's loss if the logits of all images, real or generated, are the given ones. Its
+            smallest value for equal logits is the loss of a D that has learned nothing. It is at 0 for a loss with
+            sigmoids, at 0.5 for least squares. A loss that is a difference of means (WGAN) is 0 for all equal logits: it
+            has no such level, and it does not saturate if D has won. Then only the accuracy shows a dead D.
     """
 
-    def __init__(self, chance: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._chance_of = chance
+    def __init__(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._loss = loss
         self._chance: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None  # [WINDOW, 5]: accuracy, loss, differences of R, G and B (or of gray)
         self._filled = 0
@@ -70,7 +77,8 @@ class Watch:
             rows = new.new_zeros((WINDOW, len(new)))
             self._rows = rows if self._rows is None else self._rows.to(new.device)
         if self._chance is None:  # on the device: the loss may average over all processes
-            self._chance = self._chance_of(new.new_zeros((2, 1))).detach()
+            levels = torch.linspace(-1, 1, _LEVELS, device=new.device)
+            self._chance = torch.stack([self._loss(c.expand(2, 1)).detach() for c in levels]).min()
         row = self._rows[(step - 1) % WINDOW]
         if step > self._filled:  # the first micro-batch of the step
             row.zero_()
@@ -111,7 +119,7 @@ def _problems(chance: float, accuracy: float, loss: float, shift: Sequence[float
     """Return the warnings that sliding means call for, by kind.
 
     Args:
-        chance: D's loss if it guesses.
+        chance: D's loss if it guesses; 0 if the loss has no such level.
         accuracy: share of the images that D is right about.
         loss: D's loss.
         shift: mean of SR minus HR of each channel, in [0, 1].
@@ -119,13 +127,12 @@ def _problems(chance: float, accuracy: float, loss: float, shift: Sequence[float
     found: dict[str, str] = {}
     over = f"over the last {WINDOW} steps"
     right = f"{over} it was right for {accuracy:.1%} of the images"
-    if accuracy > _WON:
+    level = abs(chance) > _NO_LEVEL
+    if accuracy > _WON and level:
         found["won"] = f"the discriminator has won: {right} (loss {loss:.3g}). {_WON_ADVICE}"
-    elif abs(accuracy - 0.5) < _CHANCE and abs(loss - chance) < _CHANCE * abs(chance):
-        found["dead"] = (
-            f"the discriminator has learned nothing: {right}, and its loss of {loss:.3g} is that of guessing ({chance:.3g}). "
-            f"{_DEAD_ADVICE}"
-        )
+    elif abs(accuracy - 0.5) < _CHANCE and (not level or abs(loss - chance) < _CHANCE * abs(chance)):
+        of = f", and its loss of {loss:.3g} is that of guessing ({chance:.3g})" if level else f" (loss {loss:.3g})"
+        found["dead"] = f"the discriminator has learned nothing: {right}{of}. {_DEAD_ADVICE}"
     if max(map(abs, shift)) * 255 > _DRIFT:
         shown = ", ".join(f"{255 * s:+.1f}" for s in shift)
         found["drift"] = f"colors drift: {over} the mean of SR minus HR is {shown} of 255. {_DRIFT_ADVICE}"

@@ -17,10 +17,11 @@ from sr_train.models import contract
 _SIDES = range(16, 513, 16)  # sides of HR patches; every discriminator accepts at least one of them
 
 
-def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
-    """Raise UsageError if the discriminator does not accept the HR patches of the stage.
+def check_discriminator(name: str, config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the shape of the logits of a micro-batch, [B, 1] or [B, 1, h, w]; None if it cannot be found without running.
 
-    The message contains config values that fit.
+    Raise UsageError if the discriminator does not accept the HR patches of the stage. The message contains config values
+    that fit.
     """
     spec, scale, patch = config["task"]["discriminator"], int(config["scale"]), int(config["data"]["lr_patch"])
     side, size = scale * patch, spec.get("size")
@@ -31,8 +32,7 @@ def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
         except ValueError as error:
             wrong = str(error)
         else:
-            _try_on_meta(name, config, network, side)
-            return
+            return _try_on_meta(name, config, network, side)
     if not isinstance(size, int) or not any(_fits(spec, s) for s in (size, *_SIDES)):
         raise UsageError(f"stage {name}: {wrong}")  # wrong at every size
     prefix = "" if name == "main" else f"{name}."
@@ -40,29 +40,50 @@ def check_discriminator(name: str, config: Mapping[str, Any]) -> None:
     raise UsageError(f"stage {name}: {wrong}: give {' or '.join(typed) or 'another scale'}")
 
 
-def _try_on_meta(name: str, config: Mapping[str, Any], network: nn.Module, side: int) -> None:
-    """Run a discriminator on a micro-batch without memory. Raise UsageError if it fails or returns no logits."""
+def _try_on_meta(name: str, config: Mapping[str, Any], network: nn.Module, side: int) -> tuple[int, ...] | None:
+    """Run a discriminator on a micro-batch without memory, and return the shape of its logits.
+
+    Raise UsageError if it fails or returns no logits.
+    """
     batch = max(1, int(config["data"]["batch"]) // int(config["trainer"].get("accumulate_grad_batches") or 1))
     images = torch.empty((batch, int(config.get("channels") or 3), side, side), device="meta")
     kind = type(network).__name__
     try:
         logits = network.train()(images)
     except NotImplementedError:  # an operator without a version for meta tensors
-        return
+        return None
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         hint = ""
         if "more than 1 value per channel" in reason:
             reason = "its BatchNorm has one value per channel in a micro-batch of 1 image, and so no variance"
             hint = ": give data.batch=2 or more, or larger patches (data.lr_patch, task.discriminator.size)"
+        elif (patch := _accepted(config, network, batch)) is not None:
+            hint = f": give {'' if name == 'main' else f'{name}.'}data.lr_patch={patch}"
         raise UsageError(
             f"stage {name}: discriminator: {kind} fails on {batch} x {side}x{side} px: {reason}{hint}"
         ) from None
-    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if not isinstance(logits, torch.Tensor) or logits.ndim < 2 or list(logits.shape[:2]) != [batch, 1]:
+    shape: Any = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 4) or list(logits.shape[:2]) != [batch, 1]:
         raise UsageError(
-            f"stage {name}: discriminator: {kind} returns {shape} for {batch} images; expected logits [{batch}, 1]"
+            f"stage {name}: discriminator: {kind} returns {shape} for {batch} images; expected logits [{batch}, 1] "
+            f"or [{batch}, 1, h, w]"
         )
+    return tuple(logits.shape)
+
+
+def _accepted(config: Mapping[str, Any], network: nn.Module, batch: int) -> int | None:
+    """Return the nearest ``data.lr_patch`` whose HR patches a discriminator accepts; None if there is none up to 256."""
+    scale, patch = int(config["scale"]), int(config["data"]["lr_patch"])
+    multiple = contract.multiple_of(_outline(config["model"]))
+    for tried in sorted(range(multiple, 257, multiple), key=lambda p: abs(p - patch)):
+        side = scale * tried
+        try:
+            network(torch.empty((batch, int(config.get("channels") or 3), side, side), device="meta"))
+        except (ValueError, TypeError, RuntimeError):
+            continue
+        return tried
+    return None
 
 
 def _outline(spec: Mapping[str, Any]) -> nn.Module:

@@ -20,14 +20,19 @@ _ADVERSARIAL = ("generator", "discriminator", "accuracy")
 
 
 class _Images:
-    """Pairs of random images and logits, equal at every call with the same side."""
+    """Pairs of random images and logits, equal at every call with the same arguments.
 
-    def __init__(self, side: int) -> None:
+    Args:
+        side: side of the images in pixels.
+        logits: shape of the discriminator's logits, [B, 1] or [B, 1, h, w]; B is replaced.
+    """
+
+    def __init__(self, side: int, logits: tuple[int, ...] = (1, 1)) -> None:
         generator = torch.Generator().manual_seed(0)
         self.hr = torch.rand(_BATCH, 3, side, side, generator=generator)
         self.sr = torch.rand(_BATCH, 3, side, side, generator=generator).requires_grad_()
-        self.real = torch.randn(_BATCH, 1, generator=generator)
-        self.fake = torch.randn(_BATCH, 1, generator=generator).requires_grad_()
+        self.real = torch.randn(_BATCH, *logits[1:], generator=generator)
+        self.fake = torch.randn(_BATCH, *logits[1:], generator=generator).requires_grad_()
 
 
 def check_pixel_loss(loss: nn.Module, side: int) -> None:
@@ -48,11 +53,14 @@ def check_pixel_loss(loss: nn.Module, side: int) -> None:
         _number(lambda images, term=term: term(images.sr, images.hr), where, "(sr, hr)", side)
 
 
-def check_gan_loss(loss: nn.Module, side: int) -> None:
-    """Raise ValueError unless a loss for two networks has the methods and results of ``AdversarialLoss``."""
+def check_gan_loss(loss: nn.Module, side: int, logits: tuple[int, ...] = (1, 1)) -> None:
+    """Raise ValueError unless a loss for two networks has the methods and results of ``AdversarialLoss``.
+
+    ``logits`` is the shape of the discriminator's logits, [B, 1] or [B, 1, h, w].
+    """
     name = type(loss).__name__
     if isinstance(loss, GANLoss):
-        _check_parts(loss, side)
+        _check_parts(loss, side, logits)
     if not isinstance(loss, AdversarialLoss):
         raise ValueError(f"task=gan needs a loss for two networks, not {name}: loss=gan, srgan or esrgan")
     needs_real = loss.needs_real
@@ -65,7 +73,7 @@ def check_gan_loss(loss: nn.Module, side: int) -> None:
         return loss.discriminator(images.real.requires_grad_(), images.fake)
 
     for call, method in ((generator, "generator"), (discriminator, "discriminator")):
-        found = _called(call, f"{name}.{method}", "images and logits", side)
+        found = _called(call, f"{name}.{method}", "images and logits", side, logits)
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)):
             raise ValueError(f"{name}.{method} returns {_kind(found)}; expected (loss, parts by name)")
         _check_number(found[0], f"{name}.{method}")
@@ -73,9 +81,16 @@ def check_gan_loss(loss: nn.Module, side: int) -> None:
         raise ValueError(f"{name}.discriminator returns no part 'accuracy', which the log and a warning need")
 
 
-def _check_parts(loss: GANLoss, side: int) -> None:
+def _check_parts(loss: GANLoss, side: int, logits: tuple[int, ...]) -> None:
     """Check the terms of a GANLoss one by one, so that the message names the wrong one."""
-    adversarial: Any = loss.adversarial
+    _check_adversarial(loss.adversarial, side, logits)
+    for term, module in loss.terms.items():
+        where = f"{term}: {type(module).__name__}"
+        _number(lambda images, module=module: module(images.sr, images.hr), where, "(sr, hr)", side)
+
+
+def _check_adversarial(adversarial: Any, side: int, logits: tuple[int, ...]) -> None:
+    """Raise ValueError unless an adversarial loss has the methods and results of ``Adversarial``."""
     name = f"adversarial: {type(adversarial).__name__}"
     missing = [m for m in _ADVERSARIAL if not callable(getattr(adversarial, m, None))]
     if missing:
@@ -86,12 +101,27 @@ def _check_parts(loss: GANLoss, side: int) -> None:
         real = None
     if not isinstance(real, bool):
         raise ValueError(f"{name} needs an attribute needs_real, true if G's term needs the logits of HR")
-    _number(lambda i: adversarial.generator(i.real if real else None, i.fake), f"{name}.generator", "logits", side)
-    _number(lambda i: adversarial.discriminator(i.real, i.fake), f"{name}.discriminator", "logits", side)
-    for term, module in (("pixel", loss.pixel), ("perceptual", loss.perceptual)):
-        if module is not None:
-            where = f"{term}: {type(module).__name__}"
-            _number(lambda images, module=module: module(images.sr, images.hr), where, "(sr, hr)", side)
+    calls: dict[str, Callable[[_Images], Any]] = {
+        "generator": lambda i: adversarial.generator(i.real if real else None, i.fake),
+        "discriminator": lambda i: adversarial.discriminator(i.real.requires_grad_(), i.fake),
+    }
+    for method, call in calls.items():
+        _check_number(_called(call, f"{name}.{method}", "logits", side, logits), f"{name}.{method}")
+    found = _called(lambda i: adversarial.accuracy(i.real, i.fake), f"{name}.accuracy", "logits", side, logits)
+    _check_number(found, f"{name}.accuracy", gradient=False)
+    if not 0 <= float(found) <= 1:
+        raise ValueError(f"{name}.accuracy returns {float(found):.4g}; expected the share of correct logits, 0 to 1")
+    _check_gradients(calls["discriminator"], f"{name}.discriminator", logits)
+
+
+def _check_gradients(call: Callable[[_Images], Any], where: str, logits: tuple[int, ...]) -> None:
+    """Raise ValueError unless a loss of D has gradients for the logits of real and of generated images."""
+    images = _Images(_SIDE, logits)
+    with torch.enable_grad():
+        found = torch.autograd.grad(call(images), [images.real, images.fake], allow_unused=True)
+    for kind, gradient in zip(("real", "generated"), found, strict=True):
+        if gradient is None:
+            raise ValueError(f"{where} does not depend on the logits of {kind} images, so D would not learn from them")
 
 
 def _has_forward(module: nn.Module) -> bool:
@@ -102,28 +132,29 @@ def _number(call: Callable[[_Images], Any], where: str, given: str, side: int) -
     _check_number(_called(call, where, given, side), where)
 
 
-def _called(call: Callable[[_Images], Any], where: str, given: str, side: int) -> Any:
+def _called(call: Callable[[_Images], Any], where: str, given: str, side: int, logits: tuple[int, ...] = (1, 1)) -> Any:
     """Return the result for small images, or for those of training if the loss does not accept small ones."""
     for tried in (min(_SIDE, side), side):
         try:
             with torch.enable_grad():
-                return call(_Images(tried))
+                return call(_Images(tried, logits))
         except MemoryError:
             raise
         except Exception as error:
             if tried != side:
                 continue
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-            raise ValueError(
-                f"{where} fails on {given} of {_BATCH} images of {side}x{side} pixels: {reason}"
-            ) from error
+            what = f"{given} of {_BATCH} images of {side}x{side} pixels"
+            if given == "logits":
+                what = f"logits {[_BATCH, *logits[1:]]}"
+            raise ValueError(f"{where} fails on {what}: {reason}") from error
     raise AssertionError
 
 
-def _check_number(found: Any, where: str) -> None:
+def _check_number(found: Any, where: str, *, gradient: bool = True) -> None:
     if not isinstance(found, torch.Tensor) or found.ndim:
         raise ValueError(f"{where} returns {_kind(found)}; expected one number, the mean over the batch")
-    if not found.requires_grad:
+    if gradient and not found.requires_grad:
         raise ValueError(f"{where} returns a number without a gradient; remove torch.no_grad() or detach()")
     if not torch.isfinite(found):
         raise ValueError(f"{where} returns {float(found.detach())} for images in [0, 1]")

@@ -127,9 +127,10 @@ def _check_channels(config: Mapping[str, Any]) -> None:
 def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     """Build the stage's task on the meta device. If there are errors, add them to ``problems`` and return None."""
     config, before = stage.config, len(problems)
+    logits: tuple[int, ...] | None = None
     with collect_error(problems, "task.discriminator", usage=True):
         if config["task"].get("discriminator") is not None:
-            check_discriminator(stage.name, config)
+            logits = check_discriminator(stage.name, config)
     parts: dict[str, Any] = {"loss": _loss(stage, problems)}
     with collect_error(problems, "model", usage=True):
         parts["model"] = on_meta(lambda: build(config["model"]))
@@ -139,7 +140,7 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
         parts["curve"] = build(config["curve"])
     with collect_error(problems, "loss"):
         if parts["loss"] is not None:
-            _check_loss(config, parts["loss"])
+            _check_loss(config, parts["loss"], logits)
     if len(problems) > before:
         return None
     with collect_error(problems, "task", usage=True), torch.device("meta"):
@@ -147,12 +148,15 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
     return None
 
 
-def _check_loss(config: Mapping[str, Any], loss: nn.Module) -> None:
-    """Raise ValueError unless the loss can be called as the task does; a task with a step of its own is left out."""
+def _check_loss(config: Mapping[str, Any], loss: nn.Module, logits: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless the loss can be called as the task does; a task with a step of its own is left out.
+
+    ``logits`` is the shape of the logits of the stage's discriminator, if there is one and its shape is known.
+    """
     step = getattr(callable_at(str(config["task"]["_target_"])), "training_step", None)
     side = int(config["data"]["lr_patch"]) * max(config["scales"] or [config["scale"]])
     if step is GANTask.training_step:
-        check_gan_loss(loss, side)
+        check_gan_loss(loss, side, logits or (1, 1))
     elif step in (PixelTask.training_step, MultiScaleTask.training_step):
         check_pixel_loss(loss, side)
 

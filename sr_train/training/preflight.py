@@ -24,12 +24,14 @@ from sr_train.evaluation.metrics import PerceptualMetric
 from sr_train.runs import resume
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
+from sr_train.training.discriminator_start import check_discriminator_start, start_digest
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline
 from sr_train.training.trainer import check_deterministic, finding_unused, try_trainer, unchanged_globals
 from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
 from sr_train.training.warm_starts import Origin, check_warm_starts
+from sr_train.weights.discriminator import Discriminator
 
 _STARTS_A_RUN = ("CometLogger", "NeptuneLogger")  # their constructors start a run on a server
 
@@ -47,11 +49,16 @@ class Prepared:
     scores: list[str]  #: names of the scores of validation
     features: list[str]  #: digests of the feature networks of the loss
     source: Origin | None = None  #: content of ``init.weights``; weights of ``init.stage`` are read later
+    discriminator: Discriminator | None = None  #: content of ``init.discriminator``, unless it is a stage
 
-    def described(self, source: str | None) -> dict[str, Any]:
-        """Return the content of the stage's ``config.yaml``; ``source`` is the digest of its initial weights, if it has any."""
+    def described(self, source: str | None, discriminator: Discriminator | None = None) -> dict[str, Any]:
+        """Return the content of the stage's ``config.yaml``; ``source`` is the digest of its initial weights, if it has any.
+
+        ``discriminator`` has the initial weights of the discriminator if they come from an earlier stage.
+        """
         sources = [pairs for several in self.data.by_scale.values() for pairs in several]
-        return resume.describe(self.stage.config, sources, [] if source is None else [source], self.features)
+        weights = [*([] if source is None else [source]), *start_digest(discriminator or self.discriminator)]
+        return resume.describe(self.stage.config, sources, weights, self.features)
 
     def take_origin(self) -> Origin | None:
         """Return the content of ``init.weights``, and remove it from this object, so that its memory is freed after use."""
@@ -75,6 +82,7 @@ def preflight(plan: Plan, processes: Processes | None = None) -> list[Prepared]:
     sources = check_warm_starts(plan)
     for ready in prepared:
         ready.source = sources.get(ready.stage.name)
+        ready.discriminator = check_discriminator_start(plan, ready.stage)
     return prepared
 
 
@@ -83,6 +91,9 @@ def _refuse(plan: Plan, found: Mapping[str, Sequence[Exception]]) -> None:
     others: list[Exception] = []
     with redirect_stdout(io.StringIO()), collect_error(others, "init"):
         check_warm_starts(plan)
+        for stage in plan.stages:
+            if stage.name in plan.selected:
+                check_discriminator_start(plan, stage)
     problems = _merged(found)
     problems += [e for e in others if not any(message_of(e) in message_of(p) for p in problems)]
     raise problems[0] if len(problems) == 1 else ProblemsError(problems)

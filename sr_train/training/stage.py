@@ -31,6 +31,7 @@ from sr_train.training.begin import Begin
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import Checkpoints
 from sr_train.training.cluster import Processes, one_process
+from sr_train.training.discriminator_start import exported, find_discriminator_start
 from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
@@ -42,6 +43,8 @@ from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.user_callbacks import callback_specs, name_of, own_callbacks
 from sr_train.training.validation import Validate
 from sr_train.training.warm_starts import Origin, find_origin
+from sr_train.weights.discriminator import FILE as DISCRIMINATOR
+from sr_train.weights.discriminator import Discriminator, save_discriminator
 from sr_train.weights.file import Weights, save_weights
 from sr_train.weights.open import WEIGHTS, full_arguments
 from sr_train.weights.warm_start import warm_start
@@ -128,14 +131,22 @@ def _callbacks(
     return [*stop.watched(), *ours, Progress(record), Beats(ranks)]
 
 
-def build_task(config: Mapping[str, Any], stage: str, source: Origin | None) -> SRTask:
-    """Build the stage's task. Initial weights are copied into the network before the EMA copies the network."""
+def build_task(
+    config: Mapping[str, Any], stage: str, source: Origin | None, discriminator: Discriminator | None = None
+) -> SRTask:
+    """Build the stage's task. Initial weights are copied into the network before the EMA copies the network.
+
+    ``discriminator`` has the initial weights of the discriminator.
+    """
     torch.manual_seed(stage_seed(config["seed"], stage))
     parts = {name: build(config[name]) for name in ("model", "loss", "curve")}
     if source is not None:
         init, where = config["init"], f"stage {stage} from {source.file}"
         warm_start(parts["model"], source.weights.state, init["skip"], grow=init["grow"], where=where)
-    return build(config["task"], **parts)
+    task = build(config["task"], **parts)
+    if discriminator is not None:
+        task.discriminator.load_state_dict(discriminator.state)
+    return task
 
 
 def run_stage(
@@ -151,15 +162,16 @@ def run_stage(
     processes, signals = processes or one_process(), signals or Signals()
     ranks = processes.ranks
     source = find_origin(plan, stage, prepared.take_origin())
-    described = prepared.described(None if source is None else source.digest)
+    judge = find_discriminator_start(plan, stage, prepared.discriminator)
+    described = prepared.described(None if source is None else source.digest, judge)
     begin = Begin(stage, described, ranks)
     if begin.is_finished():
         return folder / WEIGHTS
     gc.collect()  # networks of the checks and of the previous stage are in reference cycles: 160 MB with two VGG19
-    task = build_task(config, stage.name, source)
+    task = build_task(config, stage.name, source, judge)
     found = begin.choose_checkpoint(task)
     export, files = Export(plan, stage, source), StageFolder(folder, described, new=found is None)
-    del source  # its tensors are copied; this frees the memory of one network
+    del source, judge  # their tensors are copied; this frees the memory of one network
     callbacks = _callbacks(prepared, export, files, ranks, signals)
     trainer = build_trainer(config, callbacks, folder, processes)
     statistics = prepare_networks(task, config["trainer"]["sync_batchnorm"], trainer.world_size)
@@ -240,6 +252,9 @@ def _finish(
     done = stage.folder / WEIGHTS
     if trainer.is_global_zero:
         files.finish()
+        own = exported(task, stage, {"run": export.origin["run"], "stage": stage.name, "step": step})
+        if own is not None:  # written first, because weights.safetensors means that the stage is finished
+            save_discriminator(done.with_name(DISCRIMINATOR), own)
         export(task, done, validate.scores, step, finished)
     trainer.strategy.barrier()
     if validate.best is not None:

@@ -114,7 +114,7 @@ def _compare(stage: Stage, state: Mapping[str, Any], name: str) -> None:
     decided = match_warm_start(network.state_dict(), state, init["skip"], grow=ends, where=where)
     say(f"stage {stage.name} starts from {name}:")
     say(f"  copied {_tensors(decided.copied)}".rstrip())
-    if stage.config["task"].get("discriminator") is not None:
+    if stage.config["task"].get("discriminator") is not None and init["discriminator"] is None:
         say("  discriminator: newly initialized; only the generator is copied")
     if decided.grown:
         say(f"  grown  {_tensors(decided.grown)}  {_blocks(decided.grown, ends)}, as identity")

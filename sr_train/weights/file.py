@@ -33,6 +33,8 @@ from sr_train.weights.foreign.recognize import recognize
 
 FORMAT = "sr-train weights"
 
+DISCRIMINATOR = "sr-train discriminator"  #: format of the files of :mod:`sr_train.weights.discriminator`
+
 VERSION = "1"
 
 MODELS = "sr_train.models"
@@ -127,6 +129,11 @@ def load_weights(path: str | os.PathLike[str], *, allow: Sequence[str] = (), sca
     """
     path = Path(path)
     content, header = read_any(path)
+    if header.get("format") == DISCRIMINATOR:
+        raise WeightsError(
+            f"{path}: contains a discriminator, not a network that upscales; give {path.with_name('weights.safetensors')}, or "
+            "use this file as init.discriminator"
+        )
     try:
         if header.get("format") == FORMAT:
             weights = _described(header, cast("dict[str, torch.Tensor]", content), str(path))
@@ -275,5 +282,12 @@ def check_model_config(model: object, *, where: str, allow: Sequence[str] = ()) 
     channels = model.get(CHANNELS, 3)
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise WeightsError(f"{where}: model.{CHANNELS}={channels!r} is not an integer of at least 1")
+    check_arguments(model, where=where, allow=allow)
+
+
+def check_arguments(model: object, *, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise WeightsError unless ``model`` names an allowed class (:func:`check_target`) and all its arguments are plain."""
+    check_target(model, where=where, allow=allow)
+    assert is_dict(model)
     for name, value in model.items():
         _check_plain(value, f"{where}: model.{name}")

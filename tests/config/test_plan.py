@@ -179,7 +179,7 @@ def test_a_typed_mapping_replaces_and_a_single_key_merges():
 def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
     composed = plan(["experiment=quickstart", "gan.discriminator=srgan", "gan.task.discriminator.channels=8"])
     assert composed.stages[1].config["task"]["discriminator"] == {
-        "_target_": "sr_train.models.discriminator.SRGANDiscriminator", "size": 96, "channels": 8, "image_channels": 3
+        "_target_": "sr_train.models.discriminators.SRGANDiscriminator", "size": 96, "channels": 8, "image_channels": 3
     }  # fmt: skip
     assert composed.stages[1].config["task"]["rate"] == 2e-4  # the task is the recipe's
     (note,) = composed.notes

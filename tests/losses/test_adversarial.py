@@ -3,10 +3,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch.autograd import gradcheck
 
-from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
+from sr_train.losses.adversarial import Hinge, LeastSquares, RelativisticAverage, StandardGAN, Wasserstein
 
 
 def sigmoid(x):
@@ -59,7 +61,7 @@ def test_gradients_flow_through_the_means_except_to_the_real_logits_in_g():
 
 
 def test_extreme_and_half_precision_logits_stay_finite():
-    for loss in (StandardGAN(), RelativisticAverage()):
+    for loss in (*(kind() for kind in LOSSES.values()), StandardGAN(real_label=0.9)):
         for dtype in (torch.float32, torch.bfloat16):
             real, fake = torch.full((2, 1), -1e4, dtype=dtype), torch.full((2, 1), 1e4, dtype=dtype)
             for value in (loss.generator(real, fake), loss.discriminator(real, fake)):
@@ -74,6 +76,86 @@ def test_the_relativistic_generator_needs_the_real_logits():
         RelativisticAverage().generator(None, torch.zeros(2, 1))
 
 
+def by_hand(name, real, fake, label=1.0):
+    """(G's loss, D's loss, accuracy), each logit visited in a loop; a pixel counts as a logit."""
+    r, f = ([float(x) for x in np.asarray(v).ravel()] for v in (real, fake))
+    if name == "vanilla":
+        d = mean(-label * math.log(sigmoid(x)) - (1 - label) * math.log(1 - sigmoid(x)) for x in r)
+        d += mean(-math.log(1 - sigmoid(x)) for x in f)
+        return mean(-math.log(sigmoid(x)) for x in f), d, (mean(x > 0 for x in r) + mean(x < 0 for x in f)) / 2
+    if name == "ragan":
+        a, b = [sigmoid(x - mean(f)) for x in r], [sigmoid(x - mean(r)) for x in f]
+        g = (mean(-math.log(1 - p) for p in a) + mean(-math.log(p) for p in b)) / 2
+        d = (mean(-math.log(p) for p in a) + mean(-math.log(1 - p) for p in b)) / 2
+        return g, d, (mean(x > mean(f) for x in r) + mean(x < mean(r) for x in f)) / 2
+    if name == "lsgan":
+        d = mean((x - label) ** 2 for x in r) + mean(x**2 for x in f)
+        right = (mean(abs(x - label) < abs(x) for x in r) + mean(abs(x) < abs(x - label) for x in f)) / 2
+        return mean((x - 1) ** 2 for x in f), d, right
+    if name == "hinge":
+        d = mean(max(0, 1 - x) for x in r) + mean(max(0, 1 + x) for x in f)
+        return -mean(f), d, (mean(x > 0 for x in r) + mean(x < 0 for x in f)) / 2
+    middle = (mean(r) + mean(f)) / 2
+    return -mean(f), mean(f) - mean(r), (mean(x > middle for x in r) + mean(x < middle for x in f)) / 2
+
+
+LOSSES = {
+    "vanilla": StandardGAN, "ragan": RelativisticAverage, "lsgan": LeastSquares, "hinge": Hinge, "wgan": Wasserstein,
+}  # fmt: skip
+SMOOTH = [(name, {"real_label": 0.9}) for name in ("vanilla", "lsgan")]
+SHAPES = [(8, 1), (2, 1, 4, 5)]
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in LOSSES), *SMOOTH])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_loss_is_its_formula_over_all_logits(name, options, shape):
+    rng = np.random.default_rng(1)
+    real, fake = rng.normal(0.3, 1, shape), rng.normal(0.1, 1, shape)
+    loss = LOSSES[name](**options)
+    r, f = torch.from_numpy(real), torch.from_numpy(fake)
+    g, d, right = by_hand(name, real, fake, options.get("real_label", 1.0))
+    assert loss.generator(r if loss.needs_real else None, f).item() == pytest.approx(g, rel=1e-12)
+    assert loss.discriminator(r, f).item() == pytest.approx(d, rel=1e-12)
+    assert loss.accuracy(r, f).item() == pytest.approx(right, rel=1e-6)
+    assert 0 < right < 1
+    low = [v.float() for v in (r, f)]
+    assert loss.discriminator(*low).item() == pytest.approx(d, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in LOSSES), *SMOOTH])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_finite_differences(name, options, shape):
+    torch.manual_seed(0)
+    loss = LOSSES[name](**options)
+    real, fake = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert gradcheck(loss.discriminator, (real, fake))
+    assert gradcheck(lambda f: loss.generator(real.detach(), f), (fake,))
+
+
+def test_detached_means_halve_the_paths_of_the_gradient_in_d_only():
+    torch.manual_seed(0)
+    real, fake = (torch.randn(4, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    attached, detached = RelativisticAverage(), RelativisticAverage(detach_means=True)
+    assert torch.equal(attached.discriminator(real, fake), detached.discriminator(real, fake))
+    found = torch.autograd.grad(detached.discriminator(real, fake), (real, fake))
+    r, f = real.detach().numpy().ravel(), fake.detach().numpy().ravel()
+    expected = [
+        [-sigmoid(-(x - f.mean())) / (2 * len(r)) for x in r],
+        [sigmoid(x - r.mean()) / (2 * len(f)) for x in f],
+    ]
+    for made, wanted in zip(found, expected, strict=True):
+        assert made.flatten().tolist() == pytest.approx(wanted, rel=1e-12)
+    ours, theirs = (torch.autograd.grad(loss.generator(real, fake), fake)[0] for loss in (attached, detached))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [StandardGAN, LeastSquares])
+@pytest.mark.parametrize("label", [0.5, 1.1, -1.0])
+def test_a_label_that_is_no_smoothed_1_is_refused(kind, label):
+    with pytest.raises(ValueError, match=f"real_label={label} must be above 0.5 and at most 1"):
+        kind(real_label=label)
+
+
 STEP = """
 # One step of G and D on a batch, by one process or shared by two under ddp, in one backward: their gradients, to a file.
 import sys
@@ -84,7 +166,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from sr_train.losses.adversarial import RelativisticAverage
+from sr_train.losses.adversarial import Hinge, LeastSquares, RelativisticAverage, StandardGAN, Wasserstein
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
@@ -98,12 +180,16 @@ class Step(nn.Module):
         self.g = nn.Conv2d(3, 3, 3, padding=1)
         self.d = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(72, 1))
         self.loss = RelativisticAverage()
+        self.others = [RelativisticAverage(detach_means=True), StandardGAN(), LeastSquares(), Hinge(), Wasserstein()]
+        self.map = nn.Conv2d(3, 1, 3)  # logits of regions, for the other losses
 
     def forward(self, lr, hr):
         sr = self.g(lr)
         frozen = {k: v.detach() for k, v in self.d.named_parameters()}
         real, fake = (functional_call(self.d, frozen, (x,)) for x in (hr, sr))
-        return self.loss.generator(real, fake) + self.loss.discriminator(self.d(hr), self.d(sr.detach()))
+        total = self.loss.generator(real, fake) + self.loss.discriminator(self.d(hr), self.d(sr.detach()))
+        real, fake = self.map(hr), self.map(sr)
+        return total + sum(loss.generator(real, fake) + loss.discriminator(real, fake) for loss in self.others)
 
 
 torch.manual_seed(0)

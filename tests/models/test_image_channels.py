@@ -6,7 +6,7 @@ from nets.small import NETWORKS, upscale
 
 from sr_train.models import contract
 from sr_train.models.bicubic import Bicubic
-from sr_train.models.discriminator import SRGANDiscriminator, VGGStyleDiscriminator
+from sr_train.models.discriminators import SRGANDiscriminator, VGGStyleDiscriminator
 from sr_train.models.edsr import DIV2K_MEAN, mean_shift
 from sr_train.models.features import FeatureExtractor
 

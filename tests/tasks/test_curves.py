@@ -77,3 +77,20 @@ def test_an_optimizer_is_tested_with_the_real_shapes_and_with_a_step():
     assert seen == [[(4, 3, 2, 2)], [(1, 1, 1, 1)]]
     with pytest.raises(RuntimeError, match="does not support dense gradients"):
         try_optimizer(torch.optim.SparseAdam, groups, rate=0.1, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [Constant(warmup=4), MultiStep(milestones=[2, 6], warmup=4), CosineRestarts(periods=[10], warmup=4)],
+    ids=lambda c: type(c).__name__,
+)
+def test_a_warm_up_is_basicsrs_ramp_times_the_schedule(curve):
+    plain = [curve.factor(step) for step in range(10)]
+    # BasicSR: rate / warmup_iter * current_iter for current_iter < warmup_iter; iterations count from 1
+    ramp = [current / 4 if current < 4 else 1 for current in range(1, 11)]
+    assert [curve(step) for step in range(10)] == pytest.approx([a * b for a, b in zip(plain, ramp, strict=True)])
+
+
+def test_a_negative_warm_up_is_refused():
+    with pytest.raises(ValueError, match=r"curve\.warmup=-1"):
+        Constant(warmup=-1)

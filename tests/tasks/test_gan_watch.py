@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
+from sr_train.losses.adversarial import Hinge, LeastSquares, RelativisticAverage, StandardGAN, Wasserstein
 from sr_train.tasks.gan_watch import WINDOW, Watch
 
 CHANCE = math.log(2)
@@ -84,8 +84,35 @@ def test_a_continued_run_warns_at_the_same_step():
     assert feed(third, 200, accuracy=1.0, start=250) == {}  # reported already
 
 
-@pytest.mark.parametrize(("loss", "chance"), [(StandardGAN(), 2 * CHANCE), (RelativisticAverage(), CHANCE)])
-def test_guessing_has_the_loss_of_logits_of_zero(loss, chance):
-    watched = Watch(lambda logits: loss.discriminator(logits, logits))
-    found = feed(watched, WINDOW, accuracy=0.5, loss=chance)
-    assert f"guessing ({chance:.3g})" in found[WINDOW]
+def watch_of(loss):
+    return Watch(lambda logits: loss.discriminator(logits, logits))
+
+
+def entropy(share):
+    return -share * math.log(share) - (1 - share) * math.log(1 - share)
+
+
+@pytest.mark.parametrize(
+    ("loss", "chance"),
+    [
+        (StandardGAN(), 2 * CHANCE),
+        (StandardGAN(real_label=0.9), 2 * entropy(0.45)),  # the best answer for all images is 0.9 / 2
+        (RelativisticAverage(), CHANCE),
+        (LeastSquares(), 0.5),  # all logits are 0.5
+        (LeastSquares(real_label=0.9), 2 * 0.45**2),
+        (Hinge(), 2.0),
+    ],
+)
+def test_guessing_has_the_smallest_loss_of_equal_logits(loss, chance):
+    found = feed(watch_of(loss), WINDOW, accuracy=0.5, loss=chance)
+    said = re.search(r"guessing \(([\d.]+)\)", found[WINDOW])
+    assert float(said[1]) == pytest.approx(chance, rel=0.02)
+    assert feed(watch_of(loss), WINDOW, accuracy=0.5, loss=0.8 * chance) == {}
+
+
+def test_a_wasserstein_loss_has_no_level_of_guessing_and_no_winner():
+    assert feed(watch_of(Wasserstein()), WINDOW, accuracy=1.0, loss=-7.0) == {}
+    found = feed(watch_of(Wasserstein()), WINDOW, accuracy=0.51, loss=-0.3)
+    assert re.search(
+        r"has learned nothing: over the last 200 steps it was right for 51.0% .* \(loss -0.3\)", found[WINDOW]
+    )

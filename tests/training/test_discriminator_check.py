@@ -50,7 +50,7 @@ def test_an_error_at_every_size_is_reported_as_the_error_of_the_constructor():
     [
         (
             "task.discriminator={_target_: torch.nn.Identity}",
-            r"Identity returns \[16, 3, 192, 192\] .*; expected logits \[16, 1\]",
+            r"Identity returns \[16, 3, 192, 192\] .*; expected logits \[16, 1\] or \[16, 1, h, w\]",
         ),
         (
             "task.discriminator={_target_:torch.nn.Linear,in_features:5,out_features:1}",
@@ -64,11 +64,33 @@ def test_an_error_at_every_size_is_reported_as_the_error_of_the_constructor():
             "discriminator=srgan task.discriminator.size=16 data.lr_patch=4 data.batch=2 trainer.accumulate_grad_batches=2",
             r"fails on 1 x 16x16 px: its BatchNorm has one value per channel",
         ),
+        (
+            "discriminator=unet_sn data.lr_patch=17",
+            r"UNetDiscriminatorSN fails on 16 x 68x68 px: .*multiples of 8, .*: give gan.data.lr_patch=16$",
+        ),
+        (
+            "discriminator=patch data.lr_patch=3",
+            r"PatchDiscriminator fails on 16 x 12x12 px: .*at least 24 px, .*: give gan.data.lr_patch=6$",
+        ),
     ],
 )
 def test_a_discriminator_that_cannot_be_run_is_refused(typed, message):
     with pytest.raises(UsageError, match=message):
         check_discriminator("gan", plan([*GAN, "scale=4", *re.split(r" (?=\w+[\w.]*=)", typed)]).stages[0].config)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shape"),
+    [
+        ("discriminator=unet_sn", (2, 1, 96, 96)),
+        ("discriminator=patch data.lr_patch=32", (2, 1, 14, 14)),
+        ("discriminator=patch task.discriminator.norm=spectral channels=1", (2, 1, 10, 10)),
+        ("discriminator=srgan", (2, 1)),
+    ],
+)
+def test_the_shape_of_the_logits_is_found_without_running(typed, shape):
+    arguments = ["scale=4", "data.batch=4", "trainer.accumulate_grad_batches=2", "data.lr_patch=24", *typed.split()]
+    assert check_discriminator("gan", plan([*GAN, *arguments]).stages[0].config) == shape
 
 
 def test_a_gan_stage_prints_that_its_discriminator_is_newly_initialized(tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ from torch import nn
 
 from sr_train.config.plan import plan
 from sr_train.console import ConfigError
-from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
+from sr_train.losses.adversarial import Hinge, LeastSquares, RelativisticAverage, StandardGAN, Wasserstein
 from sr_train.losses.gan import GANLoss
 from sr_train.losses.pixel import CharbonnierLoss
 from sr_train.losses.weighted import Weighted
@@ -62,6 +62,24 @@ class WithoutNeedsReal(nn.Module):
     accuracy = WithAccuracy.accuracy
 
 
+class OneLogit(WithAccuracy):
+    """Loss that was written for one logit per image."""
+
+    def discriminator(self, real_logits, fake_logits):
+        (fake,), (real,) = fake_logits.mT, real_logits.mT
+        return fake.mean() - real.mean()
+
+
+class FakeOnly(WithAccuracy):
+    def discriminator(self, real_logits, fake_logits):
+        return fake_logits.mean() - real_logits.detach().mean()
+
+
+class Percent(WithAccuracy):
+    def accuracy(self, real_logits, fake_logits):
+        return torch.tensor(50.0)
+
+
 class NoParts(nn.Module):
     """Loss for two networks of its own, with wrong results."""
 
@@ -91,9 +109,20 @@ def test_a_loss_for_one_network_passes(loss):
     check_pixel_loss(loss, 48)
 
 
-@pytest.mark.parametrize("adversarial", [StandardGAN(), RelativisticAverage(), WithAccuracy()])
+OURS = [
+    StandardGAN(),
+    RelativisticAverage(),
+    RelativisticAverage(detach_means=True),
+    LeastSquares(),
+    Hinge(),
+    Wasserstein(),
+]
+
+
+@pytest.mark.parametrize("adversarial", [*OURS, WithAccuracy()])
 def test_a_loss_for_two_networks_passes(adversarial):
     check_gan_loss(gan(adversarial), 48)
+    check_gan_loss(gan(adversarial), 48, (16, 1, 6, 5))
     check_gan_loss(gan(adversarial, pixel=nn.L1Loss(), perceptual=OnlyLarge()), 48)
 
 
@@ -123,12 +152,22 @@ def test_a_wrong_loss_for_one_network_is_refused(loss, message):
         (gan(Unreduced()), r"^adversarial: Unreduced.discriminator returns a tensor \[2, 1\]; expected one number"),
         (gan(StandardGAN(), pixel=PerImage()), r"^pixel: PerImage returns a tensor \[2\]"),
         (gan(StandardGAN(), perceptual=Detached()), r"^perceptual: Detached returns a number without a gradient"),
+        (gan(FakeOnly()), r"^adversarial: FakeOnly.discriminator does not depend on the logits of real images"),
+        (gan(Percent()), r"^adversarial: Percent.accuracy returns 50; expected the share of correct logits, 0 to 1"),
         (NoParts(), r"^NoParts.generator returns a tensor \[\]; expected \(loss, parts by name\)"),
     ],
 )
 def test_a_wrong_loss_for_two_networks_is_refused(loss, message):
     with pytest.raises(ValueError, match=message):
         check_gan_loss(loss, 64)
+
+
+def test_a_loss_is_called_with_logits_of_the_shape_of_its_discriminator():
+    check_gan_loss(gan(OneLogit()), 64)
+    with pytest.raises(
+        ValueError, match=r"^adversarial: OneLogit.discriminator fails on logits \[2, 1, 8, 8\]: RuntimeErr|Val"
+    ):
+        check_gan_loss(gan(OneLogit()), 64, (16, 1, 8, 8))
 
 
 def test_the_images_do_not_change_the_state_of_random_numbers():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import equal
 
-from sr_train.models.discriminator import VGGStyleDiscriminator
+from sr_train.models.discriminators import UNetDiscriminatorSN, VGGStyleDiscriminator
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.weights.file import load_weights
 from sr_train.weights.foreign.base import WeightsError
@@ -48,12 +48,41 @@ def theirs(w, x, stages):
     return F.linear(x, w["linear2.weight"], w["linear2.bias"])
 
 
+UNET = [(1, 2, 4), (2, 4, 4), (4, 8, 4), (8, 4, 3), (4, 2, 3), (2, 1, 3), (1, 1, 3), (1, 1, 3)]  #: conv1 to conv8
+
+
 def unet_sn(f=4):
-    """Names of UNetDiscriminatorSN; shapes of the inner ones are not looked at."""
-    state = {"conv0.weight": torch.zeros(f, 3, 3, 3), "conv0.bias": torch.zeros(f)}
-    for i in range(1, 9):
-        state |= {f"conv{i}.weight_orig": torch.zeros(f, f, 3, 3), f"conv{i}.weight_u": torch.zeros(f)}
-    return state | {"conv9.weight": torch.zeros(1, f, 3, 3), "conv9.bias": torch.zeros(1)}
+    """Random tensors of UNetDiscriminatorSN by BasicSR's names, which are those of torch.nn.utils.spectral_norm."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator) * 0.1
+
+    state = {"conv0.weight": normal(f, 3, 3, 3), "conv0.bias": normal(f)}
+    for i, (before, after, kernel) in enumerate(UNET, 1):
+        state[f"conv{i}.weight_orig"] = normal(after * f, before * f, kernel, kernel)
+        for name, size in (("u", after * f), ("v", before * f * kernel**2)):
+            state[f"conv{i}.weight_{name}"] = F.normalize(normal(size), dim=0)
+    return state | {"conv9.weight": normal(1, f, 3, 3), "conv9.bias": normal(1)}
+
+
+def theirs_unet(w, x):
+    def conv(x, i):
+        weight = w[f"conv{i}.weight_orig"]
+        sigma = w[f"conv{i}.weight_u"] @ weight.flatten(1) @ w[f"conv{i}.weight_v"]
+        stride = 2 if i < 4 else 1
+        return F.leaky_relu(F.conv2d(x, weight / sigma, stride=stride, padding=1), 0.2)
+
+    def up(x):
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+    x0 = F.leaky_relu(F.conv2d(x, w["conv0.weight"], w["conv0.bias"], padding=1), 0.2)
+    x1 = conv(x0, 1)
+    x2 = conv(x1, 2)
+    x4 = conv(up(conv(x2, 3)), 4) + x2
+    x5 = conv(up(x4), 5) + x1
+    x6 = conv(up(x5), 6) + x0
+    return F.conv2d(conv(conv(x6, 7), 8), w["conv9.weight"], w["conv9.bias"], padding=1)
 
 
 @pytest.mark.parametrize(("stages", "size"), [(5, 128), (6, 256)])
@@ -62,13 +91,27 @@ def test_a_discriminator_of_basicsr_starts_from_its_file(tmp_path, stages, size)
     torch.save({"params": state}, tmp_path / "net_d.pth")
     found = read_discriminator(tmp_path / "net_d.pth")
     assert found.model == {
-        "_target_": "sr_train.models.discriminator.VGGStyleDiscriminator", "size": size, "channels": 4
+        "_target_": "sr_train.models.discriminators.VGGStyleDiscriminator", "size": size, "channels": 4
     }  # fmt: skip
     network = VGGStyleDiscriminator(size=size, channels=4).eval()
     network.load_state_dict(found.state)
     image = torch.rand(2, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(network(image), theirs(state, image, stages), atol=1e-5, rtol=1e-5)
+
+
+def test_real_esrgans_discriminator_starts_from_its_file(tmp_path):
+    state = unet_sn()
+    torch.save({"params": state}, tmp_path / "net_d.pth")
+    found = read_discriminator(tmp_path / "net_d.pth")
+    assert found.model == {"_target_": "sr_train.models.discriminators.UNetDiscriminatorSN", "channels": 4}
+    assert found.origin["assumed"] == "skip_connection true"
+    network = UNetDiscriminatorSN(channels=4).eval()
+    network.load_state_dict(found.state)
+    image = torch.rand(2, 3, 24, 32, dtype=torch.float64)  # random vectors u and v make large values
+    expected = theirs_unet({k: v.double() for k, v in state.items()}, image).float()
+    with torch.no_grad():
+        torch.testing.assert_close(network.double()(image), expected, atol=0, rtol=1e-5)
 
 
 def test_generator_and_discriminator_are_read_from_one_file(tmp_path):
