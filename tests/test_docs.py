@@ -34,6 +34,7 @@ PAGES = [ROOT / "README.md", DOCS / "index.md", *(DOCS / f"{name}.md" for name i
 CONFIG = {
     "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
     "sr-convert": "convert",
+    "sr-report": "report",
 }  # fmt: skip
 
 COMPOSE = None  # composed and checked, not run

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sr_train.evaluation.report.pictures import pictures
+from sr_train.evaluation.report.pictures import MOST_STEPS, pictures
 from sr_train.evaluation.report.series import MOST, curves
 from sr_train.runs.history import Sitting, read_history
 from sr_train.runs.metrics import read_rows
@@ -44,18 +44,19 @@ def stage_folders(run: Path) -> list[Path]:
     return list(ordered.values())
 
 
-def run_data(run: Path, *, points: int = MOST) -> dict[str, Any]:
+def run_data(run: Path, *, points: int = MOST, most_steps: int = MOST_STEPS) -> dict[str, Any]:
     """Return the content of a run's folder as plain values for :func:`.page.render`.
 
     Args:
         run: folder of the run, ``runs/NAME``.
         points: most points of a curve.
+        most_steps: most steps shown of one validation image.
     """
-    stages = [stage_data(folder, points=points) for folder in stage_folders(run)]
+    stages = [stage_data(folder, points=points, most_steps=most_steps) for folder in stage_folders(run)]
     return {"name": run.name, "folder": str(run), "stages": stages}
 
 
-def stage_data(folder: Path, *, points: int = MOST) -> dict[str, Any]:
+def stage_data(folder: Path, *, points: int = MOST, most_steps: int = MOST_STEPS) -> dict[str, Any]:
     """Return the content of a stage's folder. What is missing or unreadable is left out."""
     config = read_config(folder) or {}
     rows = read_rows(folder / "metrics.csv")
@@ -83,7 +84,7 @@ def stage_data(folder: Path, *, points: int = MOST) -> dict[str, Any]:
         "environment": config.get("environment") or {},
         "events": [*events(folder), *_resumes(history)],
         "curves": [curve.as_json() for curve in made],
-        "pictures": pictures(folder, best=best_step),
+        "pictures": pictures(folder, best=best_step, most_steps=most_steps),
         "config": {k: _text(v) for k, v in flatten(plain).items()},
         "changed": sorted({k for s in history for k in s.changed}),
     }
