@@ -80,7 +80,7 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
             if plan.stages[0].config["check"]:
                 check_plan(plan, Processes(launch, ranks))
             else:
-                _run(plan, Processes(launch, ranks), signals, mode)
+                _run(plan, Processes(launch, ranks), signals, mode, arguments)
         except StoppedError as stopped:
             signals.ended = True
             ranks.fail("stopped", stopped.code)
@@ -102,7 +102,7 @@ def _timeout(plan: Plan) -> float:
     return float(plan.stages[0].config["trainer"].get("timeout") or 1800)
 
 
-def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
+def _run(plan: Plan, processes: Processes, signals: Signals, mode: str, arguments: Sequence[str]) -> None:
     """Train the stages. Rank 0 locks the folder and checks all stages first; then the other ranks begin."""
     ranks = processes.ranks
     with nullcontext() if is_child() else lock.hold(plan.folder):
@@ -124,7 +124,7 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
             if signals.received is not None:
                 raise StoppedError(signal.Signals(signals.received).name, None, signals.received)
             with unchanged_flags():
-                run_stage(plan, stages.pop(0), processes, signals)
+                run_stage(plan, stages.pop(0), processes, signals, arguments)
         last = next(s for s in reversed(plan.stages) if s.name in plan.selected)
         say(f"opens in: {opened_by(full_arguments(last.config['model']))}")
 

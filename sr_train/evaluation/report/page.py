@@ -33,7 +33,9 @@ def render(title: str, *, runs: Sequence[Mapping[str, Any]] = (), tables: Sequen
     data = {"runs": runs, "tables": tables, "galleries": galleries}
     # "<" is escaped, so no text in the data can end the script element
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_asset("page.html"))
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        _asset("page.html")
+    )
     return template.render(
         title=title,
         policy=POLICY,

@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 
 MOST = 1200  #: points of one curve; more than the pixels of a chart are not visible
 
-_TRAIN = {
-    "loss": "Losses", "generator": "Losses", "discriminator": "Losses", "pixel": "Losses", "perceptual": "Losses",
-    "adversarial": "Losses", "accuracy": "Discriminator", "real_logit": "Discriminator", "fake_logit": "Discriminator",
-    "color_shift": "Discriminator", "refused": "Skipped", "skipped": "Skipped",
+_CHARTS = {
+    "train/accuracy": "Accuracy of the discriminator", "train/real_logit": "Logits", "train/fake_logit": "Logits",
+    "train/color_shift": "Color shift", "train/refused": "Refused steps and skipped images",
+    "train/skipped": "Refused steps and skipped images", "speed/steps_per_s": "Steps per second",
+    "speed/pairs_per_s": "Pairs per second", "speed/wait": "Share of time waiting for data",
 }  # fmt: skip
 
-#: Charts in the order of the page.
-CHARTS = ("Scores", "Losses", "Discriminator", "Learning rate", "Gradient norms", "Speed", "Memory", "Skipped", "Other")
+#: Charts in the order of the page; others follow.
+CHARTS = (
+    "Scores", "Losses", "Accuracy of the discriminator", "Logits", "Color shift", "Learning rate", "Gradient norms",
+    "Steps per second", "Pairs per second", "Share of time waiting for data", "Memory", "Refused steps and skipped images",
+)  # fmt: skip
 
 
 class Curve(NamedTuple):
@@ -35,17 +39,19 @@ class Curve(NamedTuple):
 def chart_of(name: str) -> str:
     """Return the title of the chart for a number, e.g. ``Losses`` for ``train/pixel``, ``psnr`` for ``set5/y/psnr``."""
     group, _, rest = name.partition("/")
+    if name in _CHARTS:
+        return _CHARTS[name]
     if group == "train":
-        if rest.startswith("rate"):
-            return "Learning rate"
-        if rest.startswith("grad_norm"):
-            return "Gradient norms"
-        return _TRAIN.get(rest, "Losses" if "/" not in rest else "Other")
-    if group == "speed":
-        return "Speed"
+        return (
+            "Learning rate"
+            if rest.startswith("rate")
+            else "Gradient norms"
+            if rest.startswith("grad_norm")
+            else "Losses"
+        )
     if group == "memory":
         return "Memory"
-    return f"Scores: {name.rpartition('/')[2]}" if name.count("/") >= 2 else "Other"
+    return f"Scores: {name.rpartition('/')[2]}" if name.count("/") >= 2 else "Others"
 
 
 def curves(rows: Iterable[tuple[int, str, str]], most: int = MOST) -> list[Curve]:
@@ -65,6 +71,8 @@ def curves(rows: Iterable[tuple[int, str, str]], most: int = MOST) -> list[Curve
         kept = thinned([points[s] for s in steps], most)
         values = [points[steps[i]] for i in kept]
         finite = [v if math.isfinite(v) else None for v in values]
+        if chart_of(name) == CHARTS[-1] and not any(values):
+            continue  # nothing was refused or skipped
         made.append(Curve(chart_of(name), name, [steps[i] for i in kept], finite))
     return sorted(made, key=lambda curve: (_place(curve.chart), curve.chart, curve.name))
 
@@ -88,4 +96,5 @@ def thinned(values: Sequence[float], most: int) -> list[int]:
 
 
 def _place(chart: str) -> int:
-    return CHARTS.index(chart.partition(":")[0])
+    title = chart.partition(":")[0]
+    return CHARTS.index(title) if title in CHARTS else len(CHARTS)

@@ -19,7 +19,9 @@ def newest_run(runs: Path) -> Path:
     """Return the folder of the run that was written last. Raise ValueError if there is none."""
     found = {p.parent.parent: p.stat().st_mtime for p in sorted(runs.glob("*/*/config.yaml"))}
     if not found:
-        raise ValueError(f"{runs}: contains no runs; give run=FOLDER, or train first, e.g. sr-train experiment=quickstart")
+        raise ValueError(
+            f"{runs}: contains no runs; give run=FOLDER, or train first, e.g. sr-train experiment=quickstart"
+        )
     return max(found, key=lambda run: max(_changed(stage) for stage in stage_folders(run)))
 
 

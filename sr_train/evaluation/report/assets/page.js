@@ -99,7 +99,7 @@ function scores(runs) {
   const images = runs.flatMap((run) => run.stages.filter((s) => s.images.rows).map((s) => [run, s]));
   if (!rows.length && !images.length) return;
   const host = section("Scores");
-  if (rows.length) host.append(table(["run", "stage", "set", "protocol", "metric", "last step", "best network", "its step"], rows, { caption: "Scores of the validation sets" }));
+  if (rows.length) host.append(table(["run", "stage", "set", "protocol", "metric", "last step", "best network", "step of the best"], rows, { caption: "Scores of the validation sets" }));
   for (const [run, stage] of images) {
     host.append(element("details", {}, element("summary", {}, `${run.name}, ${stage.name}: each image`), table(stage.images.names, stage.images.rows, { caption: `Scores of each image: ${run.name}, ${stage.name}` })));
   }
