@@ -68,7 +68,7 @@ def stage_data(folder: Path, *, points: int = MOST, most_steps: int = MOST_STEPS
     plain = {k: v for k, v in config.items() if k not in _LEFT_OUT}
     return {
         "name": folder.name,
-        "finished": bool(weights),
+        "finished": "model" in weights,
         "step": max(last, int(weights.get("origin", {}).get("step") or 0)),
         "steps": (config.get("trainer") or {}).get("max_steps"),
         "model": _class(config.get("model")),
@@ -127,6 +127,8 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         header = read_header(path)
     except (OSError, TorchFileError):
+        return {}
+    if "model" not in header:
         return {}
     found: dict[str, Any] = {}
     for name in ("origin", "scores", "model"):

@@ -83,8 +83,8 @@ class Charts {
     const chart = { box, curves: group.curves, log: false };
     const log = element("button", { type: "button", "aria-pressed": "false", disabled: !positive,
       title: positive ? "Logarithmic axis" : "Not possible: there are values of 0 or less" }, "log");
-    const reset = element("button", { type: "button" }, "all steps");
-    box.append(element("h4", {}, group.title, element("span", {}, log, " ", reset)));
+    const reset = element("button", { type: "button" }, "whole");
+    box.append(element("h3", {}, group.title, element("span", {}, log, " ", reset)));
     const build = () => {
       if (chart.plot) chart.plot.destroy();
       chart.plot = new uPlot(this.options(group, box.clientWidth - 18, chart.log), aligned(group.curves, this.keep), box);
@@ -109,7 +109,7 @@ class Charts {
       cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
       axes: [{ ...axis, values: (_, ticks) => ticks.map(short) }, { ...axis, size: 62, values: (_, ticks) => ticks.map((t) => (t === null ? "" : number(t))) }],
-      series: [{ label: "step", value: (_, v) => number(v) },
+      series: [{ label: group.label || "step", value: (_, v) => number(v) },
         ...group.curves.map((c) => ({
           label: c.label, stroke: COLORS[c.color % COLORS.length], dash: DASHES[c.run % DASHES.length], width: 1.6,
           spanGaps: false, points: { show: c.steps.length < 30, size: 5 }, value: (_, v) => number(v),

@@ -42,7 +42,7 @@ function table(names, rows, { caption = "", marked = () => "", sortable = true }
   });
   fill(rows);
   const made = element("table", {}, caption ? element("caption", {}, caption) : null, element("thead", {}, head), body);
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption || "Table" }, made);
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${caption}` }, made);
 }
 
 function duration(seconds) {
@@ -129,12 +129,15 @@ function details(runs) {
 }
 
 function start() {
-  const { runs, tables, galleries } = DATA;
+  const { runs, tables, charts, galleries } = DATA;
   if (runs.length) overview(runs);
   for (const found of tables) {
     const host = section(found.title);
     host.append(table(found.names, found.rows, { caption: found.title }));
     for (const note of found.notes || []) host.append(element("p", { class: "quiet" }, note));
+  }
+  if (charts.length) {
+    new Charts(section("Curves"), charts.map((c) => ({ ...c, marks: [], curves: c.curves.map((curve, i) => ({ ...curve, run: 0, color: i })) })));
   }
   if (runs.length) {
     scores(runs);

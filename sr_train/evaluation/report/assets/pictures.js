@@ -31,6 +31,8 @@ function errorMap(a, b, side) {
   return canvas;
 }
 
+const ERROR = "error"; // the map of the picture that is chosen for the right side
+
 class Picture {
   constructor(host, image, label, note) {
     Object.assign(this, { image, label, side: image.side, zoom: null });
@@ -45,9 +47,10 @@ class Picture {
     const fixed = await Promise.all(Object.entries(image.parts).map(async ([name, uri]) => [name, pixels(await decoded(uri), side)]));
     this.fixed = Object.fromEntries(fixed);
     this.cache = new Map();
-    const names = ["LR", "bicubic", "SR", "HR"].filter((n) => n === "SR" || n in this.fixed);
-    names.push(...Object.keys(this.fixed).filter((n) => !names.includes(n)));
-    if (this.fixed.HR) names.push("error of SR x 8");
+    const known = ["LR", "bicubic", "SR", "HR"];
+    const others = Object.keys(this.fixed).filter((n) => !known.includes(n));
+    const names = [...["LR", "bicubic"].filter((n) => n in this.fixed), ...(image.steps.length ? ["SR"] : []), ...others,
+      ...(this.fixed.HR ? ["HR", ERROR] : [])];
     this.views = {};
     const parts = element("div", { class: "parts" });
     for (const name of names) {
@@ -60,14 +63,16 @@ class Picture {
       view.addEventListener("pointerleave", () => { this.zoom = null; this.draw(); });
     }
     const sides = element("div", { class: "sides" });
-    sides.append(this.compare(names.filter((n) => !n.startsWith("error"))), element("div", {}, this.steps(), parts));
+    sides.append(this.compare(names.filter((n) => n !== ERROR)), element("div", {}, this.steps(), parts));
     this.box.append(sides);
-    await this.show(this.at);
+    if (image.steps.length) await this.show(this.at);
+    else this.draw();
   }
 
   steps() {
     const { steps } = this.image;
     this.named = element("output", {});
+    if (!steps.length) return "";
     if (steps.length < 2) return element("div", { class: "controls" }, element("span", {}, `SR at ${this.label} `, this.named));
     const range = element("input", { type: "range", min: 0, max: steps.length - 1, step: 1, value: this.at, class: "steps",
       "aria-label": `${this.label} of SR, ${this.image.name}` });
@@ -85,7 +90,7 @@ class Picture {
       return box;
     };
     this.left = select(names.includes("bicubic") ? "bicubic" : names[0], "Left");
-    this.right = select("SR", "Right");
+    this.right = select(names.includes("SR") ? "SR" : names.filter((n) => n !== "HR").at(-1), "Right");
     const frame = element("div", { class: "compare" });
     this.under = element("canvas", { width: this.side, height: this.side });
     this.over = element("canvas", { width: this.side, height: this.side });
@@ -119,8 +124,6 @@ class Picture {
     if (this.at !== at) return; // the slider has moved on
     this.named.textContent = String(step);
     if (this.range) this.range.value = at;
-    this.sources = { ...this.fixed, SR: this.cache.get(at) };
-    if (this.fixed.HR) this.sources["error of SR x 8"] = errorMap(this.sources.SR, this.fixed.HR, this.side);
     this.draw();
   }
 
@@ -132,6 +135,14 @@ class Picture {
 
   draw() {
     const { side } = this;
+    this.sources = { ...this.fixed };
+    if (this.image.steps.length) this.sources.SR = this.cache.get(this.at);
+    if (this.fixed.HR) {
+      const [shown, step] = [this.right.value, this.at];
+      if (this.error?.shown !== shown || this.error?.step !== step) this.error = { shown, step, map: errorMap(this.sources[shown], this.fixed.HR, side) };
+      this.sources[ERROR] = this.error.map;
+      this.views[ERROR].caption.textContent = `error of ${shown} x 8`;
+    }
     const part = this.zoom ? Math.round(side / 4) : side;
     const [x, y] = (this.zoom || [0, 0]).map((at) => Math.max(0, Math.min(side - part, Math.round(at * side - part / 2))));
     for (const [name, view] of Object.entries(this.views)) {
