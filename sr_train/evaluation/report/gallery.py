@@ -1,4 +1,4 @@
-"""Pictures of sr-eval and sr-interp for a report: crops of upscaled images beside the HR image."""
+"""Pictures of sr-eval and sr-interp for a report: crops of upscaled images and of the HR image."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from sr_train import __version__
+import sr_train
 
 _ASSETS = files("sr_train.evaluation.report") / "assets"
 
@@ -49,7 +49,7 @@ def render(
         title=title,
         policy=POLICY,
         notes=list(notes),
-        version=__version__,
+        version=sr_train.__version__,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         data=text,
         styles=_asset("uplot.min.css") + _asset("page.css"),

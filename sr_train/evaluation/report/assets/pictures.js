@@ -79,7 +79,7 @@ class Picture {
     range.addEventListener("input", () => this.show(Number(range.value)));
     this.range = range;
     return element("div", { class: "controls" }, element("label", {}, `SR at ${this.label}`, range, this.named),
-      element("span", { class: "quiet" }, "Point at a picture to enlarge that place in all of them."));
+      element("span", { class: "quiet" }, "Point at a picture to see that place larger in all of them."));
   }
 
   compare(names) {
