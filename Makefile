@@ -1,5 +1,6 @@
 # make quickstart   set up .venv, train a small RRDBNet x4 for PSNR, then in a GAN, on photographs that come with scikit-image;
-#                   mix the two networks, show the mixtures side by side, score them. FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
+#                   score them, mix them, show the mixtures side by side, and write a report, runs/quickstart/report.html.
+#                   FEATURES=vgg19-dcbb9e9d.pth: with VGG's features
 # make unit         set up .venv, then lint, types and the tests that run no command: the loop while you write
 # make test         set up .venv, then lint, types and every test, in JOBS=2 processes of one thread each
 # make test-slurm   the table of launches on a SLURM cluster that is started on this machine; as root, writes build/launches.md
@@ -23,6 +24,7 @@ quickstart: $(STAMP)
 	$(BIN)/sr-train experiment=quickstart $(if $(FEATURES),gan.loss=esrgan gan.loss.perceptual.extractor.weights='$(FEATURES)')
 	$(BIN)/sr-eval weights=[bicubic,runs/quickstart/psnr,runs/quickstart/gan] sets=[toy]
 	$(BIN)/sr-interp run=runs/quickstart alpha=[0,0.2,0.4,0.6,0.8,1] images='"toy:chelsea,camera,brick,gravel,grass"'
+	$(BIN)/sr-report run=runs/quickstart
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Entry point of ``python -m sr_train COMMAND ...``, which runs the six commands: sr-train, sr-eval, sr-prepare, ...
+"""Entry point of ``python -m sr_train COMMAND ...``, which runs the seven commands: sr-train, sr-eval, sr-prepare, ...
 
 This entry point also works if the folder of the installed commands is not on PATH.
 """
@@ -15,6 +15,7 @@ COMMANDS = {  # name of the command without "sr-" -> module of sr_train.cli
     "upscale": "upscale",
     "interp": "interp",
     "convert": "convert",
+    "report": "report",
 }
 
 

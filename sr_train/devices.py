@@ -190,6 +190,12 @@ def _cudnn() -> str:
     return f"cuDNN {found}" if found else ""
 
 
+def cpu_name() -> str:
+    """Return the name of this machine's CPU, as Linux gives it, or its architecture."""
+    name = re.search(r"^model name\s*: (.*)", _text("/proc/cpuinfo"), re.MULTILINE)
+    return name[1].strip() if name else platform.machine()
+
+
 def _cpu() -> str:
     name = re.search(r"^model name\s*: (.*)", _text("/proc/cpuinfo"), re.MULTILINE)
     flags = _cpu_flags()

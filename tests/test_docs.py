@@ -34,6 +34,7 @@ PAGES = [ROOT / "README.md", DOCS / "index.md", *(DOCS / f"{name}.md" for name i
 CONFIG = {
     "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
     "sr-convert": "convert",
+    "sr-report": "report",
 }  # fmt: skip
 
 COMPOSE = None  # composed and checked, not run
@@ -75,6 +76,7 @@ RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is ty
     (r"sr-prepare dataset=.*", ["workers=1", "partial=true"]),
     (r"sr-prepare .*", ["workers=1"]),
     (r"sr-upscale .*", ["device=cpu", "skip_existing=true"]),
+    (r"sr-report .*", []),
     (r"sr-interp alpha=0\.8", []),
     (r"sr-interp run=runs/taste .*", ["rows=1", "crop=16", "device=cpu"]),
     (r"sr-convert weights=\S+\.pth .*", COMPOSE),
@@ -302,7 +304,7 @@ def test_what_make_quickstart_types_composes():
     recipe = re.search(r"^quickstart:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     commands = [re.sub(r" \$\(if .*\)", "", line.strip().removeprefix("$(BIN)/")) for line in recipe[1].splitlines()]
-    assert [c.split()[0] for c in commands] == ["sr-train", "sr-eval", "sr-interp"]
+    assert [c.split()[0] for c in commands] == ["sr-train", "sr-eval", "sr-interp", "sr-report"]
     for command in commands:
         composed(command)
 

@@ -32,7 +32,7 @@ FLOOR = {
 }
 ONLY = {  # folders or files that may import a package
     "av": ("data/video", "upscaling/film_writer"),
-    "cv2": ("data", "evaluation/contact_sheet"),
+    "cv2": ("data", "evaluation/contact_sheet", "evaluation/report/pictures"),
     "lmdb": ("data/store",),
     "PIL": ("data", "evaluation/contact_sheet", "inference/image_kinds"),
     "hydra": ("config",),

@@ -52,7 +52,9 @@ def test_every_yaml_travels_in_the_wheel(installed):
     assert yaml | python | {"sr_train/py.typed"} <= names
 
 
-@pytest.mark.parametrize("command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale", "sr-interp", "sr-convert"])
+@pytest.mark.parametrize(
+    "command", ["sr-train", "sr-eval", "sr-prepare", "sr-upscale", "sr-interp", "sr-convert", "sr-report"]
+)
 def test_commands_help_from_an_empty_folder(installed, tmp_path, command):
     done = _run(installed[1], tmp_path, command, "--help")
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,7 @@ TYPES = {
     "prepare.check": "string or null", "prepare.dataset": "string or null", "prepare.root": "string, list of strings or null",
     "prepare.kind": "string, list of strings or null", "prepare.store": "string or null",
     "prepare.scales": "list of integers or null", "prepare.arithmetic": "string or null",
+    "report.run": "string, list of strings or null", "report.out": "string or null",
     "upscale.precision": "32, bf16 or auto", "upscale.size": "string or null", "upscale.longest": "integer or null",
     "loss.ssim": "number or null", "loss.frequency": "number or null", "loss.gradient": "number or null",
     "upscale.outscale": "number or null", "convert.precision": "fp32 or fp16", "convert.name": "string or null",

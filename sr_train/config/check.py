@@ -83,6 +83,7 @@ def is_known(config: DictConfig, key: str) -> bool:
 OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "check": bool | Literal["full"],
     "profile": bool,
+    "report": bool,
     "requeue": bool,
     "profile_steps": int,
     "scale": int | None,

@@ -78,6 +78,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "store": OUTPUT,
         "paths.*": BASE,
     },
+    "report": {"run": LIST, "out": OPTIONAL, "paths.*": BASE},
     "upscale": {"weights": INPUT, "input": LIST, "output": OUTPUT},
     "convert": {
         "weights": INPUT,

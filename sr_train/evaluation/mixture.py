@@ -23,6 +23,8 @@ from sr_train.data.pairs import Pairs
 from sr_train.devices import device_of
 from sr_train.evaluation.contact_sheet import chart, contact_sheet
 from sr_train.evaluation.metrics import open_lpips
+from sr_train.evaluation.report.gallery import mixtures
+from sr_train.evaluation.report.page import render
 from sr_train.files import write_bytes
 from sr_train.inference.network import Network
 from sr_train.metrics.functional import quantize
@@ -168,10 +170,23 @@ class MixtureSheet:
         writer.writerow(["alpha", *names])
         writer.writerows([f"{row[0]:g}", *(f"{v:.6f}" for v in row[1:])] for row in table)
         write_bytes(out / "interp_curve.csv", text.getvalue().encode())
+        write_bytes(out / "interp.html", self._page(rows, alphas, curves).encode())
         say(text.getvalue().replace(",", "\t").rstrip("\n"))
         perceptual = "" if self.lpips is None else f"; lpips: {self.lpips.definition}"
         say(f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}{perceptual}")
-        say(f"written: {out / 'interp.png'}, {out / 'interp_curve.png'}, {out / 'interp_curve.csv'}")
+        names = ("interp.html", "interp.png", "interp_curve.png", "interp_curve.csv")
+        say(f"written: {', '.join(str(out / name) for name in names)}")
+
+    def _page(
+        self, rows: Mapping[str, Sequence[Image]], alphas: Sequence[float], curves: Mapping[str, Sequence[float]]
+    ) -> str:
+        """Return the report: scores over alpha, and the pictures with a slider over alpha."""
+        lines = {n: [{"label": n, "steps": list(alphas), "values": list(values)}] for n, values in curves.items()}
+        charts = [{"title": f"{n} over alpha", "label": "alpha", "curves": line} for n, line in lines.items()]
+        rows_ = [list(row) for row in zip(alphas, *curves.values(), strict=True)]
+        note = f"{len(self.images)} images; {self.protocol.name}: {self.protocol.definition}"
+        table = {"title": "Scores", "names": ["alpha", *curves], "rows": rows_, "notes": [note]}
+        return render("Network interpolation", tables=[table], charts=charts, galleries=[mixtures(rows, alphas)])
 
     def _scores(self, network: Network, corners: Sequence[tuple[int, int]]) -> tuple[list[Image], list[float]]:
         """Return crops of the upscaled images for the contact sheet, and the mean scores over all images."""

@@ -14,6 +14,8 @@ import torch
 
 from sr_train.data.images import write_image
 from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric
+from sr_train.evaluation.report.gallery import Gallery
+from sr_train.evaluation.report.page import render
 from sr_train.files import write_bytes
 from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
@@ -43,6 +45,11 @@ def short_names(sources: Sequence[str]) -> list[str]:
 def _finite(values: Mapping[str, float]) -> dict[str, Any]:
     """Replace infinite values and NaN by None, because JSON has no infinity."""
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _cell(value: float | None) -> float | None:
+    """Return a value of a page's table; None for a value that is missing or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 class Scores:
@@ -76,6 +83,7 @@ class Scores:
         self.meters = {c: Meter() for c in self.columns}
         self.out, self.save = out, save
         self.metrics, self.perceptual = list(dict.fromkeys(metrics)), dict(perceptual or {})
+        self.gallery = Gallery() if out is not None else None
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 
@@ -109,6 +117,8 @@ class Scores:
                 self.meters[column].add(set_name, key, PROTOCOL, found, clip)
         except ValueError as error:
             raise ValueError(f"{set_name}: {key}: {error}") from None
+        if self.gallery is not None:
+            self.gallery.add(set_name, key, column, sr, hr)
         if self.save and self.out is not None:
             folder = self.out / "images" / (column if len(self.columns) > 1 else "")
             self._write_image(folder / set_name / f"{key}.png", sr)
@@ -151,15 +161,40 @@ class Scores:
             values = [f"{row.values[m]:.6f}" if m in row.values else "" for m in self.metrics]
             table.writerow([*([column] if several else []), row.set, row.key, row.protocol, *values])
         write_bytes(self.out / "metrics.csv", text.getvalue().encode())
+        write_bytes(self.out / "report.html", self._page().encode())
+
+    def _page(self) -> str:
+        """Return the report: the table of means, the scores of each image, and pictures."""
+        assert self.gallery is not None
+        found = {c: meter.summary() for c, meter in self.meters.items()}
+        means = [[c, s, p, n["n"], *(_cell(n.get(m)) for m in self.metrics)]
+                 for c, sets in found.items() for s, protocols in sets.items() for p, n in protocols.items()]  # fmt: skip
+        rows = [[c, r.set, r.key, r.protocol, *(_cell(r.values.get(m)) for m in self.metrics)]
+                for c, meter in self.meters.items() for r in meter.rows]  # fmt: skip
+        shown = [_DIGITS.get(m, (m, 4))[0] for m in self.metrics]
+        tables = [
+            {"title": "Scores", "names": ["weights", "set", "protocol", "images", *shown], "rows": means,
+             "notes": self._definitions()},
+            {"title": "Scores of each image", "names": ["weights", "set", "image", "protocol", *shown], "rows": rows},
+        ]  # fmt: skip
+        titles = [f"{c}: {t}" if c != t else c for c, t in zip(self.columns, self.titles, strict=True)]
+        pictures = self.gallery.as_json("Middle of the images", f"Crops of {self.gallery.side} pixels, without loss.")
+        return render(f"Scores: {', '.join(self.columns)}", tables=tables, galleries=[pictures], notes=titles)
+
+    def _definitions(self) -> list[str]:
+        """Return the definition of each protocol and of each perceptual metric."""
+        lines = (
+            [f"{p.name}: {p.definition}" for p in self.protocols] if len(self.perceptual) < len(self.metrics) else []
+        )
+        if self.perceptual:
+            means = "; ".join(m.definition for m in self.perceptual.values())
+            lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        return lines
 
     def table(self) -> str:
         """Return the table of means, followed by the definition of every protocol."""
         lines = self._one() if len(self.columns) == 1 else self._side_by_side()
-        if len(self.perceptual) < len(self.metrics):
-            lines += [f"{p.name}: {p.definition}" for p in self.protocols]
-        if self.perceptual:
-            means = "; ".join(m.definition for m in self.perceptual.values())
-            lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        lines += self._definitions()
         for set_name, protocols in self.meters[self.columns[0]].by_clip().items():
             counts = {p: (len(clips), sum(int(v["n"]) for v in clips.values())) for p, clips in protocols.items()}
             for clips, frames in dict.fromkeys(counts.values()):
@@ -168,7 +203,8 @@ class Scores:
                 means = "the mean over each clip's frames, then over clips"
                 lines.append(f"{set_name}:{of} {clips} clips of {frames} frames, {means}")
         if self.out is not None:
-            lines.append(f"written: {self.out / 'metrics.json'}, {self.out / 'metrics.csv'}")
+            files = ("metrics.json", "metrics.csv", "report.html")
+            lines.append(f"written: {', '.join(str(self.out / name) for name in files)}")
         return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str, list[dict[str, float]]]]:

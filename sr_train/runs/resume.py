@@ -24,8 +24,8 @@ from sr_train.runs.checkpoints import list_checkpoints
 #: affect the weights may not change: precision, gradient_clip_*, and deterministic, which makes a GPU's results reproducible.
 #: How a step's batch is divided into devices and micro-batches may change; with BatchNorm a note reports it.
 FREE = (
-    "name", "stage", "stages", "check", "profile", "profile_steps", "init.stage", "init.weights", "init.discriminator",
-    "resume", "requeue", "folder",
+    "name", "stage", "stages", "check", "profile", "profile_steps", "report", "init.stage", "init.weights",
+    "init.discriminator", "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.stage", "data.train", "data.accumulate", "data.prefetch_factor", "data.patience", "task.protocols",
     "task.patience", "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",

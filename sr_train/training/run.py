@@ -20,6 +20,7 @@ from torch import distributed
 from sr_train.config.plan import Plan
 from sr_train.config.plan import plan as compose_plan
 from sr_train.console import UsageError, explain, is_child, is_users_error, say, set_rank
+from sr_train.evaluation.report.write import FILE, write_report
 from sr_train.runs import lock, resume
 from sr_train.runs.checkpoints import list_checkpoints
 from sr_train.runs.launch import find_launch
@@ -80,7 +81,7 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
             if plan.stages[0].config["check"]:
                 check_plan(plan, Processes(launch, ranks))
             else:
-                _run(plan, Processes(launch, ranks), signals, mode)
+                _run(plan, Processes(launch, ranks), signals, mode, arguments)
         except StoppedError as stopped:
             signals.ended = True
             ranks.fail("stopped", stopped.code)
@@ -102,7 +103,7 @@ def _timeout(plan: Plan) -> float:
     return float(plan.stages[0].config["trainer"].get("timeout") or 1800)
 
 
-def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
+def _run(plan: Plan, processes: Processes, signals: Signals, mode: str, arguments: Sequence[str]) -> None:
     """Train the stages. Rank 0 locks the folder and checks all stages first; then the other ranks begin."""
     ranks = processes.ranks
     with nullcontext() if is_child() else lock.hold(plan.folder):
@@ -124,8 +125,10 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str) -> None:
             if signals.received is not None:
                 raise StoppedError(signal.Signals(signals.received).name, None, signals.received)
             with unchanged_flags():
-                run_stage(plan, stages.pop(0), processes, signals)
+                run_stage(plan, stages.pop(0), processes, signals, arguments)
         last = next(s for s in reversed(plan.stages) if s.name in plan.selected)
+        if last.config["report"] and not is_child():
+            say(write_report([plan.folder], plan.folder / FILE))
         say(f"opens in: {opened_by(full_arguments(last.config['model']))}")
 
 

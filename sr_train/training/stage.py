@@ -37,6 +37,7 @@ from sr_train.training.preflight import Prepared
 from sr_train.training.profiling.profiler import StepProfiler
 from sr_train.training.progress import Progress
 from sr_train.training.signals import Signals, StoppedError
+from sr_train.training.sitting import recorded
 from sr_train.training.stage_folder import StageFolder, remove_set_aside
 from sr_train.training.stopping import Stop
 from sr_train.training.trainer import advising_less_memory, build_trainer
@@ -150,12 +151,17 @@ def build_task(
 
 
 def run_stage(
-    plan: Plan, prepared: Prepared, processes: Processes | None = None, signals: Signals | None = None
+    plan: Plan,
+    prepared: Prepared,
+    processes: Processes | None = None,
+    signals: Signals | None = None,
+    arguments: Sequence[str] = (),
 ) -> Path:
     """Train one stage from its newest checkpoint or from the start, unless the stage is finished.
 
     Return its weights file. Rank 0 decides from which checkpoint all ranks continue. Raise StoppedError if the stage
-    was stopped before its end; then a checkpoint has been written before.
+    was stopped before its end; then a checkpoint has been written before. ``arguments`` are those of the command, for the
+    stage's history.
     """
     stage, data = prepared.stage, prepared.data
     folder, config = stage.folder, stage.config
@@ -182,9 +188,11 @@ def run_stage(
     if statistics is not None:
         say(f"stage {stage.name}: {statistics}")
     signals.training = True
+    names = {"stage": stage.name, "stages": [s.name for s in plan.stages]}
     try:
-        _fit(trainer, task, data, found)
-        _finish(trainer, task, callbacks, export, stage, files)
+        with recorded(trainer, folder, arguments, init=config["init"], **names):
+            _fit(trainer, task, data, found)
+            _finish(trainer, task, callbacks, export, stage, files)
     finally:
         signals.training = False
     if trainer.is_global_zero:

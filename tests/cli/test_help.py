@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = {
     "sr-train": "train", "sr-eval": "evaluate", "sr-prepare": "prepare", "sr-upscale": "upscale", "sr-interp": "interp",
     "sr-convert": "convert",
+    "sr-report": "report",
 }  # fmt: skip
 HEAVY = ("torch", "lightning", "hydra", "omegaconf", "numpy", "cv2", "lmdb", "skimage")
 
