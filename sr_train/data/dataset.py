@@ -180,7 +180,7 @@ class EvalImage(NamedTuple):
     set: str  #: name of the set
     key: str  #: name of the image
     lr: torch.Tensor  #: [C, h, w], or [T, C, h, w] for video; uint8, or float32 in [0, 1] for 16 bit
-    hr: torch.Tensor  #: [C, H, W], same types
+    hr: torch.Tensor | None  #: [C, H, W], same types; None for an image without HR
     scale: int
     clip: str = ""  #: name of its clip, whose scores are averaged first; empty for an image
     window: Sequence[
@@ -188,6 +188,19 @@ class EvalImage(NamedTuple):
     ] = ()  #: (set, frame number) of each frame of ``lr``, to recognize shared frames; empty for an image
     centered: bool = True  #: it is an image, or the center frame of its clip
     from_gray: bool = False  #: the HR file has one channel; some protocols score it differently
+
+    @property
+    def target(self) -> torch.Tensor:
+        """HR image [C, H, W]. Raises ValueError for an image without HR."""
+        if self.hr is None:
+            raise ValueError(f"{self.set}: {self.key}: has no HR image")
+        return self.hr
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the HR image, or of the result for an image without HR."""
+        height, width = (n * self.scale for n in self.lr.shape[-2:]) if self.hr is None else self.hr.shape[-2:]
+        return height, width
 
     @property
     def center(self) -> torch.Tensor:
@@ -216,11 +229,14 @@ class EvalSet(Protocol):
     def __len__(self) -> int: ...
 
     def hr_size(self, index: int) -> tuple[int, int]:
-        """Return (H, W) of the HR image of a pair without decoding it."""
+        """Return (H, W) of the HR image of a pair, or of the result without HR, without decoding it."""
         ...
 
-    def whole(self, index: int) -> tuple[Image, Image]:
-        """Return a whole pair without cropping: LR [h, w, C], or [T, h, w, C] for video, and HR [H, W, C]."""
+    def whole(self, index: int) -> tuple[Image, Image | None]:
+        """Return a whole pair without cropping: LR [h, w, C], or [T, h, w, C] for video, and HR [H, W, C].
+
+        HR is None in a set without HR images.
+        """
         ...
 
 
@@ -291,9 +307,10 @@ class EvalImages(Dataset[EvalImage]):
     def __getitem__(self, index: int) -> EvalImage:
         name, i = self._where[index]
         pairs = self.sets[name]
-        files = pairs.whole(i)
-        lr, hr = (_tensor(np.array(to_channels(image, pairs.channels))) for image in files)
-        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, from_gray=files[1].shape[-1] == 1)
+        lr, hr = pairs.whole(i)
+        gray = hr is not None and hr.shape[-1] == 1
+        both = (None if x is None else _tensor(np.array(to_channels(x, pairs.channels))) for x in (lr, hr))
+        image = EvalImage(name, pairs.keys[i], *both, pairs.scale, from_gray=gray)  # pyright: ignore[reportArgumentType]
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
             return image._replace(clip=frame.clip, window=window, centered=frame.centered)

@@ -36,8 +36,15 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(10 * torch.log10(255.0**2 / mse))
 
 
-def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
-    """Apply the Gaussian window along one axis, only where the window lies inside the image."""
+def gaussian(length: int, sigma: float) -> list[float]:
+    """Return a Gaussian window of ``length`` pixels that sums to one."""
+    offsets = torch.arange(length, dtype=torch.float64) - length // 2
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+def blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
+    """Apply a window (a kernel that sums to one) along one axis, only where the window lies inside the image."""
     length = x.shape[axis] - len(kernel) + 1
     out = x.narrow(axis, 0, length) * kernel[0]
     for k in range(1, len(kernel)):
@@ -59,12 +66,10 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
         raise ValueError(
             f"SSIM needs an image of at least {_WINDOW}x{_WINDOW} pixels without its ignored border, got {tuple(a.shape[-2:])}"
         )
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    kernel = [float(weight) for weight in weights / weights.sum()]
+    kernel = gaussian(_WINDOW, _SIGMA)
     a, b = a.double(), b.double()
     moments = torch.stack([a, b, a * a, b * b, a * b])
-    mean_a, mean_b, square_a, square_b, product = _blur(_blur(moments, kernel, -2), kernel, -1)
+    mean_a, mean_b, square_a, square_b, product = blur(blur(moments, kernel, -2), kernel, -1)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     variance = square_a - mean_a**2 + square_b - mean_b**2

@@ -10,13 +10,14 @@ import math
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from sr_train.metrics.color import luma
-from sr_train.metrics.functional import quantize
+from sr_train.metrics.functional import blur, gaussian, quantize
 from sr_train.resampling import apply_taps, reduce_taps
+from sr_train.torch_files import read_tensors
 
 BLOCK = 96  #: side of a block in pixels
 
@@ -26,7 +27,7 @@ _BAND = 4_000_000  # pixels that are computed at once; larger images are divided
 
 _WINDOW, _SIGMA = 7, 7 / 6  # Gaussian window of equations 2 and 3
 
-_NOISE = 1e-9  # differences below it are rounding errors of a flat area, whose sign means nothing
+_NOISE = 1e-11  # differences below it are rounding errors of a flat area, whose sign means nothing
 
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # neighbors whose products are taken: horizontal, vertical, diagonals
 
@@ -40,8 +41,8 @@ class NoScoreError(ValueError):
 @lru_cache(maxsize=1)
 def pristine() -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean [36] and the covariance [36, 36] of the features of the pristine photographs, float64."""
-    state = load_file(_PRISTINE)
-    return state["mean"], state["covariance"]
+    state = read_tensors(_PRISTINE)
+    return state["mean"].clone(), state["covariance"].clone()
 
 
 @lru_cache(maxsize=1)
@@ -89,13 +90,8 @@ def _features(blocks: torch.Tensor) -> torch.Tensor:
 
 def _blurred(x: torch.Tensor) -> torch.Tensor:
     """Apply the Gaussian window: [h + 6, w + 6] -> [h, w]."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    kernel = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    kernel = (kernel / kernel.sum()).tolist()
-    for axis in (0, 1):
-        length = x.shape[axis] - _WINDOW + 1
-        x = sum((x.narrow(axis, k, length) * kernel[k] for k in range(1, _WINDOW)), x.narrow(axis, 0, length) * kernel[0])
-    return x
+    kernel = gaussian(_WINDOW, _SIGMA)
+    return blur(blur(x, kernel, -2), kernel, -1)
 
 
 def _normalized(x: torch.Tensor) -> torch.Tensor:
@@ -120,7 +116,7 @@ def _rows(image: torch.Tensor, scale: int, start: int, stop: int) -> torch.Tenso
         across = reduce_taps(image.shape[1], scale, 0, image.shape[1] // scale)
         first, last = int(down.pixel.min()), int(down.pixel.max()) + 1
         pixels = apply_taps(image[first:last].double().numpy(), down._replace(pixel=down.pixel - first), 0)
-        part = torch.from_numpy(apply_taps(pixels, across, 1))
+        part = torch.as_tensor(apply_taps(pixels, across, 1))
     padding = (edge, edge, edge - (start - top), edge - (bottom - stop))
     return F.pad(part[None], padding, mode="replicate")[0]
 
@@ -177,6 +173,6 @@ def niqe(image: torch.Tensor, *, border: int = 0) -> float:
     if len(complete) < LEAST:
         raise NoScoreError(f"NIQE needs two blocks with texture; the image has {len(complete)}")
     mean, covariance = pristine()
-    inverse = torch.linalg.pinv((covariance + torch.cov(complete.T)) / 2)  # equation 10
-    distance = mean - features.nanmean(0)
-    return math.sqrt(float(distance @ inverse @ distance))
+    both = ((covariance + torch.cov(complete.T)) / 2).numpy()
+    distance = (mean - features.nanmean(0)).numpy()
+    return math.sqrt(float(distance @ np.linalg.pinv(both) @ distance))  # equation 10

@@ -281,6 +281,8 @@ class SRTask(L.LightningModule):
             network.train(training)
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
-        """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image."""
+        """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image; empty without HR."""
+        if image.hr is None:
+            return {}
         wanted = [p for p in self.protocols if image.centered or not p.center]
-        return {p.name: score(sr, image.hr, p, image.scale, from_gray=image.from_gray) for p in wanted}
+        return {p.name: score(sr, image.target, p, image.scale, from_gray=image.from_gray) for p in wanted}

@@ -25,6 +25,7 @@ from sr_train.data.doctor.run import run_check
 from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
+from sr_train.evaluation.metrics import PerceptualMetric, perceptual_scores
 from sr_train.models import contract
 from sr_train.models.features import FeatureExtractor
 from sr_train.tasks.base import SRTask
@@ -182,7 +183,7 @@ def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
     return source, "" if source is None else f"; from {source.file}"
 
 
-def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
+def _validation(task: SRTask, images: EvalImages, perceptual: Mapping[str, PerceptualMetric], steps: int) -> float:
     """Score the largest image of each scale; return the estimated seconds of a whole validation."""
     total = 0.0
     by_scale: dict[int, list[int]] = {}
@@ -192,10 +193,12 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
         image = images[max(numbers, key=images.pixels)]
         start = time.perf_counter()
         with naming_the_image(image):
-            scores = task.score(image, task.upscale(image))
+            sr = task.upscale(image)
+            scores = task.score(image, sr)
+            others = perceptual_scores(perceptual, list(perceptual), sr, image.hr, image.scale)
         took = time.perf_counter() - start
-        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
-        height, width = image.hr.shape[-2:]
+        shown = [f"{p} {v['psnr']:.2f} dB" for p, v in scores.items()] + [f"{m} {v:.4g}" for m, v in others.items()]
+        shown, (height, width) = ", ".join(shown) or "no score", image.size
         say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {steps} steps")
         total += took * sum(images.pixels(i) for i in numbers) / (height * width)
     return total
@@ -246,7 +249,9 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
     if images is not None:
         task.to(device)
         validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
-        seconds += validations * _validation(task, images, len(times)) / max(task.trainer.world_size, 1)
+        seconds += (
+            validations * _validation(task, images, prepared.perceptual, len(times)) / max(task.trainer.world_size, 1)
+        )
     whole, whole_of = max((peak, of), _peak(device))
     say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
     size, text = _disk(config, task)

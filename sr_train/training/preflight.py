@@ -20,7 +20,7 @@ from sr_train.console import ProblemsError, UsageError, collect_error, is_child,
 from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.data.readable import check_readable
-from sr_train.evaluation.metrics import PerceptualMetric
+from sr_train.evaluation.metrics import PerceptualMetric, check_scored
 from sr_train.runs import resume
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
@@ -217,5 +217,7 @@ def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: l
         with collect_error(problems, "data.val"):
             if not is_child():
                 check_readable(data.val)
+        with collect_error(problems, "data.val"):
+            check_scored(data.val)
         return data
     return None

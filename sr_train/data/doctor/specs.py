@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from sr_train.console import UsageError
+from sr_train.data.lone import is_lone
 from sr_train.data.pairing import split_template
 from sr_train.data.sources import at_scale
 from sr_train.data.store.basicsr import is_basicsr
@@ -90,6 +91,11 @@ def _specs(where: str, spec: object, options: dict[str, Any], *, video: bool) ->
     if not isinstance(spec, Mapping):
         return []
     given = cast("Mapping[str, Any]", spec)
+    if is_lone(given):  # its images are read; there are no pairs to compare
+        return [
+            Spec(where, at_scale(low.where, low.scale), role=options["role"], listed=given.get("list"), video=False)
+            for low in _lows(given["lr"], options["scales"])
+        ]
     hr = given.get("hr")
     if not isinstance(hr, str):
         return []
