@@ -6,7 +6,7 @@ The index of a training patch is its position: the number of the sample in the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from sr_train.batch import Batch, Image
 from sr_train.console import counted, message_of
 from sr_train.data.draws import Draws, StepScales, below
+from sr_train.data.eval_set import ClipFrame, EvalClips, EvalSet
 from sr_train.data.images import BadFilesError, ImageError, to_channels, to_real
 from sr_train.data.loading import LoaderError
 from sr_train.data.store.format import StoreError
@@ -208,55 +209,6 @@ class EvalImage(NamedTuple):
         return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
 
 
-class EvalSet(Protocol):
-    """Pairs (LR image, HR image), or for video (LR window, HR center frame); each pair has an index from 0."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Names of the images."""
-        ...
-
-    @property
-    def scale(self) -> int:
-        """HR pixels per LR pixel."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels C that images are converted to."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def hr_size(self, index: int) -> tuple[int, int]:
-        """Return (H, W) of the HR image of a pair, or of the result without HR, without decoding it."""
-        ...
-
-    def whole(self, index: int) -> tuple[Image, Image | None]:
-        """Return a whole pair without cropping: LR [h, w, C], or [T, h, w, C] for video, and HR [H, W, C].
-
-        HR is None in a set without HR images.
-        """
-        ...
-
-
-class ClipFrame(NamedTuple):
-    """Position of a scored frame in its clip."""
-
-    clip: str  #: name of the clip, whose scores are averaged first
-    window: Sequence[int]  #: numbers of the frames of its window; windows with a number in common share that frame
-    centered: bool  #: it is the center frame of its clip
-
-
-@runtime_checkable
-class EvalClips(EvalSet, Protocol):
-    """An :class:`EvalSet` of windows of video."""
-
-    def frame(self, index: int) -> ClipFrame:
-        """Return the position of the scored frame."""
-        ...
-
-
 class EvalImages(Dataset[EvalImage]):
     """Whole images of named sets; ``sets`` maps the name of a set to its pairs or windows."""
 
@@ -309,8 +261,9 @@ class EvalImages(Dataset[EvalImage]):
         pairs = self.sets[name]
         lr, hr = pairs.whole(i)
         gray = hr is not None and hr.shape[-1] == 1
-        both = (None if x is None else _tensor(np.array(to_channels(x, pairs.channels))) for x in (lr, hr))
-        image = EvalImage(name, pairs.keys[i], *both, pairs.scale, from_gray=gray)  # pyright: ignore[reportArgumentType]
+        low, high = (None if x is None else _tensor(np.array(to_channels(x, pairs.channels))) for x in (lr, hr))
+        assert low is not None
+        image = EvalImage(name, pairs.keys[i], low, high, pairs.scale, from_gray=gray)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
             return image._replace(clip=frame.clip, window=window, centered=frame.centered)

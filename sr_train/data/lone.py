@@ -102,7 +102,7 @@ def open_lone(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -
     Raises:
         ValueError: the description is wrong, or a result would not fit into memory.
     """
-    given = {key: value for key, value in spec.items() if key != "hr"}
+    given: dict[str, Any] = {key: value for key, value in spec.items() if key != "hr"}
     if set(given) - {"lr", "list"} or not isinstance(given["lr"], str | Mapping):
         raise ValueError(
             f"{where}: expected a set of LR images without HR, {{lr: DIR, list: FILE}}, or {{hr: DIR, lr: DIR}}; got {given}. "
@@ -115,7 +115,7 @@ def open_lone(where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -
             f"{where}.lr={given['lr']}: {{stem}} is replaced by the names of HR images, and there is no hr"
         )
     own = {key: options[key] for key in ("scale", "channels", "cache") if key in options}
-    images = LoneImages(given["lr"], listed=given.get("list"), **own)
+    images = LoneImages(cast("str | Mapping[int, str]", given["lr"]), listed=given.get("list"), **own)
     check_memory(where, images)
     return images
 

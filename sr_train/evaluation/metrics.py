@@ -89,8 +89,8 @@ def check_scored(sets: Mapping[str, EvalSet]) -> None:
             has_score(*images.hr_size(i), border=images.scale) for i in range(len(images))
         ):
             raise ValueError(
-                f"{name}: {images.name}: the only score of images without HR is NIQE, which needs two blocks of {BLOCK}x{BLOCK} "
-                f"pixels without a border of {images.scale} in the result; all {len(images)} images are smaller. Give larger images"
+                f"{name}: {images.name}: the only score of images without HR is NIQE, which needs two blocks of {BLOCK}x{BLOCK}"
+                f" pixels without a border of {images.scale} in the result; all {len(images)} images are smaller"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,8 @@ from sr_train.config.check import callable_at
 from sr_train.config.plan import Stage, with_trainer
 from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.lone import is_lone
-from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
-from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
+from sr_train.evaluation.metrics import PerceptualMetric, open_perceptual
 from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
@@ -26,8 +25,8 @@ from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.pixel import PixelTask
 from sr_train.training.discriminator_check import check_discriminator
 from sr_train.training.loss_check import check_gan_loss, check_pixel_loss
+from sr_train.training.score_names import best_metric, score_names
 from sr_train.training.trainer import finding_unused
-from sr_train.training.validation import best_metric
 from sr_train.weights.network import outline as on_meta
 
 
@@ -68,26 +67,6 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
     features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
-
-
-def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
-    """Return the names ``SET/PROTOCOL/METRIC`` of the scores of a stage's validation.
-
-    Means over several scales come first. Sets without HR have only the scores that need none.
-    """
-    validate, data = config["validate"], config["data"]
-    val, scales = data["val"] or {}, data.get("scales") or ()
-
-    def sets(names: Sequence[str]) -> list[str]:
-        return [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
-
-    paired = sets([name for name, spec in val.items() if not is_lone(spec)])
-    plain = [m for m in validate["metrics"] if m not in perceptual]
-    chosen = [m for m in perceptual if m in validate["metrics"]]
-    metrics = [f"{s}/{p}/{m}" for s in paired for p in validate["protocols"] for m in plain]
-    metrics += [f"{s}/{PROTOCOL}/{m}" for s in paired for m in chosen]
-    lone = sets([name for name, spec in val.items() if is_lone(spec)])
-    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in lone for m, metric in perceptual.items() if not metric.needs_hr]
 
 
 def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:

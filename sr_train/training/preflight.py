@@ -53,6 +53,10 @@ class Prepared:
         sources = [pairs for several in self.data.by_scale.values() for pairs in several]
         return resume.describe(self.stage.config, sources, [] if source is None else [source], self.features)
 
+    def chosen(self) -> list[str]:
+        """Return the metrics other than PSNR and SSIM that the config names, for images with HR."""
+        return [name for name in self.perceptual if name in self.stage.config["validate"]["metrics"]]
+
     def take_origin(self) -> Origin | None:
         """Return the content of ``init.weights``, and remove it from this object, so that its memory is freed after use."""
         source, self.source = self.source, None

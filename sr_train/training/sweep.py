@@ -18,7 +18,7 @@ from sr_train.console import UsageError, explain, is_users_error, say
 from sr_train.data.lone import is_lone
 from sr_train.evaluation.metrics import lower_is_better
 from sr_train.training.run import Outcome
-from sr_train.training.validation import best_metric
+from sr_train.training.score_names import best_metric
 
 
 class SweepTable:

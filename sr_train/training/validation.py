@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,17 @@ from sr_train.console import counted
 from sr_train.data.dataset import EvalImage, EvalImages
 from sr_train.data.images import write_image
 from sr_train.data.lone import LoneImages
-from sr_train.devices import full_fp32, memory_is_full
+from sr_train.devices import full_fp32
 from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, lower_is_better, perceptual_scores
-from sr_train.inference.tiling import MemoryFullError
 from sr_train.metrics.meter import Meter
 from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
+from sr_train.training.image_errors import naming_the_image
 from sr_train.training.loggers import log_picture
 from sr_train.training.parallel import share_buffers
 from sr_train.training.pictures import comparison
+from sr_train.training.score_names import best_metric, means_of_scores
 from sr_train.training.signals import Signals
 from sr_train.training.step_callback import StepCallback, log_numbers
 
@@ -179,7 +179,7 @@ class Validate(StepCallback):
             for protocol, values in scores.items():
                 meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
-        self.scores = {**_means(scores, self.means), **scores}
+        self.scores = {**means_of_scores(scores, self.means), **scores}
         log_numbers(trainer, self.scores, step)
         if trainer.is_global_zero:
             if "niqe" in self.perceptual:
@@ -274,49 +274,6 @@ def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
                 raise
             raise ValueError(f"{type(callback).__name__}: {error}") from None  # its metric is missing
     getattr(task, hook)()
-
-
-@contextmanager
-def naming_the_image(image: EvalImage) -> Iterator[None]:
-    """Add an image's name to errors in the ``with`` block, and remedies if the image does not fit into memory."""
-    try:
-        yield
-    except MemoryFullError as error:
-        raise ValueError(
-            f"validation: {image.set}: {image.key}: {error}; remove the image from the set or split the image"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
-            raise
-        size = "x".join(map(str, image.size[::-1]))
-        raise ValueError(
-            f"validation: {image.set}: {image.key}: scoring {size} pixels does not fit into memory; remove lpips from "
-            "validate.metrics or the image from the set"
-        ) from None
-
-
-def best_metric(chosen: str | None, scores: Iterable[str]) -> str:
-    """Return the name of the score by which ``best.safetensors`` is chosen: ``validate.best``, else the first PSNR.
-
-    Without PSNR it is the first score. ``SET/METRIC`` is completed to ``SET/PROTOCOL/METRIC`` with the first protocol.
-    """
-    if chosen is None:
-        return next((n for n in scores if n.endswith("psnr")), next(iter(scores), ""))
-    first, _, last = chosen.rpartition("/")
-    own = (n for n in scores if (n.partition("/")[0], n.rpartition("/")[2]) == (first, last))
-    return chosen if chosen in scores else next(own, chosen)
-
-
-def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Return {``NAME/protocol/metric``: mean of the scores of NAME's sets} for each mean NAME in ``means``."""
-    found = {}
-    for name, sets in means.items():
-        rests = [key.partition("/")[2] for key in scores if key.startswith(f"{sets[0]}/")]
-        rests = [rest for rest in rests if all(f"{s}/{rest}" in scores for s in sets)]
-        found |= {f"{name}/{rest}": sum(scores[f"{s}/{rest}"] for s in sets) / len(sets) for rest in rests}
-    return found
 
 
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
