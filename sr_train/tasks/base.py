@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
 from sr_train.inference.images import TilesIfNeeded
+from sr_train.inference.tiling import TileError
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
@@ -66,7 +67,7 @@ class SRTask(L.LightningModule):
         self.guard = Guard(self.options.patience)
         self.numbers: dict[str, torch.Tensor] = {}  #: numbers of the newest step by name, for the logs
         self._alarmed = False
-        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
+        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2), self.options.tile)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Set ``__signature__`` to all keywords of the constructor.
@@ -268,7 +269,7 @@ class SRTask(L.LightningModule):
     def upscale(self, image: EvalImage) -> torch.Tensor:
         """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
 
-        Tiles are used if the image does not fit into memory. Raise MemoryFullError if even the smallest tile does not
+        The option ``tile`` says when tiles are used. Raise MemoryFullError if even the smallest tile does not
         fit.
         """
         network = self.evaluated(image.scale)
@@ -277,6 +278,20 @@ class SRTask(L.LightningModule):
         try:
             with uncompiled(network):
                 return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
+        finally:
+            network.train(training)
+
+    def check_tiles(self, scale: int) -> None:
+        """Raise ValueError if the given tiles of validation are too small for the network. Measure the network once."""
+        if self.options.tile in (None, "auto"):
+            return
+        network = self.evaluated(scale)
+        training = network.training
+        try:
+            with uncompiled(network.eval()):
+                self._whole.plan(network)
+        except TileError as error:
+            raise ValueError(f"validate.{error}") from None
         finally:
             network.train(training)
 

@@ -117,8 +117,11 @@ class Validate(StepCallback):
         self.best_by = None if by is None else (by[0], by[1])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Repeat a validation that a signal has interrupted in an earlier process."""
+        """Check the size of the tiles. Repeat a validation that a signal has interrupted in an earlier process."""
         super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, SRTask)
+        for scale in {pairs.scale for pairs in self.images.sets.values()} if self.images is not None else ():
+            pl_module.check_tiles(scale)
         self._repeat(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
