@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -266,34 +267,35 @@ class SRTask(L.LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _evaluating(self, scale: int) -> Iterator[nn.Module]:
+        network = self.evaluated(scale)
+        training = network.training
+        network.eval()
+        try:
+            with uncompiled(network):
+                yield network
+        finally:
+            network.train(training)
+
     def upscale(self, image: EvalImage) -> torch.Tensor:
         """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
 
         The option ``tile`` says when tiles are used. Raise MemoryFullError if even the smallest tile does not
         fit.
         """
-        network = self.evaluated(image.scale)
-        training = network.training
-        network.eval()
-        try:
-            with uncompiled(network):
-                return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
-        finally:
-            network.train(training)
+        with self._evaluating(image.scale) as network:
+            return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
 
     def check_tiles(self, scale: int) -> None:
         """Raise ValueError if the given tiles of validation are too small for the network. Measure the network once."""
         if self.options.tile in (None, "auto"):
             return
-        network = self.evaluated(scale)
-        training = network.training
         try:
-            with uncompiled(network.eval()):
+            with self._evaluating(scale) as network:
                 self._whole.plan(network)
         except TileError as error:
             raise ValueError(f"validate.{error}") from None
-        finally:
-            network.train(training)
 
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
         """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image; empty without HR."""

@@ -33,7 +33,7 @@ class Options:
     protocols: Sequence[str] = ("y", "rgb")
     """Names of the validation protocols, see :mod:`sr_train.metrics.protocol`."""
     tile: int | str | None = "auto"
-    """Tiles of validation images: ``auto`` for images that do not fit into memory, ``None`` for none, or a side in LR pixels."""
+    """Tiles of validation images: ``auto`` where the memory is too small, ``None`` for none, or a side in LR pixels."""
     patience: int = 10
     """Number of refused steps in a row (loss or gradient not finite) that ends the run."""
     compile: bool = False

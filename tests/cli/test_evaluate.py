@@ -88,7 +88,7 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
         (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
         (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "photographs: LR is missing for"),
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
-        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
+        (["weights=bicubic", "lr=low", "clips=true", "scale=2"], 2, "clips= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
         (
             ["weights=bicubic", "sets=[set5]", "scale=2"],
@@ -203,12 +203,12 @@ def test_lpips_is_scored_in_addition_to_psnr(invoke, photographs, tmp_path, tiny
     assert "SSIM  " not in two.stdout
 
 
-def test_unavailable_metrics_fail_with_a_remedy(invoke, photographs):
+def test_unavailable_metrics_fail_with_a_remedy(invoke, photographs, monkeypatch):
+    monkeypatch.setattr("sr_train.evaluation.metrics.find_lpips", lambda _: None)
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed",
-        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not available",
-        "[lpips]": "give lpips=FILE",
+        "[niqe,pi]": "metrics=[pi]: PI is not computed, because it needs Ma's score",
+        "[lpips]": "run pip install lpips, or give lpips=FILE",
         "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
     }.items():
