@@ -18,6 +18,7 @@ from sr_train.data.draws import Draws, StepScales, below
 from sr_train.data.eval_set import ClipFrame, EvalClips, EvalSet
 from sr_train.data.images import BadFilesError, ImageError, to_channels, to_real
 from sr_train.data.loading import LoaderError
+from sr_train.data.lone import LoneImages
 from sr_train.data.store.format import StoreError
 from sr_train.data.train_source import Sample, TrainSource
 from sr_train.data.transforms import FLIP_ROTATIONS, place_patch
@@ -232,13 +233,13 @@ class EvalImages(Dataset[EvalImage]):
         return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
-        """Return the indices of the images to display: the first ``count`` of each scale.
+        """Return the indices of the images to display: the first ``count`` of each scale, with HR and without HR.
 
         A clip counts as its middle frame.
         """
-        groups: dict[int, dict[tuple[str, str], list[int]]] = {}
+        groups: dict[tuple[int, bool], dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
-            of_scale = groups.setdefault(self.sets[name].scale, {})
+            of_scale = groups.setdefault((self.sets[name].scale, isinstance(self.sets[name], LoneImages)), {})
             of_scale.setdefault((name, clip or f"image {i}"), []).append(number)
         return [n[len(n) // 2] for of_scale in groups.values() for n in list(of_scale.values())[:count]]
 

@@ -112,6 +112,8 @@ def super_resolve(
     _, band = next(found)
     height = lr.shape[-2] * contract.scale(model)
     if band.shape[1] == height:
+        for _ in found:  # the generator reports the tiles after the last band
+            pass
         return band
     whole = band.new_empty((band.shape[0], height, band.shape[2]))  # bands are copied into it one after the other
     whole[:, : band.shape[1]] = band

@@ -22,6 +22,7 @@ from sr_train.data.dataset import EvalImages
 from sr_train.data.doctor.run import run_check
 from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import limit_pixels
+from sr_train.data.lone import is_lone
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import perceptual_scores
 from sr_train.models.features import FeatureExtractor
@@ -116,7 +117,9 @@ def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
     checkpoint, weights = sum(_size(s.values()) for s in states), _size(task.averaged().state_dict().values())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
     scales = len(config["scales"] or [1])
-    validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
+    sets = config["data"]["val"] or {}
+    kinds = len({is_lone(spec) for spec in sets.values()})  # images with HR and without have their own pictures
+    validations = -(-steps // validate["every"]) * kinds
     pictures = validations * validate["pictures"] * scales * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
     rows = steps // config["record"]["every"] * 12 * _ROW * 2
     keep = config["checkpoint"]["keep"] + 1  # the oldest is removed after the newest is written

@@ -8,7 +8,7 @@ from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import BadFilesError, read_image, write_image
 from sr_train.data.lone import is_lone, open_lone
 from sr_train.data.module import SRData
-from sr_train.data.pairs import converted
+from sr_train.data.pairs import Pairs, converted
 from sr_train.data.readable import check_readable
 from sr_train.data.toy import toy_files
 
@@ -31,6 +31,8 @@ def test_images_without_hr_are_returned_with_the_size_of_their_result(photos):
     a, b = images
     assert (a.hr, a.size, a.lr.shape) == (None, (120, 160), (3, 60, 80))
     np.testing.assert_array_equal(a.lr.permute(1, 2, 0), read_image(photos / "a.png"))
+    both = EvalImages({"toy": Pairs("toy:coffee", scale=2), **images.sets})
+    assert both.shown(1) == [0, 1]  # each kind has its own pictures
     assert (b.lr.shape, images.pixels(1)) == ((3, 30, 40), 60 * 80)
     with pytest.raises(ValueError, match="real: a: has no HR image"):
         a.target  # noqa: B018
