@@ -65,8 +65,8 @@ def _set_name(folder: str) -> str:
 
 
 def has_lone(config: Mapping[str, Any]) -> bool:
-    """Return true if the command scores images without HR: ``lr=`` without ``hr=``, or a set ``{lr: DIR}``."""
-    typed = config["lr"] is not None and config["hr"] is None
+    """Return true if the command scores images without HR: ``lr=`` or ``sr=`` without ``hr=``, or a set ``{lr: DIR}``."""
+    typed = config["hr"] is None and (config["lr"] is not None or config["sr"] is not None)
     return typed or any(is_lone(spec) for spec in (config.get("sets") or {}).values())
 
 
@@ -147,8 +147,10 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
     With ``clips=``, the images are frames of clips.
     """
     scale, channels = scale_of(config, (), "sr"), _channels(config) or 3
-    if config["hr"] is None or config["lr"] is not None or config.get("sets"):
-        raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
+    if config["lr"] is not None or config.get("sets"):
+        raise UsageError("sr=DIR is scored against hr=DIR, or without hr= by NIQE; give neither lr= nor sets=")
+    if config["hr"] is None:
+        return _finished_alone(config, scale, channels)
     where, _ = split_template(str(config["sr"]))
     hr, sr = open_source(str(config["hr"])), open_source(where if Path(where).exists() else at_scale(where, scale))
     results = {key: i for i, key in enumerate(sr.keys)}
@@ -182,6 +184,20 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
         raise BadFilesError(f"{config['sr']}: {count} cannot be scored against {config['hr']}", problems)
     ending = f" (names continue with {paired.ending})" if paired.ending else ""
     return Outputs([str(config["sr"])], [f"{config['sr']}{ending}"], scale, items)
+
+
+def _finished_alone(config: Mapping[str, Any], scale: int, channels: int) -> Outputs:
+    """Open finished images that have no HR images."""
+    where, pattern = split_template(str(config["sr"]))
+    if pattern is not None or config["clips"] is not None or config.get("list") is not None:
+        raise UsageError("sr= without hr=: all images of the folder are scored; {stem}, clips= and list= need hr=DIR")
+    sr = open_source(where if Path(where).exists() else at_scale(where, scale))
+
+    def read(index: int) -> Computed:
+        return Computed([_tensor(sr, index, channels)], None, sr.shape(index)[2] == 1)
+
+    items = [Item(_set_name(where), key, partial(read, i)) for i, key in enumerate(sr.keys)]
+    return Outputs([str(config["sr"])], [str(config["sr"])], scale, items)
 
 
 def _tensor(source: Source, index: int, channels: int) -> torch.Tensor:

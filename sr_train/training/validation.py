@@ -48,7 +48,8 @@ class Validate(StepCallback):
             the first set with the first protocol; with several scales, the mean over the scales; NIQE if no set has HR.
         export: function of (task, file, scores, step) that writes the evaluated network.
         folder: folder of the stage.
-        pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
+        pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``, and of images
+            without HR.
         crop: side of the crops of these images, in HR pixels.
         metrics: names of the metrics to compute.
         perceptual: {name: metric} of the metrics other than PSNR and SSIM. Those that need no HR are computed for images

@@ -7,6 +7,7 @@ import torch
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
+from sr_train.data.toy import toy_files
 from sr_train.metrics.functional import psnr
 from sr_train.models.edsr import EDSR
 from sr_train.resampling import imresize
@@ -325,3 +326,19 @@ def test_finished_images_of_rcan_are_paired_with_hr_and_those_without_hr_reporte
     failed = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2")
     assert failed.returncode == 1
     assert "0001_HR_x2: 0001 and 0001x2 both match" in failed.stderr
+
+
+def test_niqe_is_scored_with_and_without_hr(invoke, tmp_path):
+    photograph = read_image(toy_files("coffee")["coffee"])
+    for folder, image in (("ref", photograph[:200, :200]), ("sr/a", photograph[:200, :200] // 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        write_image(tmp_path / folder / "a.png", image)
+    both = invoke("sr-eval", "sr=sr/a", "hr=ref", "scale=2", "metrics=[psnr,niqe]", "protocols=[y]", "out=both")
+    alone = invoke("sr-eval", "sr=sr/a", "scale=2", "out=alone")
+    assert (both.returncode, alone.returncode) == (0, 0), both.stderr + alone.stderr
+    assert "perceptual: Y of BT.601 rounded to 8 bits, gray images by their own values, border scale px" in alone.stdout
+    found = {n: json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("both", "alone")}
+    assert found["both"]["ref"]["perceptual"] == found["alone"]["a"]["perceptual"]
+    assert found["both"]["ref"]["y"].keys() == {"psnr", "n"}
+    refused = invoke("sr-eval", "sr=sr/a", "scale=2", "list=names.txt")
+    assert "{stem}, clips= and list= need hr=DIR" in refused.stderr
