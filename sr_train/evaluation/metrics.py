@@ -72,13 +72,26 @@ def perceptual_scores(
     sr: torch.Tensor,
     hr: torch.Tensor | None,
     scale: int,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Return {metric: score} of one image; a metric that has no score of the image is left out.
 
-    ``chosen`` names the metrics to compute. For an image without HR (``hr`` is None) all metrics that need none are computed.
+    Args:
+        metrics: the metrics that are open.
+        chosen: names of the metrics to compute. For an image without HR, all metrics that need none are computed.
+        sr: result, [C, H, W].
+        hr: HR image, or None.
+        scale: HR pixels per LR pixel.
+        device: device to which the images are moved for metrics that run a network; None for that of the images.
     """
+
+    def score(metric: PerceptualMetric) -> float | None:
+        if device is None or hr is None or not metric.needs_hr:
+            return metric(sr, hr, scale)
+        return metric(sr.to(device), hr.to(device), scale)
+
     own = {name: metric for name, metric in metrics.items() if name in chosen or hr is None}
-    found = {name: m(sr, hr, scale) for name, m in own.items() if hr is not None or not m.needs_hr}
+    found = {name: score(m) for name, m in own.items() if hr is not None or not m.needs_hr}
     return {name: value for name, value in found.items() if value is not None}
 
 

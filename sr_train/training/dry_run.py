@@ -172,7 +172,7 @@ def _validation(task: SRTask, images: EvalImages, prepared: Prepared, steps: int
         with naming_the_image(image):
             sr = task.upscale(image)
             scores = task.score(image, sr)
-            others = perceptual_scores(prepared.perceptual, chosen, sr, image.hr, image.scale)
+            others = perceptual_scores(prepared.perceptual, chosen, sr, image.hr, image.scale, task.device)
         took = time.perf_counter() - start
         shown = [f"{p} {v['psnr']:.2f} dB" for p, v in scores.items()] + [f"{m} {v:.4g}" for m, v in others.items()]
         height, width = image.size

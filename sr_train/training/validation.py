@@ -199,8 +199,7 @@ class Validate(StepCallback):
         }
         own = [m for m in self.perceptual if m in self.metrics]
         if own or image.hr is None:
-            hr = None if image.hr is None else image.hr.to(task.device)
-            scores[PROTOCOL] = perceptual_scores(self.perceptual, own, sr.to(task.device), hr, image.scale)
+            scores[PROTOCOL] = perceptual_scores(self.perceptual, own, sr, image.hr, image.scale, task.device)
         return {protocol: values for protocol, values in scores.items() if values}
 
     def _lacks_niqe(self, set_name: str, scores: Mapping[str, Mapping[str, float]]) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sr_train.data.dataset import EvalImages
+from sr_train.data.doctor.opened import open_spec
 from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import BadFilesError, read_image, write_image
 from sr_train.data.lone import is_lone, open_lone
@@ -74,6 +75,8 @@ def test_the_data_of_a_run_opens_them_at_every_scale_and_reads_them_before_the_s
     }
     specs = specs_of_data({"train": [], "val": {"real": {"lr": str(photos)}}, "scale": 2})
     assert [(s.hr, s.lows, s.role) for s in specs] == [(str(photos), (), "scored")]
+    (photos / "b.png").rename(photos / "b_SRF_2_LR.png")
+    assert list(open_spec(specs[0], []).hr) == ["a", "b_SRF_2_LR"]
     path = photos / "a.png"
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(BadFilesError, match=r"a\.png"):

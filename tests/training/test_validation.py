@@ -19,7 +19,7 @@ SMALL = (
 
 def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
     image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
-    picture = comparison(image, torch.ones_like(image.hr).float(), 96)
+    picture = comparison(image, torch.ones_like(image.target).float(), 96)
     assert picture.shape == (96, 4 * 96 + 3 * 4, 3)
     hr = read_image(Pairs("toy:chelsea", scale=2).hr.path(0))  # pyright: ignore[reportAttributeAccessIssue]
     top, left = (300 - 96) // 2, (451 - 1 - 96) // 2 // 2 * 2
@@ -34,7 +34,7 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
 def test_the_picture_of_a_window_shows_the_center_frame():
     image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
     around = torch.stack([255 - image.lr, image.lr, image.lr // 2])
-    sr = torch.zeros_like(image.hr).float()
+    sr = torch.zeros_like(image.target).float()
     window = comparison(image._replace(lr=around, clip="a"), sr, 96)
     np.testing.assert_array_equal(window, comparison(image, sr, 96))
 

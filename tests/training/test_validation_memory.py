@@ -70,6 +70,7 @@ def test_automatic_tiles_are_those_of_sr_upscale_for_the_same_memory(small_memor
     monkeypatch.setattr("sr_train.inference.tiling.free_memory", lambda _: 4 << 20)  # as a small machine's
     planned = plan_tiles(network, tile="auto")
     assert planned.exact
+    assert planned.tile is not None
     assert planned.tile < 113
     tiled = super_resolve(network, lr, tiling=planned)
     assert torch.equal(TilesIfNeeded(told.append)(network, lr, "a"), tiled)

@@ -40,6 +40,7 @@ class Spec(NamedTuple):
     video: bool | None = None  #: None if the names decide it
     patch: int = 0  #: side of a training patch in LR pixels
     least: int = 1  #: frames that a clip needs
+    lone: bool = False  #: ``hr`` are LR images without HR; names such as ``a_LR`` count too
 
 
 def spec_of_path(
@@ -93,7 +94,14 @@ def _specs(where: str, spec: object, options: dict[str, Any], *, video: bool) ->
     given = cast("Mapping[str, Any]", spec)
     if is_lone(given):  # its images are read; there are no pairs to compare
         return [
-            Spec(where, at_scale(low.where, low.scale), role=options["role"], listed=given.get("list"), video=False)
+            Spec(
+                where,
+                at_scale(low.where, low.scale),
+                role=options["role"],
+                listed=given.get("list"),
+                video=False,
+                lone=True,
+            )
             for low in _lows(given["lr"], options["scales"])
         ]
     hr = given.get("hr")
