@@ -19,7 +19,7 @@ def installed(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     source = folder / "source"  # building writes build/ and egg-info beside pyproject.toml
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "sr_train", "conf"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "sr_train", "conf"):
         subprocess.run(["cp", "-r", str(CHECKOUT / name), str(source)], check=True)
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
@@ -49,7 +49,8 @@ def test_every_yaml_travels_in_the_wheel(installed):
     yaml = {f"sr_train/{p.relative_to(CHECKOUT)}" for p in (CHECKOUT / "conf").rglob("*.yaml")}
     python = {str(p.relative_to(CHECKOUT)) for p in (CHECKOUT / "sr_train").rglob("*.py")}
     assert len(yaml) > 15
-    assert yaml | python | {"sr_train/py.typed"} <= names
+    assert yaml | python | {"sr_train/py.typed", "sr_train/metrics/niqe_pristine.safetensors"} <= names
+    assert any(name.endswith("/licenses/NOTICE") for name in names)
 
 
 @pytest.mark.parametrize(

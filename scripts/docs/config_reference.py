@@ -55,7 +55,8 @@ TYPES = {
 # Keys with the same meaning in every file.
 MEANINGS = {
     "sets.hr": "folder or store of HR images or clips, or `toy:NAMES`, `toy_clips:NAMES`",
-    "sets.lr": "folder or store of LR images (`{scale}` is replaced by the scale); default: made from HR by bicubic",
+    "sets.lr": "folder or store of LR images (`{scale}` is replaced by the scale); default: made from HR by bicubic; "
+    "without `hr`: images without HR, scored by NIQE",
     "sets.clips": "clips to score: `all`, a list of names or a text file; without this key the set contains images",
     "sets.padding": "frames beyond a clip's ends: `replicate`, `reflection`, `reflection_circle` or `circle`",
     "sets.score": "frames to score: `all`, or `centre` (the middle frame of each clip)",

@@ -20,7 +20,7 @@ def evaluate(arguments: list[str]) -> int:
     arithmetic_of(config)
     names = expect(config, "protocols", list, "a list, e.g. protocols=[y,rgb]")
     from sr_train.data.images import limit_pixels
-    from sr_train.evaluation.items import open_outputs, score_all
+    from sr_train.evaluation.items import has_lone, open_outputs, score_all
     from sr_train.evaluation.metrics import open_perceptual
     from sr_train.evaluation.scores import Scores
     from sr_train.metrics.protocol import get_protocols
@@ -30,7 +30,7 @@ def evaluate(arguments: list[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     metrics = expect(config, "metrics", list, "a list, e.g. metrics=[psnr,ssim,lpips]")
-    perceptual = open_perceptual(metrics, config["lpips"])
+    perceptual = open_perceptual(metrics, config["lpips"], without_hr=has_lone(config))
     out = None if config["out"] is None else Path(str(config["out"]))
     save = expect(config, "save", bool, "true or false")
     if save and out is None:

@@ -102,6 +102,7 @@ OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "validate.metrics": list[str],
     "validate.lpips": str | None,
     "validate.best": str | None,
+    "validate.tile": int | Literal["auto"] | None,
     "validate.pictures": int,
     "validate.crop": int,
     "checkpoint.every": int,

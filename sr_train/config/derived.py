@@ -29,6 +29,7 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
     "task.loss": ("", "loss=NAME and loss.KEY=VALUE"),
     "task.curve": ("", "curve=NAME and curve.KEY=VALUE"),
     "task.protocols": ("${validate.protocols}", "validate.protocols={}"),
+    "task.tile": ("${validate.tile}", "validate.tile={}"),
     "task.optimizer.lr": ("${task.rate}", "task.rate={}"),
     "task.optimizer.params": (
         "",

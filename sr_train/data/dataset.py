@@ -6,7 +6,7 @@ The index of a training patch is its position: the number of the sample in the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.utils.data import Dataset
 from sr_train.batch import Batch, Image
 from sr_train.console import counted, message_of
 from sr_train.data.draws import Draws, StepScales, below
+from sr_train.data.eval_set import ClipFrame, EvalClips, EvalSet
 from sr_train.data.images import BadFilesError, ImageError, to_channels, to_real
 from sr_train.data.loading import LoaderError
+from sr_train.data.lone import LoneImages
 from sr_train.data.store.format import StoreError
 from sr_train.data.train_source import Sample, TrainSource
 from sr_train.data.transforms import FLIP_ROTATIONS, place_patch
@@ -180,7 +182,7 @@ class EvalImage(NamedTuple):
     set: str  #: name of the set
     key: str  #: name of the image
     lr: torch.Tensor  #: [C, h, w], or [T, C, h, w] for video; uint8, or float32 in [0, 1] for 16 bit
-    hr: torch.Tensor  #: [C, H, W], same types
+    hr: torch.Tensor | None  #: [C, H, W], same types; None for an image without HR
     scale: int
     clip: str = ""  #: name of its clip, whose scores are averaged first; empty for an image
     window: Sequence[
@@ -190,55 +192,22 @@ class EvalImage(NamedTuple):
     from_gray: bool = False  #: the HR file has one channel; some protocols score it differently
 
     @property
+    def target(self) -> torch.Tensor:
+        """HR image [C, H, W]. Raises ValueError for an image without HR."""
+        if self.hr is None:
+            raise ValueError(f"{self.set}: {self.key}: has no HR image")
+        return self.hr
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the HR image, or of the result for an image without HR."""
+        height, width = (n * self.scale for n in self.lr.shape[-2:]) if self.hr is None else self.hr.shape[-2:]
+        return height, width
+
+    @property
     def center(self) -> torch.Tensor:
         """LR image to be restored, [C, h, w]."""
         return self.lr if self.lr.ndim == 3 else self.lr[len(self.lr) // 2]
-
-
-class EvalSet(Protocol):
-    """Pairs (LR image, HR image), or for video (LR window, HR center frame); each pair has an index from 0."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Names of the images."""
-        ...
-
-    @property
-    def scale(self) -> int:
-        """HR pixels per LR pixel."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels C that images are converted to."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def hr_size(self, index: int) -> tuple[int, int]:
-        """Return (H, W) of the HR image of a pair without decoding it."""
-        ...
-
-    def whole(self, index: int) -> tuple[Image, Image]:
-        """Return a whole pair without cropping: LR [h, w, C], or [T, h, w, C] for video, and HR [H, W, C]."""
-        ...
-
-
-class ClipFrame(NamedTuple):
-    """Position of a scored frame in its clip."""
-
-    clip: str  #: name of the clip, whose scores are averaged first
-    window: Sequence[int]  #: numbers of the frames of its window; windows with a number in common share that frame
-    centered: bool  #: it is the center frame of its clip
-
-
-@runtime_checkable
-class EvalClips(EvalSet, Protocol):
-    """An :class:`EvalSet` of windows of video."""
-
-    def frame(self, index: int) -> ClipFrame:
-        """Return the position of the scored frame."""
-        ...
 
 
 class EvalImages(Dataset[EvalImage]):
@@ -264,13 +233,13 @@ class EvalImages(Dataset[EvalImage]):
         return [frame.centered if frame else True for frame in (self._frame(*where) for where in self._where)]
 
     def shown(self, count: int) -> list[int]:
-        """Return the indices of the images to display: the first ``count`` of each scale.
+        """Return the indices of the images to display: the first ``count`` of each scale, with HR and without HR.
 
         A clip counts as its middle frame.
         """
-        groups: dict[int, dict[tuple[str, str], list[int]]] = {}
+        groups: dict[tuple[int, bool], dict[tuple[str, str], list[int]]] = {}
         for number, (clip, (name, i)) in enumerate(zip(self.clips(), self._where, strict=True)):
-            of_scale = groups.setdefault(self.sets[name].scale, {})
+            of_scale = groups.setdefault((self.sets[name].scale, isinstance(self.sets[name], LoneImages)), {})
             of_scale.setdefault((name, clip or f"image {i}"), []).append(number)
         return [n[len(n) // 2] for of_scale in groups.values() for n in list(of_scale.values())[:count]]
 
@@ -291,9 +260,11 @@ class EvalImages(Dataset[EvalImage]):
     def __getitem__(self, index: int) -> EvalImage:
         name, i = self._where[index]
         pairs = self.sets[name]
-        files = pairs.whole(i)
-        lr, hr = (_tensor(np.array(to_channels(image, pairs.channels))) for image in files)
-        image = EvalImage(name, pairs.keys[i], lr, hr, pairs.scale, from_gray=files[1].shape[-1] == 1)
+        lr, hr = pairs.whole(i)
+        gray = hr is not None and hr.shape[-1] == 1
+        low, high = (None if x is None else _tensor(np.array(to_channels(x, pairs.channels))) for x in (lr, hr))
+        assert low is not None
+        image = EvalImage(name, pairs.keys[i], low, high, pairs.scale, from_gray=gray)
         if frame := self._frame(name, i):
             window = [(name, number) for number in frame.window]
             return image._replace(clip=frame.clip, window=window, centered=frame.centered)

@@ -15,6 +15,7 @@ from sr_train.data.dataset import PATIENCE, EvalImages, EvalSet, MultiScalePatch
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.images import check_channels
 from sr_train.data.loading import Loader, Reported, one_thread, passthrough
+from sr_train.data.lone import is_lone, open_lone
 from sr_train.data.pairs import Pairs, check_shared, converted
 from sr_train.data.sources import StoreSource, check_source
 from sr_train.data.store.format import MissingStoreError
@@ -29,8 +30,8 @@ class SRData(L.LightningDataModule):
         train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight:
             w}``. ``list`` is a text file with the names of the images to use. Without weights every image is drawn
             equally often.
-        val: {name: validation set}. A set of images is ``{hr: SOURCE, lr: ..., list: FILE}``. For a set of clips, see
-            :class:`.video.module.ClipData`.
+        val: {name: validation set}. A set of images is ``{hr: SOURCE, lr: ..., list: FILE}``, or ``{lr: SOURCE}`` for
+            images without HR. For a set of clips, see :class:`.video.module.ClipData`.
         scale: HR pixels per LR pixel.
         scales: several scales instead of ``scale``; one scale is drawn for each step. Each set is validated at each
             scale, with the name ``NAME_xSCALE``.
@@ -129,13 +130,15 @@ class SRData(L.LightningDataModule):
         """Open a source at every scale. HR images that are the same for all scales are opened once."""
         found: dict[int, Any] = {}
         for scale in self.scales:
-            shared = next(iter(found.values())).hr if found and "{scale}" not in spec["hr"] else None
+            lone = is_lone(spec)
+            shared = next(iter(found.values())).hr if found and not lone and "{scale}" not in spec["hr"] else None
             try:
                 found[scale] = open_one(where, spec, {**options, "scale": scale, "opened": shared})
             except MissingStoreError as error:
-                held = [s for s in self.scales if s > 1] if spec.get("lr") == spec["hr"] else []
+                held = [s for s in self.scales if s > 1] if spec.get("lr") == spec.get("hr") else []
                 raise error.needing(held, options["arithmetic"]) from None
-        check_shared(where, found)
+        if not is_lone(spec):
+            check_shared(where, found)
         return found
 
     def _dataset(self) -> Any:
@@ -153,6 +156,8 @@ class SRData(L.LightningDataModule):
 
         From a set of clips, single frames are returned, because the network takes single images.
         """
+        if is_lone(spec) and not is_clip_set(spec):
+            return open_lone(where, spec, options)
         return (
             open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
         )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sr_train.console import counted
 from sr_train.data.dataset import EvalSet
 from sr_train.data.images import BadFilesError, ImageError, missing_end, read_image
+from sr_train.data.lone import LoneImages
 from sr_train.data.pairs import Pairs
 from sr_train.data.sources import FileSource, Source, StoreSource
 from sr_train.data.video.dataset import EvalWindows
@@ -61,7 +62,7 @@ def _images(pairs: EvalSet) -> Iterator[_Image]:
     Toy photographs are left out, because they belong to a package.
     """
     inner = pairs.pairs if isinstance(pairs, EvalWindows) else pairs
-    used: Iterable[tuple[Source, list[int]]] = inner.used() if isinstance(inner, Pairs) else ()
+    used: Iterable[tuple[Source, list[int]]] = inner.used() if isinstance(inner, Pairs | LoneImages) else ()
     for source, indices in used:
         if isinstance(source, (FileSource, StoreSource)) and not source.name.startswith("toy"):
             for index in indices:

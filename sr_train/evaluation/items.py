@@ -16,6 +16,7 @@ from sr_train.console import UsageError, counted, expect, for_shell, say, warn
 from sr_train.data.dataset import EvalImages, EvalSet
 from sr_train.data.images import BadFilesError, check_channels, to_channels, to_uint8
 from sr_train.data.lists import listed_images
+from sr_train.data.lone import is_lone, open_lone
 from sr_train.data.pairing import Paired, hr_names, pair_names, shown_names, split_template
 from sr_train.data.pairs import Pairs, converted
 from sr_train.data.sources import Source, at_scale, open_source
@@ -29,7 +30,7 @@ class Computed(NamedTuple):
     """Results of all networks for one image, with the HR image."""
 
     results: list[torch.Tensor]  #: one for each column
-    hr: torch.Tensor
+    hr: torch.Tensor | None  #: None for an image without HR
     from_gray: bool  #: the HR file has one channel
 
 
@@ -63,6 +64,12 @@ def _set_name(folder: str) -> str:
     return path.name.removesuffix(".lmdb") or "images"
 
 
+def has_lone(config: Mapping[str, Any]) -> bool:
+    """Return true if the command scores images without HR: ``lr=`` or ``sr=`` without ``hr=``, or a set ``{lr: DIR}``."""
+    typed = config["hr"] is None and (config["lr"] is not None or config["sr"] is not None)
+    return typed or any(is_lone(spec) for spec in (config.get("sets") or {}).values())
+
+
 def _channels(config: Mapping[str, Any]) -> int | None:
     """Return ``channels=`` of the command; raise UsageError for a wrong value."""
     channels = expect(config, "channels", (int, type(None)), "1, 3 or 4, or null for those of the networks")
@@ -74,7 +81,7 @@ def _channels(config: Mapping[str, Any]) -> int | None:
 
 
 def _sets(config: Mapping[str, Any], networks: Sequence[Network], frames: int | None) -> dict[str, EvalSet]:
-    """Open the sets in ``hr=`` and ``sets=``. For a video network, they return windows of ``frames`` frames.
+    """Open the sets in ``hr=``, ``lr=`` and ``sets=``. For a video network, they return windows of ``frames`` frames.
 
     ``frames`` is None if no network takes windows.
     """
@@ -90,18 +97,26 @@ def _sets(config: Mapping[str, Any], networks: Sequence[Network], frames: int | 
         listed = {} if config.get("list") is None else {"list": str(config["list"])}
         named = {name: {"hr": str(config["hr"]), "lr": config["lr"], **listed, **clips}, **named}
     elif config["lr"] is not None:
-        raise UsageError("lr= was given without hr=; give hr= as well")
+        if config["clips"] is not None:
+            raise UsageError("clips= was given without hr=; give hr= as well")
+        listed = {} if config.get("list") is None else {"list": str(config["list"])}
+        named = {_set_name(str(config["lr"])): {"lr": config["lr"], **listed}, **named}
     elif config.get("list") is not None:
         raise UsageError("list= was given without hr=; give hr= as well")
     if not named:
-        raise UsageError("nothing to score: give hr=DIR or sets=[NAME]")
+        raise UsageError("nothing to score: give hr=DIR or sets=[NAME], or lr=DIR for images without HR (NIQE)")
+    if frames is not None and any(is_lone(spec) for spec in named.values()):
+        raise UsageError("sets of LR alone are for networks that take single images; give clips with hr=")
     options: dict[str, Any] = {"scale": scale, "arithmetic": str(config["arithmetic"]), "channels": channels}
-    return {
-        name: open_set(f"sets.{name}", spec, frames=frames or 1, options=options)
-        if is_clip_set(spec) or frames is not None
-        else Pairs(spec["hr"], lr=spec.get("lr"), listed=spec.get("list"), **options)
-        for name, spec in named.items()
-    }
+
+    def opened(name: str, spec: Mapping[str, Any]) -> EvalSet:
+        if is_clip_set(spec) or frames is not None:
+            return open_set(f"sets.{name}", spec, frames=frames or 1, options=options)
+        if is_lone(spec):
+            return open_lone(f"sets.{name}", spec, options)
+        return Pairs(spec["hr"], lr=spec.get("lr"), listed=spec.get("list"), **options)
+
+    return {name: opened(name, spec) for name, spec in named.items()}
 
 
 def _pair(config: Mapping[str, Any], scale: int, hr: Source, sr: Source, wanted: Mapping[str, int]) -> Paired:
@@ -132,8 +147,10 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
     With ``clips=``, the images are frames of clips.
     """
     scale, channels = scale_of(config, (), "sr"), _channels(config) or 3
-    if config["hr"] is None or config["lr"] is not None or config.get("sets"):
-        raise UsageError("sr=DIR is scored against hr=DIR, without lr= and sets=")
+    if config["lr"] is not None or config.get("sets"):
+        raise UsageError("sr=DIR is scored against hr=DIR, or without hr= by NIQE; give neither lr= nor sets=")
+    if config["hr"] is None:
+        return _finished_alone(config, scale, channels)
     where, _ = split_template(str(config["sr"]))
     hr, sr = open_source(str(config["hr"])), open_source(where if Path(where).exists() else at_scale(where, scale))
     results = {key: i for i, key in enumerate(sr.keys)}
@@ -167,6 +184,20 @@ def _finished(config: Mapping[str, Any]) -> Outputs:
         raise BadFilesError(f"{config['sr']}: {count} cannot be scored against {config['hr']}", problems)
     ending = f" (names continue with {paired.ending})" if paired.ending else ""
     return Outputs([str(config["sr"])], [f"{config['sr']}{ending}"], scale, items)
+
+
+def _finished_alone(config: Mapping[str, Any], scale: int, channels: int) -> Outputs:
+    """Open finished images that have no HR images."""
+    where, pattern = split_template(str(config["sr"]))
+    if pattern is not None or config["clips"] is not None or config.get("list") is not None:
+        raise UsageError("sr= without hr=: all images of the folder are scored; {stem}, clips= and list= need hr=DIR")
+    sr = open_source(where if Path(where).exists() else at_scale(where, scale))
+
+    def read(index: int) -> Computed:
+        return Computed([_tensor(sr, index, channels)], None, sr.shape(index)[2] == 1)
+
+    items = [Item(_set_name(where), key, partial(read, i)) for i, key in enumerate(sr.keys)]
+    return Outputs([str(config["sr"])], [str(config["sr"])], scale, items)
 
 
 def _tensor(source: Source, index: int, channels: int) -> torch.Tensor:
@@ -253,7 +284,9 @@ def score_all(outputs: Outputs, scores: Scores) -> None:
         for item in shown:
             results, hr, from_gray = item.compute()
             for column, sr in zip(outputs.columns, results, strict=True):
-                cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
+                cut = (sr, hr)
+                if hr is not None:
+                    cut = sr[..., : hr.shape[-2], : hr.shape[-1]], hr[..., : sr.shape[-2], : sr.shape[-1]]
                 scores.add(
                     column, item.set, item.key, *cut, clip=item.clip, centered=item.centered, from_gray=from_gray
                 )

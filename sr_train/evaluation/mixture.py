@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -157,7 +158,7 @@ class MixtureSheet:
             columns[alpha], scores = self._scores(Network(network, self.scale, name), corners)
             table.append([alpha, *scores])
         first = [self._cut(self._bicubic(image), at) for image, at in zip(shown, corners, strict=True)]
-        last = [self._cut(image.hr, at) for image, at in zip(shown, corners, strict=True)]
+        last = [self._cut(image.target, at) for image, at in zip(shown, corners, strict=True)]
         rows = {
             image.key: [first[i], *(crops[i] for crops in columns.values()), last[i]] for i, image in enumerate(shown)
         }
@@ -194,9 +195,10 @@ class MixtureSheet:
         for i in range(len(self.images)):
             image = self.images[i]
             sr = network.image(image.lr)
-            values.append([score(sr, image.hr, self.protocol, image.scale, from_gray=image.from_gray)["psnr"]])
+            values.append([score(sr, image.target, self.protocol, image.scale, from_gray=image.from_gray)["psnr"]])
             if self.lpips is not None:
-                values[-1].append(self.lpips(sr.to(self.device), image.hr))
+                distance = self.lpips(sr.to(self.device), image.target, image.scale)
+                values[-1].append(math.nan if distance is None else distance)
             if i < len(corners):
                 crops.append(self._cut(sr, corners[i]))
         return crops, [sum(column) / len(column) for column in zip(*values, strict=True)]
@@ -210,7 +212,7 @@ class MixtureSheet:
 
         In such a crop, the results of two networks usually differ too.
         """
-        error = (quantize(self._bicubic(image)) - quantize(image.hr)).abs().mean(0)
+        error = (quantize(self._bicubic(image)) - quantize(image.target)).abs().mean(0)
         side = min(self.crop, *error.shape)
         step = max(1, side // 4)
         means = F.avg_pool2d(error[None, None], side, step)[0, 0]

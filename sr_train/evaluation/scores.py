@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from sr_train.console import counted
 from sr_train.data.images import write_image
-from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric
+from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, perceptual_scores
 from sr_train.evaluation.report.gallery import Gallery
 from sr_train.evaluation.report.page import render
 from sr_train.files import write_bytes
@@ -21,7 +22,9 @@ from sr_train.metrics.functional import quantize
 from sr_train.metrics.meter import Meter
 from sr_train.metrics.protocol import Protocol, score
 
-_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}
+_DIGITS = {"psnr": ("PSNR dB", 3), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4), "niqe": ("NIQE", 4)}
+
+_NAMES = 5  # most names of images without a score
 
 _CLIPS_SHOWN = 30  # most clips in the table; metrics.json has all
 
@@ -63,7 +66,8 @@ class Scores:
         out: folder of the files; None if only the table is needed.
         save: true to write the images too.
         metrics: names of the metrics to show, in this order.
-        perceptual: {name: metric} of the metrics other than PSNR and SSIM.
+        perceptual: {name: metric} of the metrics other than PSNR and SSIM. Those that need no HR are computed for images
+            without HR also if ``metrics`` does not contain them.
     """
 
     def __init__(
@@ -93,27 +97,28 @@ class Scores:
         set_name: str,
         key: str,
         sr: torch.Tensor,
-        hr: torch.Tensor,
+        hr: torch.Tensor | None,
         *,
         clip: str = "",
         centered: bool = True,
         from_gray: bool = False,
     ) -> None:
-        """Score one image, or one frame of the clip named ``clip``. ``sr`` and ``hr`` are [C, H, W] each.
+        """Score one image, or one frame of the clip named ``clip``. ``sr`` and ``hr`` are [C, H, W] each, or hr is None.
 
         ``centered`` is true for an image and for a clip's center frame. ``from_gray`` is true if the HR file has one
         channel.
         """
         try:
             for protocol in self.protocols:
-                if protocol.center and not centered:
+                if hr is None or (protocol.center and not centered):
                     continue
                 values = score(sr, hr, protocol, self.scale, from_gray=from_gray)
                 kept = {m: v for m, v in values.items() if m in self.metrics}
                 if kept:
                     self.meters[column].add(set_name, key, protocol.name, kept, clip)
-            if self.perceptual:
-                found = {m: f(sr, hr) for m, f in self.perceptual.items()}
+            own = [m for m in self.perceptual if m in self.metrics]
+            if own or hr is None:
+                found = perceptual_scores(self.perceptual, own, sr, hr, self.scale)
                 self.meters[column].add(set_name, key, PROTOCOL, found, clip)
         except ValueError as error:
             raise ValueError(f"{set_name}: {key}: {error}") from None
@@ -156,9 +161,10 @@ class Scores:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         several = len(self.columns) > 1
-        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *self.metrics])
+        metrics = self._measured()
+        table.writerow([*(["weights"] if several else []), "set", "image", "protocol", *metrics])
         for column, row in rows:
-            values = [f"{row.values[m]:.6f}" if m in row.values else "" for m in self.metrics]
+            values = [f"{row.values[m]:.6f}" if m in row.values else "" for m in metrics]
             table.writerow([*([column] if several else []), row.set, row.key, row.protocol, *values])
         write_bytes(self.out / "metrics.csv", text.getvalue().encode())
         write_bytes(self.out / "report.html", self._page().encode())
@@ -166,12 +172,12 @@ class Scores:
     def _page(self) -> str:
         """Return the report: the table of means, the scores of each image, and pictures."""
         assert self.gallery is not None
-        found = {c: meter.summary() for c, meter in self.meters.items()}
-        means = [[c, s, p, n["n"], *(_cell(n.get(m)) for m in self.metrics)]
+        found, metrics = {c: meter.summary() for c, meter in self.meters.items()}, self._measured()
+        means = [[c, s, p, n["n"], *(_cell(n.get(m)) for m in metrics)]
                  for c, sets in found.items() for s, protocols in sets.items() for p, n in protocols.items()]  # fmt: skip
-        rows = [[c, r.set, r.key, r.protocol, *(_cell(r.values.get(m)) for m in self.metrics)]
+        rows = [[c, r.set, r.key, r.protocol, *(_cell(r.values.get(m)) for m in metrics)]
                 for c, meter in self.meters.items() for r in meter.rows]  # fmt: skip
-        shown = [_DIGITS.get(m, (m, 4))[0] for m in self.metrics]
+        shown = [_DIGITS.get(m, (m, 4))[0] for m in metrics]
         tables = [
             {"title": "Scores", "names": ["weights", "set", "protocol", "images", *shown], "rows": means,
              "notes": self._definitions()},
@@ -181,14 +187,27 @@ class Scores:
         pictures = self.gallery.as_json("Middle of the images", f"Crops of {self.gallery.side} pixels, without loss.")
         return render(f"Scores: {', '.join(self.columns)}", tables=tables, galleries=[pictures], notes=titles)
 
+    def _measured(self) -> list[str]:
+        """Return the metrics that have a score: those of ``metrics`` in their order, then NIQE of images without HR."""
+        found = {m for meter in self.meters.values() for row in meter.rows for m in row.values}
+        return [m for m in dict.fromkeys([*self.metrics, *self.perceptual]) if m in found]
+
     def _definitions(self) -> list[str]:
-        """Return the definition of each protocol and of each perceptual metric."""
-        lines = (
-            [f"{p.name}: {p.definition}" for p in self.protocols] if len(self.perceptual) < len(self.metrics) else []
-        )
-        if self.perceptual:
-            means = "; ".join(m.definition for m in self.perceptual.values())
-            lines.append(f"{PROTOCOL}: RGB, 8-bit images, no border, mean over images; {means}")
+        """Return the lines that define the protocols and metrics of the table, and name images without a score."""
+        rows = [row for meter in self.meters.values() for row in meter.rows]
+        used, measured = {row.protocol for row in rows}, self._measured()
+        lines = [f"{p.name}: {p.definition}" for p in self.protocols if p.name in used]
+        perceptual = {n: m for n, m in self.perceptual.items() if n in measured}
+        lines += [f"{PROTOCOL}: {m.values}, mean over images; {m.definition}" for m in perceptual.values()]
+        if "niqe" in self.perceptual:
+            niqe = [r for r in rows if r.protocol == PROTOCOL and ("niqe" in self.metrics or len(r.values) == 0)]
+            names = list(dict.fromkeys(f"{r.set}/{r.key}" for r in niqe if "niqe" not in r.values))
+            if names:
+                more = ", ..." if len(names) > _NAMES else ""
+                lines.append(
+                    f"no NIQE for {counted(len(names), 'image')} with fewer than two blocks of 96x96 pixels with texture: "
+                    f"{', '.join(names[:_NAMES])}{more}"
+                )
         return lines
 
     def table(self) -> str:
@@ -227,10 +246,11 @@ class Scores:
         rows = self._rows()
         width = max(len(label) for label in ["set", *(r[0] for r in rows)])
         wide = max(len(p) for p in ["protocol", *(r[1] for r in rows)]) + 1
-        names = "".join(f"  {_DIGITS[m][0]:>8}" for m in self.metrics)
+        metrics = self._measured()
+        names = "".join(f"  {_DIGITS[m][0]:>8}" for m in metrics)
         lines = [self.titles[0], f"{'set':<{width}}  {'images':>6}  {'protocol':<{wide}}{names}"]
         for label, protocol, (v,) in rows:
-            cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in self.metrics]
+            cells = [f"{v[m]:.{_DIGITS[m][1]}f}" if m in v else "-" for m in metrics]
             values = "".join(f"  {cell:>8}" for cell in cells)
             lines.append(f"{label:<{width}}  {int(v['n']):>6}  {protocol:<{wide}}{values}")
         return lines
@@ -243,8 +263,10 @@ class Scores:
         lines = [f"{c}: {t}" for c, t in zip(self.columns, self.titles, strict=True)]
         lines.append(f"{'set':<{width}}  {'images':>6}  {'protocol':<10}  {'':<8}{head}")
         for label, protocol, values in rows:
-            for metric in (m for m in self.metrics if m in values[0]):
+            for metric in (m for m in self._measured() if m in values[0]):
                 title, digits = _DIGITS[metric]
-                cells = "".join(f"  {v[metric]:>{w}.{digits}f}" for v, w in zip(values, wide, strict=True))
+                cells = "".join(
+                    f"  {v.get(metric, math.nan):>{w}.{digits}f}" for v, w in zip(values, wide, strict=True)
+                )
                 lines.append(f"{label:<{width}}  {int(values[0]['n']):>6}  {protocol:<10}  {title:<8}{cells}")
         return lines

@@ -13,7 +13,16 @@ from torch import nn
 from sr_train.batch import to_float
 from sr_train.devices import full_fp32, memory_is_full
 from sr_train.inference.frame_features import FrameFeatures
-from sr_train.inference.tiling import WHOLE, Tiling, is_too_large, packed, tiles_instead
+from sr_train.inference.tiling import (
+    WHOLE,
+    MemoryFullError,
+    Tiling,
+    is_too_large,
+    packed,
+    plan_tiles,
+    tiles_instead,
+    whole_if_small,
+)
 from sr_train.models import contract
 
 
@@ -100,8 +109,17 @@ def super_resolve(
     found = super_resolve_bands(
         model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
     )
-    bands = [band for _, band in found]
-    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
+    _, band = next(found)
+    height = lr.shape[-2] * contract.scale(model)
+    if band.shape[1] == height:
+        for _ in found:  # the generator reports the tiles after the last band
+            pass
+        return band
+    whole = band.new_empty((band.shape[0], height, band.shape[2]))  # bands are copied into it one after the other
+    whole[:, : band.shape[1]] = band
+    for top, band in found:
+        whole[:, top : top + band.shape[1]] = band
+    return whole
 
 
 @torch.inference_mode()
@@ -152,16 +170,18 @@ def super_resolve_bands(
 
 
 class TilesIfNeeded:
-    """Upscaler of whole images. An image that does not fit into memory is upscaled in tiles.
+    """Upscaler of whole images for validation. Tiles limit the memory.
 
-    After one image did not fit, all images that are at least as large are upscaled in tiles at once.
+    With ``tile="auto"`` an image is upscaled whole if it fits into memory, else in tiles. After one image did not fit, all
+    images that are at least as large are upscaled in tiles at once.
 
     Args:
         tell: function that is called with a message when tiles become smaller.
+        tile: ``auto``; None to upscale whole images only; or the side of the tiles in LR pixels.
     """
 
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        self.tell = tell
+    def __init__(self, tell: Callable[[str], object], tile: int | str | None = "auto") -> None:
+        self.tell, self.tile = tell, tile
         self._cut: dict[
             int, tuple[int, Tiling]
         ] = {}  # {scale: (LR pixels of the smallest image that is too large, tiles)}
@@ -170,8 +190,11 @@ class TilesIfNeeded:
         """Upscale [C, h, w] or [T, C, h, w] -> [C, scale * h, scale * w] float in [0, 1]. Messages contain ``name``.
 
         Raises:
-            MemoryFullError: even the smallest tiles do not fit.
+            MemoryFullError: even the smallest tiles do not fit, or the size of the tiles is given.
+            TileError: the given tiles are too small for the network.
         """
+        if self.tile != "auto":
+            return self._as_given(model, lr)
         scale = contract.scale(model)
         height, width = lr.shape[-2:]
         least, known = self._cut.get(scale, (math.inf, WHOLE))
@@ -191,6 +214,31 @@ class TilesIfNeeded:
             self.tell(
                 f"{name}: the LR image of {width}x{height} pixels does not fit into memory; this and larger images are "
                 f"upscaled in tiles of {tiling.tile} pixels ({same})"
+            )
+        return sr
+
+    def plan(self, model: nn.Module) -> Tiling:
+        """Return the tiling for ``tile=null`` or a given side. The network's receptive field is measured once.
+
+        Raises:
+            TileError: the given tiles are too small for the network.
+        """
+        scale = contract.scale(model)
+        if scale not in self._cut:
+            self._cut[scale] = (0, plan_tiles(model, tile=self.tile))
+        return self._cut[scale][1]
+
+    def _as_given(self, model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
+        """Upscale an image whole, or in tiles of the given side."""
+        height, width = lr.shape[-2:]
+        tiling = whole_if_small(self.plan(model), height, width)
+        too_large = tiling.tile is None and is_too_large(model, height, width)
+        sr = None if too_large else self._try(model, lr, tiling)
+        if sr is None:
+            given = "null" if self.tile is None else self.tile
+            raise MemoryFullError(
+                f"the LR image of {width}x{height} pixels does not fit into memory with validate.tile={given}; give "
+                "validate.tile=auto, or a smaller tile"
             )
         return sr
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_WINDOW = 11
+WINDOW = 11  #: side of SSIM's window in pixels
 
 _SIGMA = 1.5
 
@@ -32,12 +32,23 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
         PSNR in dB; infinity for equal images.
     """
     _check(a, b)
-    mse = torch.mean((a.double() - b.double()) ** 2)
+    return psnr_of(torch.mean((a.double() - b.double()) ** 2))
+
+
+def psnr_of(mse: torch.Tensor) -> float:
+    """Return PSNR in dB of a mean squared error of values in [0, 255]."""
     return float(10 * torch.log10(255.0**2 / mse))
 
 
-def _blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
-    """Apply the Gaussian window along one axis, only where the window lies inside the image."""
+def gaussian(length: int, sigma: float) -> list[float]:
+    """Return a Gaussian window of ``length`` pixels that sums to one."""
+    offsets = torch.arange(length, dtype=torch.float64) - length // 2
+    weights = torch.exp(-(offsets**2) / (2 * sigma**2))
+    return [float(weight) for weight in weights / weights.sum()]
+
+
+def blur(x: torch.Tensor, kernel: list[float], axis: int) -> torch.Tensor:
+    """Apply a window (a kernel that sums to one) along one axis, only where the window lies inside the image."""
     length = x.shape[axis] - len(kernel) + 1
     out = x.narrow(axis, 0, length) * kernel[0]
     for k in range(1, len(kernel)):
@@ -54,19 +65,22 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
         a: [C, H, W], values in [0, 255], at least 11x11 pixels.
         b: image with the same shape.
     """
+    return float(ssim_map(a, b).mean())
+
+
+def ssim_map(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return SSIM of each pixel whose window lies inside the image: [C, H, W] each -> [C, H - 10, W - 10] float64."""
     _check(a, b)
-    if min(a.shape[-2:]) < _WINDOW:
+    if min(a.shape[-2:]) < WINDOW:
         raise ValueError(
-            f"SSIM needs an image of at least {_WINDOW}x{_WINDOW} pixels without its ignored border, got {tuple(a.shape[-2:])}"
+            f"SSIM needs an image of at least {WINDOW}x{WINDOW} pixels without its ignored border, got {tuple(a.shape[-2:])}"
         )
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    weights = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    kernel = [float(weight) for weight in weights / weights.sum()]
+    kernel = gaussian(WINDOW, _SIGMA)
     a, b = a.double(), b.double()
     moments = torch.stack([a, b, a * a, b * b, a * b])
-    mean_a, mean_b, square_a, square_b, product = _blur(_blur(moments, kernel, -2), kernel, -1)
+    mean_a, mean_b, square_a, square_b, product = blur(blur(moments, kernel, -2), kernel, -1)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     variance = square_a - mean_a**2 + square_b - mean_b**2
     structure = (2 * (product - mean_a * mean_b) + c2) / (variance + c2)
-    return float((luminance * structure).mean())
+    return luminance * structure

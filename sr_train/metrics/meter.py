@@ -21,7 +21,9 @@ class Row(NamedTuple):
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(v[name] for v in values) / len(values) for name in values[0]}
+    """Return the mean of each metric over the images that have it; some metrics have no score of a small image."""
+    columns = {name: [v[name] for v in values if name in v] for value in values for name in value}
+    return {name: sum(column) / len(column) for name, column in columns.items()}
 
 
 class Meter:

@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 
 from sr_train.metrics.color import gray, luma
-from sr_train.metrics.functional import psnr, quantize, ssim
+from sr_train.metrics.functional import WINDOW, psnr, psnr_of, quantize, ssim, ssim_map
+
+_BAND = 4_000_000  # pixels of an image that are scored at once
 
 
 @dataclass(frozen=True)
@@ -108,5 +110,34 @@ def score(
     """
     if sr.shape != hr.shape:
         raise ValueError(f"the result has the shape {tuple(sr.shape)}, the HR image {tuple(hr.shape)}")
-    a, b = (protocol.values(image, scale, from_gray=from_gray) for image in (sr, hr))
-    return {"psnr": psnr(a, b), "ssim": ssim(a, b)}
+    height, width = hr.shape[-2:]
+    if height * width <= _BAND:
+        a, b = (protocol.values(image, scale, from_gray=from_gray) for image in (sr, hr))
+        return {"psnr": psnr(a, b), "ssim": ssim(a, b)}
+    return _in_bands(sr, hr, protocol, scale, from_gray=from_gray)
+
+
+def _in_bands(
+    sr: torch.Tensor, hr: torch.Tensor, protocol: Protocol, scale: int, *, from_gray: bool
+) -> dict[str, float]:
+    """Return the scores of a large image, computed in bands of rows, so that float64 values of the whole need no memory.
+
+    The sums are those of the whole image, up to the order of addition. A band has the rows of its own, and those that
+    SSIM's windows reach below.
+    """
+    cut = protocol.border + (scale if protocol.cut_scale else 0)
+    height, width = hr.shape[-2:]
+    rows, last = max(_BAND // width, 2 * WINDOW), height - cut  # the last row that is compared
+    squared, similar, count, windows = torch.zeros(()).double(), torch.zeros(()).double(), 0, 0
+    for top in range(cut, last, rows):
+        # Protocols ignore a border; the band brings rows for it.
+        part = slice(top - cut, min(top + rows + WINDOW - 1, last) + cut)
+        a, b = (protocol.values(image[..., part, :], scale, from_gray=from_gray) for image in (sr, hr))
+        own = (a - b)[..., :rows, :]
+        squared += (own * own).sum()
+        count += own.numel()
+        if a.shape[-2] >= WINDOW:
+            found = ssim_map(a, b)
+            similar += found.sum()
+            windows += found.numel()
+    return {"psnr": psnr_of(squared / count), "ssim": float(similar / windows)}

@@ -28,7 +28,7 @@ FREE = (
     "init.discriminator", "resume", "requeue", "folder",
     "paths", "launcher", "sets", "logger", "callbacks", "record", "checkpoint", "validate", "data.val", "data.workers",
     "data.cache", "data.stage", "data.train", "data.accumulate", "data.prefetch_factor", "data.patience", "task.protocols",
-    "task.patience", "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
+    "task.tile", "task.patience", "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
     "trainer.max_time", "trainer.timeout", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
     "trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "max_pixels",

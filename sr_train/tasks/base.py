@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 from sr_train.batch import Batch
 from sr_train.data.dataset import EvalImage
 from sr_train.inference.images import TilesIfNeeded
+from sr_train.inference.tiling import TileError
 from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
@@ -66,7 +68,7 @@ class SRTask(L.LightningModule):
         self.guard = Guard(self.options.patience)
         self.numbers: dict[str, torch.Tensor] = {}  #: numbers of the newest step by name, for the logs
         self._alarmed = False
-        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
+        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2), self.options.tile)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Set ``__signature__`` to all keywords of the constructor.
@@ -265,22 +267,39 @@ class SRTask(L.LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
-    def upscale(self, image: EvalImage) -> torch.Tensor:
-        """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
-
-        Tiles are used if the image does not fit into memory. Raise MemoryFullError if even the smallest tile does not
-        fit.
-        """
-        network = self.evaluated(image.scale)
+    @contextmanager
+    def _evaluating(self, scale: int) -> Iterator[nn.Module]:
+        network = self.evaluated(scale)
         training = network.training
         network.eval()
         try:
             with uncompiled(network):
-                return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
+                yield network
         finally:
             network.train(training)
 
+    def upscale(self, image: EvalImage) -> torch.Tensor:
+        """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.
+
+        The option ``tile`` says when tiles are used. Raise MemoryFullError if even the smallest tile does not
+        fit.
+        """
+        with self._evaluating(image.scale) as network:
+            return self._whole(network, image.lr.to(self.device), f"validation: {image.set}: {image.key}").cpu()
+
+    def check_tiles(self, scale: int) -> None:
+        """Raise ValueError if the given tiles of validation are too small for the network. Measure the network once."""
+        if self.options.tile in (None, "auto"):
+            return
+        try:
+            with self._evaluating(scale) as network:
+                self._whole.plan(network)
+        except TileError as error:
+            raise ValueError(f"validate.{error}") from None
+
     def score(self, image: EvalImage, sr: torch.Tensor) -> dict[str, dict[str, float]]:
-        """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image."""
+        """Return {protocol: {metric: score}} of one upscaled image ``sr``, compared with the HR image; empty without HR."""
+        if image.hr is None:
+            return {}
         wanted = [p for p in self.protocols if image.centered or not p.center]
-        return {p.name: score(sr, image.hr, p, image.scale, from_gray=image.from_gray) for p in wanted}
+        return {p.name: score(sr, image.target, p, image.scale, from_gray=image.from_gray) for p in wanted}

@@ -32,6 +32,8 @@ class Options:
     """Decay of the exponential moving average that is evaluated and exported; ``None`` disables it."""
     protocols: Sequence[str] = ("y", "rgb")
     """Names of the validation protocols, see :mod:`sr_train.metrics.protocol`."""
+    tile: int | str | None = "auto"
+    """Tiles of validation images: ``auto`` where the memory is too small, ``None`` for none, or a side in LR pixels."""
     patience: int = 10
     """Number of refused steps in a row (loss or gradient not finite) that ends the run."""
     compile: bool = False
@@ -48,6 +50,10 @@ class Options:
             raise ValueError(f"task.rate={self.rate} must be positive")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"task.ema={self.ema} must lie between 0 and 1, or be null")
+        if self.tile not in (None, "auto") and not (isinstance(self.tile, int) and self.tile > 0):
+            raise ValueError(
+                f"validate.tile={self.tile}: expected auto, null or an integer of at least 1, in LR pixels"
+            )
         if self.patience < 1:
             raise ValueError(f"task.patience={self.patience} must be at least 1")
 

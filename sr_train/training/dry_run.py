@@ -15,33 +15,31 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from sr_train.config.build import build
 from sr_train.config.plan import Plan
 from sr_train.console import counted, listed, say
 from sr_train.data.dataset import EvalImages
 from sr_train.data.doctor.run import run_check
 from sr_train.data.doctor.specs import specs_of_data
 from sr_train.data.images import limit_pixels
+from sr_train.data.lone import is_lone
 from sr_train.data.module import SRData
-from sr_train.models import contract
+from sr_train.evaluation.metrics import perceptual_scores
 from sr_train.models.features import FeatureExtractor
 from sr_train.tasks.base import SRTask
 from sr_train.training.cluster import Processes
+from sr_train.training.image_errors import naming_the_image
+from sr_train.training.multiply_adds import multiply_adds
 from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
 from sr_train.training.trainer import advising_less_memory, build_trainer
-from sr_train.training.validation import naming_the_image
 from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.export.openers import opened_by
 from sr_train.weights.open import finished_file, full_arguments
 
 _STEPS, _SECONDS = 6, 20.0  # limits of the timed steps
-
-_SIDE = 96  # side in LR pixels for counting multiply-adds
 
 _ROW = 40  # bytes of a row of metrics.csv and of a number in TensorBoard's file
 
@@ -51,28 +49,6 @@ class Finding(NamedTuple):
 
     seconds: float
     bytes: int
-
-
-def multiply_adds(model: Mapping[str, Any], *, scale: int | None = None, width: int = 1280, height: int = 720) -> float:
-    """Return the number of multiply-adds of one forward pass for an output of ``width`` x ``height``, counted as in papers.
-
-    For a network with several scales, the branch for ``scale`` is counted.
-    """
-    try:
-        work, out = _counted(model, scale, "meta")
-    except (AttributeError, NotImplementedError, RuntimeError):  # e.g. weight_norm has no kernel without memory
-        work, out = _counted(model, scale, "cpu")
-    return work * width * height / (_SIDE * out) ** 2
-
-
-def _counted(model: Mapping[str, Any], scale: int | None, device: str) -> tuple[float, int]:
-    """Return the number of multiply-adds of one forward pass for ``_SIDE`` x ``_SIDE`` LR pixels, and the network's scale."""
-    with torch.device(device), torch.no_grad():
-        network = build(model).eval()
-        branch = network if scale is None else contract.branch(network, scale)
-        with FlopCounterMode(display=False) as counter:
-            branch(torch.empty(contract.input_shape(network, _SIDE, _SIDE)))
-    return counter.get_total_flops() / 2, contract.scale(branch)
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -141,7 +117,9 @@ def _disk(config: Mapping[str, Any], task: SRTask) -> tuple[int, str]:
     checkpoint, weights = sum(_size(s.values()) for s in states), _size(task.averaged().state_dict().values())
     steps, validate = int(config["trainer"]["max_steps"]), config["validate"]
     scales = len(config["scales"] or [1])
-    validations = -(-steps // validate["every"]) if config["data"]["val"] else 0
+    sets = config["data"]["val"] or {}
+    kinds = len({is_lone(spec) for spec in sets.values()})  # images with HR and without have their own pictures
+    validations = -(-steps // validate["every"]) * kinds
     pictures = validations * validate["pictures"] * scales * 4 * validate["crop"] ** 2 * 3 * 2  # PNG and TensorBoard
     rows = steps // config["record"]["every"] * 12 * _ROW * 2
     keep = config["checkpoint"]["keep"] + 1  # the oldest is removed after the newest is written
@@ -182,9 +160,9 @@ def _start(plan: Plan, prepared: Prepared) -> tuple[Origin | None, str]:
     return source, "" if source is None else f"; from {source.file}"
 
 
-def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
+def _validation(task: SRTask, images: EvalImages, prepared: Prepared, steps: int) -> float:
     """Score the largest image of each scale; return the estimated seconds of a whole validation."""
-    total = 0.0
+    total, chosen = 0.0, prepared.chosen()
     by_scale: dict[int, list[int]] = {}
     for i in range(len(images)):
         by_scale.setdefault(images.scale(i), []).append(i)
@@ -192,11 +170,15 @@ def _validation(task: SRTask, images: EvalImages, steps: int) -> float:
         image = images[max(numbers, key=images.pixels)]
         start = time.perf_counter()
         with naming_the_image(image):
-            scores = task.score(image, task.upscale(image))
+            sr = task.upscale(image)
+            scores = task.score(image, sr)
+            others = perceptual_scores(prepared.perceptual, chosen, sr, image.hr, image.scale, task.device)
         took = time.perf_counter() - start
-        shown = ", ".join(f"{p} {v['psnr']:.2f} dB" for p, v in scores.items())
-        height, width = image.hr.shape[-2:]
-        say(f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {shown} after {steps} steps")
+        shown = [f"{p} {v['psnr']:.2f} dB" for p, v in scores.items()] + [f"{m} {v:.4g}" for m, v in others.items()]
+        height, width = image.size
+        say(
+            f"  image     {image.set}/{image.key} {width}x{height}: {took:.2f} s; {', '.join(shown)} after {steps} steps"
+        )
         total += took * sum(images.pixels(i) for i in numbers) / (height * width)
     return total
 
@@ -246,7 +228,7 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
     if images is not None:
         task.to(device)
         validations = -(-int(config["trainer"]["max_steps"]) // config["validate"]["every"])
-        seconds += validations * _validation(task, images, len(times)) / max(task.trainer.world_size, 1)
+        seconds += validations * _validation(task, images, prepared, len(times)) / max(task.trainer.world_size, 1)
     whole, whole_of = max((peak, of), _peak(device))
     say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
     size, text = _disk(config, task)

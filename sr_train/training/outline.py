@@ -12,9 +12,9 @@ from sr_train.config.build import build
 from sr_train.config.check import callable_at
 from sr_train.config.plan import Stage, with_trainer
 from sr_train.console import UsageError, collect_error, listed
-from sr_train.data.module import means_of, set_name
+from sr_train.data.lone import is_lone
 from sr_train.devices import resolve_precision
-from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
+from sr_train.evaluation.metrics import PerceptualMetric, open_perceptual
 from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
@@ -25,6 +25,7 @@ from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.pixel import PixelTask
 from sr_train.training.discriminator_check import check_discriminator
 from sr_train.training.loss_check import check_gan_loss, check_pixel_loss
+from sr_train.training.score_names import best_metric, score_names
 from sr_train.training.trainer import finding_unused
 from sr_train.weights.network import outline as on_meta
 
@@ -51,9 +52,10 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     with collect_error(problems):
         _check_channels(config)
     with collect_error(problems):
-        perceptual = open_perceptual(validate["metrics"], validate["lpips"], keys="validate.")
+        lone = any(map(is_lone, (config["data"]["val"] or {}).values()))
+        perceptual = open_perceptual(validate["metrics"], validate["lpips"], keys="validate.", without_hr=lone)
         scores = score_names(config, perceptual)
-        if validate["best"] is not None and validate["best"] not in scores:
+        if validate["best"] is not None and best_metric(validate["best"], scores) not in scores:
             choices = ", ".join(scores) or "null"
             raise UsageError(f"validate.best={validate['best']} is not measured; choose from {choices}")
     curves = {"curve": config["curve"], "task.discriminator_curve": config["task"].get("discriminator_curve")}
@@ -65,19 +67,6 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
     features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
-
-
-def score_names(config: Mapping[str, Any], perceptual: Mapping[str, PerceptualMetric]) -> list[str]:
-    """Return the names ``SET/PROTOCOL/METRIC`` of the scores of a stage's validation.
-
-    Means over several scales come first.
-    """
-    validate, data = config["validate"], config["data"]
-    names, scales = list(data["val"] or {}), data.get("scales") or ()
-    sets = [*means_of(names, scales), *(set_name(n, s, scales) for n in names for s in scales or (0,))]
-    plain = [m for m in validate["metrics"] if m not in perceptual]
-    metrics = [f"{s}/{p}/{m}" for s in sets for p in validate["protocols"] for m in plain]
-    return metrics + [f"{s}/{PROTOCOL}/{m}" for s in sets for m in perceptual]
 
 
 def _bad_numbers(config: Mapping[str, Any]) -> Iterator[str]:
@@ -120,6 +109,10 @@ def _check_channels(config: Mapping[str, Any]) -> None:
         raise UsageError(f"{why}: {', '.join(luma)}: scores gray or RGB images only; give validate.protocols=[rgb]")
     if "lpips" in validate["metrics"]:
         raise UsageError(f"{why}: lpips: compares gray or RGB images only; remove it from validate.metrics")
+    if "niqe" in validate["metrics"] or any(map(is_lone, (config["data"]["val"] or {}).values())):
+        raise UsageError(
+            f"{why}: niqe: scores gray or RGB images only; remove it from validate.metrics, and sets without hr"
+        )
     if config["loss"].get("perceptual") is not None:
         raise UsageError(f"{why}: a perceptual loss needs gray or RGB images; give loss.perceptual=null, or loss=gan")
 

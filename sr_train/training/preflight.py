@@ -20,7 +20,7 @@ from sr_train.console import ProblemsError, UsageError, collect_error, is_child,
 from sr_train.data.images import limit_pixels
 from sr_train.data.module import SRData
 from sr_train.data.readable import check_readable
-from sr_train.evaluation.metrics import PerceptualMetric
+from sr_train.evaluation.metrics import PerceptualMetric, check_scored
 from sr_train.runs import resume
 from sr_train.tasks.curves import try_optimizer
 from sr_train.training.cluster import Processes
@@ -59,6 +59,10 @@ class Prepared:
         sources = [pairs for several in self.data.by_scale.values() for pairs in several]
         weights = [*([] if source is None else [source]), *start_digest(discriminator or self.discriminator)]
         return resume.describe(self.stage.config, sources, weights, self.features)
+
+    def chosen(self) -> list[str]:
+        """Return the metrics other than PSNR and SSIM that the config names, for images with HR."""
+        return [name for name in self.perceptual if name in self.stage.config["validate"]["metrics"]]
 
     def take_origin(self) -> Origin | None:
         """Return the content of ``init.weights``, and remove it from this object, so that its memory is freed after use."""
@@ -228,5 +232,7 @@ def _open_data(config: Mapping[str, Any], trainer: L.Trainer | None, problems: l
         with collect_error(problems, "data.val"):
             if not is_child():
                 check_readable(data.val)
+        with collect_error(problems, "data.val"):
+            check_scored(data.val)
         return data
     return None

@@ -102,7 +102,7 @@ def _callbacks(
     save = Checkpoints(
         folder=str(stage.folder / "checkpoints"), last=last, written=files.checkpoint_written, **config["checkpoint"]
     )
-    options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips")}
+    options = {k: v for k, v in config["validate"].items() if k not in ("protocols", "lpips", "tile")}
     validate = Validate(
         images=data.val_images(),
         last=last,
@@ -110,7 +110,7 @@ def _callbacks(
         folder=str(stage.folder),
         perceptual=prepared.perceptual,
         means=data.means,
-        basis={"lpips": Path(config["validate"]["lpips"] or "").name},
+        basis={"lpips": Path(config["validate"]["lpips"] or "alex.pth").name},
         signals=signals,
         ranks=ranks,
         **options,

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from sr_train.config.plan import Plan, Stage
 from sr_train.config.sweep import Job
 from sr_train.console import UsageError, explain, is_users_error, say
-from sr_train.evaluation.metrics import PROTOCOL
+from sr_train.data.lone import is_lone
+from sr_train.evaluation.metrics import lower_is_better
 from sr_train.training.run import Outcome
-from sr_train.training.validation import best_metric
+from sr_train.training.score_names import best_metric
 
 
 class SweepTable:
@@ -89,9 +90,11 @@ def _best_metric(config: Mapping[str, Any]) -> tuple[str, bool]:
     """
     best, metrics = config["validate"]["best"], config["validate"]["metrics"]
     if best is not None:
-        return best, f"/{PROTOCOL}/" in best
+        return best, lower_is_better(best)
+    if all(map(is_lone, (config["data"]["val"] or {}).values())):
+        return "niqe", True
     name = "psnr" if "psnr" in metrics else "ssim" if "ssim" in metrics else str(next(iter(metrics), "none"))
-    return name, name not in ("psnr", "ssim")
+    return name, lower_is_better(name)
 
 
 def check_score(composed: Plan, sweeper: Mapping[str, Any]) -> None:

@@ -5,39 +5,34 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sr_train.batch import to_float
+from sr_train.console import counted
 from sr_train.data.dataset import EvalImage, EvalImages
 from sr_train.data.images import write_image
-from sr_train.devices import full_fp32, memory_is_full
-from sr_train.inference.tiling import MemoryFullError
-from sr_train.metrics.functional import quantize
+from sr_train.data.lone import LoneImages
+from sr_train.devices import full_fp32
+from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, lower_is_better, perceptual_scores
 from sr_train.metrics.meter import Meter
-from sr_train.models.bicubic import Bicubic
 from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
+from sr_train.training.image_errors import naming_the_image
 from sr_train.training.loggers import log_picture
 from sr_train.training.parallel import share_buffers
+from sr_train.training.pictures import comparison
+from sr_train.training.score_names import best_metric, means_of_scores
 from sr_train.training.signals import Signals
 from sr_train.training.step_callback import StepCallback, log_numbers
 
 Exporter = Callable[[SRTask, Path, dict[str, float], int], object]
-
-Metric = Callable[[torch.Tensor, torch.Tensor], float]  #: ([C, H, W] result, HR), on one device; lower is better
-
-PERCEPTUAL = "perceptual"  #: used in names of perceptual metrics in place of a protocol
 
 
 class Validate(StepCallback):
@@ -49,14 +44,16 @@ class Validate(StepCallback):
         images: images to score; None disables validation.
         every: interval in steps.
         last: last step of the stage.
-        best: metric by which ``best.safetensors`` is chosen, e.g. ``set5/y/psnr``. Default: the PSNR of the first set
-            with the first protocol; with several scales, the mean over the scales.
+        best: metric by which ``best.safetensors`` is chosen, e.g. ``set5/y/psnr`` or ``real/niqe``. Default: the PSNR of
+            the first set with the first protocol; with several scales, the mean over the scales; NIQE if no set has HR.
         export: function of (task, file, scores, step) that writes the evaluated network.
         folder: folder of the stage.
-        pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``.
+        pictures: number of images per scale to show as LR | bicubic | SR | HR, in TensorBoard and ``images/``, and of images
+            without HR.
         crop: side of the crops of these images, in HR pixels.
-        metrics: metrics to compute with the protocols: ``psnr``, ``ssim``.
-        perceptual: {name: metric} of other metrics, e.g. LPIPS.
+        metrics: names of the metrics to compute.
+        perceptual: {name: metric} of the metrics other than PSNR and SSIM. Those that need no HR are computed for images
+            without HR also if ``metrics`` does not contain them.
         means: {name of a mean: names of its sets}, e.g. {``set5_mean``: [``set5_x2``, ``set5_x3``, ``set5_x4``]}.
         basis: {name of a metric: another property on which its value depends}, e.g. the file of LPIPS. Scores with
             different properties cannot be compared.
@@ -77,7 +74,7 @@ class Validate(StepCallback):
         pictures: int = 4,
         crop: int = 192,
         metrics: Sequence[str] = ("psnr", "ssim"),
-        perceptual: Mapping[str, Metric] | None = None,
+        perceptual: Mapping[str, PerceptualMetric] | None = None,
         means: Mapping[str, Sequence[str]] | None = None,
         basis: Mapping[str, str] | None = None,
         signals: Signals | None = None,
@@ -100,6 +97,7 @@ class Validate(StepCallback):
         self.signals = signals or Signals()
         self.ranks = ranks or Ranks(Launch())
         self.pending = False  #: the validation of the newest step was ended by a signal
+        self._told = False  #: images without NIQE were named
         self._shown = set() if images is None else set(images.shown(pictures))
         self.best: float | None = None
         self.best_step = -1
@@ -120,8 +118,11 @@ class Validate(StepCallback):
         self.best_by = None if by is None else (by[0], by[1])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Repeat a validation that a signal has interrupted in an earlier process."""
+        """Check the size of the tiles. Repeat a validation that a signal has interrupted in an earlier process."""
         super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, SRTask)
+        for scale in {pairs.scale for pairs in self.images.sets.values()} if self.images is not None else ():
+            pl_module.check_tiles(scale)
         self._repeat(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -177,13 +178,16 @@ class Validate(StepCallback):
         if self.signals.agreed is not None:
             return False
         meter = Meter()
-        for _, set_name, key, clip, scores in sorted(entry for entries, _ in found for entry in entries):
+        entries = sorted((entry for entries, _ in found for entry in entries), key=lambda entry: entry[0])
+        for _, set_name, key, clip, scores in entries:
             for protocol, values in scores.items():
                 meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
-        self.scores = {**_means(scores, self.means), **scores}
+        self.scores = {**means_of_scores(scores, self.means), **scores}
         log_numbers(trainer, self.scores, step)
         if trainer.is_global_zero:
+            if "niqe" in self.perceptual:
+                self._tell_unscored([f"{e[1]}/{e[2]}" for e in entries if self._lacks_niqe(e[1], e[4])])
             shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
             tqdm.write(f"step {step}: {shown}", file=sys.stderr)
         self._keep_best(trainer, task, step)
@@ -193,19 +197,37 @@ class Validate(StepCallback):
         scores = {
             p: {m: v for m, v in found.items() if m in self.metrics} for p, found in task.score(image, sr).items()
         }
-        if self.perceptual:
-            a, b = sr.to(task.device), image.hr.to(task.device)
-            scores[PERCEPTUAL] = {name: metric(a, b) for name, metric in self.perceptual.items()}
+        own = [m for m in self.perceptual if m in self.metrics]
+        if own or image.hr is None:
+            scores[PROTOCOL] = perceptual_scores(self.perceptual, own, sr, image.hr, image.scale, task.device)
         return {protocol: values for protocol, values in scores.items() if values}
+
+    def _lacks_niqe(self, set_name: str, scores: Mapping[str, Mapping[str, float]]) -> bool:
+        assert self.images is not None
+        asked = "niqe" in self.metrics or isinstance(self.images.sets[set_name], LoneImages)
+        return asked and "niqe" not in scores.get(PROTOCOL, {})
+
+    def _tell_unscored(self, names: Sequence[str]) -> None:
+        """Print once which images have no NIQE."""
+        if names and not self._told:
+            shown = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            tqdm.write(
+                f"no NIQE for {counted(len(names), 'validation image')} with fewer than two blocks of 96x96 pixels with "
+                f"texture: {shown}",
+                file=sys.stderr,
+            )
+        self._told = True
 
     def _keep_best(self, trainer: L.Trainer, task: SRTask, step: int) -> None:
         name = best_metric(self.best_name, self.scores)
+        if name not in self.scores:  # no image has it
+            return
         value = self.scores[name]
         by = (name, self._measured_on(name))
         if self.best is not None and self.best_by not in (None, by):
             self._forget_best(trainer, by)
         self.best_by = by
-        lower = f"/{PERCEPTUAL}/" in name  # is better
+        lower = lower_is_better(name)
         if self.best is None or math.isnan(self.best) or (value < self.best if lower else value > self.best):
             self.best, self.best_step = value, step
             if trainer.is_global_zero:
@@ -241,7 +263,8 @@ class Validate(StepCallback):
         folder = self.folder / "images" / name
         folder.mkdir(parents=True, exist_ok=True)
         write_image(folder / f"step_{step:08d}.png", picture)
-        log_picture(trainer, f"lr_bicubic_sr_hr/{name}", picture, step)
+        parts = "lr_bicubic_sr" if image.hr is None else "lr_bicubic_sr_hr"
+        log_picture(trainer, f"{parts}/{name}", picture, step)
 
 
 def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
@@ -256,41 +279,6 @@ def _call(trainer: L.Trainer, task: SRTask, hook: str) -> None:
     getattr(task, hook)()
 
 
-@contextmanager
-def naming_the_image(image: EvalImage) -> Iterator[None]:
-    """Add an image's name to errors in the ``with`` block, and remedies if the image does not fit into memory."""
-    try:
-        yield
-    except MemoryFullError as error:
-        raise ValueError(
-            f"validation: {image.set}: {image.key}: {error}; remove the image from the set or split the image"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"validation: {image.set}: {image.key}: {error}") from None
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
-            raise
-        size = "x".join(map(str, image.hr.shape[:0:-1]))
-        raise ValueError(
-            f"validation: {image.set}: {image.key}: scoring {size} pixels does not fit into memory; remove lpips from "
-            "validate.metrics or the image from the set"
-        ) from None
-
-
-def best_metric(chosen: str | None, scores: Mapping[str, float]) -> str:
-    """Return the name of the score by which ``best.safetensors`` is chosen: ``validate.best``, else the first PSNR."""
-    return chosen or next((n for n in scores if n.endswith("psnr")), next(iter(scores), ""))
-
-
-def _means(scores: Mapping[str, float], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Return {``NAME/protocol/metric``: mean of the scores of NAME's sets} for each mean NAME in ``means``."""
-    found = {}
-    for name, sets in means.items():
-        rests = [key.partition("/")[2] for key in scores if key.startswith(f"{sets[0]}/")]
-        found |= {f"{name}/{rest}": sum(scores[f"{s}/{rest}"] for s in sets) / len(sets) for rest in rests}
-    return found
-
-
 def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
     """Return the lists of all ranks, joined to one list. All ranks must call this function."""
     if trainer.world_size == 1:
@@ -298,22 +286,3 @@ def _gather(trainer: L.Trainer, mine: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(parts, mine)
     return [item for part in parts for item in part]
-
-
-def comparison(image: EvalImage, sr: torch.Tensor, crop: int) -> NDArray[np.uint8]:
-    """Return a picture of an image's middle: LR (pixels repeated) | bicubic | SR | HR, [crop, 4 * crop + gaps, 3] uint8.
-
-    For a window of video, the center frame is shown. Gray is repeated, and only the first three of more channels are
-    shown.
-    """
-    scale = image.scale
-    lr = to_float(image.center).unsqueeze(0)
-    repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)[0]
-    bicubic = Bicubic(scale=scale)(lr)[0]
-    height, width = image.hr.shape[-2:]
-    side = min(crop, height, width)
-    top, left = (height - side) // 2 // scale * scale, (width - side) // 2 // scale * scale
-    parts = [quantize(x.cpu())[:3, top : top + side, left : left + side] for x in (repeated, bicubic, sr, image.hr)]
-    gap = torch.full((3, side, 4), 255.0, dtype=torch.float64)
-    row = torch.cat([x for part in parts for x in (part.expand(3, -1, -1), gap)][:-1], dim=-1)
-    return row.permute(1, 2, 0).to(torch.uint8).numpy()

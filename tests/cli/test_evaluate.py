@@ -7,6 +7,7 @@ import torch
 
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import read_image, write_image
+from sr_train.data.toy import toy_files
 from sr_train.metrics.functional import psnr
 from sr_train.models.edsr import EDSR
 from sr_train.resampling import imresize
@@ -88,7 +89,7 @@ def test_scores_before_an_error_are_written(invoke, photographs, tmp_path):
         (["weights=bicubic", "hr=photographs", "lr=photographs", "scale=2"], 1, "does not fit LR 96x80 at scale 2"),
         (["weights=bicubic", "hr=low", "lr=photographs", "scale=2"], 1, "photographs: LR is missing for"),
         (["weights=bicubic", "hr=photographs", "scale=2", "save=true"], 2, "give out=DIR"),
-        (["weights=bicubic", "lr=low", "scale=2"], 2, "lr= was given without hr="),
+        (["weights=bicubic", "lr=low", "clips=true", "scale=2"], 2, "clips= was given without hr="),
         (["weights=bicubic", "sets=[set6]", "scale=2"], 2, "set6"),
         (
             ["weights=bicubic", "sets=[set5]", "scale=2"],
@@ -203,12 +204,12 @@ def test_lpips_is_scored_in_addition_to_psnr(invoke, photographs, tmp_path, tiny
     assert "SSIM  " not in two.stdout
 
 
-def test_unavailable_metrics_fail_with_a_remedy(invoke, photographs):
+def test_unavailable_metrics_fail_with_a_remedy(invoke, photographs, monkeypatch):
+    monkeypatch.setattr("sr_train.evaluation.metrics.find_lpips", lambda _: None)
     call = ("sr-eval", "weights=bicubic", "hr=photographs", "scale=2", "device=cpu")
     for metrics, message in {
-        "[psnr,niqe]": "metrics=[niqe]: NIQE and PI are not available: pyiqa, which computes them, is licensed",
-        "[niqe,pi]": "metrics=[niqe,pi]: NIQE and PI are not available",
-        "[lpips]": "give lpips=FILE",
+        "[niqe,pi]": "metrics=[pi]: PI is not computed, because it needs Ma's score",
+        "[lpips]": "run pip install lpips, or give lpips=FILE",
         "[psnr,lpisp]": "choose from psnr, ssim, lpips",
         "[]": "choose from",
     }.items():
@@ -325,3 +326,19 @@ def test_finished_images_of_rcan_are_paired_with_hr_and_those_without_hr_reporte
     failed = invoke("sr-eval", "sr=SR", "hr=HR", "scale=2")
     assert failed.returncode == 1
     assert "0001_HR_x2: 0001 and 0001x2 both match" in failed.stderr
+
+
+def test_niqe_is_scored_with_and_without_hr(invoke, tmp_path):
+    photograph = read_image(toy_files("coffee")["coffee"])
+    for folder, image in (("ref", photograph[:200, :200]), ("sr/a", photograph[:200, :200] // 2)):
+        (tmp_path / folder).mkdir(parents=True)
+        write_image(tmp_path / folder / "a.png", image)
+    both = invoke("sr-eval", "sr=sr/a", "hr=ref", "scale=2", "metrics=[psnr,niqe]", "protocols=[y]", "out=both")
+    alone = invoke("sr-eval", "sr=sr/a", "scale=2", "out=alone")
+    assert (both.returncode, alone.returncode) == (0, 0), both.stderr + alone.stderr
+    assert "perceptual: Y of BT.601 rounded to 8 bits, gray images by their own values, border scale px" in alone.stdout
+    found = {n: json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("both", "alone")}
+    assert found["both"]["ref"]["perceptual"] == found["alone"]["a"]["perceptual"]
+    assert found["both"]["ref"]["y"].keys() == {"psnr", "n"}
+    refused = invoke("sr-eval", "sr=sr/a", "scale=2", "list=names.txt")
+    assert "{stem}, clips= and list= need hr=DIR" in refused.stderr

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from sr_train.evaluation.lpips_files import find_lpips
 from sr_train.metrics.functional import quantize
-from sr_train.metrics.lpips import LPIPS, VERSIONS, digest
+from sr_train.metrics.lpips import LPIPS, VERSIONS, digest, released_version
 from sr_train.models.features import FeatureExtractor
+from sr_train.torch_files import read_tensors
 
 LAYERS = {
     "alexnet": {"relu1": 1, "relu2": 4, "relu3": 7, "relu4": 9, "relu5": 11},
@@ -158,3 +160,28 @@ def test_version_0_0_is_refused_and_own_layers_are_accepted(folder, monkeypatch)
     changed = [w.clone() for w in lins]
     changed[3][0, 7] += 0.01
     assert digest(changed) not in VERSIONS
+
+
+@pytest.mark.parametrize(("place", "name"), [("lpips", "alex.pth"), ("checkpoints", "LPIPS_v0.1_alex-df73285e.pth")])
+def test_the_lin_layers_are_found_in_the_lpips_package_and_in_torchs_cache(tmp_path, monkeypatch, place, name):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    folder = tmp_path / "checkpoints"
+    if place == "lpips":
+        folder = tmp_path / "lpips" / "weights" / "v0.1"
+        monkeypatch.syspath_prepend(str(tmp_path))
+    folder.mkdir(parents=True)
+    if place == "lpips":
+        (tmp_path / "lpips" / "__init__.py").write_text("raise RuntimeError('is not imported')\n")
+    (folder / name).touch()
+    assert find_lpips("alex") == str(folder / name)
+    assert find_lpips("vgg") != str(folder / name)
+
+
+def test_the_lin_layers_of_torchmetrics_are_found_last_and_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for network in ("alex", "vgg"):
+        found = find_lpips(network)
+        assert found is not None
+        assert "torchmetrics" in found
+        state = read_tensors(found)
+        assert released_version(found, [state[f"lin{i}.model.1.weight"] for i in range(5)]) == "0.1"

@@ -30,6 +30,16 @@ def test_each_protocol_computes_its_definition(pair, name, border, scale):
     assert values == {"psnr": pytest.approx(psnr(a, b), abs=1e-12), "ssim": pytest.approx(ssim(a, b), abs=1e-12)}
 
 
+@pytest.mark.parametrize("name", ["y", "rgb", "div2k", "rgb_full", "y_matlab"])
+@pytest.mark.parametrize("band", [1, 3000])
+def test_a_large_image_has_the_same_scores_in_bands(pair, name, band, monkeypatch):
+    sr, hr = pair
+    whole = score(sr, hr, PROTOCOLS[name], 4)
+    monkeypatch.setattr("sr_train.metrics.protocol._BAND", band)
+    in_bands = score(sr, hr, PROTOCOLS[name], 4)
+    assert in_bands == {metric: pytest.approx(value, rel=1e-12) for metric, value in whole.items()}
+
+
 def test_pixels_in_the_border_do_not_count(pair):
     sr, hr = pair
     spoiled = hr.clone()

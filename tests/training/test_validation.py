@@ -19,7 +19,7 @@ SMALL = (
 
 def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
     image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
-    picture = comparison(image, torch.ones_like(image.hr).float(), 96)
+    picture = comparison(image, torch.ones_like(image.target).float(), 96)
     assert picture.shape == (96, 4 * 96 + 3 * 4, 3)
     hr = read_image(Pairs("toy:chelsea", scale=2).hr.path(0))  # pyright: ignore[reportAttributeAccessIssue]
     top, left = (300 - 96) // 2, (451 - 1 - 96) // 2 // 2 * 2
@@ -34,7 +34,7 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side():
 def test_the_picture_of_a_window_shows_the_center_frame():
     image = EvalImages({"toy": Pairs("toy:chelsea", scale=2)})[0]
     around = torch.stack([255 - image.lr, image.lr, image.lr // 2])
-    sr = torch.zeros_like(image.hr).float()
+    sr = torch.zeros_like(image.target).float()
     window = comparison(image._replace(lr=around, clip="a"), sr, 96)
     np.testing.assert_array_equal(window, comparison(image, sr, 96))
 
@@ -86,18 +86,21 @@ def test_validation_runs_in_fp32_and_equals_sr_eval(invoke, tmp_path):
     assert abs(peak_signal_noise_ratio(hr, sr, data_range=255) - ours) < 1e-6
 
 
-def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips):
+def test_lpips_is_validated_and_lower_is_better(invoke, tmp_path, tiny_lpips, monkeypatch):
     from sr_train.runs.metrics import read_rows
     from sr_train.weights.file import load_weights
 
     more = ("trainer.max_steps=8", "validate.every=2", "validate.pictures=0", "validate.metrics=[psnr,lpips]", "task.rate=0.01",
             "task.ema=null", "curve=constant", "validate.best=toy/perceptual/lpips")  # fmt: skip
-    missing = invoke("sr-train", *SMALL, *more)
+    with monkeypatch.context() as patch:
+        patch.setattr("sr_train.evaluation.metrics.find_lpips", lambda _: None)
+        missing = invoke("sr-train", *SMALL, *more)
     assert missing.returncode == 2
-    assert "validate.metrics=[lpips] needs a file of weights; give validate.lpips=FILE" in missing.stderr
-    noncommercial = invoke("sr-train", *SMALL, "validate.metrics=[psnr,pi]")
-    assert noncommercial.returncode == 2
-    assert "validate.metrics=[pi]: NIQE and PI are not available" in noncommercial.stderr
+    assert "validate.metrics=[lpips] needs a file of weights, and neither an installed lpips package" in missing.stderr
+    assert "run pip install lpips, or give validate.lpips=FILE" in missing.stderr
+    without_ma = invoke("sr-train", *SMALL, "validate.metrics=[psnr,pi]")
+    assert without_ma.returncode == 2
+    assert "validate.metrics=[pi]: PI is not computed, because it needs Ma's score" in without_ma.stderr
     done = invoke("sr-train", *SMALL, *more, f"validate.lpips={tiny_lpips}")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
@@ -193,3 +196,57 @@ def test_validation_is_without_tf32_and_benchmark_which_come_back_even_after_an_
         torch.set_float32_matmul_precision("highest")
         cudnn.benchmark = False
     assert flags() == before
+
+
+def test_a_set_of_lr_alone_is_shown_and_chooses_the_best_by_niqe(invoke, tmp_path):
+    from sr_train.data.images import write_image
+    from sr_train.data.toy import toy_files
+    from sr_train.runs.metrics import read_rows
+    from sr_train.weights.file import load_weights
+
+    photograph = read_image(toy_files("coffee")["coffee"])
+    (tmp_path / "photos").mkdir()
+    write_image(tmp_path / "photos" / "a.png", photograph[:112, :160])
+    write_image(tmp_path / "photos" / "small.png", photograph[:50, :50])
+    call = (*SMALL, "sets=[]", "sets.real={lr: photos}", "validate.pictures=1", "task.rate=0.02", "curve=constant")
+    done = invoke("sr-train", *call, "trainer.max_steps=6", "validate.every=2", "task.ema=null")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no NIQE for 1 validation image with fewer than two blocks") == 1
+    assert "real/small" in done.stderr
+    folder = tmp_path / "runs" / "quickstart_edsr" / "x2"
+    rows = [(step, name, float(v)) for step, name, v in read_rows(folder / "metrics.csv") if name.startswith("real")]
+    assert [(step, name) for step, name, _ in rows] == [(step, "real/perceptual/niqe") for step in (2, 4, 6)]
+    best = load_weights(folder / "best.safetensors")
+    assert best.scores == {"real/perceptual/niqe": min(v for *_, v in rows)}
+    picture = read_image(next((folder / "images" / "real-a").glob("*.png")))
+    assert picture.shape == (192, 3 * 192 + 2 * 4, 3)
+    scored = invoke("sr-eval", f"weights={folder / 'best.safetensors'}", "lr=photos", "device=cpu", "out=scores")
+    assert scored.returncode == 0, scored.stderr
+    assert "no NIQE for 1 image with fewer than two blocks of 96x96 pixels with texture: photos/small" in scored.stdout
+    assert not any(word in scored.stdout for word in ("PSNR", "SSIM", "nan"))
+    header, first, second = (tmp_path / "scores" / "metrics.csv").read_text().splitlines()
+    assert (header, second) == ("set,image,protocol,niqe", "photos,small,perceptual,")
+    assert float(first.split(",")[-1]) == pytest.approx(best.scores["real/perceptual/niqe"], rel=1e-4)
+
+
+def test_a_set_of_lr_alone_has_no_psnr_beside_sets_with_hr(invoke, tmp_path):
+    from sr_train.data.images import write_image
+    from sr_train.data.toy import toy_files
+
+    (tmp_path / "photos").mkdir()
+    write_image(tmp_path / "photos" / "a.png", read_image(toy_files("coffee")["coffee"])[:112, :160])
+    real = (*SMALL, "sets.real={lr: photos}", "trainer.max_steps=2")
+    wrong = invoke("sr-train", *real, "validate.best=real/psnr")
+    assert "validate.best=real/psnr is not measured; choose from toy/y/psnr" in wrong.stderr
+    assert "real/perceptual/niqe" in wrong.stderr
+    assert "toy/perceptual" not in wrong.stderr
+    checked = invoke("sr-train", *real, "validate.best=real/niqe", "sets=[]", "check=true")
+    assert checked.returncode == 0, checked.stderr
+    assert "real/a 320x224: " in checked.stdout
+    assert "; niqe " in checked.stdout
+    write_image(tmp_path / "photos" / "a.png", read_image(toy_files("coffee")["coffee"])[:50, :50])
+    small = invoke("sr-train", *real)
+    assert small.returncode == 1
+    assert (
+        "needs two blocks of 96x96 pixels without a border of 2 in the result; all 1 images are smaller" in small.stderr
+    )

@@ -8,7 +8,7 @@ import torch
 
 from sr_train.data.images import write_image
 from sr_train.inference.images import TilesIfNeeded, super_resolve
-from sr_train.inference.tiling import MemoryFullError, is_too_large
+from sr_train.inference.tiling import MemoryFullError, is_too_large, plan_tiles
 
 NETS = Path(__file__).parents[1] / "nets"
 SMALL = (
@@ -43,6 +43,48 @@ def test_an_image_that_does_not_fit_is_scored_in_tiles_as_if_it_were_whole(small
     upscale(network, lr, "validation: toy: b")  # as large: cut at once
     assert upscale(network, lr[:, :64, :64], "validation: toy: c").shape == (3, 128, 128)
     assert len(told) == 1
+
+
+def test_a_given_tile_is_used_for_every_image_and_equals_sr_upscales(small_memory):
+    torch.manual_seed(0)
+    network, told = small_memory.SmallMemory(scale=2), []
+    lr = torch.randint(0, 256, (3, 150, 226), dtype=torch.uint8)
+    upscale, tiled = TilesIfNeeded(told.append, 64), super_resolve(network, lr, tiling=plan_tiles(network, tile=64))
+    assert torch.equal(upscale(network, lr, "a"), tiled)
+    network.pixels = 10_000
+    assert torch.equal(upscale(network, lr, "a"), tiled)
+    assert not told
+    with pytest.raises(
+        MemoryFullError, match=r"does not fit into memory with validate\.tile=null; give validate\.tile=auto"
+    ):
+        TilesIfNeeded(print, None)(network, lr, "a")
+    network.pixels = 1_000
+    with pytest.raises(MemoryFullError, match=r"with validate\.tile=64"):
+        upscale(network, lr, "a")
+
+
+def test_automatic_tiles_are_those_of_sr_upscale_for_the_same_memory(small_memory, monkeypatch):
+    torch.manual_seed(0)
+    network, told = small_memory.SmallMemory(scale=2), []
+    lr = torch.randint(0, 256, (3, 150, 226), dtype=torch.uint8)
+    monkeypatch.setattr("sr_train.inference.tiling.free_memory", lambda _: 4 << 20)  # as a small machine's
+    planned = plan_tiles(network, tile="auto")
+    assert planned.exact
+    assert planned.tile is not None
+    assert planned.tile < 113
+    tiled = super_resolve(network, lr, tiling=planned)
+    assert torch.equal(TilesIfNeeded(told.append)(network, lr, "a"), tiled)
+    assert f"in tiles of {planned.tile} pixels (same result as without tiles)" in told[0]
+    torch.testing.assert_close(tiled, super_resolve(network, lr))
+
+
+def test_a_tile_that_is_wrong_is_refused_before_the_first_step(invoke):
+    done = invoke("sr-train", *SMALL, "validate.tile=0")
+    assert done.returncode == 2
+    assert "validate.tile=0: expected auto, null or an integer of at least 1, in LR pixels" in done.stderr
+    wide = invoke("sr-train", *SMALL, "model.blocks=120", "validate.tile=8", "trainer.max_steps=2")
+    assert wide.returncode == 1
+    assert "validate.tile=8 is too small for an overlap of 96; give tile=96 or more" in wide.stderr
 
 
 def test_an_image_without_a_fitting_tile_is_reported_with_its_size(small_memory):

@@ -129,7 +129,9 @@ def open_spec(spec: Spec, found: list[Finding]) -> Opened:
     opened = Opened(spec)
     items = list_items(spec.hr, found)
     kept = {name: list(items)[i] for name, i in hr_names(list(items)).items()}
-    mix = None if is_store(spec.hr) else mixed_folder(spec.hr, kept.values())
+    if spec.lone:
+        kept = {name: name for name in items}
+    mix = None if spec.lone or is_store(spec.hr) else mixed_folder(spec.hr, kept.values())
     if mix is not None:
         found.append(mix)
         return opened

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from sr_train.console import UsageError
+from sr_train.data.lone import is_lone
 from sr_train.data.pairing import split_template
 from sr_train.data.sources import at_scale
 from sr_train.data.store.basicsr import is_basicsr
@@ -39,6 +40,7 @@ class Spec(NamedTuple):
     video: bool | None = None  #: None if the names decide it
     patch: int = 0  #: side of a training patch in LR pixels
     least: int = 1  #: frames that a clip needs
+    lone: bool = False  #: ``hr`` are LR images without HR; names such as ``a_LR`` count too
 
 
 def spec_of_path(
@@ -90,6 +92,18 @@ def _specs(where: str, spec: object, options: dict[str, Any], *, video: bool) ->
     if not isinstance(spec, Mapping):
         return []
     given = cast("Mapping[str, Any]", spec)
+    if is_lone(given):  # its images are read; there are no pairs to compare
+        return [
+            Spec(
+                where,
+                at_scale(low.where, low.scale),
+                role=options["role"],
+                listed=given.get("list"),
+                video=False,
+                lone=True,
+            )
+            for low in _lows(given["lr"], options["scales"])
+        ]
     hr = given.get("hr")
     if not isinstance(hr, str):
         return []

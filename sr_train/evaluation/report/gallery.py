@@ -28,16 +28,16 @@ class Gallery:
         self.images: dict[tuple[str, str], dict[str, str]] = {}
         self._sides: dict[tuple[str, str], int] = {}
 
-    def add(self, set_name: str, key: str, column: str, sr: torch.Tensor, hr: torch.Tensor) -> None:
-        """Keep the middle of one upscaled image ``sr`` and of its HR image, [C, H, W] each."""
+    def add(self, set_name: str, key: str, column: str, sr: torch.Tensor, hr: torch.Tensor | None) -> None:
+        """Keep the middle of one upscaled image ``sr`` and of its HR image, if there is one, [C, H, W] each."""
         name = (set_name, key)
         if name not in self.images:
             if len(self.images) >= self.most:
                 return
             self.images[name] = {}
-            self._sides[name] = min(self.side, *hr.shape[-2:], *sr.shape[-2:])
+            self._sides[name] = min(self.side, *sr.shape[-2:], *(sr if hr is None else hr).shape[-2:])
         parts = self.images[name]
-        if "HR" not in parts:
+        if hr is not None and "HR" not in parts:
             parts["HR"] = data_uri(self._middle(hr, self._sides[name]))
         parts[column] = data_uri(self._middle(sr, self._sides[name]))
 
@@ -45,7 +45,7 @@ class Gallery:
         """Return the gallery for :func:`.page.render`."""
         images = [
             {"name": f"{set_name}: {key}", "side": self._sides[set_name, key], "steps": [],
-             "parts": {**{k: v for k, v in parts.items() if k != "HR"}, "HR": parts["HR"]}}
+             "parts": dict(sorted(parts.items(), key=lambda part: part[0] == "HR"))}
             for (set_name, key), parts in self.images.items()
         ]  # fmt: skip
         return {"title": title, "note": note, "label": "", "images": images}
