@@ -62,27 +62,25 @@ def test_the_result_depends_on_the_key_alone(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_lr_patch_resembles_the_reduced_hr_patch(model):
-    """Noise aside, an LR patch is a blurred reduction: not shifted, not turned, with the same colors."""
-    config, hr = node(model, levels=None), photo(128, 128)
+def test_the_lr_patch_is_not_shifted(model):
+    """A ramp stays a ramp under everything but noise and JPEG; the mean over the draws is not shifted by 1/5 of a pixel."""
+    config = node(model, levels=None)
     for group in (config["operators"], config["operators"].get("shuffled", {}).get("operators", {})):
         group.update({name: None for name in group if name.startswith(("noise", "jpeg"))})
+    config["operators"].get("last", {"operators": {}})["operators"]["jpeg"] = None
+    y, x = np.mgrid[:192, :192]
+    hr = ((np.dstack([x, y, 191 - x]) + 0.5) / 192).astype(np.float32)
+    target = hr.reshape(48, 4, 48, 4, 3).mean((1, 3))
     degradation = build(config)
-    target = hr.reshape(32, 4, 32, 4, 3).mean((1, 3))
-    moved = {}
-    for dy, dx in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)):
-        errors = [
-            np.abs(np.roll(degradation(hr, 4, words(i)).lr, (dy, dx), (0, 1)) - target)[6:-6, 6:-6].mean()
-            for i in range(20)
-        ]
-        moved[dy, dx] = np.mean(errors)
-    assert min(moved, key=moved.get) == (0, 0)
-    assert moved[0, 0] < 0.05
+    errors = [degradation(hr, 4, words(i)).lr - target for i in range(30)]
+    center = np.stack(errors)[:, 20:28, 20:28] * 48  # in LR pixels
+    assert np.abs(center.mean((0, 1, 2))).max() < 0.05
+    assert np.abs(np.median(center, axis=(1, 2))).max() < 0.2
 
 
 def test_switching_an_operator_off_does_not_change_the_draws_of_others():
     hr = photo()
-    for i in range(10):
+    for i in range(4):
         every = build(node("blind"))(hr, 4, words(i)).drawn
         changes = {"operators.blur_1": None, "operators.blur_2.probability": 0.0, "operators.noise_1": None}
         some = build(node("blind", **changes))(hr, 4, words(i)).drawn
@@ -138,7 +136,7 @@ def test_images_that_cannot_be_degraded_are_refused():
     blind = build(node("blind"))
     with pytest.raises(ValueError, match=r"\[8, 8, 4\]: remove the alpha channel, with channels=3"):
         blind(np.zeros((8, 8, 4), np.float32), 4, words())
-    with pytest.raises(ValueError, match="float32 in .0, 1., not uint8"):
+    with pytest.raises(ValueError, match=r"float32 in \[0, 1\], not uint8"):
         blind(np.zeros((8, 8, 3), np.uint8), 4, words())
     with pytest.raises(ValueError, match=r"multiples of scale=4, not 8 x 10"):
         blind(np.zeros((8, 10, 3), np.float32), 4, words())
@@ -161,5 +159,5 @@ def test_draws_have_their_distributions(model):
     rows = script.report(model, 500)
     assert len(rows) > 30
     assert not [row for row in rows if row[2] < script.LEAST]
-    wrong = script.Expected("jpeg.quality" if model == "bsrgan" else "jpeg_1.quality", script.uniform(40, 95))
+    wrong = script.Expected("jpeg.quality" if model == "bsrgan" else "jpeg_1.quality", script.uniform(60, 95))
     assert script.p_value(script.samples(model, 200), wrong)[1] < script.LEAST
