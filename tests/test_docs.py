@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -322,7 +323,10 @@ def configs():
     """Stages that have, together, every key that a recipe can have."""
     names = ("quickstart_edsr", "esrgan_x4", "edvr_l_x4", "edsr_baseline_x2", "quickstart_mdsr")
     more = ("logger=[tensorboard,csv,wandb]", "launcher=slurm")
-    return [stage for name in names for stage in plan([f"experiment={name}", *more]).stages]
+    stages = [stage for name in names for stage in plan([f"experiment={name}", *more]).stages]
+    files = [conf_folder() / "degrade" / f"{name}.yaml" for name in ("blind", "bsrgan")]
+    degraded = [{**stages[0].config, "degrade": OmegaConf.to_container(OmegaConf.load(f))} for f in files]
+    return [*stages, *(replace(stages[0], config=config) for config in degraded)]
 
 
 def is_known(word, configs):
