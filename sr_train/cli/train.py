@@ -8,8 +8,8 @@ from sr_train.config.help import header
 from sr_train.runs.launch import find_launch
 
 _GROUPS = (
-    "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "sets", "trainer", "logger",
-    "callbacks", "paths", "launcher",
+    "experiment", "model", "task", "optimizer", "discriminator", "loss", "curve", "data", "degrade", "sets", "trainer",
+    "logger", "callbacks", "paths", "launcher",
 )  # fmt: skip
 
 _SWEEP = ("-m", "--multirun")

@@ -82,6 +82,7 @@ def is_known(config: DictConfig, key: str) -> bool:
 
 OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "check": bool | Literal["full"],
+    "sheet": str | None,
     "profile": bool,
     "requeue": bool,
     "profile_steps": int,

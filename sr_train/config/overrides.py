@@ -21,7 +21,7 @@ NESTED = {"discriminator": "discriminator@task.discriminator"}  # groups chosen 
 NODES = {"discriminator": "task.discriminator", "optimizer": "task.optimizer"}  # groups inside another's node
 
 # groups that define all keys of their node
-TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "curve")
+TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "curve", "degrade")
 
 _LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 
