@@ -101,7 +101,7 @@ class Words:
         half = len(index) // 2
         out: NDArray[np.float32] = table.take(index[:half])
         out += table.take(index[half:])
-        return out[:count].reshape(shape)
+        return np.reshape(out[:count], shape)
 
     def poisson(self, rate: NDArray[Any]) -> NDArray[np.float32]:
         """Return an array of counts from Poisson distributions, one for each rate (not negative).
@@ -123,7 +123,7 @@ class Words:
             out[small] = self._inversion(rates[small])
             large = ~small
             out[large] = self._expansion(rates[large])
-        return out.reshape(rate.shape)
+        return np.reshape(out, rate.shape)
 
     def _inversion(self, rates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the smallest k with P(X <= k) > u, for uniform numbers u."""
