@@ -152,6 +152,8 @@ def check_values(config: Mapping[str, Any], where: str) -> list[str]:
         for key, value in node.items():
             full = f"{path}.{key}" if path else str(key)
             hint = OWN.get(full, hints.get(str(key), Any))
+            if full == "data.degrade":  # checked as degrade
+                continue
             if isinstance(value, Mapping) and "_target_" in value:
                 walk(value, full)
             elif full == "data.val" and isinstance(value, Mapping):

@@ -56,7 +56,9 @@ def check_degrade(config: Mapping[str, Any], where: str, keys: Sequence[str] | N
     kind = str(data.get("_target_")).rpartition(".")[2]
     if keys is not None and "degrade" not in keys:
         advice = "LR of video is given or bicubic" if "frames" in keys else "its class needs an argument degrade"
-        return [f"{where}: degrade={name}: {kind} takes no degradation ({advice}); give degrade=bicubic"]
+        return [f"{where}: degrade ({name}): {kind} takes no degradation ({advice}); give degrade=bicubic"]
     if "degrade" not in data:
-        return [f"{where}: degrade={name} does not reach the data: add degrade: ${{degrade}} to the YAML file of data"]
+        return [
+            f"{where}: degrade ({name}) does not reach the data: add degrade: ${{degrade}} to the YAML file of data"
+        ]
     return []

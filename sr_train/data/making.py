@@ -68,10 +68,10 @@ class Makers:
         if all(source.get("lr") is not None for source in sources):
             hr = ", ".join(f"{{hr: {source['hr']}}}" for source in sources)
             raise ValueError(
-                f"degrade={type(self.degrade).__name__}: every source of data.train has lr, so no LR would be made; leave lr "
+                f"degrade ({type(self.degrade).__name__}): every source of data.train has lr, so no LR would be made; leave lr "
                 f"out: 'data.train=[{hr}]', or give degrade=bicubic to use the files"
             )
         raise ValueError(
-            f"degrade={type(self.degrade).__name__}: every source of data.train has lr or its own degrade, so it is not used; "
+            f"degrade ({type(self.degrade).__name__}): every source of data.train has lr or its own degrade, so it is not used; "
             "give degrade=bicubic"
         )

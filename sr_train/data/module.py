@@ -99,6 +99,7 @@ class SRData(L.LightningDataModule):
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache, "channels": channels}
+        self.usm = usm
         self._makers = Makers(degrade, usm=usm, arithmetic=arithmetic, scales=self.scales, channels=channels)
         problems: list[Exception] = []
         opened: list[dict[int, Any]] = []

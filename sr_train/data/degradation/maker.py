@@ -161,7 +161,7 @@ def degrade(degradation: Degradation, hr: Image, scale: int, random: Words) -> D
 def _problem(made: object, shape: tuple[int, ...]) -> str | None:
     """Return what is wrong with the result of a degradation, of which a user may be the author; else None."""
     if not isinstance(made, tuple) or len(pair := cast("tuple[object, ...]", made)) != 2:
-        return f"{type(cast("object", made)).__name__}, expected Degraded(lr, drawn)"
+        return f"{type(cast('object', made)).__name__}, expected Degraded(lr, drawn)"
     lr, drawn = cast("tuple[Any, Any]", pair)
     wanted = f"expected an array of float32 {list(shape)}"
     if not isinstance(lr, np.ndarray):
