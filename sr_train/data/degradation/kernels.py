@@ -19,8 +19,6 @@ Kernel = NDArray[np.float64]
 
 _NEGLIGIBLE = 1e-6  # sum of the weights in an outer ring that is cut off
 
-_NODES = 128  # of the sum for Bessel's function; exact to rounding for arguments up to about 90
-
 
 @lru_cache(maxsize=64)
 def _offsets(size: int) -> tuple[Kernel, Kernel]:
@@ -62,10 +60,11 @@ def shifted_gaussian(size: int, sigma: float, shift: float) -> Kernel:
 def bessel_j1(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Bessel's function of the first kind of order 1, as the mean of cos(t - x sin t) over t in [0, pi].
 
-    The trapezoidal rule is exact to rounding for a periodic function, here for x up to about 90.
+    The trapezoidal rule is exact to rounding, because the function is periodic and smooth.
     """
-    t = np.linspace(0, pi, _NODES + 1)
-    weight = np.full(_NODES + 1, 1 / _NODES)
+    nodes = 32 + int(x.max())
+    t = np.linspace(0, pi, nodes + 1)
+    weight = np.full(nodes + 1, 1 / nodes)
     weight[[0, -1]] /= 2
     return np.cos(t - x[:, None] * np.sin(t)) @ weight
 
