@@ -72,6 +72,6 @@ class Makers:
                 f"out: 'data.train=[{hr}]', or give degrade=bicubic to use the files"
             )
         raise ValueError(
-            f"degrade ({type(self.degrade).__name__}): every source of data.train has lr or its own degrade, so it is not used; "
-            "give degrade=bicubic"
+            f"degrade ({type(self.degrade).__name__}): every source of data.train has lr or its own degrade, so it is not "
+            "used; give degrade=bicubic"
         )

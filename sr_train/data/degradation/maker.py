@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from sr_train.batch import Image
 from sr_train.data.degradation.base import Degradation, Degraded, Words
 from sr_train.data.degradation.sharpen import usm_sharpen
-from sr_train.data.degrade import modcrop, reduce_window
+from sr_train.data.degrade import reduce_window
 from sr_train.data.images import to_real
 from sr_train.data.train_source import Cut
 
@@ -185,14 +185,6 @@ def quantize(image: Image, dtype: DTypeLike) -> Image:
         raise ValueError("degrade: an LR image contains NaN or infinite values")
     out = np.minimum(np.maximum(image, np.float32(0)), np.float32(1))
     return np.floor(out * np.float32(top) + np.float32(0.5)).astype(dtype)
-
-
-def degrade_whole(
-    degradation: Degradation, image: Image, scale: int, random: Words
-) -> tuple[Image, Mapping[str, float | str]]:
-    """Return the LR of a whole image, [H // scale, W // scale, C] of the image's type, and what was drawn."""
-    made = degrade(degradation, to_real(modcrop(image, scale)), scale, random)
-    return quantize(made.lr, image.dtype), made.drawn
 
 
 def check_degradation(degradation: Any, where: str, scale: int, channels: int) -> None:
