@@ -61,12 +61,12 @@ def _lines(words: Sequence[str], width: int) -> list[str]:
 
 
 def captioned(title: str, cells: Sequence[tuple[Image, Sequence[str]]], *, columns: int) -> Image:
-    """Return one picture of images [h, w, 3] uint8 of equal size in a grid, each with a text below it.
+    """Return one picture of images [h, w, 3] uint8 in a grid, each with a text below it.
 
     The text of an image is given as words, and is broken into lines as wide as the image.
     """
-    height, width = cells[0][0].shape[:2]
-    width = max(width, _width(title) // columns + 1)
+    height = max(len(image) for image, _ in cells)
+    width = max(_width(title) // columns + 1, *(image.shape[1] for image, _ in cells))
     texts = [_lines(words, width) for _, words in cells]
     rows = [range(first, min(first + columns, len(cells))) for first in range(0, len(cells), columns)]
     depths = [height + _LINE * max(len(texts[i]) for i in row) + _LINE // 2 for row in rows]
@@ -75,7 +75,7 @@ def captioned(title: str, cells: Sequence[tuple[Image, Sequence[str]]], *, colum
     for row, top in zip(rows, _LINE + np.cumsum([0, *depths[:-1]]), strict=True):
         for i, left in zip(row, range(0, sheet.shape[1], width + _BETWEEN), strict=False):
             image = cells[i][0]
-            sheet[top : top + height, left : left + image.shape[1]] = image
+            sheet[top : top + len(image), left : left + image.shape[1]] = image
             for number, line in enumerate(texts[i]):
                 _text(sheet, line, left + 1, int(top) + height + _LINE * (number + 1) - 6)
     return sheet

@@ -119,7 +119,7 @@ def changing(hr, scale, words):
 
 
 def unseeded(hr, scale, words):
-    return Degraded(np.random.random(hr[::scale, ::scale].shape).astype(np.float32), {})
+    return Degraded(np.random.default_rng().random(hr[::scale, ::scale].shape, np.float32), {})
 
 
 @pytest.mark.parametrize(
