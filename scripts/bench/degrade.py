@@ -122,11 +122,9 @@ def basicsr(job: dict[str, Any]) -> float:
     setattr(removed, "rgb_to_grayscale", importlib.import_module("torchvision.transforms.functional").rgb_to_grayscale)  # noqa: B010
     sys.modules[removed.__name__] = removed
     data = importlib.import_module("basicsr.data.realesrgan_dataset")
-    models = importlib.import_module("basicsr.models.realesrgan_model")
-    original = models.filter2D
-    models.filter2D = lambda image, kernel: original(
-        image.contiguous(), kernel
-    )  # its view() fails in present versions of torch
+    models: Any = importlib.import_module("basicsr.models.realesrgan_model")
+    original = models.filter2D  # its view() fails in present versions of torch
+    models.filter2D = lambda image, kernel: original(image.contiguous(), kernel)
     torch.set_num_threads(job["threads"])
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as listing:
         names = [str(p.relative_to(job["images"])) for p in files(job["images"])]

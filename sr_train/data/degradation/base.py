@@ -46,4 +46,6 @@ def check_image(hr: Image, scale: int) -> None:
     if hr.dtype != "float32":
         raise ValueError(f"degrade= takes float32 in [0, 1], not {hr.dtype}")
     if hr.shape[0] % scale or hr.shape[1] % scale:
-        raise ValueError(f"degrade= takes a height and width that are multiples of scale={scale}, not {hr.shape[:2]}")
+        raise ValueError(
+            f"degrade= takes a height and width that are multiples of scale={scale}, not {hr.shape[0]} x {hr.shape[1]}"
+        )
