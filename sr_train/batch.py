@@ -15,6 +15,7 @@ Image = NDArray[Any]  #: pixels outside of networks: [h, w, C] uint8, uint16 or 
 
 
 class _MayHave(TypedDict, total=False):
+    target: torch.Tensor  #: sharpened ``hr``, the target of all losses but the adversarial one; only with ``data.usm``
     suspects: list[str]  #: the names in ``key`` whose patches contain NaN or infinite values; found by the loader
     skipped: list[
         tuple[str, str]

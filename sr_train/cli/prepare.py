@@ -83,6 +83,26 @@ def _inputs(folder: str, path: str, config: Mapping[str, Any], scales: list[int]
     return options | {"lr": given_lr(files, str(config["lr"]), scales, clips=clips, copies=copies)}
 
 
+def _maker(config: Mapping[str, Any], scales: list[int]) -> Any:
+    """Return the maker of LR of ``degrade=``, None for bicubic."""
+    from sr_train.config.build import build
+    from sr_train.data.degradation.maker import check_degradation
+    from sr_train.data.degradation.whole import WholeMaker
+
+    for key in ("dataset", "clips", "lr"):
+        if config[key] is not None:
+            raise UsageError(f"degrade= makes the LR of images=DIR; leave {key}= out")
+    if not scales:
+        raise UsageError("degrade= needs the scales of the LR images, e.g. scales=[4]")
+    seed = expect(config, "seed", int, "an integer")
+    if not config["degrade"]:
+        return None
+    degradation = build(config["degrade"])
+    for scale in scales:
+        check_degradation(degradation, "degrade", scale, 3)
+    return WholeMaker(degradation, config["degrade"], seed=seed)
+
+
 def _known(config: Mapping[str, Any], **options: Any) -> int:
     """Make the stores of ``dataset=``."""
     from sr_train.data.known.make import make_known
@@ -128,11 +148,12 @@ def prepare(arguments: list[str]) -> int:
     workers = workers_of(config["workers"])
     if config["check"] is not None:
         return _check(config, scales, workers)
-    if config["out"] is not None:
-        raise UsageError("out= needs check=PATH")
+    if config["out"] is not None and not config.get("degrade"):
+        raise UsageError("out= needs check=PATH or degrade=NAME")
     from sr_train.data.images import limit_pixels
 
     limit_pixels(config["max_pixels"])
+    maker = _maker(config, scales) if config.get("degrade") is not None else None
     if config["dataset"] is not None:
         chosen = {key: None if config[key] is None else value for key, value in
                   (("scales", scales), ("arithmetic", arithmetic))}  # fmt: skip
@@ -157,7 +178,7 @@ def prepare(arguments: list[str]) -> int:
     from sr_train.data.store.describe import describe_store
     from sr_train.data.store.reader import Store
 
-    options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad}
+    options = {"scales": scales, "arithmetic": arithmetic, "workers": workers, "skip_bad": skip_bad, "maker": maker}
     builder = StoreBuilder(folder, path, **options, **_inputs(folder, path, config, scales))
     if builder.complete():
         left_out = Store(path).summary.get("skipped", [])

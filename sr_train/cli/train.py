@@ -8,7 +8,8 @@ from sr_train.config.help import header
 from sr_train.runs.launch import find_launch
 
 _GROUPS = (
-    "experiment", "model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve", "data", "sets", "trainer",
+    "experiment", "model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve", "data", "degrade", "sets",
+    "trainer",
     "logger", "callbacks", "paths", "launcher",
 )  # fmt: skip
 

@@ -82,6 +82,7 @@ def is_known(config: DictConfig, key: str) -> bool:
 
 OWN = {  # types of keys of conf/train.yaml that belong to no constructor
     "check": bool | Literal["full"],
+    "sheet": str | None,
     "profile": bool,
     "report": bool,
     "requeue": bool,
@@ -154,6 +155,8 @@ def check_values(config: Mapping[str, Any], where: str) -> list[str]:
         for key, value in node.items():
             full = f"{path}.{key}" if path else str(key)
             hint = OWN.get(full, hints.get(str(key), Any))
+            if full == "data.degrade":  # checked as degrade
+                continue
             if isinstance(value, Mapping) and "_target_" in value:
                 walk(value, full)
             elif full == "data.val" and isinstance(value, Mapping):

@@ -18,6 +18,7 @@ _DERIVED: dict[str, tuple[str, str]] = {  # key: its value ("": set in the code)
     "data.scale": ("${scale}", "scale={}"),
     "data.scales": ("${scales}", "scales={}"),
     "data.channels": ("${channels}", "channels={}"),
+    "data.degrade": ("${degrade}", "degrade=NAME or degrade.KEY=VALUE"),
     "data.accumulate": ("${trainer.accumulate_grad_batches}", "trainer.accumulate_grad_batches={}"),
     "data.seed": ("${seed}", "seed={}"),
     "data.stage_name": ("${stage}", "stages={{NAME: ...}}, which sets the name of the stage"),

@@ -30,7 +30,7 @@ NODES = {  # groups inside another's node
 }
 
 # groups that define all keys of their node
-TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve")
+TRAINED = ("model", "task", "optimizer", "discriminator", "loss", "adversarial", "curve", "degrade")
 
 _LISTS = ("stage", "sets", "logger")  # keys that take a list of names
 

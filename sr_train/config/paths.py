@@ -43,6 +43,7 @@ PATH_KEYS: dict[str, dict[str, Kind]] = {  # command's YAML file -> key, * is an
         "validate.lpips": INPUT,
         "loss.perceptual.extractor.weights": INPUT,
         "data.stage": FILLED,
+        "sheet": OPTIONAL,
         "name": FILLED,
         "paths.*": BASE,
         **{f"{sets}.*.{key}": kind for sets in ("sets", "data.val") for key, kind in _SOURCE.items()},

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sr_train.config.check import check_config, check_values, hint_at, is_known, known_names
 from sr_train.config.compose import compose_config, parse, shorten, top_keys
+from sr_train.config.degrade_part import check_degrade, with_named
 from sr_train.config.derived import check_derived, check_losses, check_weight
 from sr_train.config.folders import check_choice, foreign_hint, groups, near, none_chosen, then
 from sr_train.config.init_check import check_inits
@@ -29,7 +30,7 @@ from sr_train.config.stage_config import Composed, stage_config
 from sr_train.console import ConfigError
 
 #: groups that cannot be null
-_NEEDED = ("model", "task", "loss", "curve", "data", "trainer", "paths", *NESTED)
+_NEEDED = ("model", "task", "loss", "curve", "data", "degrade", "trainer", "paths", *NESTED)
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,11 @@ def _checked(name: str, config: DictConfig, problems: list[str]) -> list[Stage]:
     problems += found
     if found:
         return []
-    resolved = _resolved(config, name, problems)
+    resolved = with_named(_resolved(config, name, problems), f"stage {name}", problems)
     problems += check_values(resolved, f"stage {name}")
     problems += _check_scales(resolved, f"stage {name}")
     problems += check_derived(resolved, f"stage {name}")
+    problems += check_degrade(resolved, f"stage {name}", known_names(config, "data._"))
     return [Stage(name, resolved)]
 
 

@@ -19,16 +19,12 @@ from sr_train.data.eval_set import ClipFrame, EvalClips, EvalSet
 from sr_train.data.images import BadFilesError, ImageError, to_channels, to_real
 from sr_train.data.loading import LoaderError
 from sr_train.data.lone import LoneImages
+from sr_train.data.stacking import Stacks
 from sr_train.data.store.format import StoreError
-from sr_train.data.train_source import Sample, TrainSource
-from sr_train.data.transforms import FLIP_ROTATIONS, place_patch
+from sr_train.data.train_source import Cut, Sample, TrainSource
+from sr_train.data.transforms import FLIP_ROTATIONS
 
 PATIENCE = 10  #: default of ``data.patience``, as that of ``task.patience``
-
-
-def _finite(patch: Image) -> bool:
-    """Return true if all values of a patch are finite. The loader's processes check this, the training process does not."""
-    return patch.dtype.kind != "f" or bool(np.isfinite(patch).all())
 
 
 class TrainPatches(Dataset[Batch]):
@@ -89,18 +85,19 @@ class TrainPatches(Dataset[Batch]):
         while len(skipped) < self.patience:
             source, index, words = self.draws(position, len(skipped))
             try:
-                lr, hr, key = self._cut(self.sources[source], index, words)
+                cut = self._cut(self.sources[source], index, words)
             except ImageError as error:
                 skipped.append((self.sources[source].item(index), str(error)))
                 continue
-            return Sample(lr, hr, below(words[2], FLIP_ROTATIONS) if self.augment else 0, key, skipped)
+            k = below(words[2], FLIP_ROTATIONS) if self.augment else 0
+            return Sample(cut.lr, cut.hr, k, cut.key, skipped, cut.target, cut.drawn)
         raise BadFilesError(
             f"{counted(self.patience, 'training image')} drawn in a row cannot be read (data.patience={self.patience}); check "
             "that their disk is mounted, and repair or remove the files",
             list(dict.fromkeys(reason for _, reason in skipped)),
         )
 
-    def _cut(self, source: TrainSource, index: int, words: Sequence[int]) -> tuple[Image | list[Image], Image, str]:
+    def _cut(self, source: TrainSource, index: int, words: Sequence[int]) -> Cut:
         """Return one sample, cut from an image. Add the image's name to errors that do not contain a file's name."""
         try:
             return source.cut(index, words, self.lr_patch)
@@ -117,30 +114,23 @@ class TrainPatches(Dataset[Batch]):
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Return the batch of the samples at ``positions`` (numbers of samples in the stage)."""
-        n = len(positions)
-        lr_out = hr_out = np.empty(0)
+        stacks = Stacks(len(positions))
         keys, suspects, skipped = list[str](), list[str](), list[tuple[str, str]]()
         for slot, position in enumerate(positions):
-            lr, hr, k, key, bad = self.sample(position)
-            frames, time = (lr, (len(lr),)) if isinstance(lr, list) else ([lr], ())
-            if slot == 0:
-                lr_out = np.empty((n, *time, *frames[0].shape), frames[0].dtype)
-                hr_out = np.empty((n, *hr.shape), hr.dtype)
-            if any(f.dtype != lr_out.dtype for f in frames) or hr.dtype != hr_out.dtype:  # depths are mixed
-                frames, hr, lr_out, hr_out = [to_real(f) for f in frames], to_real(hr), to_real(lr_out), to_real(hr_out)
-            for canvas, frame in zip(lr_out[slot] if time else lr_out[slot : slot + 1], frames, strict=True):
-                place_patch(canvas, frame, k)
-            place_patch(hr_out[slot], hr, k)
-            keys.append(key)
-            suspects += [] if all(map(_finite, (hr, *frames))) else [key]
-            skipped += bad
+            sample = self.sample(position)
+            keys.append(sample.key)
+            suspects += [] if stacks.add(slot, sample) else [sample.key]
+            skipped += sample.skipped
+        arrays = stacks.arrays
         found: Batch = {
-            "lr": _tensor(lr_out),
-            "hr": _tensor(hr_out),
+            "lr": _tensor(arrays["lr"]),
+            "hr": _tensor(arrays["hr"]),
             "key": keys,
             "suspects": suspects,
             "scale": self.scale,
         }
+        if "target" in arrays:
+            found["target"] = _tensor(arrays["target"])
         return {**found, "skipped": skipped} if skipped else found
 
 

@@ -21,15 +21,20 @@ from numpy.typing import NDArray
 
 _WORDS = 6  # 64-bit words drawn per position
 
+_KEY = 2  # further words, the key of a degradation
+
 _MAX_BLOCK = 1_000_000
 
 
 class Draw(NamedTuple):
-    """Random choices for one training sample: an image, and numbers in [0, 2**64) for crop, window and augmentation."""
+    """Random choices for one training sample: an image, and numbers in [0, 2**64).
+
+    The numbers determine crop, window, augmentation and degradation; see :class:`.train_source.TrainSource`.
+    """
 
     source: int  #: index of the source
     image: int  #: index of the image in the source
-    words: tuple[int, ...]  #: independent uniform 64-bit words
+    words: tuple[int, ...]  #: eight independent uniform 64-bit words
 
 
 def below(word: int, n: int) -> int:
@@ -141,7 +146,10 @@ class Draws:
         if attempt:
             return self._again(position, attempt)
         words = struct.unpack(f"<{_WORDS}Q", self._hash(b"sample", position, size=8 * _WORDS))
-        return Draw(*self._image(position), words)
+        return Draw(*self._image(position), words + self._key_words(position, 0))
+
+    def _key_words(self, position: int, attempt: int) -> tuple[int, ...]:
+        return struct.unpack(f"<{_KEY}Q", self._hash(b"degrade", position, attempt, size=8 * _KEY))
 
     def _again(self, position: int, attempt: int) -> Draw:
         raw = self._hash(b"again", position, attempt, size=8 * (_WORDS + 1))
@@ -151,7 +159,7 @@ class Draws:
         else:
             source, _ = self._image(position)
             image = below(word, self.sizes[source])
-        return Draw(source, image, tuple(words))
+        return Draw(source, image, tuple(words) + self._key_words(position, attempt))
 
 
 class StepScales:

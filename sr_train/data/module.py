@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 from sr_train.batch import Batch
 from sr_train.console import ProblemsError, collect_error, say
 from sr_train.data.dataset import PATIENCE, EvalImages, EvalSet, MultiScalePatches, TrainPatches
+from sr_train.data.degradation.base import Degradation
 from sr_train.data.draws import Draws, PositionSampler, StepScales
 from sr_train.data.images import check_channels
 from sr_train.data.loading import Loader, Reported, one_thread, passthrough
 from sr_train.data.lone import is_lone, open_lone
+from sr_train.data.making import Makers
 from sr_train.data.pairs import Pairs, check_shared, converted
 from sr_train.data.sources import StoreSource, check_source
 from sr_train.data.store.format import MissingStoreError
@@ -27,9 +29,9 @@ class SRData(L.LightningDataModule):
     """Training patches and validation images.
 
     Args:
-        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight:
-            w}``. ``list`` is a text file with the names of the images to use. Without weights every image is drawn
-            equally often.
+        train: sources to train on; each is ``{hr: SOURCE, lr: SOURCE | {scale: SOURCE} | null, list: FILE, weight: w,
+            degrade: D}``. ``list`` is a text file with the names of the images to use. Without weights every image is
+            drawn equally often. ``degrade`` is used for this source instead of that of the stage; ``null`` for bicubic.
         val: {name: validation set}. A set of images is ``{hr: SOURCE, lr: ..., list: FILE}``, or ``{lr: SOURCE}`` for
             images without HR. For a set of clips, see :class:`.video.module.ClipData`.
         scale: HR pixels per LR pixel.
@@ -47,6 +49,10 @@ class SRData(L.LightningDataModule):
         stage: folder on a local disk of the node, to which the stores (LMDBs of sr-prepare) of ``train`` are copied.
             ``$TMPDIR`` is expanded.
         augment: true to apply one of the eight flips and rotations to each patch.
+        degrade: degradation that makes the LR of sources without ``lr``; ``None`` for bicubic reduction. Validation sets
+            are not degraded.
+        usm: true to sharpen HR as Real-ESRGAN does. LR is made from the sharpened HR, which is also the target of all
+            losses but the adversarial one.
         arithmetic: name of the rounding rules for LR images made from HR images, see :mod:`sr_train.resampling`.
         cache: true to keep decoded files of folders in memory; stores need no cache.
         patience: the run ends with an error after this number of successive unreadable images for one sample.
@@ -69,6 +75,8 @@ class SRData(L.LightningDataModule):
         stage_name: str = "main",
         stage: str | None = None,
         augment: bool = True,
+        degrade: Degradation | Mapping[str, Any] | None = None,
+        usm: bool = False,
         arithmetic: str = "float",
         cache: bool = False,
         channels: int = 3,
@@ -92,15 +100,19 @@ class SRData(L.LightningDataModule):
         if not train:
             raise ValueError("data.train is empty: give e.g. data=base 'data.train=[{hr: DIR}]', or data=toy")
         options: dict[str, Any] = {"arithmetic": arithmetic, "cache": cache, "channels": channels}
+        self.usm = usm
+        self._makers = Makers(degrade, usm=usm, arithmetic=arithmetic, scales=self.scales, channels=channels)
         problems: list[Exception] = []
         opened: list[dict[int, Any]] = []
         for i, source in enumerate(train):
             with collect_error(problems, "data"):
-                opened.append(self._open_all(f"data.train[{i}]", source, options, self._open))
+                opened.append(self._open_all(f"data.train[{i}]", source, options, self._open_train))
         sets: dict[str, dict[int, Any]] = {}
         for name, spec in (val or {}).items():
             with collect_error(problems, "data"):
                 sets[name] = self._open_all(f"data.val.{name}", spec, options, self._open_set)
+        with collect_error(problems, "data"):
+            self._makers.check_used(train)
         if problems:
             raise problems[0] if len(problems) == 1 else ProblemsError(problems)
         self.by_scale = {s: [pairs[s] for pairs in opened] for s in self.scales}
@@ -161,6 +173,11 @@ class SRData(L.LightningDataModule):
         return (
             open_set(where, spec, frames=1, options=options) if is_clip_set(spec) else self._open(where, spec, options)
         )
+
+    def _open_train(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        given = check_source(where, spec, {"hr", "lr", "list", "weight", "degrade"})
+        maker = self._makers.of(where, given)
+        return Pairs(given["hr"], lr=given.get("lr"), listed=given.get("list"), maker=maker, **options)
 
     def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         given = check_source(where, spec, {"hr", "lr", "list", "weight"})

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from sr_train.batch import Image
 from sr_train.console import counted, warn
+from sr_train.data.degradation.maker import LRMaker, Place
 from sr_train.data.degrade import reduce_window
 from sr_train.data.draws import below
 from sr_train.data.images import BadFilesError, ImageError, to_channels
@@ -19,6 +21,7 @@ from sr_train.data.lists import listed_images
 from sr_train.data.pairing import Matched, hr_names, match_lr, shown_names, split_template
 from sr_train.data.sources import Source, StoreSource, at_scale, lacking_scale, open_lr_source, open_source
 from sr_train.data.store.format import MissingStoreError, StoreError
+from sr_train.data.train_source import Cut
 from sr_train.resampling import check_arithmetic
 
 
@@ -39,6 +42,7 @@ class Pairs:
         opened: the source of ``hr`` if it is open already. Several scales then share the source and its cache.
         channels: number of channels C of patches; see :func:`.images.to_channels`. HR images are converted before LR
             images are made from them.
+        maker: maker of the patches that :meth:`cut` returns, instead of those of LR files or of bicubic reduction.
 
     Raises:
         BadFilesError: lists all images whose LR is missing or has the wrong size.
@@ -58,12 +62,14 @@ class Pairs:
         choose: Callable[[str, Sequence[str], Matched | None], Sequence[str]] | None = None,
         opened: Source | None = None,
         channels: int = 3,
+        maker: LRMaker | None = None,
     ) -> None:
         if scale < 1:
             raise ValueError(f"scale={scale}: expected an integer of at least 1")
         check_arithmetic(arithmetic)
         self.scale, self.channels = scale, channels
         self.arithmetic = arithmetic
+        self.maker = maker
         try:
             self.hr = open_source(at_scale(os.fspath(hr), scale), cache=cache) if opened is None else opened
         except MissingStoreError as error:
@@ -193,12 +199,21 @@ class Pairs:
         height, width = self.lr_size(index)
         return below(words[0], height - size + 1), below(words[1], width - size + 1)
 
-    def cut(self, index: int, words: Sequence[int], size: int) -> tuple[Image, Image, str]:
-        """Return (LR patch, HR patch, name of the image) at a random place.
+    def cut(self, index: int, words: Sequence[int], size: int) -> Cut:
+        """Return the patches at a random place.
 
         The random integers ``words`` determine the place; see :class:`.train_source.TrainSource`.
         """
-        return *self.patch(index, *self.place(index, words, size), size), self.keys[index]
+        place, key = self.place(index, words, size), self.keys[index]
+        if self.maker is None:
+            return Cut(*self.patch(index, *place, size), key)
+        at = Place(partial(self._hr_crop, index), self.hr_size(index), self.scale, *place, size, key)
+        if self.lr is not None:
+            return self.maker.sharpen(at, self.lr_crop(index, *place, size))
+        return self.maker.make(at, words)
+
+    def _hr_crop(self, index: int, top: int, left: int, height: int, width: int) -> Image:
+        return to_channels(self.hr.crop(self._hr_index[index], top, left, height, width), self.channels)
 
     def patch(self, index: int, top: int, left: int, size: int) -> tuple[Image, Image]:
         """Return windows of the LR image, [size, size, C], and of the HR image, [scale * size, scale * size, C].
@@ -210,17 +225,15 @@ class Pairs:
             lr = self.lr.crop(self._lr_index[index], top, left, size, size)
             hr = self.hr.crop(self._hr_index[index], top * scale, left * scale, size * scale, size * scale)
             return to_channels(lr, self.channels), to_channels(hr, self.channels)
-        number = self._hr_index[index]
-        height, width, _ = self.hr.shape(number)
         # The HR patch is part of the window that its LR is made from, so it is fetched only once.
         held: dict[str, Any] = {}
 
         def fetch(y: int, x: int, h: int, w: int) -> Image:
-            window = to_channels(self.hr.crop(number, y, x, h, w), self.channels)
+            window = self._hr_crop(index, y, x, h, w)
             held["window"], held["y"], held["x"] = window, y, x
             return window
 
-        lr = reduce_window(fetch, (height, width), scale, top, left, size, size, self.arithmetic)
+        lr = reduce_window(fetch, self.hr_size(index), scale, top, left, size, size, self.arithmetic)
         y, x = top * scale - held["y"], left * scale - held["x"]
         return lr, held["window"][y : y + size * scale, x : x + size * scale]
 

@@ -16,6 +16,8 @@ _FONT, _SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 _GAP, _LINE = 4, 20
 
+_BETWEEN = 16  # pixels between two images with captions
+
 _COLORS = ((31, 119, 180), (214, 39, 40))
 
 
@@ -44,6 +46,46 @@ def contact_sheet(rows: Mapping[str, Sequence[Image]], columns: Sequence[str]) -
             sheet[top : top + side, left : left + side] = crop
         _text(sheet, name, 1, top + side + _LINE - 6)
     return sheet
+
+
+def _lines(words: Sequence[str], width: int) -> list[str]:
+    """Return words in lines of at most ``width`` pixels. The first word has a line of its own; a long word is not cut."""
+    lines = [words[0]]
+    for number, word in enumerate(words[1:]):
+        longer = f"{lines[-1]}  {word}"
+        if number and _width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def captioned(title: str, cells: Sequence[tuple[Image, Sequence[str]]], *, columns: int) -> Image:
+    """Return one picture of images [h, w, 3] uint8 in a grid, each with a text below it.
+
+    The text of an image is given as words, and is broken into lines as wide as the image.
+    """
+    height = max(len(image) for image, _ in cells)
+    width = max(_width(title) // columns + 1, *(image.shape[1] for image, _ in cells))
+    texts = [_lines(words, width) for _, words in cells]
+    rows = [range(first, min(first + columns, len(cells))) for first in range(0, len(cells), columns)]
+    depths = [height + _LINE * max(len(texts[i]) for i in row) + _LINE // 2 for row in rows]
+    sheet = np.full((_LINE + sum(depths), columns * (width + _BETWEEN) - _BETWEEN, 3), 255, np.uint8)
+    _text(sheet, title, 1, _LINE - 6)
+    for row, top in zip(rows, _LINE + np.cumsum([0, *depths[:-1]]), strict=True):
+        for i, left in zip(row, range(0, sheet.shape[1], width + _BETWEEN), strict=False):
+            image = cells[i][0]
+            sheet[top : top + len(image), left : left + image.shape[1]] = image
+            for number, line in enumerate(texts[i]):
+                _text(sheet, line, left + 1, int(top) + height + _LINE * (number + 1) - 6)
+    return sheet
+
+
+def stacked(pictures: Sequence[Image]) -> Image:
+    """Return pictures [h, w, 3] uint8 below each other, with white on the right of narrow ones."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
+    return np.concatenate(padded)
 
 
 def chart(x: Sequence[float], curves: Mapping[str, Sequence[float]], *, xlabel: str) -> Image:

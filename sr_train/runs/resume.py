@@ -31,16 +31,17 @@ FREE = (
     "task.tile", "task.patience", "task.compile", "task.recompute", "task.optimizer.fused", "model.deform",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "trainer.benchmark", "trainer.max_steps",
     "trainer.max_time", "trainer.timeout", "trainer.detect_anomaly", "trainer.profiler", "trainer.plugins",
-    "trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "max_pixels",
+    "trainer.accumulate_grad_batches", "trainer.sync_batchnorm", "max_pixels", "sheet", "data.degrade",
 )  # fmt: skip
 
 _STEPS = "trainer.max_steps"
 
-_RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and their values in these versions
-    ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
-)
-
-_CURVE = {"curve.warmup": 0}  # the same for schedules
+_EARLIER: dict[str, Any] = {  # keys that configs of earlier versions do not have, and their values in these versions
+    **dict.fromkeys(("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3),
+    "degrade": {},
+    "data.usm": False,
+    "curve.warmup": 0,
+}
 
 
 class ChangedError(ValueError):
@@ -108,15 +109,23 @@ def describe(
         features: digests of the feature networks of its loss.
     """
     data = {"sources": fingerprint(sources), "weights": list(weights), "features": list(features)}
+    train = [s for s in config["data"]["train"] if isinstance(s, Mapping)]
+    if any("degrade" in source for source in train):
+        data["degrade"] = [source.get("degrade", "that of the stage") for source in train]
     return {**config, "fingerprint": data, "environment": environment()}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every key that has changed although it must not change when a run is resumed."""
-    a, b = ({**_RGB, **_CURVE, **flatten(_without_unused_terms(config))} for config in (old, new))
+    a, b = (_completed(flatten(_without_unused_terms(config))) for config in (old, new))
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
+    if (one := a.get("degrade._target_", "bicubic")) != (
+        other := b.get("degrade._target_", "bicubic")
+    ):  # no list of keys
+        lines.append(f"degrade: {one} -> {other}")
+        a, b = ({k: v for k, v in flat.items() if k.partition(".")[0] != "degrade"} for flat in (a, b))
     for key in dict.fromkeys([*a, *b]):
         if _free(key) or key.startswith("environment."):
             continue
@@ -135,6 +144,12 @@ def _without_unused_terms(config: Mapping[str, Any]) -> Mapping[str, Any]:
     kept = {name: weight for name, weight in weights.items() if weight is not None or name not in loss["terms"]}
     loss = {**{k: v for k, v in loss.items() if k != "terms"}, "weights": kept, **({"terms": used} if used else {})}
     return {**config, "loss": loss}
+
+
+def _completed(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return a flat config with the keys that an earlier version did not have."""
+    there = any(key.startswith("degrade.") for key in flat)
+    return {**{k: v for k, v in _EARLIER.items() if k != "degrade" or not there}, **flat}
 
 
 def _with_new_paths(value: Any) -> Any:

@@ -103,6 +103,7 @@ class GANTask(SRTask):
         Generated images are detached for the discriminator's loss.
         """
         hr = to_float(batch["hr"])
+        target = to_float(batch["target"]) if "target" in batch else hr  # D sees HR, the other terms the target
         sr = self.model(to_float(batch["lr"])).float()
         # Real and fake images go through D separately, because its BatchNorm must not average over both. D does not change
         # before the end of the step, so its logits for HR are valid for both losses.
@@ -110,7 +111,7 @@ class GANTask(SRTask):
         torch.clear_autocast_cache()  # it may hold D's parameters as cast above, which ignores the freezing
         with frozen(self.discriminator):
             logits = real.detach() if self.loss.needs_real else None
-            g_loss, g_parts = self.loss.generator(sr, hr, real_logits=logits, fake_logits=self.discriminator(sr))
+            g_loss, g_parts = self.loss.generator(sr, target, real_logits=logits, fake_logits=self.discriminator(sr))
         torch.clear_autocast_cache()
         d_loss, d_parts = self.loss.discriminator(real, self.discriminator(sr.detach()))
         shift = self._watch(d_loss, d_parts["accuracy"], sr, hr)

@@ -46,7 +46,7 @@ class MultiScaleTask(SRTask):
         """Return the loss of a batch. All images of the batch have the same scale."""
         scale = batch["scale"]
         sr = self.model(to_float(batch["lr"]), scale)
-        loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch["hr"]))
+        loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch.get("target", batch["hr"])))
         self.numbers.clear()  # a log entry holds only the loss of its step's scale, so a resumed run writes the same
         self._newest[scale] = loss.detach()
         return self.note(loss, **{f"{name}_x{scale}": part for name, part in {**parts, "loss": loss}.items()})

@@ -30,6 +30,7 @@ from sr_train.tasks.base import SRTask
 from sr_train.training.cluster import Processes
 from sr_train.training.image_errors import naming_the_image
 from sr_train.training.multiply_adds import multiply_adds
+from sr_train.training.pair_sheet import write_sheet
 from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
@@ -267,6 +268,7 @@ def check_plan(plan: Plan, processes: Processes) -> None:
     for note in plan.notes:
         say(note)
     stages, found = preflight(plan, processes), list[Finding]()
+    written = write_sheet(plan, stages)
     while stages:
         _reset_peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         found.append(check_stage(plan, stages.pop(0), processes))
@@ -277,4 +279,4 @@ def check_plan(plan: Plan, processes: Processes) -> None:
         )
     total = _duration(sum(f.seconds for f in found))
     stages_found = "1 stage" if len(found) == 1 else f"{len(found)} stages"
-    say(f"check passed: {stages_found}, about {total}, {_mb(size)} on disk at most; nothing was changed")
+    say(f"check passed: {stages_found}, about {total}, {_mb(size)} on disk at most; {written}")

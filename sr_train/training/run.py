@@ -28,6 +28,7 @@ from sr_train.runs.ranks import FailedElsewhereError, LostRankError, Ranks
 from sr_train.runs.requeue import is_restart, requeue
 from sr_train.training.cluster import Processes, place
 from sr_train.training.dry_run import check_plan
+from sr_train.training.pair_sheet import check_sheet
 from sr_train.training.preflight import preflight
 from sr_train.training.signals import Signals, StoppedError
 from sr_train.training.stage import run_stage
@@ -68,6 +69,7 @@ def run_plan(plan: Plan, arguments: Sequence[str]) -> Outcome:
     set_rank(launch.rank)
     try:
         plan, launch, world = place(plan, launch)
+        check_sheet(plan)
     except UsageError:
         if is_child():  # rank 0 prints the same error
             raise SystemExit(2) from None

@@ -107,7 +107,7 @@ def test_other_numbers_are_refused_with_a_way_out(folder):
 def test_windows_of_gray(tmp_path, write_clips):
     hr = write_clips(tmp_path / "clips")
     clips = Clips(hr, scale=4, least=3, channels=1)
-    lr, centre, _ = TrainWindows(clips, frames=3).cut(0, [0] * 6, 4)
+    lr, centre, *_ = TrainWindows(clips, frames=3).cut(0, [0] * 6, 4)
     assert [f.shape for f in lr] == [(4, 4, 1)] * 3
     assert centre.shape == (16, 16, 1)
     window = EvalImages({"c": EvalWindows(clips, frames=3)})[1]

@@ -77,11 +77,11 @@ def test_patches_with_values_that_are_not_finite_are_named(folder, monkeypatch):
     assert dataset.__getitems__(range(20))["suspects"] == []
 
     def broken(position):
-        lr, hr, k, key, skipped = sample(position)
-        lr, hr = np.array(to_real(lr)), np.array(to_real(hr))
+        drawn = sample(position)
+        lr, hr, key = np.array(to_real(drawn.lr)), np.array(to_real(drawn.hr)), drawn.key
         if key in ("03", "04"):
             (lr if key == "03" else hr)[0, -1, 1] = np.nan if key == "03" else np.inf
-        return lr, hr, k, key, skipped
+        return drawn._replace(lr=lr, hr=hr)
 
     monkeypatch.setattr(dataset, "sample", broken)
     batch = dataset.__getitems__(range(20))
@@ -303,7 +303,7 @@ def test_patches_of_no_pixels_are_refused(folder, lr_patch):
         ),
         (
             [{"lr": "toy"}],
-            r"data\.train\[0\]: expected a source, \{hr: \.\.\., lr: \.\.\., list: \.\.\., weight: \.\.\.\}; got",
+            r"data\.train\[0\]: expected a source, \{hr: \.\.\., lr: \.\.\., degrade: \.\.\., list: \.\.\., weight: \.*\}; got",
         ),
         ([{"hr": "toy"}, {"hr": "toy", "wieght": 2}], r"data\.train\[1\]: expected a source, .*'wieght'"),
     ],

@@ -138,7 +138,7 @@ def test_the_stream_is_the_one_that_runs_on_disk_were_begun_with():
     """A change here changes what every unfinished run would see after a resume: never without saying so."""
     assert [(d.source, d.image) for d in first(8, [8, 26])] == GOLDEN["images"]
     assert [(d.source, d.image) for d in first(8, [8, 26], [3, 1], 42, "x2")] == GOLDEN["weighted"]
-    assert draws()(0).words == GOLDEN["words"]
+    assert draws()(0).words[:6] == GOLDEN["words"]
     assert draws()(10**6).words[:2] == GOLDEN["far"]
 
 

@@ -334,3 +334,28 @@ def test_the_stages_name_of_an_earlier_version_is_found_under_its_present_key(tm
     other = {"data": {"seed": 0, "stage_name": "x4", "stage": None}, "environment": {}}
     with pytest.raises(resume.ChangedError, match=r'data\.stage_name: "x2" -> "x4"'):
         resume.check(tmp_path, other, force=False)
+
+
+def test_a_run_of_an_earlier_version_without_degradations_has_none():
+    old = {"data": {"arithmetic": "float"}}
+    new = {"degrade": {}, "data": {"arithmetic": "float", "degrade": {}, "usm": False}}
+    assert resume.differences(old, new) == []
+    blind = {"_target_": "pkg.Blind", "margin": 3, "operators": {"blur": {"sigma": [1, 2]}}}
+    degraded = {**new, "degrade": blind, "data": {**new["data"], "degrade": blind}}
+    assert resume.differences(old, degraded) == ["degrade: bicubic -> pkg.Blind"]
+    other = {**degraded, "degrade": {**blind, "margin": 4}}
+    assert resume.differences(degraded, other) == ["degrade.margin: 3 -> 4"]
+    assert resume.differences(new, {**new, "data": {**new["data"], "usm": True}}) == ["data.usm: false -> true"]
+
+
+def test_the_degradation_of_a_source_is_a_part_of_the_fingerprint():
+    def described(*sources):
+        config = {"data": {"train": list(sources)}}
+        return resume.describe(config, [], [])
+
+    plain = described({"hr": "a"}, {"hr": "b"})
+    assert resume.differences(plain, described({"hr": "moved"}, {"hr": "b"})) == []
+    own = described({"hr": "a", "degrade": {"_target_": "X", "margin": 3}}, {"hr": "b"})
+    assert any("fingerprint.degrade" in line for line in resume.differences(plain, own))
+    other = described({"hr": "a", "degrade": {"_target_": "X", "margin": 4}}, {"hr": "b"})
+    assert resume.differences(own, other) == ["fingerprint.degrade[0].margin: 3 -> 4"]

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from sr_train.console import counted
 from sr_train.data.archives import InputFile, Member
+from sr_train.data.degradation.whole import WholeMaker
 from sr_train.data.images import Header
 from sr_train.data.store.disk_errors import explained
+from sr_train.data.store.drawn import DrawnTable
 from sr_train.data.store.format import FORMAT, GIVEN, VERSION, Record, part_name
 from sr_train.data.store.partial import Partial, writer_lock
 from sr_train.data.store.reader import Store
@@ -26,6 +28,8 @@ from sr_train.resampling import Arithmetic, check_arithmetic
 _COMMIT_BYTES = 128 << 20  # a kill loses at most this much, or the work of _COMMIT_SECONDS
 
 _COMMIT_SECONDS = 1.0
+
+_DEGRADED = "degrade "  # first word of the name of a WholeMaker
 
 
 class Report(NamedTuple):
@@ -56,6 +60,7 @@ class StoreBuilder:
         lr: {scale: {key: file}} of given LR images, which are stored instead of reductions. Every image needs one.
         listed: text file with the names of the images to store, if ``files`` is not given.
         check: function from the headers of all readable files to a list of problems; called before writing.
+        maker: maker of LR instead of bicubic reduction. ``degradation.csv`` in the store then lists what was drawn.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class StoreBuilder:
         lr: Mapping[int, Mapping[str, InputFile]] | None = None,
         listed: str | None = None,
         check: Callable[[Mapping[str, Header]], list[str]] = lambda headers: [],
+        maker: WholeMaker | None = None,
     ) -> None:
         check_arithmetic(arithmetic)
         lr = dict(lr or {})
@@ -85,10 +91,12 @@ class StoreBuilder:
                 f"store={store}: give a name that ends in .lmdb, e.g. store={self.store.with_suffix('.lmdb')}"
             )
         self.partial = self.store.with_name(self.store.name + ".partial")
-        self.plan = Reduction(tuple(sorted(scales)), arithmetic, tuple(sorted(lr)))
+        made = arithmetic if maker is None else maker.name
+        self.plan = Reduction(tuple(sorted(scales)), made, tuple(sorted(lr)))
+        self.maker = maker
         options: dict[str, Any] = {"workers": workers, "skip_bad": skip_bad, "listed": listed, "check": check}
         copies = self.store.absolute().parent
-        self.inputs = Inputs(Path(images), self.plan, files=files, lr=lr, copies=copies, **options)
+        self.inputs = Inputs(Path(images), self.plan, files=files, lr=lr, copies=copies, maker=maker, **options)
 
     @property
     def added(self) -> list[int]:
@@ -126,7 +134,7 @@ class StoreBuilder:
                 continue
             rest = [s for s in self.plan.scales if s not in store.made]
             remedy = f"leave x{scale} out (scales={_shown(rest)})" if rest else f"leave x{scale} out"
-            if GIVEN not in (made, wanted):
+            if GIVEN not in (made, wanted) and not any(text.startswith(_DEGRADED) for text in (str(made), wanted)):
                 remedy = f"give arithmetic={made}, {remedy}"
             raise FileExistsError(
                 f"{self.store}: its LR of x{scale} {_made_text(made)}, but {_asked_text(wanted)}; {remedy}, or give another "
@@ -161,8 +169,9 @@ class StoreBuilder:
 
     def _build(self, progress: Callable[[int], object]) -> Report:
         partial = Partial(self.partial, self.plan)
+        table = None if self.maker is None else DrawnTable(self.partial)
         try:
-            done = partial.reconcile(self.inputs.written_scales, self._is_current)
+            done = partial.reconcile(self.inputs.written_scales, self._kept(table))
             progress(len(done))
             pending: list[Item] = []
             size, last = 0, time.monotonic()
@@ -171,13 +180,15 @@ class StoreBuilder:
                     pending.append(item)
                     size += sum(image.nbytes for image, _ in item.images.values())
                 if size >= _COMMIT_BYTES or time.monotonic() - last >= _COMMIT_SECONDS:
-                    partial.commit(pending)
+                    _commit(partial, table, pending)
                     pending, size, last = [], 0, time.monotonic()
                 progress(1)
-            partial.commit(pending)
+            _commit(partial, table, pending)
             self.inputs.raise_bad()
             self.inputs.raise_none()
             partial.finish(self._summary())
+            if table is not None:
+                table.finish(self.inputs.files)
         finally:
             partial.close()
         place = self.store if self.inputs.base is None else self.store / part_name(self.plan.scales)
@@ -185,6 +196,18 @@ class StoreBuilder:
         self.inputs.discard_copies()
         kept = len(done)
         return Report(len(self.inputs.files) - kept, kept, (place / "data.mdb").stat().st_size, self.inputs.bad)
+
+    def _kept(self, table: DrawnTable | None) -> Callable[[int, str, Record], bool]:
+        """Return a function that returns true for an image in the partial store that need not be made again."""
+
+        def kept(scale: int, key: str, record: Record) -> bool:
+            made = scale in self.plan.scales and scale not in self.plan.given
+            number = None if table is None or (scale, key) not in table.rows else table.rows[scale, key].number
+            return self._is_current(scale, key, record) and (
+                table is None or not made or number == self.inputs.numbers[key]
+            )
+
+        return kept
 
     def _is_current(self, scale: int, key: str, record: Record) -> bool:
         """Return True if an image in the partial store was made from the file of this build."""
@@ -200,15 +223,26 @@ class StoreBuilder:
     def _summary(self) -> dict[str, Any]:
         written = self.inputs.written_scales
         base = {} if self.plan.base is None else {"of": self.plan.base}
-        return base | {
-            "format": FORMAT,
-            "version": VERSION,
-            "scales": list(self.plan.scales),
-            "arithmetic": self.plan.arithmetic,
-            "lr": {str(scale): made for scale, made in self.plan.made.items()},
-            "counts": {str(s): len(self.inputs.files) for s in written},
-            "skipped": sorted(self.inputs.listed - self.inputs.files.keys()),
-        }
+        return (
+            base
+            | {
+                "format": FORMAT,
+                "version": VERSION,
+                "scales": list(self.plan.scales),
+                "arithmetic": self.plan.arithmetic,
+                "lr": {str(scale): made for scale, made in self.plan.made.items()},
+                "counts": {str(s): len(self.inputs.files) for s in written},
+                "skipped": sorted(self.inputs.listed - self.inputs.files.keys()),
+            }
+            | ({} if self.maker is None else {"degrade": self.maker.config, "seed": self.maker.seed})
+        )
+
+
+def _commit(partial: Partial, table: DrawnTable | None, items: Sequence[Item]) -> None:
+    """Write images to a partial store, and before them what was drawn for them."""
+    if table is not None:
+        table.add(row for item in items for row in item.drawn)
+    partial.commit(items)
 
 
 def _shown(scales: Sequence[int]) -> str:
@@ -216,10 +250,14 @@ def _shown(scales: Sequence[int]) -> str:
 
 
 def _made_text(made: str | None) -> str:
+    if str(made).startswith(_DEGRADED):
+        return f"was made by {made}"
     return "is that of given files" if made == GIVEN else f"was made with arithmetic={made}"
 
 
 def _asked_text(wanted: str) -> str:
+    if wanted.startswith(_DEGRADED):
+        return f"{wanted} is requested"
     return "lr= is given now" if wanted == GIVEN else f"arithmetic={wanted} is requested"
 
 

@@ -91,7 +91,7 @@ class Partial:
         """Write images in one transaction."""
 
         def write(transaction: lmdb.Transaction) -> None:
-            for key, images in items:
+            for key, images, _ in items:
                 for scale, (image, file) in images.items():
                     pixels = image.tobytes()
                     shape = (*image.shape, image.dtype.itemsize)

@@ -14,9 +14,11 @@ from typing import NamedTuple, TypeVar
 from sr_train.batch import Image
 from sr_train.console import counted
 from sr_train.data.archives import InputFile, discard_copies, header_of
+from sr_train.data.degradation.whole import WholeMaker, workers_for
 from sr_train.data.degrade import reduce_image
 from sr_train.data.images import BadFilesError, Header, ImageError, decode_image
 from sr_train.data.sources import input_files
+from sr_train.data.store.drawn import Row
 from sr_train.data.store.format import GIVEN, MAX_KEY
 from sr_train.data.store.reader import Store
 
@@ -63,6 +65,7 @@ class Item(NamedTuple):
 
     key: str
     images: dict[int, tuple[Image, tuple[int, int, int]]]  #: scale -> image; size, mtime in ns and CRC-32 of its file
+    drawn: Sequence[Row] = ()  #: choices of a degradation
 
 
 class Estimate(NamedTuple):
@@ -107,6 +110,7 @@ class Inputs:
         check: function that gets the headers of all readable files and returns a list of problems. This function is
             called before images are decoded.
         copies: folder of the decompressed copies of tar.gz archives.
+        maker: maker of LR instead of bicubic reduction.
 
     Raises:
         BadFilesError: lists all files with names that are too long, or all images without a given LR image.
@@ -124,8 +128,10 @@ class Inputs:
         listed: str | None,
         check: Callable[[Mapping[str, Header]], list[str]],
         copies: Path,
+        maker: WholeMaker | None = None,
     ) -> None:
         self.images = images
+        self.maker = maker
         self.plan = plan
         self.base: Store | None = None  #: the finished store to which scales are added
         self.bad: list[str] = []  #: bad files, with reasons
@@ -139,6 +145,7 @@ class Inputs:
             scale: {key: of_scale[key] for key in self.files if key in of_scale} for scale, of_scale in lr.items()
         }
         self.listed = frozenset(self.files)
+        self.numbers = {key: number for number, key in enumerate(self.files)}  #: positions of the images
         long = [
             f"{p}: its path is longer than {MAX_KEY} bytes" for k, p in self.files.items() if len(k.encode()) > MAX_KEY
         ]
@@ -201,14 +208,18 @@ class Inputs:
             image, file = _decoded(self.files[key])
         else:
             image, file = self.base.read(1, key), self.base.records[1][key].file
-        images = {1: (image, file)} if self.base is None else {}
+        images, rows = {1: (image, file)} if self.base is None else {}, list[Row]()
         for scale in self.plan.scales:
             if scale in self.lr:
                 images[scale] = _decoded(self.lr[scale][key])
                 check_fit(self.lr[scale][key], scale, images[scale][0].shape[:2], image.shape[:2])
+            elif self.maker is not None:
+                low, drawn = self.maker.make(image, scale, self.numbers[key])
+                images[scale] = low, file
+                rows.append(Row(self.numbers[key], key, scale, drawn))
             else:
                 images[scale] = reduce_image(image, scale, self.plan.arithmetic), file
-        return Item(key, images)
+        return Item(key, images, rows)
 
     def estimate(self, store: Path, partial: Path, progress: Callable[[int], object]) -> Estimate:
         """Read the headers of all files, to find unreadable files and the size of the store before images are decoded.
@@ -224,6 +235,8 @@ class Inputs:
                 total += sizes[1]
             progress(1)
         self.bad += self._check(good)
+        if self.maker is not None:
+            self._workers = workers_for(good, self._workers)
         if self.bad and not self._skip_bad:
             # The build fails anyway; decode the other files too, so that one list contains all bad files.
             for _ in self._results(self._item, good):

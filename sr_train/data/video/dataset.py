@@ -12,6 +12,7 @@ from sr_train.batch import Image
 from sr_train.data.dataset import ClipFrame
 from sr_train.data.draws import below
 from sr_train.data.images import to_channels, to_real
+from sr_train.data.train_source import Cut
 from sr_train.data.video.clips import Clips
 from sr_train.data.video.windows import check_frames, check_padding, padded_window
 
@@ -71,7 +72,7 @@ class TrainWindows:
         """Return the name of a window's clip."""
         return self._names[self._centers[index][0]]
 
-    def cut(self, index: int, words: Sequence[int], size: int) -> tuple[list[Image], Image, str]:
+    def cut(self, index: int, words: Sequence[int], size: int) -> Cut:
         """Cut a training patch; see :class:`.TrainSource`.
 
         Return LR patches of the frames in order of time, HR patch of the center frame, and name of the center frame.
@@ -81,7 +82,7 @@ class TrainWindows:
         top, left = self.pairs.place(center, words, size)
         lr, hr = self.pairs.patch(center, top, left, size)
         frames = [lr if i == center else self.pairs.lr_crop(i, top, left, size) for i in window]
-        return frames, hr, self.keys[center]
+        return Cut(frames, hr, self.keys[center])
 
 
 def check_intervals(intervals: Sequence[int]) -> list[int]:

@@ -90,7 +90,7 @@ class ClipData(SRData):
             patience=patience,
         )
 
-    def _open(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> TrainWindows:
+    def _open_train(self, where: str, spec: Mapping[str, Any], options: Mapping[str, Any]) -> TrainWindows:
         frames, intervals, reverse = self.frames, self.intervals, self.reverse
         return open_training(where, spec, frames=frames, intervals=intervals, reverse=reverse, options=options)
 

@@ -177,7 +177,7 @@ class StepProfiler(StepCallback):
             workers=data.workers,
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             decoded=sum(any(not s.cache for s in sources) for sources in files),
-            reduced=sum(pairs.lr is None for pairs in data.sources),
+            reduced=sum(pairs.lr is None and getattr(pairs, "maker", None) is None for pairs in data.sources),
             precision=str(trainer.precision),
             native_bf16=self.native_bf16,
             compiled=self.compiled,

@@ -159,7 +159,7 @@ def test_clips_in_lmdbs_train_and_are_scored_as_sets(reds, tmp_path):
     options: dict[str, Any] = {"frames": 3, "options": {"scale": 2}}
     windows = open_training("data.train[0]", spec, intervals=[1], reverse=False, **options)
     assert len(windows) == 6 + 7
-    frames, hr, key = windows.cut(0, [0, 0, 0, 0, 0, 0], 8)
+    frames, hr, key, *_ = windows.cut(0, [0, 0, 0, 0, 0, 0], 8)
     assert (len(frames), frames[0].shape, hr.shape, key) == (3, (8, 8, 3), (16, 16, 3), "000/00000001")
     scored = open_set("data.val.mine", spec, **options)
     assert len(scored) == 8 + 9
