@@ -166,7 +166,10 @@ def basicsr(job: dict[str, Any]) -> dict[str, Any]:
     stand_in()
     importlib.import_module("basicsr.archs")
     start = torch.load(job["start"], weights_only=True)
-    features, vgg = torch.load(job["vgg"], weights_only=True), cast("Any", importlib.import_module("torchvision.models.vgg"))
+    features, vgg = (
+        torch.load(job["vgg"], weights_only=True),
+        cast("Any", importlib.import_module("torchvision.models.vgg")),
+    )
     build = vgg.vgg19
 
     def random_vgg19(**_: Any) -> torch.nn.Module:
