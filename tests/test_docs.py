@@ -56,6 +56,7 @@ RULES: list[tuple[str, list[str] | None]] = [  # the first that fits: what is ty
     (r"sr-train .*trainer\.devices=4.*", COMPOSE),
     (r"sr-train experiment=(esrgan|edvr_m|edsr|edsr_baseline)_x\d.*", COMPOSE),  # DIV2K, REDS, other people's weights
     (r"sr-train experiment=quickstart .*profile=true", COMPOSE),  # that of quickstart_edsr is run
+    (r"sr-train experiment=quickstart (name=pairing )?gan\.adversarial=.*", COMPOSE),  # that of own_gan is run
     (r"sr-train experiment=quickstart", [*SMALL, "model.growth=4", "stage=psnr"]),
     (r"sr-train experiment=quickstart .*", [*SMALL, "model.growth=4", "gan.task.discriminator.channels=4"]),
     (r"sr-train experiment=quickstart_edsr .*profile=true", [*SMALL, "stage=x2", "profile_steps=2", "sets=[]"]),
@@ -321,7 +322,7 @@ def test_a_gan_loss_can_have_a_term_of_the_user(monkeypatch, house):
 @pytest.fixture(scope="module")
 def configs():
     """Stages that have, together, every key that a recipe can have."""
-    names = ("quickstart_edsr", "esrgan_x4", "edvr_l_x4", "edsr_baseline_x2", "quickstart_mdsr")
+    names = ("quickstart_edsr", "esrgan_x4", "msrgan_x4", "edvr_l_x4", "edsr_baseline_x2", "quickstart_mdsr")
     more = ("logger=[tensorboard,csv,wandb]", "launcher=slurm")
     stages = [stage for name in names for stage in plan([f"experiment={name}", *more]).stages]
     files = [conf_folder() / "degrade" / f"{name}.yaml" for name in ("blind", "bsrgan")]

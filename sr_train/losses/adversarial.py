@@ -214,6 +214,9 @@ class Hinge(nn.Module):
 
     needs_real = False
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
         """Return the generator's loss, minus the mean of D(G(LR))."""
         return -_full(fake_logits).mean()
@@ -237,6 +240,9 @@ class Wasserstein(nn.Module):
     """
 
     needs_real = False
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def generator(self, real_logits: torch.Tensor | None, fake_logits: torch.Tensor) -> torch.Tensor:
         """Return the generator's loss, minus the mean of D(G(LR))."""

@@ -269,3 +269,55 @@ def test_a_mapping_typed_whole_replaces_and_a_single_key_is_added():
     assert gan.config["loss"]["perceptual"]["layers"] == {"conv1_2": 0.1}
     (_, gan) = plan(["experiment=quickstart", "gan.loss=esrgan", f"{key}.conv1_2=0.1"]).stages
     assert gan.config["loss"]["perceptual"]["layers"] == {"conv5_4": 1.0, "conv1_2": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        ("experiment=quickstart gan.adversarial=hinge", "Hinge"),
+        ("experiment=quickstart stage=gan adversarial=lsgan", "LeastSquares"),
+        ("experiment=quickstart gan.loss.adversarial=wgan", "Wasserstein"),
+        ("experiment=quickstart gan.loss=esrgan gan.adversarial=vanilla", "StandardGAN"),
+        ("experiment=quickstart", "RelativisticAverage"),
+        ("experiment=msrgan_x4", "StandardGAN"),
+        ("experiment=msrgan_x4 gan.loss=gan", "RelativisticAverage"),
+        ("stages={gan:{task:gan,loss:srgan,adversarial:hinge,discriminator:patch}}", "Hinge"),
+    ],
+)
+def test_an_adversarial_loss_is_chosen_by_name(arguments, kind):
+    loss = plan(arguments.split()).stages[-1].config["loss"]
+    assert loss["adversarial"] == {"_target_": f"sr_train.losses.adversarial.{kind}"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "gan.adversarial=hing",
+            "no such adversarial loss; did you mean hinge. There are hinge, lsgan, ragan, vanilla, wgan",
+        ),
+        ("adversarial=hinge", "the loss of stage psnr is L1Loss, which has no adversarial: give gan.adversarial=hinge"),
+        ("gan.adversarial=null", "adversarial=null: choose from hinge, lsgan, ragan, vanilla, wgan"),
+        ("gan.adversarial=hinge gan.loss.adversarial.real_label=0.9", "has no 'loss.adversarial.real_label'"),
+        (
+            "gan.discriminator=patch gan.task.discriminator.norm=group",
+            "expected 'batch' or 'instance' or 'spectral' or 'none'",
+        ),
+    ],
+)
+def test_a_wrong_adversarial_loss_or_discriminator_is_refused_with_the_choices(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(["experiment=quickstart", *arguments.split()])
+
+
+def test_a_loss_file_of_the_user_with_its_own_adversarial_term(tmp_path, monkeypatch):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text(
+        "_target_: sr_train.losses.gan.GANLoss\nadversarial: {_target_: sr_train.losses.adversarial.Hinge}\n"
+        "weights: {adversarial: 1.0}\n"
+    )
+    monkeypatch.setenv("SR_CONF", str(tmp_path))
+    composed = plan(["experiment=quickstart", "gan.loss=mine"])
+    assert composed.stages[1].config["loss"]["adversarial"]["_target_"].endswith(".Hinge")
+    with pytest.raises(ConfigError, match=r"contains its adversarial; give gan.loss.adversarial=\{_target_: CLASS\}"):
+        plan(["experiment=quickstart", "gan.loss=mine", "gan.adversarial=wgan"])

@@ -271,10 +271,12 @@ def test_classes_that_were_moved_are_no_difference(tmp_path):
     old = {
         "logger": {"w": {"_target_": "sr_train.records.WandB"}},
         "loss": {"_target_": "sr_train.losses.weighted.GANLoss"},
+        "task": {"discriminator": {"_target_": "sr_train.models.discriminator.VGGStyleDiscriminator"}},
     }
     new = {
         "logger": {"w": {"_target_": "sr_train.training.wandb_logger.WandB"}},
         "loss": {"_target_": "sr_train.losses.gan.GANLoss"},
+        "task": {"discriminator": {"_target_": "sr_train.models.discriminators.VGGStyleDiscriminator"}},
     }
     resume.write_config(tmp_path, old)
     assert resume.read_config(tmp_path) == new
