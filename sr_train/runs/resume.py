@@ -39,6 +39,12 @@ _RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and 
     ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
 )
 
+_DISCRIMINATOR = {  # the same for options of the discriminator
+    "task.discriminator_steps": 1,
+    "task.discriminator_first": 0,
+    "task.discriminator_trainable[0]": "*",
+}
+
 
 class ChangedError(ValueError):
     """Error for a run that was started with another config or other data."""
@@ -110,7 +116,7 @@ def describe(
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every key that has changed although it must not change when a run is resumed."""
-    a, b = {**_RGB, **flatten(old)}, {**_RGB, **flatten(new)}
+    a, b = ({**_RGB, **_DISCRIMINATOR, **flatten(config)} for config in (old, new))
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
