@@ -147,8 +147,10 @@ class SRTask(L.LightningModule):
                 network.zero_grad(set_to_none=True)
         self.guard.begin(batch, self.networks())
 
-    def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
+    def note(self, loss: torch.Tensor, /, **numbers: torch.Tensor) -> torch.Tensor:
         """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs.
+
+        A number with the name ``loss`` is logged instead of the loss.
 
         Return the loss. Raise ValueError for a loss that is not a single number or has no gradient.
         """

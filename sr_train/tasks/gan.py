@@ -217,16 +217,22 @@ class GANTask(SRTask):
         torch.clear_autocast_cache()
         with torch.set_grad_enabled(self.schedule.discriminator):
             d_loss, d_parts = self._discriminator_loss(real, hr, sr.detach())
-        shift = self._watch(d_loss, d_parts["accuracy"], sr, hr)
-        loss = g_loss + d_loss if self.schedule.discriminator else g_loss
+        shift = self._watch(d_parts["loss"], d_parts["accuracy"], sr, hr)
+        if self.schedule.discriminator:
+            loss, d_parts["loss"] = g_loss + d_loss, g_loss + d_parts["loss"]
+        else:
+            loss = d_parts["loss"] = g_loss
         return self._scaled(self.note(loss, generator=g_loss, **g_parts, **d_parts, color_shift=shift))
 
     def _discriminator_loss(
         self, real: torch.Tensor, hr: torch.Tensor, sr: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return D's loss with the penalty, and its parts. ``real`` are D's logits of HR, ``sr`` are detached."""
+        """Return D's loss with the penalty, and numbers for the logs; ``loss`` is without the penalty, which fluctuates.
+
+        ``real`` are D's logits of HR, ``sr`` are detached.
+        """
         loss, parts = self.loss.discriminator(real, self.discriminator(sr))
-        penalty, numbers = self.penalty, dict(parts)
+        penalty, numbers = self.penalty, {**parts, "loss": loss.detach()}
         self.numbers.pop("train/penalty", None)  # logged in the steps that compute it
         if penalty is not None and (self.global_step + 1) % penalty.every == 0:
             with torch.autocast(sr.device.type, enabled=False):

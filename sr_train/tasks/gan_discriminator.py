@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -98,11 +98,19 @@ def check_options(given: Mapping[str, Any], optimizer: OptimizerFactory, rate: f
                 f"task.discriminator_optimizer: the optimizer has no option {name!r} for one network{hint}; "
                 f"choose from {', '.join(known)}"
             )
+    # torch refuses betas of which one is an integer, as in [0, 0.99].
+    options: dict[str, Any] = {
+        k: _floats(cast("Iterable[Any]", v)) if isinstance(v, (list, tuple)) else v for k, v in given.items()
+    }
     try:
-        optimizer([parameter], lr=rate, **given)
+        optimizer([parameter], lr=rate, **options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"task.discriminator_optimizer: {error}") from None
-    return dict(given)
+        raise ValueError(f"task.discriminator_optimizer={given}: {error}") from None
+    return options
+
+
+def _floats(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(map(float, values))
 
 
 def check_penalty(penalty: object, discriminator: nn.Module, *, trained: bool) -> None:

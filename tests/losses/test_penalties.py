@@ -1,4 +1,4 @@
-"""R1 and WGAN-GP against their closed form for a linear discriminator, and a double backward pass through every discriminator."""
+"""R1 and WGAN-GP against their closed form for a linear discriminator, and double backward passes."""
 
 import pytest
 import torch
