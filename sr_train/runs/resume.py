@@ -35,6 +35,8 @@ FREE = (
 
 _STEPS = "trainer.max_steps"
 
+_LPIPS = "sr_train.losses.lpips.LPIPSLoss"
+
 _RGB = dict.fromkeys(  # keys that configs of earlier versions do not have, and their values in these versions
     ("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3
 )
@@ -75,6 +77,14 @@ def _free(key: str) -> bool:
     if key.startswith("loss.") and key.endswith(".extractor.weights"):
         return True
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
+
+
+def _files_of_features(flat: Mapping[str, Any]) -> set[str]:
+    """Return the keys of files of LPIPS as a loss. The files are compared by content, too."""
+    losses = [
+        key.removesuffix("_target_") for key, value in flat.items() if value == _LPIPS and key.endswith("._target_")
+    ]
+    return {f"{loss}{name}" for loss in losses for name in ("weights", "features")}
 
 
 def fingerprint(sources: Sequence[Any]) -> list[str]:
@@ -120,8 +130,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
     lines = []
+    files = _files_of_features(a) | _files_of_features(b)
     for key in dict.fromkeys([*a, *b]):
-        if _free(key) or key.startswith("environment."):
+        if key in files or _free(key) or key.startswith("environment."):
             continue
         if a.get(key) != b.get(key):
             lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")

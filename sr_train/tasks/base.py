@@ -66,8 +66,7 @@ class SRTask(L.LightningModule):
         self.protocols = get_protocols(self.options.protocols)
         self.guard = Guard(self.options.patience)
         self.numbers: dict[str, torch.Tensor] = {}  #: numbers of the newest step by name, for the logs
-        self._alarmed = False
-        self._whole = TilesIfNeeded(partial(warnings.warn, stacklevel=2))
+        self._alarmed, self._whole = False, TilesIfNeeded(partial(warnings.warn, stacklevel=2))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Set ``__signature__`` to all keywords of the constructor.
@@ -150,9 +149,8 @@ class SRTask(L.LightningModule):
     def note(self, loss: torch.Tensor, /, **numbers: torch.Tensor) -> torch.Tensor:
         """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs.
 
-        A number with the name ``loss`` is logged instead of the loss.
-
-        Return the loss. Raise ValueError for a loss that is not a single number or has no gradient.
+        A number named ``loss`` is logged instead of the loss. Return the loss. Raise ValueError for a loss that is not a
+        single number or has no gradient.
         """
         if loss.ndim or not loss.requires_grad:
             have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
@@ -211,7 +209,7 @@ class SRTask(L.LightningModule):
         return True
 
     def described(self) -> list[str]:
-        """Return lines for the start of a run, about options that differ from the defaults."""
+        """Return lines about options for the start of a run."""
         return []
 
     def shorten(self) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,27 +22,12 @@ from sr_train.tasks.gan_discriminator import (
     average_gradients,
     check_options,
     check_penalty,
+    frozen,
     kept_buffers,
     uniform,
 )
 from sr_train.tasks.gan_watch import Watch
 from sr_train.tasks.parameters import freeze
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Generator[None, None, None]:
-    """Freeze the parameters of ``network`` inside the ``with`` block.
-
-    For an autograd graph that is built inside the block, gradients flow through the network, but not to its parameters.
-    """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
 
 
 class GANTask(SRTask):
@@ -190,6 +174,8 @@ class GANTask(SRTask):
         """Find the update that a micro-batch belongs to. In an update of D alone, ddp exchanges no gradients."""
         super().on_train_batch_start(batch, batch_idx)
         self._update = self.schedule.place(self.global_step, batch_idx, self.trainer.accumulate_grad_batches)
+        if self._update.micro == 0:
+            self.numbers.clear()  # some steps have others than the step before, e.g. a penalty; a resumed run has none of it
         wrapped = self.trainer.strategy.model
         if isinstance(wrapped, DistributedDataParallel):  # it would wait for gradients of G
             wrapped.require_backward_grad_sync = not self._update.alone
@@ -233,7 +219,6 @@ class GANTask(SRTask):
         """
         loss, parts = self.loss.discriminator(real, self.discriminator(sr))
         penalty, numbers = self.penalty, {**parts, "loss": loss.detach()}
-        self.numbers.pop("train/penalty", None)  # logged in the steps that compute it
         if penalty is not None and (self.global_step + 1) % penalty.every == 0:
             with torch.autocast(sr.device.type, enabled=False):
                 numbers["penalty"] = found = penalty(self.discriminator, hr, sr, self._uniform(sr))

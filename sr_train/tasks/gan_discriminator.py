@@ -132,6 +132,22 @@ def check_penalty(penalty: object, discriminator: nn.Module, *, trained: bool) -
 
 
 @contextmanager
+def frozen(network: nn.Module) -> Generator[None, None, None]:
+    """Freeze the parameters of ``network`` inside the ``with`` block.
+
+    For an autograd graph that is built inside the block, gradients flow through the network, but not to its parameters.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def kept_buffers(network: nn.Module) -> Generator[None, None, None]:
     """Restore the buffers of a network, e.g. BatchNorm's statistics, after the ``with`` block."""
     buffers = Buffers([network])

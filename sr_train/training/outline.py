@@ -15,6 +15,7 @@ from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.module import means_of, set_name
 from sr_train.devices import resolve_precision
 from sr_train.evaluation.metrics import PROTOCOL, PerceptualMetric, open_perceptual
+from sr_train.metrics.lpips import LPIPS
 from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
@@ -63,7 +64,7 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
+    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, (FeatureExtractor, LPIPS))]
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
 
 
