@@ -25,7 +25,7 @@ from sr_train.tasks.gan import GANTask
 from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.pixel import PixelTask
 from sr_train.training.discriminator_check import check_discriminator
-from sr_train.training.loss_check import check_gan_loss, check_pixel_loss
+from sr_train.training.loss_check import check_gan_loss, check_penalty, check_pixel_loss
 from sr_train.training.trainer import finding_unused
 from sr_train.weights.network import outline as on_meta
 
@@ -143,9 +143,13 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
             _check_loss(config, parts["loss"])
     if len(problems) > before:
         return None
+    task: SRTask | None = None
     with collect_error(problems, "task", usage=True), torch.device("meta"):
-        return build(config["task"], **parts)
-    return None
+        task = build(config["task"], **parts)
+    if isinstance(task, GANTask) and task.penalty is not None:
+        with collect_error(problems, "task.penalty", usage=True):
+            check_penalty(task.penalty)
+    return task
 
 
 def _check_loss(config: Mapping[str, Any], loss: nn.Module) -> None:

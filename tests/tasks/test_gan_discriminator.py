@@ -5,11 +5,14 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
+from helpers import equal
 from torch import nn
 
 from sr_train.losses.adversarial import RelativisticAverage, StandardGAN
 from sr_train.losses.gan import GANLoss
 from sr_train.losses.penalties import R1, WGANGP
+from sr_train.models.batchnorm import synchronize
+from sr_train.runs.checkpoints import list_checkpoints, read_checkpoint
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask
 from sr_train.tasks.gan_discriminator import uniform
@@ -73,8 +76,7 @@ def fit(module, data, steps, accumulate=1, **options):
 
 
 def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    return equal(a.state_dict(), b.state_dict())
 
 
 def by_hand(data, *, steps=1, first=0, betas=(0.9, 0.999), penalty=None, clip=None):
@@ -285,6 +287,60 @@ def test_an_update_that_is_not_finite_is_refused_alone(precision):
 def test_options_without_a_meaning_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         task(**given)
+
+
+def test_a_penalty_is_refused_if_its_gradient_cannot_pass_batchnorm_over_processes():
+    made = task(critic_with_buffers, penalty=R1())
+    synchronize(made.discriminator)  # as with several processes
+    with pytest.raises(ValueError, match=r"give trainer\.sync_batchnorm=false, or a discriminator without BatchNorm"):
+        fit(made, batches(1), 1)
+
+
+SMALL = (
+    "experiment=esrgan_x4", "stage=gan", "init.stage=null", "loss=gan", "data=toy", "sets=[]", "data.workers=0", "data.batch=2",
+    "data.lr_patch=8", "model.blocks=1", "model.channels=4", "model.growth=2", "task.discriminator.size=32",
+    "task.discriminator.channels=2", "trainer.accelerator=cpu", "trainer.precision=32", "logger=csv", "record.every=1",
+    "checkpoint.every=1", "curve=constant", "task.discriminator_first=2", "task.discriminator_steps=2",
+    "task.penalty={_target_: sr_train.losses.penalties.R1, every: 2}", "task.discriminator_clip=1",
+)  # fmt: skip
+
+
+def test_a_run_resumes_bit_for_bit_in_each_phase_and_takes_changed_options_by_force(invoke, tmp_path):
+    options = "task.discriminator_optimizer={betas: [0, 0.99]}"
+    for name, lengths in (("whole", [5]), ("parts", [1, 3, 5])):
+        for length in lengths:
+            done = invoke("sr-train", *SMALL, options, f"name={name}", f"trainer.max_steps={length}")
+            assert done.returncode == 0, done.stderr
+    assert "discriminator: 2 updates per step, each on a new batch, alone in the first 2 steps\n" in done.stdout
+    assert "penalty 10 R1 every 2 steps\n" in done.stdout
+    folders = [tmp_path / "runs" / name / "gan" for name in ("whole", "parts")]
+    found = [read_checkpoint(list_checkpoints(f / "checkpoints")[0][1]).content for f in folders]
+    assert equal(found[0]["state_dict"], found[1]["state_dict"])
+    states = [content["optimizer_states"][0]["state"] for content in found]
+    assert states[0].keys() == states[1].keys()
+    assert all(equal(states[0][i], states[1][i]) for i in states[0])
+    rows = [[r for r in (f / "metrics.csv").read_text().splitlines() if ",speed/" not in r] for f in folders]
+    assert rows[0] == rows[1]
+    changed = "task.discriminator_optimizer={betas: [0.5, 0.99]}"
+    done = invoke("sr-train", *SMALL, changed, "name=parts", "trainer.max_steps=6", "resume=force")
+    assert done.returncode == 0, done.stderr
+    assert "6,task.optimizer: discriminator: betas [0.0 0.99] -> [0.5 0.99]," in (folders[1] / "events.csv").read_text()
+    content = read_checkpoint(list_checkpoints(folders[1] / "checkpoints")[0][1]).content
+    groups = content["optimizer_states"][0]["param_groups"]
+    assert [list(g["betas"]) for g in groups] == [[0.9, 0.999], [0.5, 0.99]]
+
+
+def test_a_penalty_of_a_users_is_checked_at_the_start(invoke, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine.py").write_text(
+        "class Flat:\n    weight, every = 1.0, 1\n\n    def __call__(self, discriminator, real, fake, uniform):\n"
+        "        return discriminator(real)\n"
+    )
+    own = [option for option in SMALL if "penalty" not in option]
+    done = invoke("sr-train", *own, "task.penalty={_target_: mine.Flat}", "trainer.max_steps=1")
+    assert done.returncode == 2
+    assert "task.penalty: Flat returns a tensor [2, 1]; expected one number, the mean over the batch" in done.stderr
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_relativistic_loss_works_with_every_option():
