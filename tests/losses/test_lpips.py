@@ -6,9 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sr_train.config.plan import plan
 from sr_train.evaluation.metrics import open_lpips
 from sr_train.losses.lpips import LPIPSLoss
 from sr_train.models.features import FeatureExtractor
+from sr_train.runs.resume import describe, differences
+from sr_train.training.outline import outline
 
 
 def test_the_loss_is_the_mean_of_the_metric_and_has_a_finite_gradient(tiny_lpips):
@@ -44,25 +47,21 @@ def test_wrong_files_and_networks_are_refused(tiny_lpips, tmp_path):
         LPIPSLoss(weights=str(tmp_path / "part.safetensors"))
 
 
-def test_the_file_of_a_run_may_move_but_not_change(invoke, tmp_path, tiny_lpips):
-    first, moved, other = (tmp_path / f"{name}.safetensors" for name in ("first", "moved", "other"))
-    shutil.copy(tiny_lpips, first)
+def test_the_file_of_a_run_may_move_but_not_change(tmp_path, tiny_lpips):
+    moved, other = (tmp_path / f"{name}.safetensors" for name in ("moved", "other"))
     shutil.copy(tiny_lpips, moved)
     save_file({k: v * 2 if k.startswith("lin3") else v for k, v in load_file(tiny_lpips).items()}, other)
-    small = (
-        "experiment=quickstart_edsr", "stage=x2", "model.blocks=1", "model.channels=4", "trainer.accelerator=cpu", "sets=[]",
-        "data.workers=0", "data.batch=2", "data.lr_patch=24", "logger=csv", "name=a",
-        "curve=constant",
-    )  # fmt: skip
-
-    def run(file, steps):
-        term = "loss={_target_: sr_train.losses.lpips.LPIPSLoss, weights: %s}" % file  # noqa: UP031 - braces of YAML
-        return invoke("sr-train", *small, term, f"trainer.max_steps={steps}")
-
-    assert run(first, 1).returncode == 0
-    done = run(moved, 2)
-    assert done.returncode == 0, done.stderr
-    refused = run(other, 3)
-    assert refused.returncode == 1
-    assert 'fingerprint.features[0]: "lpips ' in refused.stderr
-    assert "features[1]" not in refused.stderr
+    typed = "loss={_target_: sr_train.losses.lpips.LPIPSLoss, weights: FILE}"
+    stage = plan(["experiment=quickstart_edsr", "stage=x2", "sets=[]", typed.replace("FILE", str(tiny_lpips))]).stages[
+        0
+    ]
+    described = []
+    for file in (tiny_lpips, moved, other):
+        stage.config["loss"]["weights"] = str(file)
+        problems = []
+        found = outline(stage, problems)
+        assert problems == []
+        described.append(describe(stage.config, [], [], found.features))
+    assert differences(described[0], described[1]) == []
+    (line,) = differences(described[0], described[2])
+    assert line.startswith('fingerprint.features[0]: "lpips ')

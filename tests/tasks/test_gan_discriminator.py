@@ -307,7 +307,7 @@ SMALL = (
 
 def test_a_run_resumes_bit_for_bit_in_each_phase_and_takes_changed_options_by_force(invoke, tmp_path):
     options = "task.discriminator_optimizer={betas: [0, 0.99]}"
-    for name, lengths in (("whole", [5]), ("parts", [1, 3, 5])):
+    for name, lengths in (("whole", [4]), ("parts", [1, 3, 4])):
         for length in lengths:
             done = invoke("sr-train", *SMALL, options, f"name={name}", f"trainer.max_steps={length}")
             assert done.returncode == 0, done.stderr
@@ -322,9 +322,9 @@ def test_a_run_resumes_bit_for_bit_in_each_phase_and_takes_changed_options_by_fo
     rows = [[r for r in (f / "metrics.csv").read_text().splitlines() if ",speed/" not in r] for f in folders]
     assert rows[0] == rows[1]
     changed = "task.discriminator_optimizer={betas: [0.5, 0.99]}"
-    done = invoke("sr-train", *SMALL, changed, "name=parts", "trainer.max_steps=6", "resume=force")
+    done = invoke("sr-train", *SMALL, changed, "name=parts", "trainer.max_steps=5", "resume=force")
     assert done.returncode == 0, done.stderr
-    assert "6,task.optimizer: discriminator: betas [0.0 0.99] -> [0.5 0.99]," in (folders[1] / "events.csv").read_text()
+    assert "5,task.optimizer: discriminator: betas [0.0 0.99] -> [0.5 0.99]," in (folders[1] / "events.csv").read_text()
     content = read_checkpoint(list_checkpoints(folders[1] / "checkpoints")[0][1]).content
     groups = content["optimizer_states"][0]["param_groups"]
     assert [list(g["betas"]) for g in groups] == [[0.9, 0.999], [0.5, 0.99]]
