@@ -232,7 +232,7 @@ class SRData(L.LightningDataModule):
             first_step=trainer.global_step if trainer else 0,
             rank=trainer.global_rank if trainer else 0,
             world=world,
-            accumulate=self.accumulate,
+            accumulate=trainer.accumulate_grad_batches if trainer else self.accumulate,  # times the batches of a step
         )
         pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return self.loader(sampler, pin_memory=pin)

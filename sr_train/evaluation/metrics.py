@@ -14,15 +14,10 @@ from sr_train.data.dataset import EvalSet
 from sr_train.data.lone import LoneImages
 from sr_train.devices import full_fp32
 from sr_train.evaluation.lpips_files import NETWORKS, find_lpips
-from sr_train.metrics.lpips import LPIPS, released_version
+from sr_train.metrics.lpips import LAYERS, LPIPS, released_version
 from sr_train.metrics.niqe import BLOCK, NoScoreError, has_score, niqe
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
 from sr_train.torch_files import read_tensors
-
-_LAYERS = {
-    "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
-    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
-}
 
 _LIN = {  # channels of the lin layers of each network
     "alexnet": [64, 192, 384, 256, 256],
@@ -148,7 +143,7 @@ def open_lpips(file: str, *, key: str = "lpips") -> PerceptualMetric:
         raise ValueError(f"{key}={error}; give {_FILES}") from None
     whole = any(name.startswith("features.") for name in state)
     try:
-        extractor = FeatureExtractor(network=network, layers=_LAYERS[network], weights=file if whole else None)
+        extractor = FeatureExtractor(network=network, layers=LAYERS[network], weights=file if whole else None)
         lpips = LPIPS(extractor=extractor, weights=file)
     except FeatureError as error:
         needs = f"{key}={file} contains only LPIPS's lin layers; torchvision's file {FILES[network]} is also needed. "

@@ -19,6 +19,12 @@ from sr_train.torch_files import TorchFileError, read_tensors
 
 _EPS = 1e-10  # added to the norm, as in the authors' code
 
+#: feature layers of each network, in the order of the lin layers
+LAYERS = {
+    "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
+    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
+}
+
 #: digest of the lin layers (:func:`digest`) -> version in the lpips package. Files of both versions have the same names.
 VERSIONS = {
     "95eac0ddb51712d5": "0.1",  # alex.pth
@@ -114,6 +120,13 @@ class LPIPS(nn.Module):
 
         The distance of equal images is 0.
         """
+        return self.distance(*((quantize(x) / 255).float() for x in (a, b)))
+
+    def distance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the distance of each pair without rounding: a and b, [B, 1 or 3, H, W] each in [0, 1] -> [B] float32.
+
+        Both images get gradients. They are finite, also where all features of a pixel are 0.
+        """
         if a.shape != b.shape or a.ndim != 4 or a.shape[1] not in (1, 3):
             raise ValueError(
                 "LPIPS compares gray or RGB images of one size, [B, 1 or 3, H, W], but got "
@@ -123,12 +136,16 @@ class LPIPS(nn.Module):
         if min(a.shape[-2:]) < side:
             raise ValueError(f"LPIPS needs at least {side}x{side} pixels with this network, got {list(a.shape)}")
         with torch.autocast(a.device.type, enabled=False):
-            features = [self.extractor((quantize(x) / 255).float()) for x in (a, b)]
+            features = [self.extractor(x.float()) for x in (a, b)]
             total = torch.zeros(len(a), device=a.device)
             for lin, x, y in zip(self._lins, *(f.values() for f in features), strict=True):
                 difference = (_unit(x) - _unit(y)) ** 2
-                total += (self.get_buffer(lin) * difference).sum(1).mean((1, 2))
+                total = total + (self.get_buffer(lin) * difference).sum(1).mean((1, 2))
         return total
+
+    def digest(self) -> str:
+        """Return a digest of the lin layers. It does not depend on the file's path."""
+        return f"lpips {digest([self.get_buffer(name) for name in self._lins])}"
 
     def score(self, a: torch.Tensor, b: torch.Tensor) -> float:
         """Return the distance of one pair of images, [1 or 3, H, W] each, as a float, as the functions for PSNR and SSIM."""

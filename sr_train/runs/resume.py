@@ -36,11 +36,16 @@ FREE = (
 
 _STEPS = "trainer.max_steps"
 
+_LPIPS = "sr_train.losses.lpips.LPIPSLoss"
+
 _EARLIER: dict[str, Any] = {  # keys that configs of earlier versions do not have, and their values in these versions
     **dict.fromkeys(("channels", "data.channels", "model.image_channels", "task.discriminator.image_channels"), 3),
     "degrade": {},
     "data.usm": False,
     "curve.warmup": 0,
+    "task.discriminator_steps": 1,
+    "task.discriminator_first": 0,
+    "task.discriminator_trainable[0]": "*",
 }
 
 
@@ -73,6 +78,14 @@ def _free(key: str) -> bool:
     if key.startswith("loss.") and key.endswith(".extractor.weights"):
         return True
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in FREE)
+
+
+def _files_of_features(flat: Mapping[str, Any]) -> set[str]:
+    """Return the keys of files of LPIPS as a loss. The files are compared by content, too."""
+    losses = [
+        key.removesuffix("_target_") for key, value in flat.items() if value == _LPIPS and key.endswith("._target_")
+    ]
+    return {f"{loss}{name}" for loss in losses for name in ("weights", "features")}
 
 
 def fingerprint(sources: Sequence[Any]) -> list[str]:
@@ -120,6 +133,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     a, b = (_completed(flatten(_without_unused_terms(config))) for config in (old, new))
     if not any(key.startswith("fingerprint.features") for key in a):  # of an earlier version
         b = {key: value for key, value in b.items() if not key.startswith("fingerprint.features")}
+    files = _files_of_features(a) | _files_of_features(b)
     lines = []
     if (one := a.get("degrade._target_", "bicubic")) != (
         other := b.get("degrade._target_", "bicubic")
@@ -127,7 +141,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         lines.append(f"degrade: {one} -> {other}")
         a, b = ({k: v for k, v in flat.items() if k.partition(".")[0] != "degrade"} for flat in (a, b))
     for key in dict.fromkeys([*a, *b]):
-        if _free(key) or key.startswith("environment."):
+        if key in files or _free(key) or key.startswith("environment."):
             continue
         if a.get(key) != b.get(key):
             lines.append(f"{key}: {_show(a, key)} -> {_show(b, key)}")

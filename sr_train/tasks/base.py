@@ -43,6 +43,7 @@ class SRTask(L.LightningModule):
     __signature__: ClassVar[inspect.Signature]
     shown: tuple[str, ...] = ("loss",)  #: numbers on the progress bar, without ``train/``
     uses_all = True  #: every step uses every parameter; if false, ddp has to find the unused ones
+    may_freeze_all = False  #: true if there is something to train without any parameter of the network
 
     def __init__(self, *, model: nn.Module, **options: Any) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ class SRTask(L.LightningModule):
             recompute_activations(self.model)
         if self.options.compile:
             compile_network(self.model)
-        freeze(self.model, self.options.trainable)
+        freeze(self.model, self.options.trainable, may_freeze_all=self.may_freeze_all)
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
         split(self.model, self._scales)  # raises errors of task.rate_scale now
@@ -148,10 +149,11 @@ class SRTask(L.LightningModule):
                 network.zero_grad(set_to_none=True)
         self.guard.begin(batch, self.networks())
 
-    def note(self, loss: torch.Tensor, **numbers: torch.Tensor) -> torch.Tensor:
+    def note(self, loss: torch.Tensor, /, **numbers: torch.Tensor) -> torch.Tensor:
         """Store a micro-batch's loss for the guard, which refuses steps, and the parts of the loss for the logs.
 
-        Return the loss. Raise ValueError for a loss that is not a single number or has no gradient.
+        A number named ``loss`` is logged instead of the loss. Return the loss. Raise ValueError for a loss that is not a
+        single number or has no gradient.
         """
         if loss.ndim or not loss.requires_grad:
             have = "no gradient" if not loss.ndim else f"the shape {list(loss.shape)}"
@@ -180,10 +182,9 @@ class SRTask(L.LightningModule):
         With a fused Adam, the device decides this and the host does not wait.
         """
         norms = {
-            f"train/grad_norm{group.get('suffix', '')}": get_total_norm(
-                [p.grad for p in group["params"] if p.grad is not None]
-            )
+            f"train/grad_norm{group.get('suffix', '')}": get_total_norm(gradients)
             for group in optimizer.param_groups
+            if (gradients := [p.grad for p in group["params"] if p.grad is not None])
         }
         self.numbers.update(norms)
         norm = torch.stack(list(norms.values())).sum()
@@ -197,11 +198,25 @@ class SRTask(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of each network separately, so that a large gradient of one network does not affect another."""
-        if not gradient_clip_val:
-            return
         clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
         for network in self.networks():
-            clip(network.parameters(), gradient_clip_val)
+            if limit := self.clip_of(network, gradient_clip_val):
+                clip(network.parameters(), limit)
+
+    def clip_of(self, network: nn.Module, limit: float | None) -> float | None:
+        """Return the largest norm (or value) of a network's gradient; ``limit`` is ``trainer.gradient_clip_val``."""
+        return limit
+
+    def averages(self) -> bool:
+        """Return true if the step that ends has updated the network, so that the EMA is updated, too."""
+        return True
+
+    def described(self) -> list[str]:
+        """Return lines about options for the start of a run."""
+        return []
+
+    def shorten(self) -> None:
+        """Prepare for a test of a few steps, which must contain all kinds of steps."""
 
     def optimizer_step(
         self,
@@ -212,7 +227,7 @@ class SRTask(L.LightningModule):
     ) -> None:
         """Take one step and update the EMA, so that checkpoints and validations after step t use the EMA of t steps."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None:
+        if self.ema is not None and self.averages():
             self.ema.update_parameters(self.model)
         self.guard.end()
         self.guard.follow(self.global_step + 1)  # Lightning counts the step after this hook

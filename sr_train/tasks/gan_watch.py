@@ -50,10 +50,14 @@ class Watch:
             smallest value for equal logits is the loss of a D that has learned nothing. It is at 0 for a loss with
             sigmoids, at 0.5 for least squares. A loss that is a difference of means (WGAN) is 0 for all equal logits: it
             has no such level, and it does not saturate if D has won. Then only the accuracy shows a dead D.
+        first: number of steps at the start that are not watched, because they do not update the generator.
+        judged: false for a discriminator that is not trained; then only colors are watched.
     """
 
-    def __init__(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, loss: Callable[[torch.Tensor], torch.Tensor], first: int = 0, *, judged: bool = True) -> None:
         self._loss = loss
+        self._first = first
+        self._judged = judged
         self._chance: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None  # [WINDOW, 5]: accuracy, loss, differences of R, G and B (or of gray)
         self._filled = 0
@@ -87,7 +91,7 @@ class Watch:
 
     def look(self, step: int) -> str | None:
         """Return a warning if the means have arrived and are outside of their limits, each kind once; else None."""
-        ready = self._filled >= WINDOW and step % _EVERY == 0 and self._means is None
+        ready = self._filled >= self._first + WINDOW and step % _EVERY == 0 and self._means is None
         if ready and self._rows is not None and self._chance is not None:
             self._means = step, HostCopy([self._chance, *self._rows.mean(0)])
         if self._means is None or not self._means[1].arrived:
@@ -95,7 +99,7 @@ class Watch:
         at, (chance, accuracy, loss, *shift) = self._means[0], self._means[1].read()
         self._means = None
         for kind, text in _problems(chance, accuracy, loss, shift).items():
-            if kind not in self._said:
+            if kind not in self._said and (self._judged or kind == "drift"):
                 self._said.add(kind)
                 return f"step {at}: {text}"
         return None

@@ -30,19 +30,24 @@ def apply_options(
 ) -> list[str]:
     """Set the options of this command in the groups of a checkpoint. Return each change as ``betas [0.9, 0.99] -> [0.5, 0.9]``.
 
+    A change of the discriminator's group only begins with ``discriminator:``.
+
     Args:
         groups: ``param_groups`` of the optimizer's state in the checkpoint; they are changed.
         started: options that the checkpoint's command gave, for each group (:func:`options_of`); None if it did not save them.
         own: options that this command gives, for each group.
     """
     changes: list[str] = []
+    others = any(group.get("suffix") != "_d" for group in groups)  # if it is the only network, no name is needed
     for number, (group, new) in enumerate(zip(groups, own, strict=True)):
         old = started[number] if started is not None else {k: group[k] for k in _TORCHS if k in group}
         for name, value in new.items():
             if name == "fused":  # how a step is computed, not what
                 group[name] = value
             elif name in group and name in old and not _equal(old[name], value):
-                changes.append(f"{name} {_shown(group[name])} -> {_shown(value)}")
+                change = f"{name} {_shown(group[name])} -> {_shown(value)}"
+                own_only = others and group.get("suffix") == "_d" and change not in changes
+                changes.append(f"discriminator: {change}" if own_only else change)
                 group[name] = value
     return list(dict.fromkeys(changes))
 

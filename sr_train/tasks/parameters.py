@@ -28,19 +28,22 @@ def _nothing(glob: str, names: Sequence[str], key: str) -> ValueError:
     return ValueError(f"{key}: {glob!r} matches no parameter{hint} (names of parameters begin with {shown})")
 
 
-def freeze(network: nn.Module, trainable: Sequence[str]) -> None:
+def freeze(
+    network: nn.Module, trainable: Sequence[str], *, key: str = "task.trainable", may_freeze_all: bool = False
+) -> None:
     """Freeze all parameters whose names match no glob pattern in ``trainable``.
 
-    Raise ValueError for a pattern that matches no parameter; the message contains similar names.
+    Raise ValueError for a pattern that matches no parameter; the message contains similar names. ``key`` is the option in
+    messages. An empty ``trainable`` freezes all parameters if ``may_freeze_all`` is true; else it raises ValueError.
     """
-    if not trainable:
-        raise ValueError("task.trainable=[] freezes all parameters; give task.trainable=['*'] to train all parameters")
+    if not trainable and not may_freeze_all:
+        raise ValueError(f"{key}=[] freezes all parameters; give {key}=['*'] to train all parameters")
     parameters = dict(network.named_parameters())
     chosen: set[str] = set()
     for glob in trainable:
         found = _matching(parameters, glob)
         if not found:
-            raise _nothing(glob, list(parameters), "task.trainable")
+            raise _nothing(glob, list(parameters), key)
         chosen.update(found)
     for name, parameter in parameters.items():
         parameter.requires_grad_(parameter.requires_grad and name in chosen)

@@ -251,7 +251,8 @@ class StepLog(StepCallback):
         seconds, waited = self.speed.read()
         self.speed.restart()
         steps, self._since = step - self._since, step
-        pairs = steps * trainer.datamodule.batch  # pyright: ignore[reportAttributeAccessIssue]
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        pairs = steps * data.batch * trainer.accumulate_grad_batches // data.accumulate
         for i, group in enumerate(trainer.optimizers[0].param_groups):
             numbers[f"train/rate{group.get('suffix', '' if i == 0 else f'_{i}')}"] = group["lr"]
         numbers |= {"train/refused": float(task.refused), "train/skipped": float(self.skipped.total)}

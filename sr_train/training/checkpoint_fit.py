@@ -87,17 +87,20 @@ def _optimizer_misfits(content: Mapping[str, Any], task: SRTask) -> list[str]:
     trained = content.get("trained") or [
         [None] * len(g["params"]) for g in there
     ]  # missing in checkpoints of earlier versions
-    for names, before in zip(own, trained, strict=True):
+    for group, names, before in zip(here, own, trained, strict=True):
         if len(names) != len(before) or (None not in before and names != before):
             apart = {
                 "only in the checkpoint": [n for n in before if n is not None and n not in names],
                 "only in this command": [n for n in names if n not in before] if None not in before else [],
             }
             shown = "; ".join(
-                f"{where}: {_some([n.removeprefix('model.') for n in some])}" for where, some in apart.items() if some
+                f"{where}: {_some([n.removeprefix('model.').removeprefix('discriminator.') for n in some])}"
+                for where, some in apart.items()
+                if some
             )
             counts = f"{_count(before)} trained in the checkpoint, {len(names)} in this command"
-            problems.append(f"task.trainable: {counts}{shown and f' ({shown})'}")
+            key = "task.discriminator_trainable" if group.get("suffix") == "_d" else "task.trainable"
+            problems.append(f"{key}: {counts}{shown and f' ({shown})'}")
     options = [
         sorted(k for k in groups[0] if k not in ("params", "lr", "suffix", "initial_lr")) for groups in (there, here)
     ]

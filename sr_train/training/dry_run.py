@@ -198,6 +198,7 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
     stage, data, config = prepared.stage, prepared.data, prepared.stage.config
     source, note = _start(plan, prepared)
     task = build_task(config, stage.name, source, prepared.discriminator)
+    task.shorten()
     count = sum(p.numel() for p in task.model.parameters())
     name = f"{type(task.model).__name__} {listed(stage.scales)}"
     say(f"stage {stage.name}: {name}, {config['trainer']['precision']}{note}")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sr_train.losses.gan import AdversarialLoss, GANLoss
+from sr_train.losses.penalties import Penalty
 from sr_train.losses.weighted import Weighted
 
 _BATCH, _SIDE = 2, 32  # images, and their side in pixels if the loss accepts it
@@ -79,6 +80,26 @@ def check_gan_loss(loss: nn.Module, side: int, logits: tuple[int, ...] = (1, 1))
         _check_number(found[0], f"{name}.{method}")
     if "accuracy" not in found[1]:
         raise ValueError(f"{name}.discriminator returns no part 'accuracy', which the log and a warning need")
+
+
+def check_penalty(penalty: Penalty) -> None:
+    """Raise ValueError unless a penalty is one number with a gradient for the parameters of a small discriminator."""
+    name, images = f"task.penalty: {type(penalty).__name__}", _Images(_SIDE)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, 4, 4, generator=generator).requires_grad_()
+
+    def discriminator(image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(image, weight, stride=4).square().mean((1, 2, 3)).unsqueeze(1)
+
+    try:
+        with torch.enable_grad():
+            found = penalty(discriminator, images.hr, images.sr.detach(), torch.tensor([0.25, 0.75]))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        raise ValueError(
+            f"{name} fails on (discriminator, real, fake, uniform) with {_BATCH} images: {reason}"
+        ) from error
+    _check_number(found, name)
 
 
 def _check_parts(loss: GANLoss, side: int, logits: tuple[int, ...]) -> None:

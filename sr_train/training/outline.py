@@ -15,6 +15,7 @@ from sr_train.console import UsageError, collect_error, listed
 from sr_train.data.lone import is_lone
 from sr_train.devices import resolve_precision
 from sr_train.evaluation.metrics import PerceptualMetric, open_perceptual
+from sr_train.metrics.lpips import LPIPS
 from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
 from sr_train.models.features import FILES, FeatureError, FeatureExtractor
@@ -24,7 +25,7 @@ from sr_train.tasks.gan import GANTask
 from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.pixel import PixelTask
 from sr_train.training.discriminator_check import check_discriminator
-from sr_train.training.loss_check import check_gan_loss, check_pixel_loss
+from sr_train.training.loss_check import check_gan_loss, check_penalty, check_pixel_loss
 from sr_train.training.score_names import best_metric, score_names
 from sr_train.training.trainer import finding_unused
 from sr_train.weights.network import outline as on_meta
@@ -65,7 +66,7 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, FeatureExtractor)]
+    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, (FeatureExtractor, LPIPS))]
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
 
 
@@ -136,9 +137,13 @@ def _outline_of_task(stage: Stage, problems: list[Exception]) -> SRTask | None:
             _check_loss(config, parts["loss"], logits)
     if len(problems) > before:
         return None
+    task: SRTask | None = None
     with collect_error(problems, "task", usage=True), torch.device("meta"):
-        return build(config["task"], **parts)
-    return None
+        task = build(config["task"], **parts)
+    if isinstance(task, GANTask) and task.penalty is not None:
+        with collect_error(problems, "task.penalty", usage=True):
+            check_penalty(task.penalty)
+    return task
 
 
 def _check_loss(config: Mapping[str, Any], loss: nn.Module, logits: tuple[int, ...] | None) -> None:

@@ -64,11 +64,17 @@ def strategy_of(config: Mapping[str, Any]) -> Any:
 def _has_static_graph(config: Mapping[str, Any]) -> bool:
     """Return true if every step uses the same parameters the same number of times, as ddp's option static_graph requires.
 
+    The result is false for a GAN that updates one network alone, or that has a penalty, because some steps then use other
+    parameters than others.
+
     The answer is certain only for sr-train's own tasks, networks and discriminators, and with one scale. The result is
     false for accumulation, because ddp counts the uses in the first backward pass, which does not communicate with
     accumulation.
     """
     parts = [config.get("task") or {}, config.get("model") or {}]
+    alone = parts[0].get("discriminator_steps", 1) > 1 or parts[0].get("discriminator_first", 0) > 0
+    if alone or parts[0].get("penalty") is not None or parts[0].get("trainable") == []:
+        return False
     if parts[0].get("discriminator"):
         parts.append(parts[0]["discriminator"])
     known = all(str(part.get("_target_", "")).startswith("sr_train.") for part in parts)

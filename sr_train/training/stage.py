@@ -211,6 +211,8 @@ def _introduce(stage: Stage, task: SRTask, data: SRData, found: Checkpoint | Non
     )
     if isinstance(loss := getattr(task, "loss", None), nn.Module):
         say(f"stage {stage.name}: loss {formula(loss)}")
+    for line in task.described():
+        say(f"stage {stage.name}: {line}")
 
 
 def _fit(trainer: L.Trainer, task: SRTask, data: SRData, found: Checkpoint | None) -> None:

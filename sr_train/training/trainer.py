@@ -45,6 +45,8 @@ def build_trainer(
     """
     given = {k: v for k, v in config["trainer"].items() if v is not None and k not in _NOT_LIGHTNINGS}
     given["strategy"] = strategy_of(config)
+    batches = (config.get("task") or {}).get("discriminator_steps", 1)  # a step of this task reads so many batches
+    given["accumulate_grad_batches"] = given.get("accumulate_grad_batches", 1) * batches
     try:
         trainer = build(
             given,

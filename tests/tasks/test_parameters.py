@@ -82,7 +82,6 @@ def fit(task, steps, *, resume=None, callbacks=(), **options):
             {"trainable": ["zzz"]},
             r"names of parameters begin with conv_first, body, conv_after_body, upsample, conv_last",
         ),
-        ({"trainable": []}, "freezes all parameters"),
         ({"rate_scale": {"*dcn*": 0.1}}, r"task\.rate_scale: '\*dcn\*' matches no parameter \("),
         (
             {"rate_scale": {"body.*": 0}},
@@ -100,6 +99,12 @@ def fit(task, steps, *, resume=None, callbacks=(), **options):
 def test_invalid_globs_are_refused_with_similar_names(task, given, message):
     with pytest.raises(ValueError, match=message):
         task(**given)
+
+
+def test_only_a_gan_may_freeze_its_network():
+    with pytest.raises(ValueError, match=r"task\.trainable=\[\] freezes all parameters; give task\.trainable=\['\*'\]"):
+        pixel(trainable=[])
+    assert [group["suffix"] for group in gan(trainable=[]).parameter_groups()] == ["_d"]
 
 
 @pytest.mark.parametrize("make", [pixel, gan])

@@ -90,6 +90,10 @@ GAN = (
     "trainer.accelerator=cpu", "data.workers=0", "data.batch=8", "data.lr_patch=8", "validate.pictures=0", "logger=csv",
     "task.discriminator.size=32", "trainer.gradient_clip_val=1",
 )  # fmt: skip
+ALONE = (
+    "task.discriminator_steps=2", "task.discriminator_first=3", "task.discriminator_clip=0.5",
+    "task.penalty={_target_: sr_train.losses.penalties.WGANGP, weight: 10, every: 2}",
+)  # fmt: skip
 PLAIN = """
 from torch import nn
 
@@ -107,10 +111,10 @@ class Discriminator(nn.Sequential):
 @pytest.mark.parametrize(
     ("options", "bound"),
     [
-        (("task.discriminator._target_=plain.Discriminator",), 1e-5),
+        (("task.discriminator._target_=plain.Discriminator", *ALONE), 1e-5),
         (("task.discriminator.channels=4", "init.weights=start.safetensors"), 2e-5),
     ],
-    ids=["without BatchNorm", "with BatchNorm"],
+    ids=["without BatchNorm, with updates of the discriminator alone", "with BatchNorm"],
 )
 def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch, options, bound):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
