@@ -12,7 +12,7 @@ from sr_train.losses.weighted import Parts, used_terms, weighted_sum
 
 
 class Adversarial(Protocol):
-    """Protocol of an adversarial loss on logits [B, 1], e.g. of :mod:`sr_train.losses.adversarial`.
+    """Protocol of an adversarial loss on logits [B, 1] or [B, 1, h, w], e.g. of :mod:`sr_train.losses.adversarial`.
 
     Each method returns a scalar. G is the generator, D the discriminator.
     """

@@ -110,6 +110,11 @@ class GANTask(SRTask):
         own = discriminator_optimizer or {}
         self.discriminator_optimizer = check_options(own, self.options.optimizer, self.rate) if own else {}
         trained = self.schedule.discriminator
+        if not trained and (own or discriminator_clip is not None):
+            key = "discriminator_optimizer" if own else "discriminator_clip"
+            raise ValueError(
+                f"task.{key} has no effect with task.discriminator_trainable=[], which freezes the discriminator"
+            )
         self.watch = Watch(
             lambda logits: self.loss.discriminator(logits, logits)[0], discriminator_first, judged=trained
         )

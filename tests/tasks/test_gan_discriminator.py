@@ -279,6 +279,7 @@ def test_an_update_that_is_not_finite_is_refused_alone(precision):
             {"discriminator_optimizer": {"betas": [0, 1]}},
             "discriminator_optimizer=.*: Invalid beta parameter at index 1",
         ),
+        ({"discriminator_clip": 1.0, "discriminator_trainable": []}, r"task\.discriminator_clip has no effect"),
         ({"penalty": nn.Identity()}, r"task\.penalty: Identity needs attributes weight and every"),
         ({"penalty": R1(), "discriminator_trainable": []}, "task.penalty has no effect"),
         ({"penalty": WGANGP(), "critic": critic_with_buffers}, "WGANGP needs a discriminator without BatchNorm"),

@@ -56,12 +56,22 @@ def batches(steps):
     ]
 
 
-def fit(module, data, **options):
+class Endless(torch.utils.data.IterableDataset):
+    """Batches without a length, so that Lightning's epochs play no part."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        yield from self.data
+
+
+def fit(module, data, steps, **options):
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1,
-        enable_model_summary=False, max_steps=len(data), precision="32-true",
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,
+        enable_model_summary=False, max_steps=steps, precision="32-true",
     )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None), weights_only=False, **options)
+    trainer.fit(module, torch.utils.data.DataLoader(Endless(data), batch_size=None), weights_only=False, **options)
     return trainer
 
 
@@ -70,15 +80,14 @@ def test_a_continued_training_is_the_undisturbed_one_bit_for_bit(discriminator, 
     data = batches(4)
     whole = task(discriminator, adversarial)
     before = {k: v.clone() for k, v in whole.state_dict().items()}
-    fit(whole, data)
+    fit(whole, data, 4)
     still = [k for k, v in whole.state_dict().items() if torch.equal(v, before[k]) and not k.endswith(".bias")]
     assert still == []  # weights of G, its EMA and D, and D's buffers
-    fit(task(discriminator, adversarial), data[:2]).save_checkpoint(tmp_path / "two.ckpt")
+    fit(task(discriminator, adversarial), data[:2], 2).save_checkpoint(tmp_path / "two.ckpt")
     second = task(discriminator, adversarial)
-    second.load_state_dict(torch.load(tmp_path / "two.ckpt", weights_only=False)["state_dict"])
-    resumed = fit(second, data, ckpt_path=tmp_path / "two.ckpt")
+    resumed = fit(second, data[2:], 4, ckpt_path=tmp_path / "two.ckpt")
     assert resumed.global_step == 4
-    assert all(torch.equal(v, second.state_dict()[k]) for k, v in whole.state_dict().items())
+    assert [k for k, v in whole.state_dict().items() if not torch.equal(v, second.state_dict()[k])] == []
 
 
 def test_micro_batches_of_a_discriminator_without_counted_calls_are_one_batch():
