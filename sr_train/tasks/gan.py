@@ -48,8 +48,8 @@ class GANTask(SRTask):
     ``trainer.sync_batchnorm=false``, the averages in BatchNorm are computed over one device only.
 
     Args:
-        discriminator: network D: [B, C, H, W] in [0, 1] -> logits [B, 1]. D is newly initialized in every stage,
-            and saved only in checkpoints.
+        discriminator: network D: [B, C, H, W] in [0, 1] -> logits [B, 1]. D is newly initialized, unless
+            ``init.discriminator`` is given.
         loss: an :class:`sr_train.losses.gan.AdversarialLoss`, e.g. a ``GANLoss``.
         discriminator_rate: base learning rate of D; default: the base learning rate of G.
         discriminator_curve: schedule of D's learning rate; default: the schedule of G.

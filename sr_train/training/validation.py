@@ -25,6 +25,7 @@ from sr_train.runs.launch import Launch
 from sr_train.runs.ranks import Ranks
 from sr_train.tasks.base import SRTask
 from sr_train.training.image_errors import naming_the_image
+from sr_train.training.image_scores import bicubic_of, write_image_scores
 from sr_train.training.loggers import log_picture
 from sr_train.training.parallel import share_buffers
 from sr_train.training.pictures import comparison
@@ -161,7 +162,7 @@ class Validate(StepCallback):
         Return false if a signal has interrupted the validation.
         """
         assert self.images is not None
-        mine: list[tuple[int, str, str, str, dict[str, dict[str, float]]]] = []
+        mine: list[tuple[int, str, str, str, dict[str, dict[str, float]], dict[str, dict[str, float]]]] = []
         for number in range(trainer.global_rank, len(self.images), trainer.world_size):
             if self.signals.received is not None:
                 break
@@ -169,7 +170,9 @@ class Validate(StepCallback):
             self.ranks.doing(f"validates {image.set}: {image.key}")
             with naming_the_image(image):
                 sr = task.upscale(image)
-                mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr)))
+                plain = bicubic_of(image) if step == self.last and image.hr is not None else None
+                other = {} if plain is None else self._score(task, image, plain)
+                mine.append((number, image.set, image.key, image.clip, self._score(task, image, sr), other))
             if number in self._shown:
                 self._picture(trainer, image, sr, step)
         self.ranks.doing("waits for the validation of the other ranks")
@@ -179,7 +182,7 @@ class Validate(StepCallback):
             return False
         meter = Meter()
         entries = sorted((entry for entries, _ in found for entry in entries), key=lambda entry: entry[0])
-        for _, set_name, key, clip, scores in entries:
+        for _, set_name, key, clip, scores, _ in entries:
             for protocol, values in scores.items():
                 meter.add(set_name, key, protocol, values, clip)
         scores = dict(meter.flat())
@@ -190,6 +193,7 @@ class Validate(StepCallback):
                 self._tell_unscored([f"{e[1]}/{e[2]}" for e in entries if self._lacks_niqe(e[1], e[4])])
             shown = "  ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if not k.endswith("ssim"))
             tqdm.write(f"step {step}: {shown}", file=sys.stderr)
+            write_image_scores(self.folder, ((e[1], e[2], e[4], e[5]) for e in entries))
         self._keep_best(trainer, task, step)
         return True
 
