@@ -115,7 +115,7 @@ def psnr(job: dict[str, Any], state: State, images: EvalImages) -> float:
     network.load_state_dict(dict(state))
     network.eval()
     each = (images[i] for i in range(len(images)))
-    return statistics.mean(score(super_resolve(network, i.lr), i.hr, PROTOCOLS["y"], 2)["psnr"] for i in each)
+    return statistics.mean(score(super_resolve(network, i.lr), i.target, PROTOCOLS["y"], 2)["psnr"] for i in each)
 
 
 def distance(a: State, b: State) -> float:

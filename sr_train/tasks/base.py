@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
@@ -268,7 +268,7 @@ class SRTask(L.LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _evaluating(self, scale: int) -> Iterator[nn.Module]:
+    def _evaluating(self, scale: int) -> Generator[nn.Module]:
         network = self.evaluated(scale)
         training = network.training
         network.eval()
