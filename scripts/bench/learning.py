@@ -114,8 +114,8 @@ def psnr(job: dict[str, Any], state: State, images: EvalImages) -> float:
     network = build(plan(arguments(job)).stages[0].config["model"])
     network.load_state_dict(dict(state))
     network.eval()
-    pairs = [(i.lr, i.hr) for i in (images[n] for n in range(len(images))) if i.hr is not None]
-    return statistics.mean(score(super_resolve(network, lr), hr, PROTOCOLS["y"], 2)["psnr"] for lr, hr in pairs)
+    each = (images[i] for i in range(len(images)))
+    return statistics.mean(score(super_resolve(network, i.lr), i.target, PROTOCOLS["y"], 2)["psnr"] for i in each)
 
 
 def distance(a: State, b: State) -> float:

@@ -238,12 +238,21 @@ def check(folder: Path, new: Mapping[str, Any], *, force: bool) -> list[str]:
             "name=OTHER starts another run; resume=force continues this one with the differences; "
             "resume=never renames the folder and starts from scratch"
         )
-    notes = [f"continues with a difference: {line}" for line in lines]
+    notes = [f"continues with a difference: {line}{_effect(line)}" for line in lines]
     old_env, new_env = old.get("environment") or {}, new["environment"]
     changed = [f"{k} {old_env[k]} -> {v}" for k, v in new_env.items() if k in old_env and old_env[k] != v]
     if changed:
         notes.append(f"not bit for bit equal to an uninterrupted run: {', '.join(changed)}")
     return notes
+
+
+def _effect(line: str) -> str:
+    """Return an addition for a difference that changes nothing after the first step, or an empty string."""
+    return (
+        " (without effect: the stage has started from the earlier ones)"
+        if line.startswith("fingerprint.weights")
+        else ""
+    )
 
 
 def move_aside(folder: Path) -> Path | None:
