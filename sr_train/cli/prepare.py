@@ -103,6 +103,27 @@ def _maker(config: Mapping[str, Any], scales: list[int]) -> Any:
     return WholeMaker(degradation, config["degrade"], seed=seed)
 
 
+def _lr_folder(folder: str | None, config: Mapping[str, Any], maker: Any, scales: list[int], **options: Any) -> int:
+    """Write the LR images of ``degrade=`` to the folder ``out=``."""
+    from sr_train.data.store.lr_folder import LRFolder
+
+    if folder is None or maker is None or len(scales) != 1 or config["store"] is not None:
+        raise UsageError("out=FOLDER needs images=DIR, degrade=NAME (not bicubic) and one scale, and no store=")
+    listed = None if config["list"] is None else str(config["list"])
+    writer = LRFolder(folder, str(config["out"]), scale=scales[0], maker=maker, listed=listed, **options)
+    if writer.complete():
+        print(f"{writer.describe()}; already complete, nothing to do")
+        return 0
+    with _bar(len(writer.inputs.files), "headers") as bar:
+        writer.estimate(bar.update)
+    with _bar(len(writer.inputs.files), "pixels") as bar:
+        text = writer.build(bar.update)
+    for problem in writer.inputs.bad:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(text)
+    return 0
+
+
 def _known(config: Mapping[str, Any], **options: Any) -> int:
     """Make the stores of ``dataset=``."""
     from sr_train.data.known.make import make_known
@@ -162,6 +183,8 @@ def prepare(arguments: list[str]) -> int:
         if config[key]:
             raise UsageError(f"{key}= needs dataset=NAME, a known set")
     folder = _folder(config, skip_bad=skip_bad)
+    if config["out"] is not None:
+        return _lr_folder(folder, config, maker, scales, workers=workers, skip_bad=skip_bad)
     if config["store"] is None:
         raise UsageError(
             "store has no value; give store=NAME.lmdb, the path of the store, dataset=NAME for a known set, or check=PATH to "

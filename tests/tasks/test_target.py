@@ -1,5 +1,7 @@
 """A batch with a sharpened target: content terms compare with it, the discriminator sees HR."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ class Seen(nn.Module):
         return self.layer(image).mean((1, 2, 3))[:, None]
 
 
-def batch(**more):
+def batch(**more) -> Any:
     torch.manual_seed(1)
     image = {name: torch.rand(2, 3, 8, 8) for name in ("lr", "hr", "target")}
     return {"key": ["a", "b"], "scale": 1, **{k: v for k, v in image.items() if k != "target" or more}}

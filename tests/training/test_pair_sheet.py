@@ -1,6 +1,7 @@
 """The picture of check=true sheet=FILE."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_data_of_every_kind_is_shown(tmp_path):
         "16": data(channels=1),
         "several": SRData(train=[{"hr": "toy:coffee"}], scales=[2, 4], lr_patch=12, workers=0, batch=2),
     }
-    stages = [SimpleNamespace(stage=SimpleNamespace(name=name), data=one) for name, one in kinds.items()]
+    stages: Any = [SimpleNamespace(stage=SimpleNamespace(name=name), data=one) for name, one in kinds.items()]
     composed = plan(["check=true", f"sheet={tmp_path / 'x.png'}", "scale=2"])
     assert write_sheet(composed, stages) == f"only {tmp_path / 'x.png'} was written"
     pictures = [pair_sheet(name, one) for name, one in kinds.items()]

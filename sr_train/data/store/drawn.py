@@ -47,11 +47,20 @@ class DrawnTable:
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, keys: Iterable[str], name: str = TABLE) -> None:
-        """Write the CSV file with the rows of ``keys``, and delete the lines."""
+    def text(self, keys: Iterable[str]) -> bytes:
+        """Return the CSV file with the rows of ``keys``."""
         wanted = frozenset(keys)
-        rows = sorted((row for row in self.rows.values() if row.key in wanted), key=lambda row: (row.number, row.scale))
-        write_bytes(self.folder / name, table_of(rows))
+        return table_of(
+            sorted((row for row in self.rows.values() if row.key in wanted), key=lambda row: (row.number, row.scale))
+        )
+
+    def finish(self, keys: Iterable[str]) -> None:
+        """Write the CSV file with the rows of ``keys``, and delete the lines."""
+        write_bytes(self.folder / TABLE, self.text(keys))
+        self.delete()
+
+    def delete(self) -> None:
+        """Delete the lines."""
         (self.folder / _LINES).unlink(missing_ok=True)
 
 

@@ -111,6 +111,7 @@ class Inputs:
             called before images are decoded.
         copies: folder of the decompressed copies of tar.gz archives.
         maker: maker of LR instead of bicubic reduction.
+        hr: false if HR images are not written, only their LR.
 
     Raises:
         BadFilesError: lists all files with names that are too long, or all images without a given LR image.
@@ -129,9 +130,11 @@ class Inputs:
         check: Callable[[Mapping[str, Header]], list[str]],
         copies: Path,
         maker: WholeMaker | None = None,
+        hr: bool = True,
     ) -> None:
         self.images = images
         self.maker = maker
+        self._hr = hr
         self.plan = plan
         self.base: Store | None = None  #: the finished store to which scales are added
         self.bad: list[str] = []  #: bad files, with reasons
@@ -193,7 +196,7 @@ class Inputs:
         if min(header.height, header.width) < largest:
             raise ImageError(f"{path}: {header.width}x{header.height} pixels are too few to reduce by {largest}")
         pixels = _bytes(header)
-        total = pixels if self.base is None else 0
+        total = pixels if self.base is None and self._hr else 0
         for scale in self.plan.scales:
             if scale in self.lr:
                 lr = self.lr[scale][key]

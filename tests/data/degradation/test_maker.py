@@ -1,5 +1,7 @@
 """Training patches by a degradation: a window of HR, degraded, equals a part of the whole image, degraded."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import photograph
@@ -21,7 +23,7 @@ class Blur:
 
     def __call__(self, hr, scale, words):
         wide = np.pad(np.round(hr * 255).astype(np.int64), ((2, 2), (2, 2), (0, 0)), mode="reflect")
-        total = sum(wide[y : y + len(hr), x : x + hr.shape[1]] for y in range(5) for x in range(5))
+        total = np.sum([wide[y : y + len(hr), x : x + hr.shape[1]] for y in range(5) for x in range(5)], axis=0)
         return Degraded((total / (25 * 255)).astype(np.float32)[::scale, ::scale], {"side": 5})
 
 
@@ -34,7 +36,7 @@ class Corner(Blur):
         return Degraded(hr[::scale, ::scale], {"height": hr.shape[0], "width": hr.shape[1]})
 
 
-def cut(maker, image, top, left, side=12, scale=2, words=WORDS):
+def cut(maker, image, top, left, side=12, scale=2, words=WORDS) -> Any:
     seen = []
 
     def fetch(y, x, h, w):
@@ -43,7 +45,7 @@ def cut(maker, image, top, left, side=12, scale=2, words=WORDS):
         assert 0 <= x < x + w <= image.shape[1]
         return image[y : y + h, x : x + w]
 
-    made = maker.make(Place(fetch, image.shape[:2], scale, top, left, side, "chelsea"), words)
+    made: Any = maker.make(Place(fetch, image.shape[:2], scale, top, left, side, "chelsea"), words)
     assert len(seen) == 1  # a file is decoded once
     return made
 
@@ -93,7 +95,7 @@ def test_usm_makes_lr_of_the_sharpened_image_which_is_also_the_target(degradatio
 def test_given_lr_stays_as_it_is_and_gets_a_sharpened_target():
     lr = CHELSEA[:12, :12]
     place = Place(lambda y, x, h, w: CHELSEA[y : y + h, x : x + w], CHELSEA.shape[:2], 2, 30, 20, 12, "chelsea")
-    made = LRMaker(None, usm=True).sharpen(place, lr)
+    made: Any = LRMaker(None, usm=True).sharpen(place, lr)
     assert made.lr is lr
     assert np.array_equal(made.target, cut(LRMaker(Blur(), usm=True), CHELSEA, 30, 20).target)
 
@@ -109,7 +111,7 @@ def test_values_are_rounded_half_up_and_clipped():
 # -- rules that a class of the user's must keep ---------------------------------------------------------------------
 
 
-def returning(result, margin=0):
+def returning(result, margin: object = 0):
     return type("Mine", (), {"margin": margin, "__call__": lambda self, hr, scale, words: result(hr, scale, words)})()
 
 

@@ -11,10 +11,11 @@ from sr_train.data.degradation.base import Degraded
 from sr_train.data.degradation.maker import quantize
 from sr_train.data.degradation.whole import WholeMaker, workers_for
 from sr_train.data.degrade import modcrop
-from sr_train.data.images import Header, ImageError, to_channels, to_real, write_image
+from sr_train.data.images import Header, ImageError, list_images, read_image, to_channels, to_real, write_image
 from sr_train.data.pairs import Pairs
-from sr_train.data.store import builder
+from sr_train.data.store import builder, lr_folder
 from sr_train.data.store.drawn import DrawnTable
+from sr_train.data.store.lr_folder import LRFolder
 from sr_train.data.store.partial import Partial
 from sr_train.data.store.reader import Store
 
@@ -105,6 +106,64 @@ def test_a_finished_store_gets_degraded_lr_of_another_scale_and_no_other_lr_of_t
     ):
         with pytest.raises(FileExistsError, match=message):
             prepare(folder, tmp_path / "x.lmdb", scales=[3], **other)
+
+
+# -- folders of LR images --------------------------------------------------------------------------------------------
+
+
+def fill(folder, out, **options):
+    given = {"scale": 2, "maker": maker(), "workers": 2, "skip_bad": False, "listed": None, **options}
+    writer = LRFolder(str(folder), str(out), **given)
+    if writer.complete():
+        return None
+    writer.estimate(lambda n: None)
+    return writer.build(lambda n: None)
+
+
+def test_a_folder_has_the_lr_and_the_table_of_a_store(folder, tmp_path):
+    (folder / "more" / "deep.tiff").unlink()
+    prepare(folder, tmp_path / "x.lmdb", scales=[2], maker=maker())
+    assert fill(folder, tmp_path / "LR") == f"{tmp_path}/LR: 11 LR images of x2; drawn numbers: {tmp_path}/LR.csv"
+    assert (tmp_path / "LR.csv").read_bytes() == (tmp_path / "x.lmdb" / "degradation.csv").read_bytes()
+    store = Store(tmp_path / "x.lmdb")
+    assert list_images(tmp_path / "LR").keys() == store.records[2].keys()
+    for key, file in list_images(tmp_path / "LR").items():
+        assert np.array_equal(read_image(file), store.read(2, key))
+    assert fill(folder, tmp_path / "LR") is None
+    assert Pairs(str(folder), lr=str(tmp_path / "LR"), scale=2).lr_whole(3).shape == store.read(2, "0003").shape
+
+
+def test_a_killed_folder_is_continued_and_foreign_ones_are_refused(folder, tmp_path, monkeypatch):
+    fill(folder, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        interrupt(patch, lr_folder, "write_image", 5)
+        with pytest.raises(Kill):
+            fill(folder, tmp_path / "LR")
+    written = {path: path.stat().st_mtime_ns for path in list_images(tmp_path / "LR").values()}
+    assert len(written) == 5
+    (tmp_path / "LR" / ".0007.png.x.part").touch()
+    fill(folder, tmp_path / "LR")
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    one, other = ({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()}
+                  for name in ("calm", "LR"))  # fmt: skip
+    assert one == other
+    assert (tmp_path / "calm.csv").read_bytes() == (tmp_path / "LR.csv").read_bytes()
+    for given, message in (
+        (
+            {"maker": maker(1)},
+            r"LR: was made from other images or in another way \(made: degrade .*seed=0, requested .*seed=1\)",
+        ),
+        ({"scale": 3}, "scale: 2, requested 3"),
+    ):
+        with pytest.raises(FileExistsError, match=message):
+            fill(folder, tmp_path / "LR", **given)
+    with pytest.raises(
+        FileExistsError, match=r"images: exists and was not made by sr-prepare degrade=; give another out="
+    ):
+        fill(folder, folder)
+    (folder / "0001.png").unlink()
+    with pytest.raises(FileExistsError, match="images: "):
+        fill(folder, tmp_path / "LR")
 
 
 def test_large_images_are_degraded_by_fewer_threads_or_refused(monkeypatch):
