@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from sr_train.batch import Image
 from sr_train.data.degradation.words import Words
@@ -44,6 +44,8 @@ Operators = Mapping[str, Operator | None]  #: operators by name, in order; null:
 
 def check_operators(operators: Operators) -> dict[str, Operator | None]:
     """Return a copy of ``operators``; raise a ValueError if a value cannot be called."""
+    if not isinstance(cast("object", operators), Mapping):
+        raise ValueError(f"operators={operators}: expected a mapping of names to operators")
     for name, operator in operators.items():
         if operator is not None and not callable(operator):
             raise ValueError(f"operators.{name}={operator!r}: expected an operator (a mapping with _target_) or null")

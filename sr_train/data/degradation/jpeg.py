@@ -16,13 +16,13 @@ from sr_train.data.degradation.pixels import from_bytes, to_bytes, with_channels
 from sr_train.data.degradation.words import Words
 
 _FACTORS = {
-    "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    "422": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-    "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 }
 
 
-def encode_jpeg(image: NDArray[np.uint8], quality: int, subsampling: str = "420") -> NDArray[np.uint8]:
+def encode_jpeg(image: NDArray[np.uint8], quality: int, subsampling: str = "4:2:0") -> NDArray[np.uint8]:
     """Return the bytes of a JPEG file of [H, W, 3] RGB or [H, W, 1] gray."""
     pixels: Any = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.shape[2] == 3 else image
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
@@ -46,8 +46,8 @@ class Jpeg:
 
     Args:
         quality: [low, high] of the quality from 1 to 100 (libjpeg's scale); integers, equally likely.
-        subsampling: resolution of the two color channels: 420 (half in both directions, as cameras and websites do),
-            422 (half horizontally), 444 (full).
+        subsampling: resolution of the two color channels: 4:2:0 (half in both directions, as cameras and websites
+            do), 4:2:2 (half horizontally), 4:4:4 (full).
         probability: probability that the image is compressed.
     """
 
@@ -55,7 +55,7 @@ class Jpeg:
         self,
         *,
         quality: Sequence[int] = (30, 95),
-        subsampling: Literal["420", "422", "444"] = "420",
+        subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0",
         probability: float = 1.0,
     ) -> None:
         self.quality = integers("quality", quality, 1, 100)

@@ -201,7 +201,7 @@ def test_rotations_of_normal_quaternions_are_uniform():
     assert (matrices**2).mean(0) == pytest.approx(np.full((3, 3), 1 / 3), abs=0.02)
 
 
-@pytest.mark.parametrize("subsampling", ["420", "444"])
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize("quality", [30, 62, 95])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_has_pillows_tables_and_pixels(quality, subsampling, channels):
@@ -209,7 +209,7 @@ def test_jpeg_has_pillows_tables_and_pixels(quality, subsampling, channels):
     data = encode_jpeg(image, quality, subsampling)
     file = io.BytesIO()
     pillow = PIL.Image.fromarray(image[..., 0] if channels == 1 else image)
-    pillow.save(file, "JPEG", quality=quality, subsampling={"420": "4:2:0", "444": "4:4:4"}[subsampling])
+    pillow.save(file, "JPEG", quality=quality, subsampling=subsampling)
     ours, theirs = PIL.Image.open(io.BytesIO(data.tobytes())), PIL.Image.open(file)
     assert ours.quantization == theirs.quantization
     if channels == 3:  # sampling factors
@@ -261,6 +261,12 @@ def test_sharpening_follows_the_formula(channels):
         (lambda: MixedBlur(kinds={"iso": 0}), "at least one above 0"),
         (lambda: MixedBlur(kinds={"iso": 1}, size=[8, 21]), "sizes of kernels are odd"),
         (lambda: MixedBlur(kinds={"iso": 1}, sigma=[3, 1]), r"sigma=\[3, 1\]: expected \[LOW, HIGH\]"),
+        (lambda: MixedBlur(kinds={"iso": 1}, sigma=3), r"sigma=3: expected \[LOW, HIGH\]"),
+        (lambda: MixedBlur(kinds=["iso"]), r"kinds=.*expected a mapping to numbers; choose from iso"),
+        (lambda: MixedBlur(kinds={"iso": None}), "expected a mapping to numbers"),
+        (lambda: ToSize(methods="area"), "methods=area: expected a list; choose from nearest, area"),
+        (lambda: SincFilter(probability=None), "probability=None: expected a probability"),
+        (lambda: Jpeg(quality=["low", 3]), r"expected \[LOW, HIGH\]"),
         (lambda: SincFilter(probability=1.2), "probability=1.2: expected a probability from 0 to 1"),
         (lambda: SincFilter(cutoff=[0.3, 1.2]), "from 0.01 to 1"),
         (lambda: ScaledBlur(sigma_base=-1), "must not be negative"),
@@ -272,7 +278,7 @@ def test_sharpening_follows_the_formula(channels):
         (lambda: GaussianNoise(sigma=[-1, 3]), "at least 0"),
         (lambda: GeneralNoise(kinds={"gray": 1}, sigma=[0.5, 2]), "expected integers"),
         (lambda: Jpeg(quality=[0, 95]), "from 1 to 100"),
-        (lambda: Jpeg(subsampling=420), "choose from 420, 422, 444"),
+        (lambda: Jpeg(subsampling=420), "choose from 4:2:0, 4:2:2, 4:4:4"),
         (lambda: usm_sharpen(FLAT, radius=0), "radius of at least 1"),
     ],
 )
