@@ -347,6 +347,9 @@ def test_a_run_of_an_earlier_version_without_degradations_has_none():
     assert resume.differences(old, degraded) == ["degrade: bicubic -> pkg.Blind"]
     other = {**degraded, "degrade": {**blind, "margin": 4}}
     assert resume.differences(degraded, other) == ["degrade.margin: 3 -> 4"]
+    many = {**degraded, "degrade": {**blind, **{f"k{i}": i for i in range(9)}}}
+    lines = resume.differences(degraded, many)
+    assert (len(lines), lines[-1]) == (6, "degrade: 4 more keys differ")
     assert resume.differences(new, {**new, "data": {**new["data"], "usm": True}}) == ["data.usm: false -> true"]
 
 
