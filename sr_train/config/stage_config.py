@@ -101,6 +101,8 @@ def _replacement(config: DictConfig, t: Typed) -> Any:
         raise ConfigError(
             [f"{t.text}: a mapping replaces all of {t.key}, so it needs a _target_; to set single keys, give {keys}"]
         )
+    if t.key == "loss.weights":  # ready terms that are not used keep their null
+        return {**{str(name): None for name, weight in there.items() if weight is None}, **t.value}
     defaults = compose_config("train", []) if t.key in _BLOCKS else {}
     return {**defaults.get(t.key, {}), **t.value}
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sr_train.losses.weighted import Parts, used_terms, weighted_sum
+from sr_train.losses.weighted import Parts, given_names, used_terms, weighted_sum
 
 
 class Adversarial(Protocol):
@@ -71,8 +71,8 @@ class GANLoss(nn.Module):
     """Loss of ``task=gan`` for a generator (G) and a discriminator (D).
 
     G's loss is a weighted sum of content terms (pixel, perceptual and others by name) and the adversarial term. D's loss is
-    the adversarial loss. The task
-    contains the networks; the loss gets only images and logits. In a step, D is frozen while G's loss is computed::
+    the adversarial loss. The task contains the networks; the loss gets only images and logits. In a step, D is frozen while
+    G's loss is computed::
 
         sr = model(lr)
         real = discriminator(hr) if loss.needs_real else None  # under no_grad
@@ -108,8 +108,8 @@ class GANLoss(nn.Module):
             raise ValueError(f"terms: {', '.join(taken)}: another term or number has this name; choose another")
         if weights.get("adversarial") is None:
             raise ValueError(
-                f"weights are given for {', '.join(weights)}; expected one for each of adversarial, "
-                f"{', '.join(n for n, term in content.items() if term is not None)}"
+                f"weights are given for {given_names(weights)}; the adversarial term has none: give "
+                "loss.weights.adversarial=NUMBER (0: computed for the logs)"
             )
         used = used_terms({"adversarial": nn.Identity(), **content}, weights)
         self.adversarial = adversarial

@@ -10,18 +10,27 @@ from torch import nn
 
 Parts = dict[str, torch.Tensor]  #: unweighted scalars by name
 
+_NUMBERS = ("loss", "rate", "grad_norm", "refused", "skipped")  # other numbers in the logs of every task
+
+_RESERVED = nn.ModuleDict()  # its attributes cannot be names of terms
+
 
 def used_terms(terms: Mapping[str, nn.Module | None], weights: Mapping[str, float | None]) -> dict[str, nn.Module]:
     """Return the terms of a loss that are used: neither the term nor its weight is ``None``.
 
-    Raise ValueError for a term without a weight, a weight without a term, and a weight below 0.
+    Raise ValueError for a term without a weight, a weight without a term, a weight below 0, and a name that cannot be used.
     """
-    unknown = [name for name in weights if name not in terms]
+    taken = [n for n in terms if not n or "." in n or n in _NUMBERS or hasattr(_RESERVED, n)]
+    if taken:
+        raise ValueError(f"terms: {', '.join(map(repr, taken))}: these names cannot be used for terms; choose others")
+    unknown = [name for name, weight in weights.items() if name not in terms and weight is not None]
     missing = [name for name, term in terms.items() if term is not None and name not in weights]
     if unknown or missing:
+        wrong = [f"without a weight: {', '.join(missing)}"] if missing else []
+        wrong += [f"without a term: {', '.join(unknown)}"] if unknown else []
         raise ValueError(
-            f"weights are given for {', '.join(weights)}; expected one for each of {', '.join(terms)}; a term is added by "
-            "loss.terms.NAME={_target_: CLASS} and loss.weights.NAME=NUMBER"
+            f"weights are given for {given_names(weights)}; expected one for each of {given_names(terms)}; "
+            f"{'; '.join(wrong)}. A term is added by loss.terms.NAME={{_target_: CLASS}} and loss.weights.NAME=NUMBER"
         )
     wrong = [
         f"{name}={weight:g}" for name, weight in weights.items() if weight is not None and not 0 <= weight < math.inf
@@ -29,6 +38,11 @@ def used_terms(terms: Mapping[str, nn.Module | None], weights: Mapping[str, floa
     if wrong:
         raise ValueError(f"weights: {', '.join(wrong)}: expected numbers of at least 0")
     return {name: term for name, term in terms.items() if term is not None and weights[name] is not None}
+
+
+def given_names(entries: Mapping[str, object]) -> str:
+    """Return the names of the entries that are not ``None``, for messages; ``nothing`` without any."""
+    return ", ".join(name for name, value in entries.items() if value is not None) or "nothing"
 
 
 def weighted_sum(parts: Parts, weights: Mapping[str, float]) -> torch.Tensor:

@@ -14,6 +14,8 @@ from sr_train.losses.frequency import FocalFrequencyLoss
 from sr_train.losses.gan import GANLoss
 from sr_train.losses.gradient import GradientLoss
 from sr_train.losses.ssim import SSIMLoss
+from sr_train.losses.weighted import Weighted
+from sr_train.metrics.color import luma
 from sr_train.metrics.functional import ssim
 from sr_train.runs.resume import differences
 
@@ -33,6 +35,17 @@ def test_ssim_is_that_of_the_metric(images):
     assert SSIMLoss()(sr, hr).item() == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="at least 11x11"):
         SSIMLoss()(sr[..., :10], hr[..., :10])
+
+
+def test_ssim_of_luma_is_that_of_the_protocol_y():
+    generator = torch.Generator().manual_seed(0)
+    sr, hr = torch.rand(2, 2, 3, 20, 24, generator=generator)
+    expected = 1 - np.mean([ssim(luma(a * 255), luma(b * 255)) for a, b in zip(sr, hr, strict=True)])
+    assert SSIMLoss(color="y")(sr, hr).item() == pytest.approx(expected, abs=1e-5)
+    gray = sr[:, :1], hr[:, :1]
+    assert SSIMLoss(color="y")(*gray).item() == SSIMLoss()(*gray).item()
+    with pytest.raises(ValueError, match="color='luma': expected rgb or y"):
+        SSIMLoss(color="luma")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_focal_frequency_loss_is_the_papers_sum(images):
@@ -111,6 +124,33 @@ def test_ready_terms_are_used_when_they_have_a_weight():
         ConfigError, match=r"no term nothing; .*Terms that only need a weight: ssim, frequency, gradient"
     ):
         plan(["experiment=quickstart", "gan.loss.weights.nothing=1"])
+
+
+def test_a_mapping_of_weights_or_terms_typed_whole_replaces():
+    typed = ["psnr.loss=content", "psnr.loss.weights={ssim: 0.2}", "gan.loss.weights={adversarial: 0.1, gradient: 1}"]
+    with pytest.raises(ValueError, match="without a weight: pixel"):
+        build(plan(["experiment=quickstart", *typed]).stages[0].config["loss"])
+    typed = ["psnr.loss=content", "psnr.loss.terms={pixel: {_target_: torch.nn.MSELoss}}",
+             "gan.loss.weights={adversarial: 0.1, pixel: 1, gradient: 2}"]  # fmt: skip
+    lines = [formula(build(stage.config["loss"])) for stage in plan(["experiment=quickstart", *typed]).stages]
+    gan = "1 pixel (L1Loss) + 2 gradient (GradientLoss) + 0.1 adversarial (RelativisticAverage)"
+    assert lines == ["1 pixel (MSELoss)", gan]
+
+
+@pytest.mark.parametrize("name", ["loss", "keys", "training", "a.b", ""])
+def test_names_that_logs_or_modules_need_are_refused(name):
+    with pytest.raises(ValueError, match="cannot be used for terms"):
+        Weighted(terms={name: nn.L1Loss()}, weights={name: 1.0})
+
+
+def test_messages_name_the_term_without_a_weight():
+    terms = {"pixel": nn.L1Loss(), "own": Own(), "off": nn.L1Loss()}
+    with pytest.raises(
+        ValueError, match=r"given for pixel; .*; without a weight: own\. A term is added by loss\.terms\.NAME"
+    ):
+        Weighted(terms=terms, weights={"pixel": 1.0, "off": None})
+    with pytest.raises(ValueError, match=r"adversarial term has none: give loss\.weights\.adversarial"):
+        GANLoss(adversarial=StandardGAN(), weights={"adversarial": None})
 
 
 def test_a_term_without_a_weight_does_not_stop_a_run_of_an_earlier_version():
