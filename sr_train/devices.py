@@ -16,6 +16,17 @@ import torch
 from sr_train.console import UsageError, warn
 
 
+def peak_memory(device: torch.device) -> int:
+    """Return the largest memory used so far in bytes: by torch on a GPU, else by this process. The device does not wait.
+
+    0 on systems that do not tell it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _text("/proc/self/status"), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
 def memory_is_full(error: BaseException) -> bool:
     """Return true for an out-of-memory error of any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""What a changed key does to a run that continues: applied and visible, or refused with the folder unchanged.
+"""Outcome of changed keys for a run that continues: applied and visible, or refused with the folder unchanged.
 
     python scripts/bench/continue_pairs.py
 

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
+from sr_train.devices import peak_memory
 from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.guard import Event
@@ -257,4 +258,5 @@ class StepLog(StepCallback):
             numbers[f"train/rate{group.get('suffix', '' if i == 0 else f'_{i}')}"] = group["lr"]
         numbers |= {"train/refused": float(task.refused), "train/skipped": float(self.skipped.total)}
         numbers |= {"speed/steps_per_s": steps / seconds, "speed/pairs_per_s": pairs / seconds, "speed/wait": waited}
+        numbers["speed/peak_memory_gb"] = peak_memory(task.device) / 1e9
         log_numbers(trainer, numbers, step)

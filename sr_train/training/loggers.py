@@ -20,9 +20,11 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from sr_train.files import Lines
 from sr_train.runs.metrics import HEADER, read_rows, rows_text
+from sr_train.runs.resume import flatten
 
 
 def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
@@ -153,6 +155,8 @@ class TensorBoard(Logger):
         self.folder = folder
         self._purge: int | None = None
         self._writer: SummaryWriter | None = None
+        self._config: dict[str, bool | int | float | str] = {}
+        self._scores: dict[str, float] = {}  # newest scores of validation
 
     @property
     def name(self) -> str:
@@ -184,12 +188,17 @@ class TensorBoard(Logger):
         """Let the event writer hide the numbers of later steps than ``step``."""
         self._purge = step + 1
 
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Do nothing: the config is in ``config.yaml``."""
+    def log_hyperparams(self, params: Any = None, **_: Any) -> None:
+        """Keep the config, which is written with the final scores for TensorBoard's page of hyperparameters."""
+        flat = flatten(params or {})
+        self._config = {
+            k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in flat.items() if "folder" not in k
+        }
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write the numbers of a step to TensorBoard's event file, one scalar for each name."""
+        self._scores |= {name: float(value) for name, value in metrics.items() if name.count("/") == 2}
         with self._named():
             for name, value in metrics.items():
                 self.writer.add_scalar(name, float(value), step)
@@ -214,6 +223,11 @@ class TensorBoard(Logger):
             writer, self._writer = self._writer, None
             with self._named():
                 try:
+                    if status == "success" and self._config and self._scores:
+                        for summary in hparams(self._config, {f"final/{k}": v for k, v in self._scores.items()}):
+                            writer._get_file_writer().add_summary(summary)
+                        for name, value in self._scores.items():
+                            writer.add_scalar(f"final/{name}", value)
                     if status == "success":  # close() alone does not raise the error of the writer's thread
                         writer.flush()
                 finally:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +20,36 @@ from sr_train.config.sweep import Job
 from sr_train.console import UsageError, explain, is_users_error, say
 from sr_train.data.lone import is_lone
 from sr_train.evaluation.metrics import lower_is_better
+from sr_train.evaluation.report.write import FILE, write_report
 from sr_train.training.run import Outcome
 from sr_train.training.score_names import best_metric
+
+
+@dataclass
+class Row:
+    """One job of a sweep."""
+
+    name: str
+    folder: Path | None = None
+    state: str = "not started"
+    score: float = math.nan
+    metric: str = ""
+    lower: bool = False  #: a lower score is better
+    seconds: float = 0.0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the jobs as lines, the best score first, and jobs without a score last."""
+    lower = any(row.lower for row in rows)
+    ordered = sorted(rows, key=lambda row: (math.isnan(row.score), row.score if lower else -row.score))
+    width = max(len(row.name) for row in rows)
+    metric = next((row.metric for row in rows if row.metric), "score")
+    lines = [f"{'job':<{width}}  {metric:>12}  {'time':>9}  state"]
+    for row in ordered:
+        score = "-" if math.isnan(row.score) else f"{row.score:.4f}"
+        minutes, seconds = divmod(round(row.seconds), 60)
+        lines.append(f"{row.name:<{width}}  {score:>12}  {minutes:>5}:{seconds:02d}  {row.state}")
+    return "\n".join(lines)
 
 
 class SweepTable:
@@ -31,6 +62,8 @@ class SweepTable:
     def __init__(self, run_plan: Callable[[Plan, Sequence[str]], Outcome]) -> None:
         self.run_plan = run_plan
         self.code, self.jobs, self.failed = 0, 0, list[str]()
+        self.rows: list[Row] = []
+        self.report = False  #: write one report over all jobs at the end
 
     def run(self, job: Job) -> float:
         """Train one job. Return its best score; NaN without a score.
@@ -39,8 +72,11 @@ class SweepTable:
         the jobs, the error is raised instead.
         """
         self.jobs += 1
+        begin = time.monotonic()
+        self.rows.append(row := Row(job.name))
         try:
             composed = job.compose()
+            row.folder, self.report = composed.folder, self.report or bool(composed.stages[0].config["report"])
             if job.sweeper is not None:
                 check_score(composed, job.sweeper)
             with job.alone(), _clean_process():
@@ -50,16 +86,28 @@ class SweepTable:
                 raise
             message, code = explain(error)
             self.failed.append(job.name)
+            row.state, row.seconds = "failed", time.monotonic() - begin
             say(f"sr-train: error: job {job.name}: {message}", error=True)
             self.code = max(self.code, code)
             return math.nan
         self.code = max(self.code, outcome.code)
+        row.state, row.seconds = "finished" if outcome.code == 0 else "time is up", time.monotonic() - begin
         if outcome.by_signal:  # it ends the whole sweep
             raise SystemExit(outcome.code)
-        return best_score(composed)
+        row.score = best_score(composed)
+        row.metric, row.lower = _best_metric(_last_selected(composed).config)
+        return row.score
 
     def finish(self) -> int:
-        """Print the names of the failed jobs. Return the sweep's exit code: the highest exit code of its jobs."""
+        """Print a table of the jobs by score, and the failed jobs. Return the sweep's exit code: the highest of its jobs.
+
+        With ``report=true``, also write one report over all jobs, ``report.html`` in the sweep's folder.
+        """
+        if len(self.rows) > 1:
+            say(table(self.rows))
+        folders = [row.folder for row in self.rows if row.folder is not None and any(row.folder.glob("*/config.yaml"))]
+        if self.report and folders:
+            say(write_report(folders, folders[0].parent / FILE))
         if self.failed:
             say(f"{len(self.failed)} of {self.jobs} jobs failed: {', '.join(self.failed)}")
         return self.code

@@ -84,7 +84,7 @@ def test_an_optimizers_pair_of_numbers_is_checked():
         with pytest.raises(ConfigError, match=r"task\.optimizer\.betas=.*: expected a list of 2 numbers"):
             plan([*short, f"task.optimizer.betas={typed}"])
     assert plan([*short, "task.optimizer.betas=[0,0.99]"]).stages
-    with pytest.raises(ConfigError, match=r"loss\.weights=.*: expected a mapping to numbers"):
+    with pytest.raises(ConfigError, match=r"loss\.weights=.*: expected a mapping to values, each a number or null"):
         plan(["experiment=quickstart", "gan.loss.weights.adversarial=high"])
 
 

@@ -12,7 +12,7 @@ _CHARTS = {
     "train/accuracy": "Accuracy of the discriminator", "train/real_logit": "Logits", "train/fake_logit": "Logits",
     "train/color_shift": "Color shift", "train/refused": "Refused steps and skipped images",
     "train/skipped": "Refused steps and skipped images", "speed/steps_per_s": "Steps per second",
-    "speed/pairs_per_s": "Pairs per second", "speed/wait": "Share of time waiting for data",
+    "speed/peak_memory_gb": "Memory", "speed/pairs_per_s": "Pairs per second", "speed/wait": "Share of time waiting for data",
 }  # fmt: skip
 
 #: Charts in the order of the page; others follow.
