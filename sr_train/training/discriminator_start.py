@@ -12,6 +12,8 @@ from sr_train.config.folders import files_of, options_of
 from sr_train.config.help import keys_of
 from sr_train.config.plan import Plan, Stage
 from sr_train.console import say
+from sr_train.tasks.base import SRTask
+from sr_train.tasks.gan import GANTask
 from sr_train.weights.discriminator import Discriminator, check_same, load_discriminator
 from sr_train.weights.file import ANY
 from sr_train.weights.mixing import digest
@@ -77,12 +79,12 @@ def start_digest(found: Discriminator | None) -> list[str]:
     return [] if found is None else [digest(found.state)]
 
 
-def exported(task: nn.Module, stage: Stage, origin: Mapping[str, Any]) -> Discriminator | None:
+def exported(task: SRTask, stage: Stage, origin: Mapping[str, Any]) -> Discriminator | None:
     """Return the discriminator of a trained task for its file; None if the task has none."""
-    network, spec = getattr(task, "discriminator", None), stage.config["task"].get("discriminator")
-    if not isinstance(network, nn.Module) or not isinstance(spec, Mapping):
+    if not isinstance(task, GANTask):
         return None
-    return Discriminator(full_arguments(spec), dict(network.state_dict()), dict(origin))
+    spec = stage.config["task"]["discriminator"]
+    return Discriminator(full_arguments(spec), dict(task.discriminator.state_dict()), dict(origin))
 
 
 def _was_gan(plan: Plan, name: str | None) -> bool:

@@ -378,7 +378,9 @@ def test_memory_is_pinned_for_the_device_of_the_trainer(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     data = SRData(train=[{"hr": "toy:coffee"}], scale=2, lr_patch=8, workers=0)
     strategy = SimpleNamespace(root_device=torch.device(device))
-    data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
+    data.trainer = SimpleNamespace(
+        world_size=1, global_rank=0, global_step=0, strategy=strategy, accumulate_grad_batches=1
+    )
     assert data.train_dataloader().pin_memory == (device == "cuda")
 
 

@@ -167,7 +167,7 @@ def test_an_extension_that_is_refused_or_fails_does_not_change_a_finished_stage(
     assert "memory is full" in failed.stderr
     after = _digests(finished)
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
-    assert changed <= {"metrics.csv", ".weights.safetensors.x.part"}
+    assert changed <= {"metrics.csv", "history.jsonl", ".weights.safetensors.x.part"}
     assert "already finished" in invoke("sr-train", *X2, "trainer.max_steps=2").stdout
 
 

@@ -81,3 +81,16 @@ def test_pictures_go_to_any_logger_with_the_signature_of_lightning(tmp_path):
     board.finalize("success")
     for folder in (tmp_path, board.log_dir):
         assert len(EventAccumulator(str(folder)).Reload().Images("a")) == 1
+
+
+def test_tensorboard_has_the_config_with_the_final_scores(tmp_path):
+    logger = TensorBoard(folder=str(tmp_path))
+    logger.log_hyperparams({"task": {"rate": 1e-3, "trainable": ["*"]}, "folder": "runs/a", "seed": 1})
+    logger.log_metrics({"set5/y/psnr": 28.0, "train/loss": 1.0}, 10)
+    logger.log_metrics({"set5/y/psnr": 29.0}, 20)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("final/set5/y/psnr")] == [(0, 29.0)]
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"task.rate" in content
+    assert b"folder" not in content

@@ -11,7 +11,7 @@ from sr_train.config.plan import plan
 from sr_train.config.sweep import Sweep, run_sweep
 from sr_train.console import ConfigError
 from sr_train.training.run import Outcome
-from sr_train.training.sweep import SweepTable, best_score, check_score
+from sr_train.training.sweep import Row, SweepTable, best_score, check_score, table
 
 pytestmark = pytest.mark.slow
 
@@ -188,3 +188,22 @@ def test_a_sweeper_with_the_wrong_direction_is_refused(best, direction, message)
             check_score(composed, {"direction": direction})
     with pytest.raises(UsageError, match="sets=\\[\\] disables validation"):
         check_score(plan([*TINY, "sets=[]"]), {"direction": direction})
+
+
+def test_a_sweep_ends_in_a_table_by_score(sweep, capsys, monkeypatch):
+    scores = iter([29.5, 31.25])
+    monkeypatch.setattr("sr_train.training.sweep.best_score", lambda _: next(scores))
+    code, _ = sweep("-m", *TINY, "name=sw", "seed=1,2,3", codes=[0, ValueError("no memory"), 75])
+    assert code == 75
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("job "))
+    assert lines[start].split() == ["job", "psnr", "time", "state"]
+    assert [line.split()[:2] for line in lines[start + 1 : start + 4]] == [
+        ["sw/seed-3", "31.2500"], ["sw/seed-1", "29.5000"], ["sw/seed-2", "-"]
+    ]  # fmt: skip
+    assert [line.split()[-1] for line in lines[start + 1 : start + 4]] == ["up", "finished", "failed"]
+
+
+def test_lower_scores_come_first_if_they_are_better():
+    rows = [Row("a", score=0.3, metric="lpips", lower=True), Row("b"), Row("c", score=0.2, metric="lpips", lower=True)]
+    assert [line.split()[0] for line in table(rows).splitlines()] == ["job", "c", "a", "b"]
