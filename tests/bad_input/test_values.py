@@ -69,7 +69,7 @@ CASES = [
         (*TRAIN[:-2], "data.train=[{lr: lr}]", "name=n"),
         nothing,
         1,
-        "expected a source, {hr: ..., lr: ..., list: ..., weight: ...}",
+        "expected a source, {hr: ..., lr: ..., degrade: ..., list: ..., weight: ...}",
     ),
     Case(
         "unknown protocol in training",
