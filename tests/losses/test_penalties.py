@@ -2,10 +2,15 @@
 
 import pytest
 import torch
-from sr_train.models.discriminator import SRGANDiscriminator, VGGStyleDiscriminator
 from torch import nn
 
 from sr_train.losses.penalties import R1, WGANGP
+from sr_train.models.discriminators import (
+    PatchDiscriminator,
+    SRGANDiscriminator,
+    UNetDiscriminatorSN,
+    VGGStyleDiscriminator,
+)
 
 
 def linear(seed=0):
@@ -60,12 +65,15 @@ def test_logits_of_every_pixel_count_by_their_mean():
 
 @pytest.mark.parametrize("build", [
     lambda: SRGANDiscriminator(size=16, channels=2), lambda: VGGStyleDiscriminator(size=32, channels=2),
+    lambda: UNetDiscriminatorSN(channels=2), lambda: PatchDiscriminator(channels=2, norm="spectral"),
+    lambda: PatchDiscriminator(channels=2, norm="instance"),
 ])  # fmt: skip
 def test_every_discriminator_has_a_second_derivative(build):
     torch.manual_seed(0)
     d = build().double().eval()  # BatchNorm as a fixed map
     generator = torch.Generator().manual_seed(0)
-    real = torch.rand(2, 3, d.size, d.size, generator=generator).double()
+    side = getattr(d, "size", 32)
+    real = torch.rand(2, 3, side, side, generator=generator).double()
     weight = next(d.parameters())
     direction = torch.randn(weight.shape, generator=generator).double()
     R1()(d, real, real, torch.zeros(2)).backward()
