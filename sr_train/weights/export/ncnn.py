@@ -40,8 +40,9 @@ class _Image(nn.Module):
 def write_ncnn(param: Path, network: nn.Module, *, precision: str) -> None:
     """Write ``param`` and, next to it, the file with the suffix .bin."""
     pnnx = optional("pnnx", NEEDED)
-    _, *rest, height, width = traced_shape(network)
-    sizes = [[1, *rest, height * k, width * k] for k in (1, 3)]  # two sizes, so that pnnx makes sides dynamic
+    _, *rest, height, _ = traced_shape(network)
+    unit = height // 4  # small, because pnnx keeps all maps in memory; two sizes make the sides dynamic
+    sizes = [[1, *rest, unit * 2, unit * 3], [1, *rest, unit * 3, unit * 5]]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # sizes are checked by running the file
         jit = cast("Any", torch.jit)
@@ -54,6 +55,8 @@ def write_ncnn(param: Path, network: nn.Module, *, precision: str) -> None:
         made = Path(folder) / "net.ncnn.param"
         if done.returncode or not made.exists():
             last = " ".join((done.stderr or done.stdout).split())[-300:]
+            if done.returncode == -9:
+                last = "it was killed, probably because the memory is full"
             raise WeightsError(f"{param.name}: not written, because pnnx failed with code {done.returncode}: {last}")
         text = re.sub(r"(?<=\s)out0(?=\s)", "output", re.sub(r"(?<=\s)in0(?=\s)", "data", made.read_text()))
         param.write_text(text)
