@@ -81,9 +81,9 @@ def check_weight(text: str, key: str, stage: str, config: Mapping[str, Any]) -> 
     name = key.removeprefix("loss.weights.")
     loss = config.get("loss") or {}
     terms = {**loss, **(loss.get("terms") or {})}
-    if name == key or "." in name or terms.get(name) is not None:
+    weights = loss.get("weights")
+    if name == key or "." in name or terms.get(name) is not None or not isinstance(weights, Mapping):
         return None
-    weights = loss.get("weights") or {}
     known = [n for n in weights if n != name and terms.get(n) is not None]
     own, ready = ([n for n in known if (weights[n] is None) == off] for off in (False, True))
     what = f"{text}: the loss of stage {stage} has no term {name}; its terms are {', '.join(own)}"

@@ -267,6 +267,9 @@ def _unknown(typed: Typed, composed: Mapping[str, Composed]) -> str:
     names = [n for n in dict.fromkeys(n for found in lists for n in found) if not n.startswith("_")]
     shown = names and (depth or leaf) and not foreign_hint(typed.key)
     keys = f"keys are {', '.join(sorted(names)[:30])}" if shown else ""
+    if typed.stage and wrong in ("loss.weights", "loss.terms"):
+        loss = str(configs[0].loss.get("_target_", "null")).rpartition(".")[2]
+        return f"the loss of stage {typed.stage} is {loss}, one term; a sum of terms with weights is {typed.stage}.loss=content"
     if typed.stage:
         before = ".".join([typed.stage, *parts[:depth], ""])
         subject, hint = f"stage {typed.stage} has no {wrong!r}", hint_at(typed.key, names, parts[depth], before)

@@ -101,9 +101,10 @@ def _remedy(stage: Stage, spec: Mapping[str, Any], found: Mapping[str, Any]) -> 
     target = str(found.get("_target_", ""))
     options = [o for o in options_of("discriminator") if _target_of(o) == target]
     prefix = "" if stage.name == "main" else f"{stage.name}."
-    given = [] if not options or target == spec.get("_target_") else [f"{prefix}discriminator={options[0]}"]
+    other = bool(options) and target != spec.get("_target_")
+    given = [f"{prefix}discriminator={options[0]}"] if other else []
     given += [f"{prefix}task.discriminator.{k}={v}" for k, v in found.items()
-              if k not in ("_target_", "image_channels") and spec.get(k, v) != v]  # fmt: skip
+              if k not in ("_target_", "image_channels") and (other or spec.get(k, v) != v)]  # fmt: skip
     return f"; give {' '.join(given)}" if given else ""
 
 

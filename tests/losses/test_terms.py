@@ -153,6 +153,14 @@ def test_messages_name_the_term_without_a_weight():
         GANLoss(adversarial=StandardGAN(), weights={"adversarial": None})
 
 
+def test_a_weight_without_a_stage_is_for_the_stages_that_have_weights():
+    stages = plan(["experiment=quickstart", "loss.weights.ssim=0.5"]).stages
+    assert formula(build(stages[0].config["loss"])) == "L1Loss"
+    assert "0.5 ssim (SSIMLoss)" in formula(build(stages[1].config["loss"]))
+    with pytest.raises(ConfigError, match=r"the loss of stage psnr is L1Loss, one term; .* psnr\.loss=content"):
+        plan(["experiment=quickstart", "psnr.loss.weights.ssim=0.5"])
+
+
 def test_a_term_without_a_weight_does_not_stop_a_run_of_an_earlier_version():
     config = plan(["experiment=quickstart"]).stages[1].config
     loss = {k: v for k, v in config["loss"].items() if k != "terms"}
