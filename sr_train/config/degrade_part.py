@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
 
 from sr_train.config.compose import compose_config
-from sr_train.config.folders import check_choice
+from sr_train.config.folders import check_choice, files_of, near
 
 
 def with_named(config: dict[str, Any], where: str, problems: list[str]) -> dict[str, Any]:
@@ -61,4 +62,21 @@ def check_degrade(config: Mapping[str, Any], where: str, keys: Sequence[str] | N
         return [
             f"{where}: degrade ({name}) does not reach the data: add degrade: ${{degrade}} to the YAML file of data"
         ]
-    return []
+    return _check_switched_off(cast("Mapping[str, Any]", degrade), where)
+
+
+def _check_switched_off(degrade: Mapping[str, Any], where: str) -> list[str]:
+    """Return a problem for each operator that is switched off (null), but that no option of the group has."""
+    operators = degrade.get("operators")
+    if not isinstance(operators, Mapping):
+        return []
+    given = cast("Mapping[str, Any]", operators)
+    known = [name for name, value in given.items() if value is not None]
+    for file in files_of("degrade"):
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        known += list(content.get("operators") or {})
+    return [
+        f"{where}: degrade.operators.{name}=null: there is no operator {name}{near(name, known, 'degrade.operators.')}"
+        for name, value in given.items()
+        if value is None and name not in known
+    ]

@@ -75,3 +75,10 @@ def test_a_data_set_whose_yaml_lacks_the_key_is_named():
         "stage main: degrade (Blind): Data takes no degradation (its class needs an argument degrade); give degrade=bicubic"
     ]
     assert check_degrade({**config, "degrade": {}}, "stage main", ["train"]) == []
+
+
+def test_switching_off_an_operator_that_does_not_exist_is_refused():
+    typed = ["data=toy", "degrade=blind"]
+    assert plan([*typed, "degrade.operators.jpeg_1=null"]).stages[0].config["degrade"]["operators"]["jpeg_1"] is None
+    with pytest.raises(ConfigError, match=r"there is no operator jpg_1; did you mean degrade\.operators\.jpeg_1"):
+        plan([*typed, "degrade.operators.jpg_1=null"])
