@@ -51,7 +51,9 @@ class Begin:
         early = finished_early(done, config) if done.exists() else None
         if not done.exists() or (early is None and _trained(stage) < self.last):
             return False
-        _say_all(stage, self.notes)
+        _say_all(
+            stage, [n.replace("continues with a difference", "is finished and keeps its values:") for n in self.notes]
+        )
         remove_set_aside(stage.folder)  # an earlier process may have been killed before it did this
         say(f"stage {stage.name}: already finished ({done}{f'; by {early}' if early else ''})")
         return True
