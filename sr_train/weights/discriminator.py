@@ -21,13 +21,14 @@ from sr_train.console import UsageError
 from sr_train.files import write_bytes
 from sr_train.runs.checkpoints import newest_checkpoint
 from sr_train.runs.resume import read_config
-from sr_train.torch_files import TorchFileError, is_dict, storable, web_address
+from sr_train.torch_files import TorchFileError, is_dict, storable
 from sr_train.weights.file import DISCRIMINATOR as FORMAT
 from sr_train.weights.file import FORMAT as NETWORK
 from sr_train.weights.file import VERSION, check_arguments, check_finite
 from sr_train.weights.foreign.base import WeightsError, count_tensors
 from sr_train.weights.foreign.content import read_any
 from sr_train.weights.foreign.recognize import recognize_discriminator, unwrap_file
+from sr_train.weights.open import existing_path
 
 FILE = "discriminator.safetensors"  #: file name in the folder of a finished GAN stage
 
@@ -62,14 +63,7 @@ def load_discriminator(source: str, *, allow: Sequence[str] = ()) -> tuple[Discr
     From the folder of a stage in training, the newest checkpoint is read. Raise WeightsError with the file's name if it
     contains no discriminator or is damaged.
     """
-    address = web_address(source)
-    if address is not None:
-        raise UsageError(address)
-    path = Path(source)
-    if not path.exists():
-        raise WeightsError(
-            f"{path}: there is no such file or folder; give a discriminator's file or a GAN stage's folder"
-        )
+    path = existing_path(source, "a discriminator's file or a GAN stage's folder")
     if path.is_dir():
         return (_load(path / FILE, allow), path / FILE) if (path / FILE).exists() else _from_checkpoint(path)
     return _load(path, allow), path

@@ -67,6 +67,20 @@ def finished_file(folder: Path) -> Path | None:
     return None if newest and isinstance(step, int) and newest[0][0] > step else file
 
 
+def existing_path(source: str, wanted: str) -> Path:
+    """Return the path of a file or folder. Raise an error for a web address, and for a path that does not exist.
+
+    ``wanted`` says in the message what to give, e.g. a weights file.
+    """
+    address = web_address(source)
+    if address is not None:
+        raise UsageError(address)
+    path = Path(source)
+    if not path.exists():
+        raise WeightsError(f"{path}: there is no such file or folder; give {wanted}")
+    return path
+
+
 def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) -> tuple[Weights, Path]:
     """Read weights from a file or from a stage's folder. Return (weights, file that they were read from).
 
@@ -74,14 +88,7 @@ def load(source: str, *, allow: Sequence[str] = (), scale: int | None = None) ->
     newest checkpoint is read (the EMA, if there is one). ``scale`` is needed only for a file of another program whose
     tensors fit networks of several scales.
     """
-    address = web_address(source)
-    if address is not None:
-        raise UsageError(address)
-    path = Path(source)
-    if not path.exists():
-        raise WeightsError(
-            f"{path}: there is no such file or folder; give a weights file or a stage's folder, runs/NAME/STAGE"
-        )
+    path = existing_path(source, "a weights file or a stage's folder, runs/NAME/STAGE")
     if not path.is_dir():
         return load_weights(path, allow=allow, scale=scale), path
     finished = finished_file(path)
