@@ -47,12 +47,8 @@ def test_an_experiment_begins_with_the_required_comments(path: Path):
         assert heading in text, f"{path.name} does not say {heading}"
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_last_stage_of_an_experiment_trains_the_network_of_the_paper(name):
-    stage = plan([f"experiment={name}"]).stages[-1]
-    with torch.device("meta"):
-        network = build(stage.config["model"])
-    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+def test_every_paper_has_a_number_of_parameters():
+    assert KNOWN - PARAMETERS.keys() == {"quickstart", "quickstart_edsr", "quickstart_mdsr", "quickstart_video"}
 
 
 def counted(monkeypatch):
@@ -90,6 +86,10 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
     small += [] if video else ["model.blocks=2"]
     composed = plan([f"experiment={path.stem}"])
     names = [s.name for s in composed.stages]
+    with torch.device("meta"):  # the network of the paper, before it is made small
+        network = build(composed.stages[-1].config["model"])
+    count = sum(p.numel() for p in network.parameters())
+    assert count == PARAMETERS.get(path.stem, count)
     if video:
         small += [f"{s.name}.data.frames={s.config['model']['frames']}" for s in composed.stages]
         if composed.stages[-1].config["scale"] == 1:  # frames are as large as the result: no toy set has such

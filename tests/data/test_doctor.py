@@ -377,6 +377,8 @@ def test_ctrl_c_ends_the_command_with_130(tmp_path):
     (tmp_path / "hr").mkdir()
     for number in range(40):
         write_image(tmp_path / "hr" / f"{number}.png", np.roll(image, 20 * number, 1))
+        for more in range(4):  # so many that the check takes seconds
+            shutil.copy(tmp_path / "hr" / f"{number}.png", tmp_path / "hr" / f"{number}_{more}.png")
     program = [str(Path(sys.executable).with_name("sr-prepare")), "check=hr", "workers=1", "out=found.json"]
     (tmp_path / "hr" / "0.png").write_bytes(b"")
     pipe = subprocess.PIPE

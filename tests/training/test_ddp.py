@@ -37,16 +37,10 @@ def test_two_processes_equal_one(command, invoke, folder, monkeypatch):
     assert one.returncode == 0, one.stderr
     two = command("sr-train", *SMALL, "name=two", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
     assert two.returncode == 0, two.stderr
-    # Resuming on two processes what one began is allowed, and gives the same again.
-    assert invoke("sr-train", *SMALL, "name=mixed", "trainer.max_steps=10", cwd=folder).returncode == 0
-    mixed = command("sr-train", *SMALL, "name=mixed", "trainer.devices=2", "trainer.strategy=ddp", cwd=folder)
-    assert mixed.returncode == 0, mixed.stderr
-    assert "from step 10" in mixed.stdout
-    weights = {n: load_file(folder / "runs" / n / "x2" / "weights.safetensors") for n in ("one", "two", "mixed")}
+    weights = {n: load_file(folder / "runs" / n / "x2" / "weights.safetensors") for n in ("one", "two")}
     start = relative_l2(weights["one"], {k: torch.zeros_like(v) for k, v in weights["one"].items()})
     assert start == pytest.approx(1)
     assert relative_l2(weights["one"], weights["two"]) < 1e-5
-    assert relative_l2(weights["one"], weights["mixed"]) < 1e-5
     rows = [(folder / "runs" / n / "x2" / "metrics.csv").read_text() for n in ("one", "two")]
     names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
     assert names[0] == names[1]
@@ -64,7 +58,7 @@ def test_batchnorm_on_one_two_and_one_process_is_that_of_one(command, invoke, fo
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     two = ("trainer.devices=2", "trainer.strategy=ddp")
     runs = [("bn1", invoke, 12, ()), ("bn2", command, 12, two)]
-    runs += [("bn3", invoke, 4, ()), ("bn3", command, 8, two), ("bn3", invoke, 12, ())]
+    runs += [("bn3", invoke, 4, ()), ("bn3", command, 8, two), ("bn3", invoke, 12, ())]  # a run may change the number
     for name, run, last, more in runs:
         done = run("sr-train", *SRRESNET, f"name={name}", f"trainer.max_steps={last}", *more, cwd=folder)
         assert done.returncode == 0, done.stderr
@@ -141,8 +135,8 @@ def test_a_gan_on_two_processes_equals_one(command, invoke, folder, monkeypatch,
 
 MDSR = (
     "experiment=quickstart_mdsr", "model.blocks=2", "model.channels=16", "task.rate=1e-4", "curve=constant",
-    "trainer.max_steps=12", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=8",
-    "data.lr_patch=12", "validate.every=12", "validate.pictures=0", "record.every=4", "checkpoint.every=6", "logger=csv",
+    "trainer.max_steps=8", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=8",
+    "data.lr_patch=12", "sets=[]", "record.every=4", "checkpoint.every=4", "logger=csv",
 )  # fmt: skip
 
 
@@ -162,7 +156,7 @@ def test_an_mdsr_on_two_processes_equals_one(command, invoke, folder, monkeypatc
         assert relative_l2(*({k: v for k, v in s.items() if k.startswith(network)} for s in (one, two))) < 1e-5
     counts = [{k: int(s["step"]) for k, s in c["optimizer_states"][0]["state"].items()} for c in checkpoints]
     assert counts[0] == counts[1]
-    assert set(counts[0].values()) != {12}, "Adam counts a branch's own steps"
+    assert set(counts[0].values()) != {8}, "Adam counts a branch's own steps"
     rows = [(folder / "runs" / n / "main" / "metrics.csv").read_text() for n in ("mdsr1", "mdsr2")]
     names = [[line.rsplit(",", 1)[0] for line in text.splitlines()] for text in rows]
     assert names[0] == names[1]
@@ -171,9 +165,9 @@ def test_an_mdsr_on_two_processes_equals_one(command, invoke, folder, monkeypatc
 EDVR = (
     "experiment=edvr_m_x4", "data=toy_clips", "model.channels=8",
     "model.groups=2", "model.front_blocks=1", "model.back_blocks=1", "data.train=[{hr: 'toy_clips:coffee'}]",
-    "align.curve.periods=[8]", "align.curve.weights=[1]", "tsa.curve.periods=[6]",
-    "full.curve.periods=[8]", "full.curve.weights=[1]", "align.trainer.max_steps=8", "tsa.trainer.max_steps=6",
-    "full.trainer.max_steps=8", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=4",
+    "align.curve.periods=[4]", "align.curve.weights=[1]", "tsa.curve.periods=[3]",
+    "full.curve.periods=[4]", "full.curve.weights=[1]", "align.trainer.max_steps=4", "tsa.trainer.max_steps=3",
+    "full.trainer.max_steps=4", "trainer.precision=32", "trainer.accelerator=cpu", "data.workers=0", "data.batch=4",
     "data.lr_patch=16", "validate.every=100", "validate.pictures=0", "logger=csv",
 )  # fmt: skip
 
