@@ -33,7 +33,7 @@ TASKS = {
     ),
     "video": (
         "experiment=edvr_m_x4", "stage=align", "data=toy_clips", "model.channels=8", "model.groups=2", "model.front_blocks=1",
-        "model.back_blocks=1", "data.lr_patch=16", "data.train=[{hr: 'toy_clips:coffee'}]", "curve.periods=[11]",
+        "model.back_blocks=1", "data.lr_patch=12", "data.train=[{hr: CLIPS}]", "curve.periods=[11]",
         "curve.weights=[1]",
     ),
 }  # fmt: skip
@@ -72,11 +72,12 @@ def allowed(place):
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("task", TASKS)
-def test_nothing_waits_between_logging_steps(invoke, command, tmp_path, task, processes):
+def test_nothing_waits_between_logging_steps(invoke, command, tmp_path, task, processes, short_clip):
     start(tmp_path)
     more = TWO if processes == 2 else ()
+    typed = [argument.replace("CLIPS", str(short_clip)) for argument in TASKS[task]]
     counter = "callbacks.waits={_target_: waits.Waits}"
-    done = (command if more else invoke)("sr-train", *TASKS[task], *STEPS, *more, counter, "name=run")
+    done = (command if more else invoke)("sr-train", *typed, *STEPS, *more, counter, "name=run")
     assert done.returncode == 0, done.stderr
     for rank in range(processes):
         found = json.loads((tmp_path / f"waits_{rank}.json").read_text())
