@@ -61,7 +61,17 @@ def test_a_bmp_has_no_profile():
     assert encode_image(image(3), ".bmp", profile=SRGB) == encode_image(image(3), ".bmp")
 
 
-@pytest.mark.parametrize(("profile", "channels"), [(CMYK, 3), (GRAY, 3), (SRGB, 1), (b"x" * 400, 3), (SRGB[:100], 3)])
+@pytest.mark.parametrize(
+    ("profile", "channels"),
+    [(CMYK, 3), (GRAY, 3), (SRGB, 1), (b"x" * 400, 3), (SRGB[:100], 3)],
+    ids=[
+        "cmyk",
+        "gray",
+        "rgb for gray pixels",
+        "no profile",
+        "cut",
+    ],  # profiles contain the time at which they are made
+)
 def test_profiles_of_other_colors_and_damaged_ones_are_ignored(profile, channels, tmp_path):
     (tmp_path / "a.png").write_bytes(encode_image(image(channels), ".png", profile=profile))
     assert read_profile(tmp_path / "a.png", channels) is None
