@@ -19,7 +19,8 @@ class Average(AveragedModel):
 
     Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
 
-    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step
+    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged`` (written by
+    :meth:`settle`). A step
     that is refused (:mod:`sr_train.tasks.guard`) counts as an update as well: the unchanged weights are averaged once
     more. So t is the number of all steps. Every process knows this number, and need not ask the device which steps were
     refused.
@@ -47,7 +48,8 @@ class Average(AveragedModel):
 
         Integer tensors are copied, not averaged.
         """
-        self.settle()
+        if self._waiting is not None:
+            self.settle()
         if self._updates is None:
             self._updates = int(self.n_averaged)
         t = self._updates
@@ -60,7 +62,6 @@ class Average(AveragedModel):
             _average(averages, currents, weight)
             copy_all(others, theirs)  # BatchNorm's counters
         self._updates = t + 1
-        self.n_averaged.fill_(self._updates)
 
     def _is_away(self, currents: list[torch.Tensor]) -> bool:
         """Return true if the network is on another device than the average."""
@@ -68,7 +69,12 @@ class Average(AveragedModel):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Average the weights that have been copied to the host since the last update. Wait until they have arrived."""
+        """Make the average and ``n_averaged`` those of the last update.
+
+        Wait for weights that are on their way to the host. Before :meth:`state_dict`, this is called automatically.
+        """
+        if self._updates is not None:
+            self.n_averaged.fill_(self._updates)
         if self._waiting is None:
             return
         (weight, targets), self._waiting = self._waiting, None

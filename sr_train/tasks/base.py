@@ -24,7 +24,7 @@ from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
 from sr_train.tasks.compiling import compile_network, recompute_activations, uncompiled
-from sr_train.tasks.guard import Event, Guard, skip_step, spread
+from sr_train.tasks.guard import Event, Guard, skip_step, spread, total
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
@@ -196,7 +196,7 @@ class SRTask(L.LightningModule):
             if (gradients := [p.grad for p in group["params"] if p.grad is not None])
         }
         self.numbers.update(norms)
-        norm = torch.stack(list(norms.values())).sum()
+        norm = total(list(norms.values()))
         refused = self.guard.judge(self.global_step + 1, norm, alone=self.trainer.world_size == 1)
         skip_step(optimizer, refused)
 
