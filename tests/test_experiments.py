@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rehearsal import rehearse
 
 from sr_train.config.build import build
 from sr_train.config.folders import conf_folder
@@ -88,6 +89,8 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
     names = [s.name for s in composed.stages]
     with torch.device("meta"):  # the network of the paper, before it is made small
         network = build(composed.stages[-1].config["model"])
+    for stage in composed.stages:
+        rehearse(stage.config)
     count = sum(p.numel() for p in network.parameters())
     assert count == PARAMETERS.get(path.stem, count)
     if video:

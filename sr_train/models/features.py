@@ -138,6 +138,16 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
     return found
 
 
+def _shaped(needed: Sequence[_Layer]) -> dict[str, torch.Tensor]:
+    """Return tensors with the shapes of the weights and biases, on the default device."""
+    found: dict[str, torch.Tensor] = {}
+    for layer in needed:
+        if layer.kind == "conv":
+            found[f"{layer.name}_weight"] = torch.empty(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+            found[f"{layer.name}_bias"] = torch.empty(layer.outputs)
+    return found
+
+
 Layers = Sequence[str] | Mapping[str, float | None]
 
 
@@ -155,7 +165,8 @@ class FeatureExtractor(nn.Module):
 
     The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after
     the deepest requested layer are neither loaded nor computed. The image gets gradients, the weights do not. The
-    weights are not in the state dict, so checkpoints do not contain them.
+    weights are not in the state dict, so checkpoints do not contain them. On the meta device (``torch.device("meta")``)
+    no file is read.
 
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
@@ -164,21 +175,34 @@ class FeatureExtractor(nn.Module):
             ...; names for AlexNet are ``conv1``, ``relu1``, ``pool1``, ..., ``relu5``.
         weights: ``.pth`` or ``.safetensors`` file in which tensors have torchvision's names (``features.N.weight``,
             with or without ``features.``). ``None``: torchvision's file, from torch's cache or downloaded.
+        precision: ``bf16`` keeps the weights and computes the features in bfloat16, which halves their memory also in a
+            run in fp32; ``auto``: weights in float32, and convolutions as autocast says.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(
-        self, *, network: Literal["vgg19", "vgg16", "alexnet"], layers: Layers, weights: str | None = None
+        self,
+        *,
+        network: Literal["vgg19", "vgg16", "alexnet"],
+        layers: Layers,
+        weights: str | None = None,
+        precision: Literal["auto", "bf16"] = "auto",
     ) -> None:
         super().__init__()
+        if precision not in ("auto", "bf16"):
+            raise ValueError(f"precision={precision}: expected auto or bf16")
+        self.precision = precision
         self.network = network
         self.layers = _names(layers)
         self._needed = _needed(network, self.layers)
-        for name, tensor in _read(network, self._needed, weights).items():
+        on_meta = torch.get_default_device().type == "meta"
+        for name, tensor in (_shaped(self._needed) if on_meta else _read(network, self._needed, weights)).items():
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
+            if precision == "bf16":
+                tensor = tensor.bfloat16()
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
@@ -195,7 +219,7 @@ class FeatureExtractor(nn.Module):
         found = hashlib.blake2b(f"{self.network} {self.layers}".encode(), digest_size=8)
         for name, parameter in self.named_parameters():
             found.update(f"{name} {list(parameter.shape)}".encode())
-            found.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+            found.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
         return f"{self.network} {found.hexdigest()}"
 
     def _channels(self, name: str) -> int:
@@ -220,6 +244,13 @@ class FeatureExtractor(nn.Module):
                 f"[B, 1, H, W]) of at least {self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
             )
         x = (image.float() - self.mean) / self.std
+        kind = x.device.type
+        if self.precision == "auto" or not torch.amp.is_autocast_available(kind):  # the meta device has no autocast
+            return self._features(x.to(self.get_parameter(f"{self._needed[0].name}_weight").dtype))
+        with torch.autocast(kind, enabled=False):
+            return self._features(x.bfloat16())
+
+    def _features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features: dict[str, torch.Tensor] = {}
         for layer in self._needed:
             if layer.kind == "conv":

@@ -24,7 +24,7 @@ from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
 from sr_train.tasks.compiling import compile_network, recompute_activations, uncompiled
-from sr_train.tasks.guard import Event, Guard, skip_step, spread
+from sr_train.tasks.guard import Event, Guard, skip_step, spread, total
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
@@ -54,8 +54,8 @@ class SRTask(L.LightningModule):
             )
         self.options = Options(**options)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        decay = self.options.ema
-        self.ema: Average | None = None if decay is None else averaged_copy(self.model, decay)
+        decay, on_host = self.options.ema, self.options.ema_device == "cpu"
+        self.ema: Average | None = None if decay is None else averaged_copy(self.model, decay, on_host=on_host)
         if self.options.recompute:
             recompute_activations(self.model)
         if self.options.compile:
@@ -93,7 +93,10 @@ class SRTask(L.LightningModule):
 
     def averaged(self) -> nn.Module:
         """Return the network that is evaluated and exported: the EMA, or the trained network if there is no EMA."""
-        return self.model if self.ema is None else self.ema.module
+        if self.ema is None:
+            return self.model
+        self.ema.settle()
+        return self.ema.module
 
     def evaluated(self, scale: int) -> nn.Module:
         """Return the evaluated network for images of ``scale``.
@@ -167,6 +170,12 @@ class SRTask(L.LightningModule):
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
 
+    def setup(self, stage: str) -> None:
+        """Raise ValueError for an EMA on the host with several GPUs: ddp needs all tensors of a task on one kind of device."""
+        several = self.trainer.world_size > 1 and self.trainer.strategy.root_device.type != "cpu"
+        if several and self.ema is not None and self.ema.on_host:
+            raise ValueError("task.ema_device=cpu: needs a run on one GPU; give task.ema_device=same, or trainer.devices=1")
+
     def on_train_start(self) -> None:
         """Let the gradient scaler of 16-mixed unscale the gradients before the guard checks them for NaN, and before clipping.
 
@@ -187,7 +196,7 @@ class SRTask(L.LightningModule):
             if (gradients := [p.grad for p in group["params"] if p.grad is not None])
         }
         self.numbers.update(norms)
-        norm = torch.stack(list(norms.values())).sum()
+        norm = total(list(norms.values()))
         refused = self.guard.judge(self.global_step + 1, norm, alone=self.trainer.world_size == 1)
         skip_step(optimizer, refused)
 
@@ -287,11 +296,16 @@ class SRTask(L.LightningModule):
         network = self.evaluated(scale)
         training = network.training
         network.eval()
+        visits = self.ema is not None and self.ema.on_host  # only for the time of the evaluation
+        if visits:
+            network.to(self.device)
         try:
             with uncompiled(network):
                 yield network
         finally:
             network.train(training)
+            if visits:
+                network.to("cpu")
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
         """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,6 +30,8 @@ class Options:
     """Schedule of the rate."""
     ema: float | None = 0.999
     """Decay of the exponential moving average that is evaluated and exported; ``None`` disables it."""
+    ema_device: Literal["same", "cpu"] = "same"
+    """``cpu`` keeps the average in the memory of the host, so that a GPU needs less; ``same``: the network's device."""
     protocols: Sequence[str] = ("y", "rgb")
     """Names of the validation protocols, see :mod:`sr_train.metrics.protocol`."""
     tile: int | str | None = "auto"
@@ -50,6 +52,10 @@ class Options:
             raise ValueError(f"task.rate={self.rate} must be positive")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"task.ema={self.ema} must lie between 0 and 1, or be null")
+        if self.ema_device not in ("same", "cpu"):
+            raise ValueError(f"task.ema_device={self.ema_device}: choose from same, cpu")
+        if self.ema_device == "cpu" and self.ema is None:
+            raise ValueError("task.ema_device=cpu has no effect with task.ema=null, which trains without an EMA")
         if self.tile not in (None, "auto") and not (isinstance(self.tile, int) and self.tile > 0):
             raise ValueError(
                 f"validate.tile={self.tile}: expected auto, null or an integer of at least 1, in LR pixels"

@@ -35,6 +35,7 @@ from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.step_memory import describe_step
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.export.openers import opened_by
@@ -233,6 +234,8 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
         seconds += validations * _validation(task, images, prepared, len(times)) / max(task.trainer.world_size, 1)
     whole, whole_of = max((peak, of), _peak(device))
     say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
+    for line in describe_step(config):
+        say(f"  tensors   {line}")
     size, text = _disk(config, task)
     free = _free(stage.folder)
     say(f"  disk      {_mb(size)} at most ({text}); {_mb(free)} are free")
