@@ -149,7 +149,9 @@ def stage_config(
             gone = [f"{k}={v}" for k, v in dropped if k not in replaced]
             gone += _renew(config, replaced, choices, experiment)
             what = ", ".join(f"{group}={_chosen(picks, group)} instead of {old}" for group, old in replaced.items())
-            notes += [f"stage {name}: {what}; dropped from the recipe: {', '.join(gone)}"] if gone else []
+            notes += (
+                [f"stage {name}: {what}; these settings of the recipe are not used: {', '.join(gone)}"] if gone else []
+            )
         _set_own(config, name, [(k, v) for k, v in own if not is_choice(k, v, group_names)])
         reached = {t.text for t in picks} | _set_typed(
             config, [t for t in mine if not is_choice(t.key, t.value, group_names)]

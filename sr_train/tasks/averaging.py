@@ -37,7 +37,9 @@ class Average(AveragedModel):
         self.decay = decay
         self.on_host = on_host
         self._copies = HostTensors()
-        self._waiting: tuple[float, list[torch.Tensor]] | None = None  # weight and averages of copies that are on their way
+        self._waiting: tuple[float, list[torch.Tensor]] | None = (
+            None  # weight and averages of copies that are on their way
+        )
         self._updates: int | None = None  # None: read n_averaged first
         self._source: weakref.ref[nn.Module] | None = None
         self._pairs: list[tuple[Store, Store, str]] = []

@@ -99,7 +99,9 @@ class Guard:
         self._keys, self._losses, self._statistics = [], [], None
 
     def follow(self, step: int) -> None:
-        """After step number ``step``, count the refused steps whose decision the host can read without a wait.
+        """After step number ``step``, count the refused steps among those whose decision has already arrived from the device.
+
+        The host does not wait for the device.
 
         Raise NonFiniteError after too many refused steps in a row.
         """

@@ -24,12 +24,12 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = matrices.transpose(-2, -1) if tall else matrices
+    x = x / (x.square().sum((-2, -1), keepdim=True).sqrt() + 1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
+        gram = x @ x.transpose(-2, -1)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return x.transpose(-2, -1) if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -102,7 +102,9 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = parameter.new_empty(0) if _is_kernel(parameter, group) else torch.zeros_like(parameter)
+            state["exp_avg_sq"] = (
+                parameter.new_empty(0) if _is_kernel(parameter, group) else torch.zeros_like(parameter)
+            )
         state["step"] += 1
 
     def _muon(self, kernels: list[torch.Tensor], group: dict[str, Any]) -> None:

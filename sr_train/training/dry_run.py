@@ -25,7 +25,7 @@ from sr_train.data.images import limit_pixels
 from sr_train.data.lone import is_lone
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import perceptual_scores
-from sr_train.models.features import FeatureExtractor
+from sr_train.models.frozen_features import FrozenFeatures
 from sr_train.tasks.base import SRTask
 from sr_train.training.cluster import Processes
 from sr_train.training.image_errors import naming_the_image
@@ -188,7 +188,7 @@ def _validation(task: SRTask, images: EvalImages, prepared: Prepared, steps: int
 def _other_networks(task: SRTask) -> list[tuple[nn.Module, str]]:
     """Return the other networks that a step runs, with a word for each: the discriminator, and feature networks of the loss."""
     others = [(network, "discriminator") for network in task.networks()[1:]]
-    return others + [(module, "features") for module in task.modules() if isinstance(module, FeatureExtractor)]
+    return others + [(module, "features") for module in task.modules() if isinstance(module, FrozenFeatures)]
 
 
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:

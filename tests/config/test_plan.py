@@ -183,7 +183,10 @@ def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
     }  # fmt: skip
     assert composed.stages[1].config["task"]["rate"] == 2e-4  # the task is the recipe's
     (note,) = composed.notes
-    assert "stage gan: discriminator=srgan instead of vgg; dropped from the recipe: task.discriminator.size=64" in note
+    assert (
+        "stage gan: discriminator=srgan instead of vgg; these settings of the recipe are not used: task.discriminator.size=64"
+        in note
+    )
     composed = plan(["experiment=quickstart_edsr", "stage=x2", "model=edsr", "data=toy", "trainer=cpu"])
     config = composed.stages[0].config
     assert (config["model"]["blocks"], config["model"]["channels"]) == (32, 256)
@@ -192,7 +195,7 @@ def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
         2000,
     )  # where and on what is not the recipe
     (note,) = composed.notes
-    assert "model=edsr instead of edsr_baseline; dropped from the recipe: " in note
+    assert "model=edsr instead of edsr_baseline; these settings of the recipe are not used: " in note
     same = plan(["experiment=quickstart_edsr", "model=edsr_baseline", "task.optimizer=adamw"])
     assert same.stages[0].config["model"]["blocks"] == 8
     assert same.stages[0].config["task"]["optimizer"]["_target_"] == "torch.optim.AdamW"

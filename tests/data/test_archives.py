@@ -352,7 +352,7 @@ def _zip(**changes):
         ),
         ("x.zip", _zip(entry_10=b"\x0e"), r"member 'set/a\.png': is compressed by lzma; stored and deflated members"),
         ("x.zip", _zip(entry_34=b"\2"), r"member 'set/a\.png': lies in another part of a split archive"),
-        ("x.zip", _zip(end_4=b"\2"), r"x\.zip: is one part of a split archive; join the parts \(zip -s 0"),
+        ("x.zip", _zip(end_4=b"\2"), r"x\.zip: this file is one part of a split archive; join the parts \(zip -s 0"),
         (
             "x.zip",
             _zip(entry_42=b"\xff\xff\0"),

@@ -7,7 +7,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from sr_train.models.features import FILES, FeatureError, FeatureExtractor
+from sr_train.models.features import FILES, FeatureExtractor
+from sr_train.models.frozen_features import FeatureError
 
 MAKERS = {"vgg19": torchvision.models.vgg19, "vgg16": torchvision.models.vgg16, "alexnet": torchvision.models.alexnet}
 TAPS = {  # torchvision's index of a layer

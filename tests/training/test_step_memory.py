@@ -88,6 +88,11 @@ def test_the_lines_of_check_name_the_gpu_and_what_recomputation_saves(monkeypatc
     assert second.endswith("MB with task.recompute=true, 8 GB")
     (reason,) = describe_step({**config, "model": {"_target_": "torch.nn.utils.parametrizations.weight_norm"}})
     assert "cannot be counted" in reason
-    assert [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)] == ["8 GB", "12 GB", "24 GB", "more than 24 GB"]
+    assert [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)] == [
+        "8 GB",
+        "12 GB",
+        "24 GB",
+        "more than 24 GB",
+    ]
     assert torch.is_grad_enabled()
     assert GPUS == (8, 12, 16, 24)
