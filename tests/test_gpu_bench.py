@@ -52,8 +52,8 @@ def test_the_script_measures_each_row_once_and_goes_on_after_one_without_memory(
     assert run(script, monkeypatch, capsys, *more, "--minutes", 0) == (0, [])
     monkeypatch.setattr(steps, "speed", real)
     assert len(run(script, monkeypatch, capsys, *more)[1]) == 1
+    file.write_text(json.dumps({"about": {"torch": "1.0"}, "rows": {}}))
     with pytest.raises(SystemExit, match="measured with other torch"):
-        file.write_text(json.dumps({"about": {"torch": "1.0"}, "rows": {}}))
         run(script, monkeypatch, capsys, *more)
 
 

@@ -77,7 +77,8 @@ class Table:
 
 def is_wrong(values: dict[str, Any]) -> bool:
     """Return true for a difference to the CPU, a wait, a refused step, or an error other than a lack of memory."""
-    return values.get("equal") is False or bool(values.get("waits") or values.get("refused")) or values.get("error", "OOM") != "OOM"
+    failed = values.get("error", "OOM") != "OOM"
+    return failed or values.get("equal") is False or bool(values.get("waits") or values.get("refused"))
 
 
 def shown(values: dict[str, Any]) -> str:
@@ -120,7 +121,9 @@ def correctness(recipe: Any, device: torch.device) -> dict[str, Any]:
     return {**found, "equal": all(found[name] <= limit for name, limit in LIMIT.items())}
 
 
-def speed_row(recipe: Any, mode: str, last: bool, device: torch.device, sizes: Any, peaks: dict[str, float]) -> dict[str, Any]:
+def speed_row(
+    recipe: Any, mode: str, last: bool, device: torch.device, sizes: Any, peaks: dict[str, float]
+) -> dict[str, Any]:
     from gpu_steps import counted, product, speed
 
     if mode not in peaks:
@@ -148,7 +151,12 @@ def loader_row(sizes: Any) -> dict[str, Any]:
 def basicsr_row(task: str, recipe: Any, python: str, device: torch.device, tiny: bool) -> dict[str, Any]:
     from peer import child
 
-    job = {"task": task, "device": device.type, "tiny": tiny, **{k: recipe.config["data"][k] for k in ("batch", "lr_patch")}}
+    job = {
+        "task": task,
+        "device": device.type,
+        "tiny": tiny,
+        **{k: recipe.config["data"][k] for k in ("batch", "lr_patch")},
+    }
     try:
         return child(python, str(Path(__file__).with_name("gpu_peer.py")), job)
     except SystemExit as error:
@@ -217,7 +225,9 @@ def main() -> int:
     if left:
         print(f"{left} rows were not begun within {args.minutes:g} minutes: run the command again with the same --out")
     wrong = [key for key, values in table.rows.items() if is_wrong(values)]
-    print(f"MISSED: {'; '.join(wrong)}" if wrong else "every result that was compared equals the CPU's, and nothing waits")
+    print(
+        f"MISSED: {'; '.join(wrong)}" if wrong else "every result that was compared equals the CPU's, and nothing waits"
+    )
     return 1 if wrong else 0
 
 

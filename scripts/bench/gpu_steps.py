@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """Amounts that are measured."""
 
     tiny: bool
     seconds: float  #: of the timed steps of a row
@@ -60,7 +60,8 @@ def _small_gan(config: Mapping[str, Any]) -> list[str]:
     judge = config["task"].get("discriminator")
     if judge is None:
         return []
-    return ["loss.perceptual=null", "task.discriminator.channels=4", *(["task.discriminator.size=64"] if "size" in judge else [])]
+    size = ["task.discriminator.size=64"] if "size" in judge else []
+    return ["loss.perceptual=null", "task.discriminator.channels=4", *size]
 
 
 def recipes(sizes: Sizes, folder: Path) -> list[Recipe]:
@@ -161,8 +162,8 @@ def compare(config: Mapping[str, Any], device: torch.device) -> dict[str, float]
             loss.backward()
             gradients = [p.grad.flatten().cpu() for p in task.parameters() if p.grad is not None]
             results.append((out.cpu(), loss.detach().cpu().reshape(1), torch.cat(gradients)))
-    pairs = zip(*results, strict=True)
-    return {name: float((a - b).norm() / a.norm()) for name, (a, b) in zip(("forward", "loss", "gradient"), pairs, strict=True)}
+    names, pairs = ("forward", "loss", "gradient"), zip(*results, strict=True)
+    return {name: float((a - b).norm() / a.norm()) for name, (a, b) in zip(names, pairs, strict=True)}
 
 
 class _Synchronizations(Callback):
@@ -175,10 +176,10 @@ class _Synchronizations(Callback):
         if self.device.type == "cuda":
             torch.cuda.set_sync_debug_mode(mode)
 
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._mode("warn" if trainer.global_step >= 3 else "default")
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._mode("default")
 
 
@@ -194,7 +195,8 @@ def waits(config: Mapping[str, Any], device: torch.device) -> list[str]:
         batches: Any = [random_batch(config) for _ in range(6)]
         trainer.fit(build_task(few, "bench", None), torch.utils.data.DataLoader(batches, batch_size=None))
         assert trainer.global_step == 6
-    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchronizing CUDA operation" in str(w.message)})
+    found = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
+    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in found})
 
 
 @contextmanager
@@ -240,7 +242,12 @@ def speed(config: Mapping[str, Any], mode: str, device: torch.device, sizes: Siz
         rate = done / (time.perf_counter() - start)
     task.guard.look()
     flops = operations(config)
-    return {"steps_per_s": rate, "peak_bytes": peak_memory(device), "flops_per_s": rate * flops, "refused": task.refused}
+    return {
+        "steps_per_s": rate,
+        "peak_bytes": peak_memory(device),
+        "flops_per_s": rate * flops,
+        "refused": task.refused,
+    }
 
 
 def operations(config: Mapping[str, Any]) -> float:

@@ -174,7 +174,9 @@ class SRTask(L.LightningModule):
         """Raise ValueError for an EMA on the host with several GPUs: ddp needs all tensors of a task on one kind of device."""
         several = self.trainer.world_size > 1 and self.trainer.strategy.root_device.type != "cpu"
         if several and self.ema is not None and self.ema.on_host:
-            raise ValueError("task.ema_device=cpu: needs a run on one GPU; give task.ema_device=same, or trainer.devices=1")
+            raise ValueError(
+                "task.ema_device=cpu: needs a run on one GPU; give task.ema_device=same, or trainer.devices=1"
+            )
 
     def on_train_start(self) -> None:
         """Let the gradient scaler of 16-mixed unscale the gradients before the guard checks them for NaN, and before clipping.

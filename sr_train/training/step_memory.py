@@ -86,7 +86,7 @@ def outline_task(config: Mapping[str, Any], **options: Any) -> SRTask:
     task._trainer = cast("Any", trainer)
     for module in task.modules():
         if isinstance(module, DeformableConv) and module.way == "auto":
-            module.way = "torchvision"  # most likely the choice on a GPU; on a CPU, pieces are computed one after the other
+            module.way = "torchvision"  # likely the choice on a GPU; a CPU computes pieces one after the other
     return task
 
 
@@ -205,9 +205,10 @@ def describe_step(config: Mapping[str, Any]) -> list[str]:
     memory, other = found[chosen], found[not chosen]
     assert memory is not None
     graphs = ", ".join(f"{name} {_mb(size)}" for name, size in memory.graphs.items())
-    lines = [f"{_mb(memory.most)} in a step of {config['data']['batch']}: {_mb(memory.kept)} weights, EMA and optimizer; graphs: {graphs}"]
+    parts = f"{_mb(memory.kept)} weights, EMA and optimizer; graphs: {graphs}"
+    first = f"{_mb(memory.most)} in a step of {config['data']['batch']}: {parts}"
     rest = "" if other is None else f"; {_mb(other.most)} with task.recompute={str(not chosen).lower()}, {fits(other)}"
-    return [*lines, f"a GPU needs {fits(memory)}{rest}"]
+    return [first, f"a GPU needs {fits(memory)}{rest}"]
 
 
 def _choices(config: Mapping[str, Any]) -> list[bool]:

@@ -92,6 +92,8 @@ def test_an_average_on_the_host_is_the_same_bit_for_bit_and_stays_there():
     kept = {k: v.clone() for k, v in b.state_dict().items()}
     b.update_parameters(net)
     b.load_state_dict(kept)
-    assert all(torch.equal(v, kept[k]) for k, v in b.state_dict().items()), "a copy under way belongs to the weights before"
+    assert all(torch.equal(v, kept[k]) for k, v in b.state_dict().items()), (
+        "a copy under way belongs to the weights before"
+    )
     assert nn.Sequential(b).to("meta")[0].module[0].weight.device.type == "cpu"
     assert nn.Sequential(a).to("meta")[0].module[0].weight.device.type == "meta"

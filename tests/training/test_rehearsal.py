@@ -33,7 +33,9 @@ def small():
 
 
 def wrong_device(config):
-    with pytest.raises((RuntimeError, AssertionError), match="found at least two devices|convert all Tensors to FakeTensors"):
+    with pytest.raises(
+        (RuntimeError, AssertionError), match=r"found at least two devices|convert all Tensors to FakeTensors"
+    ):
         rehearse(config)
 
 
@@ -66,7 +68,9 @@ def test_a_tensor_made_for_an_adversarial_loss_is_found(monkeypatch):
     config = stage("experiment=srgan_x4", "stage=gan", "model.blocks=1", "loss.perceptual=null", "loss.pixel={_target_: "
                    "torch.nn.L1Loss}", "loss.weights={pixel: 1, adversarial: 1}")  # fmt: skip
     real = StandardGAN.generator
-    monkeypatch.setattr(StandardGAN, "generator", lambda self, *logits, **more: real(self, *logits, **more) * torch.ones(1))
+    monkeypatch.setattr(
+        StandardGAN, "generator", lambda self, *logits, **more: real(self, *logits, **more) * torch.ones(1)
+    )
     wrong_device(config)
 
 

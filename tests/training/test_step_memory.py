@@ -51,8 +51,8 @@ def allocated(config):
 
 @pytest.mark.parametrize("typed", [
     ("experiment=edsr_baseline_x2", "model.blocks=4", "model.channels=32"),
-    ("experiment=esrgan_x4", "stage=gan", "model.blocks=1", "model.channels=16", "loss.perceptual=null", "task.discriminator.channels=16",
-     "data.lr_patch=16", "task.discriminator.size=64"),
+    ("experiment=esrgan_x4", "stage=gan", "model.blocks=1", "model.channels=16", "loss.perceptual=null",
+     "task.discriminator.channels=16", "data.lr_patch=16", "task.discriminator.size=64"),
 ], ids=["pixel", "gan"])  # fmt: skip
 def test_the_counted_peak_is_that_of_a_real_step(typed):
     config = small(*typed)
@@ -88,6 +88,7 @@ def test_the_lines_of_check_name_the_gpu_and_what_recomputation_saves(monkeypatc
     assert second.endswith("MB with task.recompute=true, 8 GB")
     (reason,) = describe_step({**config, "model": {"_target_": "torch.nn.utils.parametrizations.weight_norm"}})
     assert "cannot be counted" in reason
-    assert [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)] == ["8 GB", "12 GB", "24 GB", "more than 24 GB"]
+    texts = [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)]
+    assert texts == ["8 GB", "12 GB", "24 GB", "more than 24 GB"]
     assert torch.is_grad_enabled()
     assert GPUS == (8, 12, 16, 24)
