@@ -32,7 +32,7 @@ def steps(names: list[str]) -> dict[str, dict[str, Any]]:
         stages = plan([f"experiment={name}"]).stages
         for stage in stages:
             config = stage.config
-            task = {k: v for k, v in config["task"].items() if k not in ("rate", "optimizer", "trainable")}
+            task = {k: v for k, v in config["task"].items() if k not in ("rate", "optimizer")}
             key = repr((config["model"], task, config["loss"], config["data"]["lr_patch"], config["data"]["batch"]))
             if key not in seen:
                 seen.add(key)

@@ -160,12 +160,12 @@ def count_step(config: Mapping[str, Any], precision: str | None = None, **option
         make_fake(task, "cpu")
         task.train()
         optimizer: Any = task.configure_optimizers()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.empty_like(parameter)
+        _fill_gradients(optimizer)
         optimizer.step()  # makes its state
         optimizer.zero_grad()
         kept = live.most = live.now
+        if int(config["trainer"].get("accumulate_grad_batches") or 1) > 1:
+            _fill_gradients(optimizer)  # of the micro-batch before
         graphs = _watched(task, live)
         batch = empty_batch(config, "cpu")
         task.guard.begin(batch, task.networks())
@@ -177,6 +177,12 @@ def count_step(config: Mapping[str, Any], precision: str | None = None, **option
             task.ema._updates = 1
             task.ema.update_parameters(task.model)
     return StepMemory(kept, live.most, graphs)
+
+
+def _fill_gradients(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
 
 
 def fits(memory: StepMemory) -> str:
