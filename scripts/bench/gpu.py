@@ -23,6 +23,7 @@ Send the file, or the table, with an issue: docs/measured.md says where. Exit co
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import logging
@@ -109,6 +110,7 @@ def measured(row: Row, device: torch.device) -> dict[str, Any]:
             return {"error": "OOM"}
         return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
     finally:
+        gc.collect()  # a task is in reference cycles
         if device.type == "cuda":
             torch.cuda.empty_cache()
         torch.compiler.reset()
