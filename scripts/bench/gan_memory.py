@@ -77,7 +77,7 @@ class Apart(nn.Module):
 
     def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, parts = self.loss.discriminator(real, fake)
-        return settled(loss, self._of_d()), parts
+        return (settled(loss, self._of_d()) if loss.requires_grad else loss), parts  # the watch asks without a graph
 
 
 def build(form: str, args: argparse.Namespace) -> GANTask:
@@ -103,7 +103,7 @@ def build(form: str, args: argparse.Namespace) -> GANTask:
         curve=Constant(),
         recompute=args.recompute,
     )
-    task._trainer = SimpleNamespace(accumulate_grad_batches=1)  # pyright: ignore[reportAttributeAccessIssue]
+    task._trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, is_global_zero=True)  # pyright: ignore[reportAttributeAccessIssue]
     return task
 
 

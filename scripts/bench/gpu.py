@@ -135,12 +135,12 @@ def speed_row(
 
 
 def loader_row(sizes: Any) -> dict[str, Any]:
-    """Measure the loader of EDSR baseline on the toy photographs, with a process for each core but one."""
+    """Measure the loader of EDSR baseline on a photograph in memory, with a process for each core but one."""
     from sr_train.data.draws import PositionSampler
     from sr_train.data.module import SRData
 
     workers, batch = (0, 4) if sizes.tiny else (max(1, (os.cpu_count() or 2) - 1), 16)
-    data = SRData(train=[{"hr": "toy:astronaut,coffee,rocket"}], scale=2, lr_patch=48, batch=batch, workers=workers)
+    data = SRData(train=[{"hr": "toy:coffee"}], scale=2, lr_patch=48, batch=batch, workers=workers)
     batches = iter(data.loader(PositionSampler(batch), pin_memory=torch.cuda.is_available()))
     next(batches)
     done, start = 0, time.perf_counter()
@@ -148,6 +148,15 @@ def loader_row(sizes: Any) -> dict[str, Any]:
         next(batches)
         done += 1
     return {"pairs_per_s": done * batch / (time.perf_counter() - start), "processes": workers}
+
+
+def loader_against_step(found: dict[str, dict[str, Any]], batch: int) -> str | None:
+    """Return a line that compares the loader with the fastest step of EDSR baseline, if both were measured."""
+    pairs = next((v.get("pairs_per_s") for k, v in found.items() if k.startswith("loader: ")), None)
+    steps = [v.get("steps_per_s", 0) for k, v in found.items() if k.startswith("speed: edsr_baseline_x2,")]
+    if pairs is None or not any(steps):
+        return None
+    return f"loader: {pairs / (max(steps) * batch):.1f} times the pairs that the fastest step of EDSR baseline x2 takes"
 
 
 def basicsr_row(task: str, recipe: Any, python: str, device: torch.device, tiny: bool) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def rows(args: argparse.Namespace, device: torch.device, folder: Path) -> Iterat
     if device.type == "cuda":
         for recipe in (r for r in found if r.name.split()[0] in TASKS.values()):
             yield Row("waits", recipe.name, lambda recipe=recipe: {"waits": waits(recipe.config, device)})
-    yield Row("loader", "toy photographs, HR 96", lambda: loader_row(sizes))
+    yield Row("loader", "one toy photograph, HR 96", lambda: loader_row(sizes))
     python = args.basicsr_python or (sys.executable if importlib.util.find_spec("basicsr") else None)
     for task in ("pixel", "gan", "video") if python else ():
         same = next(r for r in reversed(found) if r.name.split()[0] == TASKS[task])
@@ -224,6 +233,8 @@ def main() -> int:
             values = measured(row, device)
             table.add(row, values)
             print(f"{row.section:12}{row.name:44}{shown(values)}", flush=True)
+    if line := loader_against_step(table.rows, 1 if args.tiny else 16):
+        print(line)
     if left:
         print(f"{left} rows were not begun within {args.minutes:g} minutes: run the command again with the same --out")
     wrong = [key for key, values in table.rows.items() if is_wrong(values)]
