@@ -1,4 +1,4 @@
-"""A step of a stage on a GPU that is not there: torch's fake tensors know shapes and devices, and refuse mixtures of devices."""
+"""A step of a stage on a GPU that is not there: torch's fake tensors have shapes and devices, and no values."""
 
 import torch
 from torch._subclasses import FakeTensorMode

@@ -12,7 +12,8 @@ their real depth and few channels, because the count does not depend on channels
 - optimizer: Adam's step
 - EMA: update of the averaged weights
 - guard: norms of the gradients, the decision on a step that is not finite, copies of BatchNorm's statistics
-- reads: operators that make the host wait for the device, in any part. BasicSR reads every loss in every step for its log.
+- reads: operators that make the host wait for the device. BasicSR reads every loss in every step for its log. The optimizer
+  is left out, whose numbers of steps are on the host. BasicSR's Adam runs by list operators, as torch chooses on a GPU.
 
 Goal: optimizer, EMA and guard together below 5 % of the operators of a step.
 """
@@ -50,7 +51,11 @@ TASKS = {
     "video": ("experiment=edvr_m_x4", "stage=full", "data.lr_patch=16"),
     "multiscale": ("experiment=mdsr_baseline", "data.lr_patch=16"),
 }
-COMMON = ("model.channels=8", "data.batch=2", "trainer.accelerator=cpu", "trainer.precision=32", "trainer.max_steps=3", "logger=none")
+COMMON = (
+    "model.channels=8", "data.batch=2", "trainer.accelerator=cpu", "trainer.precision=32", "trainer.max_steps=3",
+    "logger=none",
+)  # fmt: skip
+NO_WORK = ("detach", "empty", "empty_like", "empty_strided", "_unsafe_view", "new_empty", "lift_fresh")
 
 
 class Dispatches(TorchDispatchMode):
@@ -64,7 +69,10 @@ class Dispatches(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.part is not None and not _is_view(func):
             self.found[self.part] += 1
-            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
+            if self.part != "optimizer" and func in (
+                torch.ops.aten._local_scalar_dense.default,
+                torch.ops.aten.is_nonzero.default,
+            ):
                 self.found["reads"] += 1
         return func(*args, **(kwargs or {}))
 
@@ -90,7 +98,7 @@ class Dispatches(TorchDispatchMode):
 def _is_view(func: Any) -> bool:
     """Return true for an operator that starts no work on the device, e.g. a view, detach or a new empty tensor."""
     name = func.overloadpacket.__name__
-    return func.namespace == "profiler" or func.is_view or name in ("detach", "empty", "empty_like", "empty_strided", "_unsafe_view", "new_empty", "lift_fresh")
+    return func.namespace == "profiler" or func.is_view or name in NO_WORK
 
 
 def watch(task: Any, mode: Dispatches) -> None:
@@ -172,8 +180,7 @@ def count_theirs(job: dict[str, Any]) -> dict[str, int]:
     importlib.import_module("basicsr.archs")
     vgg: Any = importlib.import_module("torchvision.models.vgg")
     build = vgg.vgg19
-    vgg.vgg19 = lambda **_: build(weights=None)
-    torch.load = lambda *_, **__: build(weights=None).state_dict()  # VGG19 with random weights
+    vgg.vgg19 = lambda **_: build(weights=None, init_weights=False)
     model: Any = importlib.import_module("basicsr.models").build_model(job["options"])
     side = 32 if job["task"] == "gan" else 16
     scale = job["options"]["scale"]
@@ -183,6 +190,8 @@ def count_theirs(job: dict[str, Any]) -> dict[str, int]:
     for name in ("optimizer_g", "optimizer_d"):
         if hasattr(model, name):
             optimizer = getattr(model, name)
+            for group in optimizer.param_groups:
+                group["foreach"] = True  # Adam's own choice on a GPU
             optimizer.step = mode.wrapped("optimizer", optimizer.step)
     model.model_ema = mode.wrapped("EMA", model.model_ema)
     with mode:
@@ -211,7 +220,8 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     missed: list[str] = []
-    print(f"{'operators a step':24}{'all':>9}{'step':>11}{'optimizer':>11}{'EMA':>11}{'guard':>11}{'reads':>8}{'not step':>10}")
+    heads = "".join(f"{name:>11}" for name in ("step", "optimizer", "EMA", "guard"))
+    print(f"{'operators a step':24}{'all':>9}{heads}{'reads':>8}{'not step':>10}")
     with tempfile.TemporaryDirectory() as folder:
         vgg = Path(folder, "vgg19.pth")
         write_vgg(vgg)
@@ -223,7 +233,7 @@ def main() -> None:
             if args.basicsr_python and task != "multiscale":
                 job = {"task": task, "options": peer_options(task)}
                 print(row(f"{task}: BasicSR", child(args.basicsr_python, __file__, job))[0], flush=True)
-    print(f"optimizer, EMA and guard below {GOAL:.0%}: {'MISSED by ' + ', '.join(missed) if missed else 'reached by all'}")
+    print(f"optimizer, EMA, guard below {GOAL:.0%}: {'MISSED by ' + ', '.join(missed) if missed else 'reached by all'}")
 
 
 if __name__ == "__main__":

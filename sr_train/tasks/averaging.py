@@ -37,9 +37,7 @@ class Average(AveragedModel):
         self.decay = decay
         self.on_host = on_host
         self._copies = HostTensors()
-        self._waiting: tuple[float, list[torch.Tensor]] | None = (
-            None  # weight and averages of copies that are on their way
-        )
+        self._waiting: tuple[float, list[torch.Tensor]] | None = None  # weight and averages of requested copies
         self._updates: int | None = None  # None: read n_averaged first
         self._source: weakref.ref[nn.Module] | None = None
         self._pairs: list[tuple[Store, Store, str]] = []
@@ -88,7 +86,7 @@ class Average(AveragedModel):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Average:
         """Move to another device or type, unless the average belongs to the host."""
-        return self if self.on_host else super()._apply(fn, recurse)
+        return self if self.on_host else super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.settle()

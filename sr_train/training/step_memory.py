@@ -86,9 +86,7 @@ def outline_task(config: Mapping[str, Any], **options: Any) -> SRTask:
     task._trainer = cast("Any", trainer)
     for module in task.modules():
         if isinstance(module, DeformableConv) and module.way == "auto":
-            module.way = (
-                "torchvision"  # most likely the choice on a GPU; on a CPU, pieces are computed one after the other
-            )
+            module.way = "torchvision"  # likely the choice on a GPU; a CPU computes pieces one after the other
     return task
 
 
@@ -162,12 +160,12 @@ def count_step(config: Mapping[str, Any], precision: str | None = None, **option
         make_fake(task, "cpu")
         task.train()
         optimizer: Any = task.configure_optimizers()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.empty_like(parameter)
+        _fill_gradients(optimizer)
         optimizer.step()  # makes its state
         optimizer.zero_grad()
         kept = live.most = live.now
+        if int(config["trainer"].get("accumulate_grad_batches") or 1) > 1:
+            _fill_gradients(optimizer)  # of the micro-batch before
         graphs = _watched(task, live)
         batch = empty_batch(config, "cpu")
         task.guard.begin(batch, task.networks())
@@ -179,6 +177,12 @@ def count_step(config: Mapping[str, Any], precision: str | None = None, **option
             task.ema._updates = 1
             task.ema.update_parameters(task.model)
     return StepMemory(kept, live.most, graphs)
+
+
+def _fill_gradients(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
 
 
 def fits(memory: StepMemory) -> str:
@@ -207,11 +211,10 @@ def describe_step(config: Mapping[str, Any]) -> list[str]:
     memory, other = found[chosen], found[not chosen]
     assert memory is not None
     graphs = ", ".join(f"{name} {_mb(size)}" for name, size in memory.graphs.items())
-    lines = [
-        f"{_mb(memory.most)} in a step of {config['data']['batch']}: {_mb(memory.kept)} weights, EMA and optimizer; graphs: {graphs}"
-    ]
+    parts = f"{_mb(memory.kept)} weights, EMA and optimizer; graphs: {graphs}"
+    first = f"{_mb(memory.most)} in a step of {config['data']['batch']}: {parts}"
     rest = "" if other is None else f"; {_mb(other.most)} with task.recompute={str(not chosen).lower()}, {fits(other)}"
-    return [*lines, f"a GPU needs {fits(memory)}{rest}"]
+    return [first, f"a GPU needs {fits(memory)}{rest}"]
 
 
 def _choices(config: Mapping[str, Any]) -> list[bool]:

@@ -102,7 +102,7 @@ def test_missing_values_are_named():
     "answers",
     [
         {
-            "gan.loss.weights.adversaril=1": "its terms are perceptual, adversarial, pixel; did you mean gan.loss.weights.adversarial?",
+            "gan.loss.weights.adversaril=1": "perceptual, adversarial, pixel; did you mean gan.loss.weights.adversarial?",
             "gan.loss.wieghts.adversarial=1": "stage gan has no 'loss.wieghts'; did you mean gan.loss.weights?",
             "loss.wieghts.adversarial=1": "no stage has 'loss.wieghts'; did you mean loss.weights?",
             "gann.loss.weights.pixel=1": "no stage has 'gann'; did you mean gan?",

@@ -10,21 +10,15 @@ from sr_train.losses.adversarial import StandardGAN
 from sr_train.models.edsr import EDSR
 from sr_train.models.features import FeatureExtractor
 
-#: Tasks and losses; test_experiments.py rehearses every stage of every experiment at its real size.
-STAGES = {
-    "gan": ("experiment=esrgan_x4", "stage=gan", "model.blocks=1"),
-    "content": ("experiment=edsr_baseline_x2", "model.blocks=1", "loss=content", "loss.weights={pixel: 1, ssim: 0.1, "
-                "frequency: 0.1, gradient: 0.1}"),
-}  # fmt: skip
-
 
 def stage(*typed):
     return plan([*typed]).stages[-1].config
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_step_makes_no_tensor_on_another_device(name):
-    rehearse(stage(*STAGES[name]))
+def test_content_terms_make_no_tensor_on_another_device():
+    """test_experiments.py rehearses every stage of every experiment; none has these terms."""
+    terms = "loss.weights={pixel: 1, ssim: 0.1, frequency: 0.1, gradient: 0.1}"
+    rehearse(stage("experiment=edsr_baseline_x2", "model.blocks=1", "loss=content", terms))
 
 
 @pytest.fixture
@@ -34,7 +28,7 @@ def small():
 
 def wrong_device(config):
     with pytest.raises(
-        (RuntimeError, AssertionError), match="found at least two devices|convert all Tensors to FakeTensors"
+        (RuntimeError, AssertionError), match=r"found at least two devices|convert all Tensors to FakeTensors"
     ):
         rehearse(config)
 

@@ -51,8 +51,8 @@ def allocated(config):
 
 @pytest.mark.parametrize("typed", [
     ("experiment=edsr_baseline_x2", "model.blocks=4", "model.channels=32"),
-    ("experiment=esrgan_x4", "stage=gan", "model.blocks=1", "model.channels=16", "loss.perceptual=null", "task.discriminator.channels=16",
-     "data.lr_patch=16", "task.discriminator.size=64"),
+    ("experiment=esrgan_x4", "stage=gan", "model.blocks=1", "model.channels=16", "loss.perceptual=null",
+     "task.discriminator.channels=16", "data.lr_patch=16", "task.discriminator.size=64"),
 ], ids=["pixel", "gan"])  # fmt: skip
 def test_the_counted_peak_is_that_of_a_real_step(typed):
     config = small(*typed)
@@ -63,7 +63,7 @@ def test_the_counted_peak_is_that_of_a_real_step(typed):
 
 
 def test_what_saves_memory_is_counted():
-    config = small("experiment=esrgan_x4", "stage=gan", "model.blocks=2", "model.channels=16", "task.discriminator.channels=8",
+    config = small("experiment=esrgan_x4", "stage=gan", "model.blocks=1", "model.channels=16", "task.discriminator.channels=8",
                    "loss.perceptual.layers={conv5_4: null, conv2_2: 1}", "data.lr_patch=32")  # fmt: skip
     full = count_step(config)
     assert set(full.graphs) == {"generator", "discriminator", "features"}
@@ -77,22 +77,18 @@ def test_what_saves_memory_is_counted():
     weights = sum(4 * p.numel() for p in task.model.parameters())
     features = sum(2 * p.numel() for p in task.loss.perceptual.extractor.parameters())
     assert full.kept - less.kept == pytest.approx(weights + features, rel=0.01), "the EMA is on the host"
-    assert count_step(config, "bf16-mixed").graphs["generator"] < 0.7 * full.graphs["generator"]
 
 
 def test_the_lines_of_check_name_the_gpu_and_what_recomputation_saves(monkeypatch):
     config = small("experiment=edsr_baseline_x2", "model.blocks=2")
+    assert count_step(config, "bf16-mixed").graphs["network"] < 0.8 * count_step(config).graphs["network"]
     first, second = describe_step(config)
     assert first.startswith(f"{count_step(config).most / 1e6:,.1f} MB in a step of 2: ")
     assert second.startswith("a GPU needs 8 GB; ")
     assert second.endswith("MB with task.recompute=true, 8 GB")
     (reason,) = describe_step({**config, "model": {"_target_": "torch.nn.utils.parametrizations.weight_norm"}})
     assert "cannot be counted" in reason
-    assert [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)] == [
-        "8 GB",
-        "12 GB",
-        "24 GB",
-        "more than 24 GB",
-    ]
+    texts = [fits(StepMemory(0, int(1e9 * gb), {})) for gb in (1, 7, 20, 30)]
+    assert texts == ["8 GB", "12 GB", "24 GB", "more than 24 GB"]
     assert torch.is_grad_enabled()
     assert GPUS == (8, 12, 16, 24)

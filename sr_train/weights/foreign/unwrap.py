@@ -168,7 +168,10 @@ class _Walk:
         yield from found if any(part.match is not None for part in found) else [whole, *found]
 
     def divide(self, groups: Mapping[str, Tensors], path: tuple[str, ...]) -> Iterator[Part]:
-        """Yield the networks in a dict whose names start with several prefixes; nothing if the prefixes are parts of one network."""
+        """Yield the networks in a dict whose names start with several prefixes.
+
+        Nothing is yielded if the prefixes are parts of one network.
+        """
         networks = [label for label in groups if _is_network(label)]
         beside = [label for label in groups if _is_companion(label)]
         others = [label for label in groups if label not in networks and label not in beside]
