@@ -29,7 +29,7 @@ _SIDE = 128  # longest side of the maps on which kernels are measured
 def winograd_is_available() -> bool:
     """Return true if torch can compute a convolution by NNPACK on this machine."""
     backend: Any = getattr(torch.backends, "nnpack", None)
-    if backend is None or not hasattr(torch, "_nnpack_spatial_convolution") or not backend.is_available():
+    if backend is None or not hasattr(torch.ops.aten, "_nnpack_spatial_convolution") or not backend.is_available():
         return False
     try:
         winograd(torch.zeros(1, 4, 8, 8), torch.zeros(4, 4, 3, 3), None)
@@ -40,7 +40,8 @@ def winograd_is_available() -> bool:
 
 def winograd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Apply a 3x3 convolution with padding 1 by Winograd's method: [B, C, h, w] -> [B, C', h, w]."""
-    return torch._nnpack_spatial_convolution(x.contiguous(), weight.contiguous(), bias, [1, 1], [1, 1])
+    run = torch.ops.aten._nnpack_spatial_convolution.default
+    return run(x.contiguous(), weight.contiguous(), bias, [1, 1], [1, 1])
 
 
 def _exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -48,7 +49,7 @@ def _exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 
 def _is_pair(value: object, number: int) -> bool:
-    return value == number or (isinstance(value, (tuple, list)) and all(v == number for v in value))
+    return value in (number, (number,), (number, number), [number], [number, number])
 
 
 def _suits(
