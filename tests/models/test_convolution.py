@@ -8,7 +8,9 @@ from torch import nn
 
 import sr_train.models.convolution as convolution
 import sr_train.models.fastest as fastest_module
+from sr_train.console import UsageError
 from sr_train.inference.images import super_resolve
+from sr_train.inference.network import open_network
 from sr_train.models.convolution import kernels, winograd_is_available
 from sr_train.models.edsr import EDSR
 from sr_train.models.rrdbnet import DenseBlock
@@ -132,3 +134,10 @@ def test_a_dense_block_gives_the_same_bits_with_and_without_joining(monkeypatch)
         assert len(joined) == 4
         joined.clear()
     assert math.isfinite(truth.sum())
+
+
+def test_other_names_of_kernels_are_refused():
+    config = {"tile": None, "overlap": "auto", "device": "cpu", "ensemble": False, "scale": 2, "kernels": "fast"}
+    with pytest.raises(UsageError, match="kernels=fast: choose from exact, winograd, auto"):
+        open_network(config, "bicubic")
+    assert open_network({**config, "kernels": "exact"}, "bicubic").kernels == "exact"
