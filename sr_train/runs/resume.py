@@ -44,6 +44,7 @@ _EARLIER: dict[str, Any] = {  # keys that configs of earlier versions do not hav
     "degrade": {},
     "data.usm": False,
     "curve.warmup": 0,
+    "task.parts": 1,
     "task.discriminator_steps": 1,
     "task.discriminator_first": 0,
     "task.discriminator_trainable[0]": "*",

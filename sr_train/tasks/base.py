@@ -28,6 +28,7 @@ from sr_train.tasks.guard import Event, Guard, skip_step, spread
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
+from sr_train.tasks.parts import BatchParts, undividable
 
 
 class SRTask(L.LightningModule):
@@ -61,6 +62,7 @@ class SRTask(L.LightningModule):
         if self.options.compile:
             compile_network(self.model)
         freeze(self.model, self.options.trainable, may_freeze_all=self.may_freeze_all)
+        self.parts = BatchParts(self.model, self._checked_parts())
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
         split(self.model, self._scales)  # raises errors of task.rate_scale now
@@ -109,6 +111,23 @@ class SRTask(L.LightningModule):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Run the trained network: [B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W]."""
         return self.model(lr)
+
+    def run(self, lr: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        """Run the trained network on a batch of a training step, in parts if ``task.parts`` says so.
+
+        Several processes are parts already: each runs the network on its whole batch.
+        """
+        return self.model(lr, *arguments) if _several_processes() else self.parts(lr, *arguments)
+
+    def _checked_parts(self) -> int:
+        """Return the number of parts of a batch. Raise ValueError if the network cannot compute parts."""
+        parts = 1 if self.options.parts == "auto" else self.options.parts
+        reason = undividable(self.model) if parts > 1 else None
+        if reason is not None:
+            raise ValueError(
+                f"task.parts={parts}: {type(self.model).__name__}'s layer {reason}; give task.parts=1 or auto"
+            )
+        return parts
 
     # -- optimization --------------------------------------------------------------------------------------------
 
@@ -161,9 +180,9 @@ class SRTask(L.LightningModule):
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
         self.guard.see(loss)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if _several_processes():
             spread(loss)
-        own = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
+        own = self.parts.numbers()
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
 
@@ -213,7 +232,9 @@ class SRTask(L.LightningModule):
 
     def described(self) -> list[str]:
         """Return lines about options for the start of a run."""
-        return []
+        if self.options.parts in ("auto", 1):
+            return []
+        return [f"on a CPU, each batch is computed in {self.options.parts} parts, one thread per part (task.parts)"]
 
     def shorten(self) -> None:
         """Prepare for a test of a few steps, which must contain all kinds of steps."""
@@ -246,7 +267,7 @@ class SRTask(L.LightningModule):
         """
         if self._alarmed or not isinstance(self.model, contract.Watched):
             return
-        alarm = self.model.alarm()
+        alarm = self.parts.alarm()
         if alarm is not None:
             self._alarmed = True
             if self.trainer.is_global_zero:
@@ -318,3 +339,7 @@ class SRTask(L.LightningModule):
             return {}
         wanted = [p for p in self.protocols if image.centered or not p.center]
         return {p.name: score(sr, image.target, p, image.scale, from_gray=image.from_gray) for p in wanted}
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

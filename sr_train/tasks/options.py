@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,6 +40,10 @@ class Options:
     """True to compile the network's blocks with ``torch.compile`` for training; a network without blocks is compiled whole."""
     recompute: bool = False
     """True for activation checkpointing, which needs less memory, but one more forward pass per step."""
+    parts: int | Literal["auto"] = "auto"
+    """Number of parts of a batch, each computed by one thread of the CPU (:mod:`sr_train.tasks.parts`).
+
+    The command replaces ``auto`` by a number (:mod:`sr_train.training.parts`). A task built in Python has one part then."""
     trainable: Sequence[str] = ("*",)
     """Glob patterns of parameter names; parameters of the network that match no pattern are frozen."""
     rate_scale: Mapping[str, float] | None = None
@@ -56,6 +60,12 @@ class Options:
             )
         if self.patience < 1:
             raise ValueError(f"task.patience={self.patience} must be at least 1")
+        if self.parts != "auto" and self.parts < 1:
+            raise ValueError(f"task.parts={self.parts}: expected auto or an integer of at least 1")
+        if self.parts != "auto" and self.parts > 1 and self.compile:
+            raise ValueError(
+                f"task.parts={self.parts}: compiled blocks run in one thread; give task.parts=1, or task.compile=false"
+            )
 
 
 def joined(classes: Iterable[type]) -> inspect.Signature:
