@@ -63,9 +63,7 @@ class Options:
         if self.parts != "auto" and self.parts < 1:
             raise ValueError(f"task.parts={self.parts}: expected auto or an integer of at least 1")
         if self.parts != "auto" and self.parts > 1 and self.compile:
-            raise ValueError(
-                f"task.parts={self.parts}: compiled blocks run in one thread; give task.parts=1, or task.compile=false"
-            )
+            raise ValueError(f"task.parts={self.parts}: compiled blocks need task.parts=1")
 
 
 def joined(classes: Iterable[type]) -> inspect.Signature:

@@ -120,8 +120,8 @@ class BatchParts:
             now = [(store[name], store[name]._version) for store, name in _buffers(network)]
             if any(a is not b or v != w for (a, v), (b, w) in zip(before, now, strict=True)):
                 raise ValueError(
-                    f"task.parts={self._parts}: {type(network).__name__} changes its buffers when it is called, which parts of a "
-                    "batch cannot do together; give task.parts=1"
+                    f"task.parts={self._parts}: {type(network).__name__} changes its buffers when it is called, which the "
+                    "parts of a batch cannot do together; give task.parts=1"
                 )
         return graphs
 
