@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+from torch.autograd.function import once_differentiable
 
 from sr_train.models import contract
 from sr_train.tasks.tensors import places
 
 _torch: Any = torch  # its functions for lists of tensors have no types
 
+_NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
+
 
 def undividable(network: nn.Module) -> str | None:
     """Return the reason why a batch cannot be divided into parts for a network; None if it can."""
-    for name, module in network.named_modules():
-        if isinstance(module, _NormBase) and (module.track_running_stats or "Batch" in type(module).__name__):
+    for name, module in cast("Iterator[tuple[str, nn.Module]]", network.named_modules()):
+        if isinstance(module, _NORMS) and ("Batch" in type(module).__name__ or module.track_running_stats):
             return f"{name} ({type(module).__name__}) computes statistics of the whole batch"
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, _DROPOUTS):
             return f"{name} ({type(module).__name__}) draws random numbers, whose order threads would change"
     return None
 
@@ -159,30 +162,28 @@ class _Divided(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, parts: BatchParts, arguments: Sequence[Any], lr: torch.Tensor, *trained: torch.Tensor
+        ctx: Any, parts: BatchParts, arguments: Sequence[Any], lr: torch.Tensor, *trained: torch.Tensor
     ) -> torch.Tensor:
         """Return the output for the whole batch."""
-        own = cast("Any", ctx)
-        own.parts, own.count, own.image = parts, len(trained), own.needs_input_grad[2]
-        own.graphs = parts.forward(lr, arguments, leaves=True, image=own.image)
-        return torch.cat([graph.output.detach() for graph in own.graphs])
+        ctx.parts, ctx.count, ctx.image = parts, len(trained), ctx.needs_input_grad[2]
+        ctx.graphs = parts.forward(lr, arguments, leaves=True, image=ctx.image)
+        return torch.cat([graph.output.detach() for graph in ctx.graphs])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the gradients of the batch and of each parameter; None for a parameter that no part used."""
-        own = cast("Any", ctx)
-        graphs, own.graphs = own.graphs, None
+        graphs, ctx.graphs = ctx.graphs, None
         if graphs is None:
             raise RuntimeError("task.parts: the graph of a batch is freed after its backward pass")
         outer = gradients[0].tensor_split(len(graphs))
-        futures = own.parts.start([partial(_differentiate, g, o) for g, o in zip(graphs, outer, strict=True)])
+        futures = ctx.parts.start([partial(_differentiate, g, o) for g, o in zip(graphs, outer, strict=True)])
         wait(futures)
         images: list[torch.Tensor] = []
-        total: list[torch.Tensor | None] = [None] * own.count
+        total: list[torch.Tensor | None] = [None] * ctx.count
         for future in futures:
             found = future.result()
-            if own.image:
+            if ctx.image:
                 images.append(found.pop())
             total = _sum(total, found)
         return None, None, torch.cat(images) if images else None, *total
@@ -202,7 +203,7 @@ def _compute(
     enabled = cast_to is not None
     with torch.set_grad_enabled(leaves), torch.autocast("cpu", cast_to, enabled=enabled, cache_enabled=False):
         output = network(lr, *arguments)
-    trained = [p for p in network.parameters() if p.requires_grad]
+    trained: list[torch.Tensor] = [p for p in network.parameters() if p.requires_grad]
     return _Graph([*trained, lr] if image else trained, output)
 
 
