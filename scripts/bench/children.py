@@ -71,8 +71,7 @@ def run_child(
 def end(process: subprocess.Popen[Any]) -> None:
     """Kill a child with its process group, unless it has ended."""
     if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         process.wait()
 
 
@@ -83,5 +82,13 @@ def end_all() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    end_all()
+    """Kill the children and end the script. Its blocks ``finally`` are run, and wait for the children."""
+    for process in _started:  # no call of wait(), whose lock the interrupted code may hold
+        if process.returncode is None:
+            _kill(process)
     raise SystemExit(128 + number)
+
+
+def _kill(process: subprocess.Popen[Any]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

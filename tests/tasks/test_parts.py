@@ -181,7 +181,7 @@ def test_a_network_that_needs_the_whole_batch_is_refused(options, layer, message
 
 
 def test_errors_in_a_part_are_raised_and_buffers_that_change_are_refused():
-    with pytest.raises(ValueError, match="task.parts=2: Own changes its buffers when it is called"):
+    with pytest.raises(ValueError, match=r"task\.parts=2: Own changes its buffers when it is called"):
         BatchParts(Own(Counter()), 2)(torch.rand(2, 3, 4, 4))
     with pytest.raises(RuntimeError, match="expected input"):
         BatchParts(Own(nn.Identity()), 2)(torch.rand(2, 5, 4, 4))
