@@ -96,4 +96,6 @@ def test_a_run_started_before_tasks_shared_their_options_continues(typed, before
     assert (now.keys() >= NEWER) == ("discriminator_rate" in before)
     parts = {key: now[key] for key in ("optimizer", "discriminator") if key in now}
     assert differences({"task": {**SHARED, **before, **parts}}, {"task": {**now, "parts": 1}}) == []
-    assert now.keys() - NEWER - {"tile", "parts"} == {**SHARED, **before, **parts}.keys()  # and no free key was added or lost
+    assert (
+        now.keys() - NEWER - {"tile", "parts"} == {**SHARED, **before, **parts}.keys()
+    )  # and no free key was added or lost

@@ -99,7 +99,7 @@ def test_changed_weights_and_frozen_parameters_are_those_of_the_next_batch():
     with torch.no_grad():
         network.conv_first.weight.mul_(0.5)  # as an optimizer does
     network.conv_last.weight.data = network.conv_last.weight.data * 2  # as other code may do
-    network.conv_first.bias.requires_grad_(False)
+    network.get_parameter("conv_first.bias").requires_grad_(False)
     network.mean = network.mean + 0.1
     whole = gradients(network, network, lr)
     assert close(whole, gradients(network, parts, lr))

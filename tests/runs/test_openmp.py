@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sr_train.cli import openmp
+from sr_train.runs import openmp
 
 CODE = """
 import os, sys
