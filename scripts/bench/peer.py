@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from children import run_child, start_child
 
 
 def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run one job of a script in its own process. The result is the last line that it prints."""
-    done = subprocess.run([python, file, json.dumps(job)], capture_output=True, text=True, check=False)
+    done = run_child([python, file, json.dumps(job)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{file} {job} failed:\n{done.stdout[-2000:]}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -80,7 +81,7 @@ class Program:
         self.log = log
         with log.open("w") as errors:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-            self.process = subprocess.Popen([python, file, json.dumps(job)], text=True, **pipes)
+            self.process = start_child([python, file, json.dumps(job)], text=True, **pipes)
         self._wait()
 
     def _wait(self) -> float:

@@ -45,6 +45,7 @@ _EARLIER: dict[str, Any] = {  # keys that configs of earlier versions do not hav
     "data.usm": False,
     "curve.warmup": 0,
     "loss.perceptual.extractor.precision": "auto",
+    "task.parts": 1,
     "task.discriminator_steps": 1,
     "task.discriminator_first": 0,
     "task.discriminator_trainable[0]": "*",

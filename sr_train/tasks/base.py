@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
@@ -28,6 +27,7 @@ from sr_train.tasks.guard import Event, Guard, skip_step, spread, total
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
+from sr_train.tasks.parts import BatchParts, checked_parts, several_processes
 
 
 class SRTask(L.LightningModule):
@@ -61,6 +61,7 @@ class SRTask(L.LightningModule):
         if self.options.compile:
             compile_network(self.model)
         freeze(self.model, self.options.trainable, may_freeze_all=self.may_freeze_all)
+        self.parts = BatchParts(self.model, checked_parts(self.options.parts, self.model))
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
         split(self.model, self._scales)  # raises errors of task.rate_scale now
@@ -113,6 +114,13 @@ class SRTask(L.LightningModule):
         """Run the trained network: [B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W]."""
         return self.model(lr)
 
+    def run(self, lr: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        """Run the trained network on a batch of a training step, in parts if ``task.parts`` says so.
+
+        Several processes are parts already: each runs the network on its whole batch.
+        """
+        return self.model(lr, *arguments) if several_processes() else self.parts(lr, *arguments)
+
     # -- optimization --------------------------------------------------------------------------------------------
 
     def networks(self) -> list[nn.Module]:
@@ -164,9 +172,9 @@ class SRTask(L.LightningModule):
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
         self.guard.see(loss)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if several_processes():
             spread(loss)
-        own = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
+        own = self.parts.numbers()
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
 
@@ -224,7 +232,9 @@ class SRTask(L.LightningModule):
 
     def described(self) -> list[str]:
         """Return lines about options for the start of a run."""
-        return []
+        if self.options.parts in ("auto", 1):
+            return []
+        return [f"on a CPU, each batch is computed in {self.options.parts} parts, one thread per part (task.parts)"]
 
     def shorten(self) -> None:
         """Prepare for a test of a few steps, which must contain all kinds of steps."""
@@ -257,7 +267,7 @@ class SRTask(L.LightningModule):
         """
         if self._alarmed or not isinstance(self.model, contract.Watched):
             return
-        alarm = self.model.alarm()
+        alarm = self.parts.alarm()
         if alarm is not None:
             self._alarmed = True
             if self.trainer.is_global_zero:

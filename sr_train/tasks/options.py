@@ -42,6 +42,10 @@ class Options:
     """True to compile the network's blocks with ``torch.compile`` for training; a network without blocks is compiled whole."""
     recompute: bool = False
     """True for activation checkpointing, which needs less memory, but one more forward pass per step."""
+    parts: int | Literal["auto"] = "auto"
+    """Number of parts of a batch, each computed by one thread of the CPU (:mod:`sr_train.tasks.parts`).
+
+    The command replaces ``auto`` by a number (:mod:`sr_train.training.parts`). A task built in Python has one part then."""
     trainable: Sequence[str] = ("*",)
     """Glob patterns of parameter names; parameters of the network that match no pattern are frozen."""
     rate_scale: Mapping[str, float] | None = None
@@ -62,6 +66,10 @@ class Options:
             )
         if self.patience < 1:
             raise ValueError(f"task.patience={self.patience} must be at least 1")
+        if self.parts != "auto" and self.parts < 1:
+            raise ValueError(f"task.parts={self.parts}: expected auto or an integer of at least 1")
+        if self.parts != "auto" and self.parts > 1 and self.compile:
+            raise ValueError(f"task.parts={self.parts}: compiled blocks need task.parts=1")
 
 
 def joined(classes: Iterable[type]) -> inspect.Signature:
