@@ -4,8 +4,8 @@
     python scripts/bench/all_steps.py --basicsr-python bsr/bin/python --avx2
 
 It runs, one after the other: step.py with EDSR baseline x2 and with RRDBNet x4, gan.py (RRDBNet in a GAN), clips.py (EDVR-M)
-and mdsr.py. Each of them prints the precision that sr-train chooses and fp32, next to BasicSR in fp32. BasicSR has no MDSR: mdsr.py
-compares a step of MDSR with those of one EDSR per scale.
+and mdsr.py. Each of them prints the precision that sr-train chooses and fp32, next to BasicSR in fp32. BasicSR has no MDSR:
+mdsr.py compares a step of MDSR with those of one EDSR per scale.
 
 ``--avx2`` lets torch, oneDNN and MKL use AVX2 only, and sr-train fp32, so that a newer CPU works like an older one.
 """
