@@ -39,15 +39,20 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]
     parent = os.getpid()
 
     def follow() -> None:  # in the child, before the program
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # the script has ended meanwhile
                 os._exit(1)
 
-    # follow() takes no lock, so it is safe with threads
-    process = subprocess.Popen(list(command), start_new_session=True, preexec_fn=follow, **options)  # noqa: PLW1509
-    _started[:] = [p for p in _started if p.returncode is None]
-    _started.append(process)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child is known to _end
+    try:
+        # follow() takes no lock, so it is safe with threads
+        process = subprocess.Popen(list(command), start_new_session=True, preexec_fn=follow, **options)  # noqa: PLW1509
+        _started[:] = [p for p in _started if p.returncode is None]
+        _started.append(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

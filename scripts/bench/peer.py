@@ -147,6 +147,8 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
         return esrgan_options(job)
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
     network |= {"upscale": 2, "res_scale": 1, "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040]}
+    if job.get("recipe") == "rrdbnet":
+        network = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 23}
     train = {
         "ema_decay": job["ema"],
         "optim_g": {"type": "Adam", "lr": job["rate"], "weight_decay": 0, "betas": job["betas"]},
@@ -158,7 +160,7 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
     opt: dict[str, Any] = {
         "name": "peer",
         "model_type": "SRModel",
-        "scale": 2,
+        "scale": job.get("scale", 2),
         "num_gpu": job["gpus"],
         "manual_seed": 0,
     }
@@ -211,14 +213,16 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
     opt["path"]["pretrain_network_g"] = job["start"]
     model = importlib.import_module("basicsr.models").build_model(opt)
     lr, hr = (np.load(Path(job["folder"], f"{name}.npy"), mmap_mode="r") for name in ("lr", "hr"))
+    start = time.perf_counter()
     for step in range(job["steps"]):
         part = slice(step * job["batch"], (step + 1) * job["batch"])
         images = (torch.from_numpy(np.moveaxis(x[part], -1, 1) / np.float32(255)).contiguous() for x in (lr, hr))
         model.update_learning_rate(step + 1)
         model.feed_data(dict(zip(("lq", "gt"), images, strict=True)))
         model.optimize_parameters(step + 1)
+    seconds = time.perf_counter() - start
     torch.save(model.net_g.state_dict(), job["out"])
-    return {"version": importlib.import_module("basicsr.version").__version__}
+    return {"version": importlib.import_module("basicsr.version").__version__, "seconds": seconds}
 
 
 def video(job: dict[str, Any]) -> dict[str, Any]:
