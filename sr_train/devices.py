@@ -81,8 +81,8 @@ def native_bf16(accelerator: str) -> bool:
     """Return true if the hardware has bf16 instructions. Emulated bf16 is slower than fp32."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator not in ("auto", "cpu"):
-        return False
+    if accelerator not in ("auto", "cpu") or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2"):
+        return False  # another device, or a user who limits torch to older instructions
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
 
 

@@ -34,20 +34,27 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]
         atexit.register(end_all)
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                if signal.getsignal(number) is signal.SIG_DFL:
+                if signal.getsignal(number) is signal.SIG_DFL or (
+                    number == signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN  # of the parent
+                ):
                     signal.signal(number, _end)
     parent = os.getpid()
 
     def follow() -> None:  # in the child, before the program
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # the script has ended meanwhile
                 os._exit(1)
 
-    # follow() takes no lock, so it is safe with threads
-    process = subprocess.Popen(list(command), start_new_session=True, preexec_fn=follow, **options)  # noqa: PLW1509
-    _started[:] = [p for p in _started if p.returncode is None]
-    _started.append(process)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child is known to _end
+    try:
+        # follow() takes no lock, so it is safe with threads
+        process = subprocess.Popen(list(command), start_new_session=True, preexec_fn=follow, **options)  # noqa: PLW1509
+        _started[:] = [p for p in _started if p.returncode is None]
+        _started.append(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 

@@ -147,6 +147,8 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
         return esrgan_options(job)
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
     network |= {"upscale": 2, "res_scale": 1, "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040]}
+    if job.get("recipe") == "rrdbnet":
+        network = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 23}
     train = {
         "ema_decay": job["ema"],
         "optim_g": {"type": "Adam", "lr": job["rate"], "weight_decay": 0, "betas": job["betas"]},
@@ -158,7 +160,7 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
     opt: dict[str, Any] = {
         "name": "peer",
         "model_type": "SRModel",
-        "scale": 2,
+        "scale": job.get("scale", 2),
         "num_gpu": job["gpus"],
         "manual_seed": 0,
     }

@@ -22,7 +22,7 @@ from sr_train.tasks.multiscale import MultiScaleTask
 from sr_train.tasks.parts import undividable
 from sr_train.tasks.pixel import PixelTask
 
-_PAYS = ("32-true",)  #: precisions in which parts were measured to be faster (``scripts/bench/parts.py``)
+_PAYS = ("32-true",)  #: precisions in which parts were measured to be faster (``scripts/bench/shared_cpu.py``)
 
 _LEAST = 2  #: images that a part must have
 
