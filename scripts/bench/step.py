@@ -178,7 +178,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             f"name={job['callback']}_{job['precision']}",
             f"data.train=[{{hr: '{store}', lr: '{store}'}}]",
             "sets=[]",
-            f"paths.runs='{job['folder']}/runs'",
+            f"paths.runs={job['folder']}/runs",
             "resume=never",
             f"data.batch={job['batch']}",
             f"data.lr_patch={job['patch']}",
