@@ -49,7 +49,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             f"loss.perceptual.extractor.weights='{folder}/experiments/pretrained_models/vgg19-dcbb9e9d.pth'",
             f"task.discriminator.size={4 * job['patch']}",
             "sets=[]",
-            f"paths.runs='{folder}/runs'",
+            f"paths.runs={folder}/runs",
             f"data.batch={job['batch']}",
             f"data.lr_patch={job['patch']}",
             f"trainer.max_steps={job['steps']}",

@@ -64,7 +64,7 @@ def arguments(job: dict[str, Any]) -> list[str]:
     return [
         "experiment=edsr_baseline_x2",
         f"name={job['name']}",
-        f"paths.runs='{job['folder']}/runs'",
+        f"paths.runs={job['folder']}/runs",
         f"data.train=[{{{source}}}]",
         "sets=[]",
         "callbacks.witness={_target_: __main__.Witness}",
