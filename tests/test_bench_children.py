@@ -55,6 +55,14 @@ def started(*command):
     return subprocess.Popen([sys.executable, *command], cwd=BENCH, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.fixture(autouse=True)
+def ignored():
+    """Ignore SIGTERM, which a child inherits."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_children_end_with_their_script(number):

@@ -34,7 +34,9 @@ def start_child(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]
         atexit.register(end_all)
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                if signal.getsignal(number) is signal.SIG_DFL:
+                if signal.getsignal(number) is signal.SIG_DFL or (
+                    number == signal.SIGTERM and signal.getsignal(number) is signal.SIG_IGN  # of the parent
+                ):
                     signal.signal(number, _end)
     parent = os.getpid()
 

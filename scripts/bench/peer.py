@@ -75,12 +75,17 @@ class Turns:
 
 
 class Program:
-    """A job of a script in its own process, whose loop calls :class:`Turns`. It waits before its first step."""
+    """A job of a script in its own process, whose loop calls :class:`Turns`. It waits before its first step.
 
-    def __init__(self, python: str, file: str, job: dict[str, Any], log: Path) -> None:
+    Jobs of sr-train's Python get OMP_WAIT_POLICY as sr-train's commands set it (sr_train/runs/openmp.py), unless ``asis``.
+    """
+
+    def __init__(self, python: str, file: str, job: dict[str, Any], log: Path, *, asis: bool = False) -> None:
         self.log = log
+        ours = not asis and python == sys.executable and "OMP_WAIT_POLICY" not in os.environ
         with log.open("w") as errors:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            pipes["env"] = os.environ | ({"OMP_WAIT_POLICY": "PASSIVE"} if ours else {})
             self.process = start_child([python, file, json.dumps(job)], text=True, **pipes)
         self._wait()
 

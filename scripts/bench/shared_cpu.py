@@ -96,7 +96,8 @@ def main() -> None:
             for name in VARIABLES:
                 os.environ.pop(name, None)
             os.environ.update(WAYS[way])
-            programs[way] = Program(sys.executable, __file__, {**job, "way": way}, Path(folder, f"{way}.log"))
+            log = Path(folder, f"{way}.log")
+            programs[way] = Program(sys.executable, __file__, {**job, "way": way}, log, asis=True)
             programs[way].turn()
         for count in rounds:
             for way, program in programs.items():
