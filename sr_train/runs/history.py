@@ -88,18 +88,23 @@ def _is_step(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _strings(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
 def _sitting(line: Mapping[str, Any]) -> Sitting | None:
     """Return the process that a line describes; None without a time and a step. Other values of a wrong type are left out."""
     if not _is_time(line["begin"]) or not _is_step(line.get("first_step")):
         return None
-    lists = {k: [str(v) for v in line[k]] for k in ("command", "changed", "initial") if isinstance(line.get(k), list)}
-    texts = {k: str(line[k]) for k in ("host", "device") if k in line}
     versions, processes = line.get("versions"), line.get("processes", 1)
     return Sitting(
         begin=line["begin"],
         first_step=line["first_step"],
-        **lists,
-        **texts,
+        command=_strings(line.get("command")),
+        changed=_strings(line.get("changed")),
+        initial=_strings(line.get("initial")),
+        host=str(line.get("host", "")),
+        device=str(line.get("device", "")),
         processes=processes if _is_step(processes) else 1,
         versions={str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
     )
