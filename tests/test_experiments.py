@@ -23,12 +23,13 @@ REHEARSED: set[str] = set()  #: stages whose step was rehearsed
 KNOWN = (
     {"quickstart", "quickstart_edsr", "quickstart_mdsr", "srresnet_x4", "msrresnet_x4", "rrdbnet_x4", "esrgan_x4"}
     | {"srgan_x4", "msrgan_x4", "mdsr", "mdsr_baseline", "quickstart_video", "realesrgan_x4", "esrgan_finetune_x4"}
+    | {"edsr_fast_x2"}
     | {"edvr_m_x4", *(f"edvr_l_{n}" for n in ("x4", "vimeo90k_x4", "srblur_x4", "deblur", "deblurcomp"))}
     | {f"{n}_x{s}" for n in ("edsr", "edsr_baseline") for s in (2, 3, 4)}
 )
 PARAMETERS = {  # of the network that an experiment ends with
     "edsr_x2": 40_729_603, "edsr_x3": 43_680_003, "edsr_x4": 43_089_923,
-    "edsr_baseline_x2": 1_369_859, "edsr_baseline_x3": 1_554_499, "edsr_baseline_x4": 1_517_571,
+    "edsr_baseline_x2": 1_369_859, "edsr_fast_x2": 1_369_859, "edsr_baseline_x3": 1_554_499, "edsr_baseline_x4": 1_517_571,
     "srresnet_x4": 1_549_462, "msrresnet_x4": 1_517_571, "srgan_x4": 1_549_462, "msrgan_x4": 1_517_571,
     "rrdbnet_x4": 16_697_987, "esrgan_x4": 16_697_987, "mdsr": 7_957_449, "mdsr_baseline": 3_230_665,
     "realesrgan_x4": 16_697_987, "esrgan_finetune_x4": 16_697_987,
