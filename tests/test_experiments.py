@@ -121,7 +121,8 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
         save_weights("start.safetensors", Weights(target, RRDBNet(**model).state_dict()))
         small += ["init.weights=start.safetensors", "init.discriminator=null"]
     losses = [s.config["loss"].get("perceptual") or {} for s in composed.stages]
-    if any("network" in loss.get("extractor", {}) for loss in losses):  # VGG; EfficientNet's weights are installed
+    has_vgg = any("network" in loss.get("extractor", {}) for loss in losses)
+    if has_vgg:  # EfficientNet's weights are installed
         small += [f"loss.perceptual.extractor.weights={tiny_vgg}"]
     composed = plan([f"experiment={path.stem}", "trainer.accelerator=cpu", *small])
     assert composed.stages
@@ -135,4 +136,4 @@ def test_every_stage_composes_builds_and_takes_one_step(path: Path, tmp_path, mo
         scored = f"{'toy_mean' if 'mdsr' in path.stem else kind}/{protocol}/psnr"
         assert (scored in weights.scores) == bool(stage.config["data"]["val"])
     assert counts["data"] == len(composed.stages)
-    assert counts["features"] == (2 if has_features else 0)  # checked at the start, built at its turn
+    assert counts["features"] == (2 if has_vgg else 0)  # checked at the start, built at its turn
