@@ -151,7 +151,7 @@ def main() -> None:
     place.add_argument("--own", action="store_true", help="without BasicSR: the papers' recipe in sr-train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[100, 200, 300, 400, 600], help="steps of our trainings"
+        "--lengths", type=int, nargs="+", default=[100, 150, 200, 300, 400], help="steps of our trainings"
     )
     for name, value in {"steps": 2000, "batch": 16, "patch": 24, "blocks": 4, "channels": 32}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help="default: %(default)s")

@@ -32,7 +32,8 @@ def test_singular_values_become_equal_and_directions_stay():
         assert ((found * exact).sum((-2, -1)) / (found.norm(dim=(-2, -1)) * exact.norm(dim=(-2, -1))) > 0.98).all()
     assert not orthogonalize(torch.zeros(1, 4, 9)).any()
     if hasattr(torch.optim, "Muon"):
-        theirs = torch.optim._muon._zeropower_via_newtonschulz(matrices[0].float(), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        torch_muon = torch.optim._muon  # pyright: ignore[reportAttributeAccessIssue]
+        theirs = torch_muon._zeropower_via_newtonschulz(matrices[0].float(), (3.4445, -4.775, 2.0315), 5, 1e-7)
         assert (theirs - found[0]).norm() < 0.1 * theirs.norm()  # it computes in bfloat16
 
 
