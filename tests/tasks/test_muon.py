@@ -1,12 +1,22 @@
 """Muon against torch's Muon and Adam, its state in checkpoints, and its parameters."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import equal
+from safetensors.torch import load_file
 from torch import nn
 
+from sr_train import train
 from sr_train.tasks.muon import Muon, orthogonalize
+
+TINY = (
+    "data.workers=0", "data.batch=2", "data.lr_patch=8", "trainer.accelerator=cpu", "trainer.precision=32", "name=run",
+    "validate.every=100", "checkpoint.every=2", "record.every=2", "logger=csv", "sets=[]", "model.blocks=1", "model.channels=8",
+)  # fmt: skip
+MAIN = Path("run", "main")
 
 
 def test_singular_values_become_equal_and_directions_stay():
@@ -22,7 +32,8 @@ def test_singular_values_become_equal_and_directions_stay():
         assert ((found * exact).sum((-2, -1)) / (found.norm(dim=(-2, -1)) * exact.norm(dim=(-2, -1))) > 0.98).all()
     assert not orthogonalize(torch.zeros(1, 4, 9)).any()
     if hasattr(torch.optim, "Muon"):
-        theirs = torch.optim._muon._zeropower_via_newtonschulz(matrices[0].float(), (3.4445, -4.775, 2.0315), 5, 1e-7)
+        torch_muon = torch.optim._muon  # pyright: ignore[reportAttributeAccessIssue]
+        theirs = torch_muon._zeropower_via_newtonschulz(matrices[0].float(), (3.4445, -4.775, 2.0315), 5, 1e-7)
         assert (theirs - found[0]).norm() < 0.1 * theirs.norm()  # it computes in bfloat16
 
 
@@ -105,3 +116,18 @@ def test_a_restored_state_continues_bit_for_bit():
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a number from 0 on"):
         Muon([nn.Parameter(torch.zeros(1))], **wrong)
+
+
+def test_a_run_continues_bit_for_bit(tmp_path):
+    def run(folder, steps):
+        runs = [f"paths.runs={tmp_path / folder}", f"trainer.max_steps={steps}"]
+        assert train([*TINY, *runs, "optimizer=muon", "task.rate=0.02", "task.ema=null"]) == 0
+        return load_file(tmp_path / folder / MAIN / "weights.safetensors")
+
+    whole = run("whole", 4)
+    half = run("half", 2)
+    (saved,) = (tmp_path / "half" / MAIN / "checkpoints").glob("*.ckpt")
+    (state,) = torch.load(saved, weights_only=False)["optimizer_states"]
+    assert {s["exp_avg_sq"].numel() == 0 for s in state["state"].values()} == {True, False}  # Muon and Adam
+    assert not equal(half, whole)
+    assert equal(run("half", 4), whole)
