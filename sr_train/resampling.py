@@ -152,8 +152,7 @@ def imresize(
             docstring. Floating-point images need ``float``.
 
     Returns:
-        The resized image. For an integer image it is rounded and has the same type. For a floating-point image it is
-            float64
+        The resized image. For an integer image it is rounded and has the same type. For a floating-point image it is float64
         and not clamped.
     """
     check_arithmetic(arithmetic)
