@@ -72,7 +72,7 @@ def test_children_end_with_their_script(number):
     wait_for(lambda: len(below(script.pid)) == 3)
     processes = below(script.pid)
     script.send_signal(number)
-    script.wait(20)
+    script.wait(60)
     if number == signal.SIGKILL:  # the kernel ends the children, not what they have started
         *processes, grandchild = processes
         os.kill(grandchild, signal.SIGKILL)
