@@ -188,7 +188,7 @@ def section(file: Path) -> tuple[list[str], list[str]]:
     files = [f for f in (file, file.with_suffix(".pth")) if f.exists()]
     lines = [
         f"## {zoo['title']}", "",
-        "```sh", f"export SR_CONF=scripts/zoo_conf\n{' '.join(zoo['command'])}    # stage {zoo['stage']}", "```", "",
+        "```text", f"SR_CONF=scripts/zoo_conf {' '.join(zoo['command'])}    # stage {zoo['stage']}", "```", "",
         f"- {count:,} parameters, {origin.get('step', 0):,} steps in {zoo['seconds'] / 60:.1f} min on one thread "
         f"({zoo['device']}), commit {zoo['commit']}",
         f"- Data: {zoo['data']}", f"- License of the weights: {zoo['license']}",
