@@ -38,7 +38,7 @@ from sr_train.weights.export.openers import opened_by, without_basicsr
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "scripts" / "zoo_conf"
-LICENSE = "CC0-1.0"
+LICENSE = "Apache-2.0"  #: of the weights, as of the project
 PHOTOGRAPHS = (
     "photographs of scikit-image that are in the public domain, CC0 or without known copyright restrictions "
     "(astronaut, coffee, rocket, ihc; for EDVR also brick and grass)"
@@ -81,7 +81,7 @@ def recipe(entry: Entry, features: str | None, steps_scale: float) -> list[str]:
     if features and entry.experiment == "zoo_rrdbnet":
         extractor = "gan.loss.perceptual.extractor"
         found += ["gan.loss=esrgan", "gan.loss.perceptual.layers={conv4_3:1}", f"{extractor}.network=vgg16"]
-        found += [f"{extractor}.weights='{features}'"]
+        found += [f"{extractor}.weights={features}"]
     if steps_scale != 1:
         for stage in plan(found).stages:
             steps = max(2, round(stage.config["trainer"]["max_steps"] * steps_scale))
@@ -118,11 +118,11 @@ def scored(entry: Entry, scales: Sequence[int], weights: Path, out: Path, set5: 
     for scale in scales:
         jobs = {entry.sets: [f"sets=[{entry.sets}]"]}
         if set5 and entry.sets == "zoo":
-            jobs["Set5"] = [f"hr='{set5.replace('{scale}', str(scale))}'"]
+            jobs["Set5"] = [f"hr={set5.replace('{scale}', str(scale))}"]
         for name, keys in jobs.items():
             folder = out / f"{name}_x{scale}"
-            both = [f"weights=[bicubic,'{weights}']", f"scale={scale}", f"protocols=[{entry.protocol}]"]
-            command("eval", *both, *keys, f"out='{folder}'", "save=true")
+            both = [f"weights=[bicubic,{weights}]", f"scale={scale}", f"protocols=[{entry.protocol}]"]
+            command("eval", *both, *keys, f"out={folder}", "save=true")
             means = json.loads((folder / "metrics.json").read_text())
             bicubic, network = (next(iter(means[c].values()))[entry.protocol] for c in means)
             row = {"set": name, "scale": scale, "protocol": entry.protocol, "images": network["n"]}
@@ -163,7 +163,7 @@ def make(name: str, options: argparse.Namespace) -> None:
     typed = recipe(entry, options.features, options.steps_scale)
     draft, scores = out / "drafts" / f"{name}.safetensors", out / "scores" / name
     commit(run)
-    command("train", *typed, f"paths.runs='{runs}'")  # skips finished stages; refuses to continue another recipe
+    command("train", *typed, f"paths.runs={runs}")  # skips finished stages; refuses to continue another recipe
     weights = load_weights(run / entry.stage / "weights.safetensors")
     rows = scored(entry, weights.scales, run / entry.stage, scores, options.set5)
     draft.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ def make(name: str, options: argparse.Namespace) -> None:
     about = [f"name={name.partition('_')[2]}", f"license={LICENSE}", "overwrite=true"]
     kinds = [".safetensors"] if without_basicsr(weights.model) else [".pth", ".safetensors"]
     for kind in kinds:  # the .safetensors file last: it marks the entry as finished
-        command("convert", f"weights='{draft}'", f"out='{out / (name + kind)}'", *about)
+        command("convert", f"weights={draft}", f"out={out / (name + kind)}", *about)
 
 
 def finished(name: str, options: argparse.Namespace) -> bool:
