@@ -189,7 +189,7 @@ def section(file: Path) -> tuple[list[str], list[str]]:
     lines = [
         f"## {zoo['title']}", "",
         "```text", f"SR_CONF=scripts/zoo_conf {' '.join(zoo['command'])}    # stage {zoo['stage']}", "```", "",
-        f"- {count:,} parameters, {origin.get('step', 0):,} steps in {zoo['seconds'] / 60:.1f} min on one thread "
+        f"- {count:,} parameters, {origin.get('step', 0):,} steps in {zoo['seconds'] / 60:.1f} min of wall time on one thread "
         f"({zoo['device']}), commit {zoo['commit']}",
         f"- Data: {zoo['data']}", f"- License of the weights: {zoo['license']}",
         f"- Opens in: {opened_by(weights.model)}",
