@@ -7,7 +7,7 @@
     python scripts/zoo.py --publish                      # only writes the page and its picture, from the files there are
 
 The recipes are in scripts/zoo_conf (SR_CONF). Each is one run in --runs with one thread of the CPU. sr-train continues a
-run that was stopped; an entry whose file was made by the same command is skipped. Files are written to --out.
+run that was stopped; an entry whose file was made by the same command and recipe is skipped. Files are written to --out.
 
 The header of each .safetensors file contains how it was made: field "zoo" of the origin. The page contains nothing else
 about a network, so it can be written again from the files alone.
@@ -140,6 +140,7 @@ def described(
     zoo = {
         "title": entry.title,
         "command": shown(typed),
+        "recipe": recipe_hash(entry),
         "stage": entry.stage,
         "commit": commit(run),
         "seconds": round(sum(s.seconds for s in history)),
@@ -151,9 +152,9 @@ def described(
     return Weights(weights.model, weights.state, {**weights.origin, "zoo": zoo}, weights.scores)
 
 
-def made_by(file: Path) -> list[str]:
-    """Return the command in a file's header; empty if there is no such file."""
-    return load_weights(file).origin.get("zoo", {}).get("command", []) if file.exists() else []
+def recipe_hash(entry: Entry) -> str:
+    """Return the start of the SHA-256 of an entry's recipe: a file made by another one is made again."""
+    return hashlib.sha256((CONF / "experiment" / f"{entry.experiment}.yaml").read_bytes()).hexdigest()[:12]
 
 
 def make(name: str, options: argparse.Namespace) -> None:
@@ -175,9 +176,11 @@ def make(name: str, options: argparse.Namespace) -> None:
 
 
 def finished(name: str, options: argparse.Namespace) -> bool:
-    """Return true if an entry's file was made by the command that these options give."""
-    typed = recipe(ENTRIES[name], options.features, options.steps_scale)
-    return made_by(Path(options.out) / f"{name}.safetensors") == shown(typed)
+    """Return true if an entry's file was made by the command that these options give, and by the recipe as it is now."""
+    entry, file = ENTRIES[name], Path(options.out) / f"{name}.safetensors"
+    made = load_weights(file).origin.get("zoo", {}) if file.exists() else {}
+    typed = shown(recipe(entry, options.features, options.steps_scale))
+    return made.get("command") == typed and made.get("recipe") == recipe_hash(entry)
 
 
 def section(file: Path) -> tuple[list[str], list[str]]:

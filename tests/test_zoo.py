@@ -74,3 +74,15 @@ def test_page_contains_what_the_headers_contain(zoo, tmp_path: Path):
     ):
         assert wanted in text
     assert all(hashlib.sha256(f.read_bytes()).hexdigest() in text for f in files)
+
+
+def test_only_a_file_of_this_command_and_recipe_is_finished(zoo, tmp_path: Path):
+    options = SimpleNamespace(out=tmp_path, features=None, steps_scale=1.0)
+    model = {"_target_": "sr_train.models.edsr.EDSR", "scale": 2, "channels": 4, "blocks": 1}
+    about = {"command": ["sr-train", "experiment=zoo_edsr"], "recipe": zoo.recipe_hash(zoo.ENTRIES["2x_zoo_edsr"])}
+    for changed, wanted in ({}, True), ({"recipe": "another"}, False), ({"command": ["sr-train"]}, False):
+        save_weights(
+            tmp_path / "2x_zoo_edsr.safetensors", Weights(model, build(model).state_dict(), {"zoo": about | changed})
+        )
+        assert zoo.finished("2x_zoo_edsr", options) is wanted
+    assert not zoo.finished("3x_zoo_edsr", options)
