@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from bench.children import start_child
 from safetensors.torch import load_file
 
 from sr_train import plan
@@ -35,7 +36,7 @@ PROGRAM = "import sys; sys.argv[0] = 'sr-train'; from sr_train.cli.train import 
 
 def launch(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, *arguments, "name=run", f"paths.runs={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return start_child(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(folder: Path, arguments: list[str]) -> float:

@@ -81,8 +81,8 @@ def native_bf16(accelerator: str) -> bool:
     """Return true if the hardware has bf16 instructions. Emulated bf16 is slower than fp32."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator not in ("auto", "cpu"):
-        return False
+    if accelerator not in ("auto", "cpu") or os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2"):
+        return False  # another device, or a user who limits torch to older instructions
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu_flags())
 
 
@@ -183,6 +183,9 @@ def _fp32_units() -> list[Any]:
     return [unit for unit in units if unit is not None and getattr(torch.backends, "fp32_precision", None) is not None]
 
 
+_OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables of torch's threads
+
+
 def hardware() -> list[str]:
     """Return lines that describe torch's build, the CPU and the GPUs for a bug report."""
     build = (
@@ -214,6 +217,8 @@ def _cpu() -> str:
     sets = "".join(f", {key} {_yes(there)}" for key, there in known.items()) if flags else ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     used = f"torch uses {torch.backends.cpu.get_cpu_capability()} and {torch.get_num_threads()} threads"
+    waits = {k: v for k in _OPENMP if (v := os.environ.get(k)) is not None}
+    used += f" ({', '.join(f'{k}={v}' for k, v in waits.items())})" if waits else ""
     memory = f"{free_memory(torch.device('cpu')) / 2**30:.1f} GiB of memory free"
     return f"CPU {name[1] if name else platform.machine()}, {cores} cores{sets}; {used}; {memory}"
 

@@ -64,7 +64,9 @@ def kill():
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        spec.loader.exec_module(module)
     preload = ["lightning", "hydra", "safetensors.torch", "skimage.data", "sr_train.cli.train", "sr_train.training.run"]
     multiprocessing.set_forkserver_preload(
         [*preload, "sr_train.data.module", "sr_train.tasks.pixel", "sr_train.weights.file"]

@@ -14,13 +14,13 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import cv2
+from children import run_child
 
 from sr_train.data.degrade import modcrop, reduce_image
 from sr_train.data.images import list_images, read_image, write_image
@@ -43,9 +43,7 @@ def prepare(photographs: Path, folder: Path, quality: int) -> None:
 def run(*command: str, folder: Path) -> None:
     """Run a command of sr-train. Exit with its output if it fails."""
     name, *rest = command
-    done = subprocess.run(
-        [sys.executable, "-m", "sr_train", name, *rest], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = run_child([sys.executable, "-m", "sr_train", name, *rest], cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr}")
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from children import run_child
 from torch.utils.data import DataLoader, Dataset
 
 SCALE, HR, BATCH, WARM_UP = 4, 256, 12, 2
@@ -146,7 +147,7 @@ def basicsr(job: dict[str, Any]) -> float:
 def run(python: str, job: dict[str, Any]) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
     command = [python, __file__, "--job", json.dumps(job), "--images", job["images"]]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+    out = run_child(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     return float(out.split()[-1])
 
 

@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from children import start_child
+
 from sr_train.config.build import build
 from sr_train.config.plan import plan
 from sr_train.data.draws import PositionSampler
@@ -71,7 +73,7 @@ def killed(degrade: str, samples: int, workers: int, kills: int) -> dict[int, st
         left = samples - first * BATCH
         goal = left if attempt == kills else draw.randrange(left * (attempt + 1) // (kills + 1) + 1)
         command = [sys.executable, __file__, f"degrade={degrade}", f"first={first}", f"workers={workers}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        with start_child(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for count, line in enumerate(process.stdout):
                 position, digest = line.split()

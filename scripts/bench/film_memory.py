@@ -20,6 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from children import start_child
 
 from sr_train import Weights, save_weights
 from sr_train.models.edsr import EDSR
@@ -48,7 +49,7 @@ def peak(folder: Path, frames: int, precision: str) -> tuple[float, float]:
         f"precision={precision}", "device=cpu", "preset=veryfast",
     ]  # fmt: skip
     start = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    process = start_child(command, cwd=folder, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

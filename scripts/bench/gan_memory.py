@@ -17,7 +17,6 @@ sum is over the storages that exist after each operation; temporary memory insid
 from __future__ import annotations
 
 import argparse
-import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -26,8 +25,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sr_train.losses.adversarial import RelativisticAverage
 from sr_train.losses.gan import GANLoss
@@ -37,32 +34,9 @@ from sr_train.models.discriminators import VGGStyleDiscriminator
 from sr_train.models.rrdbnet import RRDBNet
 from sr_train.tasks.curves import Constant
 from sr_train.tasks.gan import GANTask
+from sr_train.training.step_memory import LiveBytes, make_fake
 
 LIMIT = 0.10  # sr-train uses joint unless apart saves more than this
-
-
-class LiveBytes(TorchDispatchMode):
-    """Count the bytes of the storages that operations made and that still exist: ``now``, and their maximum ``most``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: dict[int, int] = {}
-        self.now = self.most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self.known[storage._cdata] = storage.nbytes()
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._freed, storage._cdata)
-        self.most = max(self.most, self.now)
-        return out
-
-    def _freed(self, storage: int) -> None:
-        self.now -= self.known.pop(storage)
 
 
 class _Settled(torch.autograd.Function):
@@ -103,7 +77,7 @@ class Apart(nn.Module):
 
     def discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, parts = self.loss.discriminator(real, fake)
-        return settled(loss, self._of_d()), parts
+        return (settled(loss, self._of_d()) if loss.requires_grad else loss), parts  # the watch asks without a graph
 
 
 def build(form: str, args: argparse.Namespace) -> GANTask:
@@ -129,20 +103,8 @@ def build(form: str, args: argparse.Namespace) -> GANTask:
         curve=Constant(),
         recompute=args.recompute,
     )
-    task._trainer = SimpleNamespace(accumulate_grad_batches=1)  # pyright: ignore[reportAttributeAccessIssue]
+    task._trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, is_global_zero=True)  # pyright: ignore[reportAttributeAccessIssue]
     return task
-
-
-def make_fake(task: nn.Module) -> None:
-    """Replace all parameters and buffers by fake ones of equal shape and strides. Call it in a FakeTensorMode."""
-    for module in task.modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                fake = torch.empty_strided(p.shape, p.stride(), dtype=p.dtype)
-                module._parameters[name] = nn.Parameter(fake, requires_grad=p.requires_grad)
-        for name, b in module._buffers.items():
-            if b is not None:
-                module._buffers[name] = torch.empty_strided(b.shape, b.stride(), dtype=b.dtype)
 
 
 def count(form: str, bf16: bool, args: argparse.Namespace) -> tuple[int, int]:
@@ -150,7 +112,7 @@ def count(form: str, bf16: bool, args: argparse.Namespace) -> tuple[int, int]:
     task = build(form, args)
     before, live = 0, LiveBytes()
     with FakeTensorMode(), live:
-        make_fake(task)
+        make_fake(task, "cpu")
         optimizer = torch.optim.Adam([p for group in task.parameter_groups() for p in group["params"]])
         for _ in range(2):
             optimizer.zero_grad()

@@ -30,7 +30,6 @@ import mmap
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from children import run_child
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -211,7 +211,7 @@ def child(python: str, side: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run one job in its own process with one thread. The result is the last line that it prints."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [python, __file__, "--side", side, "--job", json.dumps(job)]
-    done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+    done = run_child(command, env=os.environ | threads, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -18,6 +18,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from children import run_child
+
 MATLAB = 5.72957338  # MATLAB R2021a, tests/data/baboon.png of BasicSR, as stated in basicsr/metrics/niqe.py
 
 
@@ -50,7 +52,7 @@ def parent(args: argparse.Namespace) -> None:
     for folder in args.images:
         files = [str(path) for path in image_files(folder)]
         command = [args.basicsr_python, __file__, "--child", *files]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        done = run_child(command, check=True, stdout=subprocess.PIPE, text=True)
         theirs = json.loads(done.stdout.splitlines()[-1])
         start = time.perf_counter()
         own = {file: ours(file) for file in files}

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from children import run_child, start_child
 
 
 def child(python: str, file: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run one job of a script in its own process. The result is the last line that it prints."""
-    done = subprocess.run([python, file, json.dumps(job)], capture_output=True, text=True, check=False)
+    done = run_child([python, file, json.dumps(job)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{file} {job} failed:\n{done.stdout[-2000:]}{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -74,13 +75,18 @@ class Turns:
 
 
 class Program:
-    """A job of a script in its own process, whose loop calls :class:`Turns`. It waits before its first step."""
+    """A job of a script in its own process, whose loop calls :class:`Turns`. It waits before its first step.
 
-    def __init__(self, python: str, file: str, job: dict[str, Any], log: Path) -> None:
+    Jobs of sr-train's Python get OMP_WAIT_POLICY as sr-train's commands set it (sr_train/runs/openmp.py), unless ``asis``.
+    """
+
+    def __init__(self, python: str, file: str, job: dict[str, Any], log: Path, *, asis: bool = False) -> None:
         self.log = log
+        ours = not asis and python == sys.executable and "OMP_WAIT_POLICY" not in os.environ
         with log.open("w") as errors:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-            self.process = subprocess.Popen([python, file, json.dumps(job)], text=True, **pipes)
+            pipes["env"] = os.environ | ({"OMP_WAIT_POLICY": "PASSIVE"} if ours else {})
+            self.process = start_child([python, file, json.dumps(job)], text=True, **pipes)
         self._wait()
 
     def _wait(self) -> float:
@@ -146,6 +152,8 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
         return esrgan_options(job)
     network = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": job["channels"], "num_block": job["blocks"]}
     network |= {"upscale": 2, "res_scale": 1, "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040]}
+    if job.get("recipe") == "rrdbnet":
+        network = {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 23}
     train = {
         "ema_decay": job["ema"],
         "optim_g": {"type": "Adam", "lr": job["rate"], "weight_decay": 0, "betas": job["betas"]},
@@ -157,7 +165,7 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
     opt: dict[str, Any] = {
         "name": "peer",
         "model_type": "SRModel",
-        "scale": 2,
+        "scale": job.get("scale", 2),
         "num_gpu": job["gpus"],
         "manual_seed": 0,
     }
@@ -210,14 +218,16 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
     opt["path"]["pretrain_network_g"] = job["start"]
     model = importlib.import_module("basicsr.models").build_model(opt)
     lr, hr = (np.load(Path(job["folder"], f"{name}.npy"), mmap_mode="r") for name in ("lr", "hr"))
+    start = time.perf_counter()
     for step in range(job["steps"]):
         part = slice(step * job["batch"], (step + 1) * job["batch"])
         images = (torch.from_numpy(np.moveaxis(x[part], -1, 1) / np.float32(255)).contiguous() for x in (lr, hr))
         model.update_learning_rate(step + 1)
         model.feed_data(dict(zip(("lq", "gt"), images, strict=True)))
         model.optimize_parameters(step + 1)
+    seconds = time.perf_counter() - start
     torch.save(model.net_g.state_dict(), job["out"])
-    return {"version": importlib.import_module("basicsr.version").__version__}
+    return {"version": importlib.import_module("basicsr.version").__version__, "seconds": seconds}
 
 
 def video(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+from children import run_child
 
 from sr_train.batch import Image
 from sr_train.data.images import encode_image, list_images, read_image, to_rgb, to_uint8
@@ -73,7 +73,7 @@ def pack(path: Path, count: int, sources: list[Image]) -> None:
 def measured(command: list[str]) -> tuple[float, float, str]:
     """Run a command; return its seconds, the CPU seconds of its processes, and what it printed."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_child(command, capture_output=True, text=True)
     seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")

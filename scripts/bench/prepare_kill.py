@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import lmdb
+from children import run_child, start_child
 
 from sr_train.data.store.reader import Store
 
@@ -39,7 +40,7 @@ def command(images: Path, store: Path, scales: str) -> list[str]:
 def run(images: Path, store: Path, scales: str) -> float:
     """Run the command to its end; return its seconds."""
     start = time.monotonic()
-    subprocess.run(command(images, store, scales), check=True, capture_output=True)
+    run_child(command(images, store, scales), check=True, capture_output=True)
     return time.monotonic() - start
 
 
@@ -60,9 +61,7 @@ def strike(images: Path, folder: Path, options: argparse.Namespace) -> tuple[int
             stores.append(disturbed)
             if options.extend:
                 shutil.copytree(base, disturbed)
-        process = subprocess.Popen(
-            command(images, disturbed, "2,3,4"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start_child(command(images, disturbed, "2,3,4"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(chance.uniform(0.05, 0.9) * whole)
         except subprocess.TimeoutExpired:

@@ -40,11 +40,13 @@ from peer import Program, Turns, child
 from torch.nn.functional import l1_loss
 
 from sr_train.batch import Batch, to_float
+from sr_train.devices import cpu_name
 from sr_train.tasks.base import SRTask
 from sr_train.training.callbacks import StepLog
 from sr_train.training.checkpointing import CheckpointWriter, dump
 
 MODEL = {"channels": 64, "blocks": 16}  # EDSR baseline
+EXPERIMENTS = {"edsr": ("edsr_baseline_x2", 2), "rrdbnet": ("rrdbnet_x4", 4)}  # --network: experiment and its scale
 CHECKPOINT_EVERY, RECORD_EVERY = 1000, 100  # conf/train.yaml
 RESULT: dict[str, Any] = {}  # results of this process, set by the callbacks below
 
@@ -171,12 +173,12 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     clock = f"{{_target_: __main__.{job['callback']}, block: {job['block']}, blocks: {job['blocks']}}}"
     code = train(
         [
-            "experiment=edsr_baseline_x2",
+            f"experiment={EXPERIMENTS[job['network']][0]}",
             f"callbacks.clock={clock}",
             f"name={job['callback']}_{job['precision']}",
             f"data.train=[{{hr: '{store}', lr: '{store}'}}]",
             "sets=[]",
-            f"paths.runs='{job['folder']}/runs'",
+            f"paths.runs={job['folder']}/runs",
             "resume=never",
             f"data.batch={job['batch']}",
             f"data.lr_patch={job['patch']}",
@@ -234,6 +236,7 @@ def loops(args: argparse.Namespace, job: dict[str, Any]) -> tuple[dict[str, list
     sides = {p: (sys.executable, __file__, {**job, "callback": "Clock", "precision": p}) for p in ("auto", "32")}
     if args.basicsr_python:
         theirs = {"kind": "loop", **job, **MODEL, "workers": args.basicsr_workers, "gpus": torch.cuda.device_count()}
+        theirs |= {"recipe": job["network"], "scale": EXPERIMENTS[job["network"]][1]}
         theirs |= {"ema": args.basicsr_ema, "rate": 1e-4, "betas": [0.9, 0.99], "milestone": 200_000, "gamma": 0.5}
         sides["basicsr"] = (args.basicsr_python, str(Path(__file__).with_name("peer.py")), theirs)
     programs = {name: Program(*side, Path(job["folder"], f"{name}.log")) for name, side in sides.items()}
@@ -284,18 +287,21 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=16, help="pairs per step (default: %(default)s)")
     parser.add_argument("--patch", type=int, default=48, help="LR patch (default: %(default)s)")
+    parser.add_argument("--network", choices=list(EXPERIMENTS), default="edsr", help="default: %(default)s")
+    parser.add_argument("--loops-only", action="store_true", help="do not measure the parts of sr-train's loop")
     parser.add_argument("--folder", type=Path, help="folder for temporary files (default: the system's)")
     args = parser.parse_args()
     if args.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads)))
+    print(f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}")
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}")
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench-step-") as folder:
-        count = prepare(args.images, Path(folder))
+        count = prepare(args.images, Path(folder), EXPERIMENTS[args.network][1])
         threads = f"{args.threads} threads per program" if args.threads else "all cores for each program"
         print(f"{count} photographs; {args.blocks} blocks of {args.block} steps each, {threads}")
-        job = {"folder": folder, **{k: getattr(args, k) for k in ("batch", "patch", "block")}}
+        job = {"folder": folder, **{k: getattr(args, k) for k in ("batch", "patch", "block", "network")}}
         report_loops(*loops(args, {**job, "blocks": args.blocks + 1, "steps": args.block * (args.blocks + 1) + 1}))
-        for precision in ("auto", "32"):
+        for precision in () if args.loops_only else ("auto", "32"):
             more = {"callback": "Costs", "precision": precision, "blocks": args.blocks}
             more["steps"] = args.block * (2 * args.blocks + 1) + 1
             report_costs(precision, child(sys.executable, __file__, {**job, **more}))

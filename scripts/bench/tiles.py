@@ -12,12 +12,12 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
 import torch
+from children import run_child
 
 from sr_train.data.images import read_image
 from sr_train.data.toy import toy_files
@@ -55,7 +55,7 @@ def measure(height: int, width: int, tile: int | str | None, precision: str) -> 
 
 
 def in_a_process(*arguments: object) -> dict[str, float]:
-    done = subprocess.run(
+    done = run_child(
         [sys.executable, __file__, "--one", json.dumps(arguments)], check=True, capture_output=True, text=True
     )
     return json.loads(done.stdout)

@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 from sr_train.config.folders import conf_folder, foreign_hint, groups, near, then
 from sr_train.config.help import help_text, keys_of
 from sr_train.console import UsageError, explain, forget_warnings, is_users_error
+from sr_train.runs.openmp import let_threads_sleep
+
+let_threads_sleep()  # before a command imports torch
 
 HELP = ("-h", "--help", "help")
 

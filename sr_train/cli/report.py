@@ -20,11 +20,14 @@ def report(arguments: list[str]) -> int:
     watched = expect(config, "watch", bool, "true or false")
     given = config["run"]
     items = given if isinstance(given, list) else [] if given is None else [given]
-    from sr_train.evaluation.report.write import newest_run, watch, write_report
+    from sr_train.evaluation.report.write import check_out, newest_run, runs_of, watch, write_report
 
-    folders = [Path(path) for item in items for path in matching("run", str(item))]
-    folders = folders or [newest_run(Path(config["paths"]["runs"]))]
-    out = Path(str(config["out"])) if config["out"] is not None else folders[0] / "report.html"
+    found = [[Path(path) for path in matching("run", str(item))] for item in items]
+    found = found or [[newest_run(Path(config["paths"]["runs"]))]]
+    folders = [run for matches in found for run in runs_of(matches)]
+    first = found[0][0] if len(found[0]) == 1 else folders[0]
+    out = Path(str(config["out"])) if config["out"] is not None else first / "report.html"
+    check_out(out)
     options = {"points": config["points"], "most_steps": config["pictures"]}
     if watched:
         watch(folders, out, every=config["every"], **options)

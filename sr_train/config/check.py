@@ -53,11 +53,11 @@ def known_names(config: DictConfig, key: str) -> list[str] | None:
     node = OmegaConf.select(config, parent) if parent else config
     if any(parent == o or parent.startswith(f"{o}.") for o in _OPEN):
         return None
+    if _takes_any_name(config, parent):
+        return None
     if not isinstance(node, DictConfig):
         return []
     names = [str(k) for k in node]
-    if _takes_any_name(config, parent):
-        return None
     if "_target_" in node:
         parameters = signature(str(node["_target_"]))
         return None if parameters is None else list(dict.fromkeys([*names, *parameters]))

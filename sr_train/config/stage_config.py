@@ -33,6 +33,9 @@ def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
+_OF_OPTIMIZER = "task.discriminator_optimizer"  # options of one optimizer, which another one does not have
+
+
 def _replaced(
     experiment: Sequence[str], own: Mapping[str, Any], picks: Sequence[Typed]
 ) -> tuple[dict[str, str], list[Typed]]:
@@ -74,6 +77,9 @@ def _renew(config: DictConfig, groups_: Iterable[str], choices: Sequence[str], e
         OmegaConf.update(config, node, OmegaConf.select(fresh, node), merge=False)
         if node == "task":
             config.task.optimizer = optimizer
+    if "optimizer" in groups_ and (given := OmegaConf.select(config, _OF_OPTIMIZER)) is not None:
+        dropped += [f"{_OF_OPTIMIZER}={json.dumps(OmegaConf.to_container(given))}"]
+        OmegaConf.update(config, _OF_OPTIMIZER, None, merge=False)
     return dropped
 
 
@@ -135,6 +141,7 @@ def stage_config(
     picks = [t for t in mine if is_choice(t.key, t.value, group_names)]
     replaced, picks = _replaced(experiment, {k: v for k, v in own if is_choice(k, v, group_names)}, picks)
     nodes = [NODES.get(group, group) for group in replaced]
+    nodes += [_OF_OPTIMIZER] if "optimizer" in replaced else []
     dropped = [(k, v) for k, v in own if k in replaced or (recipe and stands_below(k, nodes))]
     own = [entry for entry in own if entry not in dropped]
     choices = [f"{NESTED.get(k, k)}={v}" for k, v in own if is_choice(k, v, group_names)] + [t.choice for t in picks]
@@ -149,7 +156,11 @@ def stage_config(
             gone = [f"{k}={v}" for k, v in dropped if k not in replaced]
             gone += _renew(config, replaced, choices, experiment)
             what = ", ".join(f"{group}={_chosen(picks, group)} instead of {old}" for group, old in replaced.items())
-            notes += [f"stage {name}: {what}; dropped from the recipe: {', '.join(gone)}"] if gone else []
+            if gone:
+                notes.append(f"stage {name}: {what}; these settings of the recipe are not used: {', '.join(gone)}")
+            rate = dict(own).get("task.rate")
+            if "optimizer" in replaced and rate is not None and not any(t.key == "task.rate" for t in mine):
+                notes.append(f"stage {name}: task.rate={rate:g} was chosen for the optimizer {replaced['optimizer']}")
         _set_own(config, name, [(k, v) for k, v in own if not is_choice(k, v, group_names)])
         reached = {t.text for t in picks} | _set_typed(
             config, [t for t in mine if not is_choice(t.key, t.value, group_names)]

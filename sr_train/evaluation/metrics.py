@@ -16,7 +16,8 @@ from sr_train.devices import full_fp32
 from sr_train.evaluation.lpips_files import NETWORKS, find_lpips
 from sr_train.metrics.lpips import LAYERS, LPIPS, released_version
 from sr_train.metrics.niqe import BLOCK, NoScoreError, has_score, niqe
-from sr_train.models.features import FILES, FeatureError, FeatureExtractor
+from sr_train.models.features import FILES, FeatureExtractor
+from sr_train.models.frozen_features import FeatureError
 from sr_train.torch_files import read_tensors
 
 _LIN = {  # channels of the lin layers of each network

@@ -70,6 +70,7 @@ def super_resolve_clip(
     ensemble: bool = False,
     precision: str = "32",
     done: Callable[[int], object] = lambda pixels: None,
+    choice: str = "exact",
 ) -> Iterator[torch.Tensor]:
     """Upscale the frames of a clip, [C, h, w] uint8 or float in [0, 1].
 
@@ -81,12 +82,13 @@ def super_resolve_clip(
         model: network in eval mode, with attributes ``scale`` and ``multiple_of``, and ``frames`` for a video network.
         frames: frames in order.
         padding: rule that replaces frames before the start and after the end of the clip.
-        tiling, ensemble, precision, done: same as for :func:`sr_train.inference.images.super_resolve`.
+        tiling, ensemble, precision, done, choice: same as for :func:`sr_train.inference.images.super_resolve`.
 
     Raises:
         ValueError: the clip is too short, or its frames have different sizes; see :func:`windows`.
     """
     options: dict[str, Any] = {"tiling": tiling, "ensemble": ensemble, "precision": precision, "done": done}
+    options["choice"] = choice
     count = contract.frames(model)
     if count is None:
         for frame in frames:

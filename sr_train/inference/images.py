@@ -13,6 +13,7 @@ from torch import nn
 from sr_train.batch import to_float
 from sr_train.devices import full_fp32, memory_is_full
 from sr_train.inference.frame_features import FrameFeatures
+from sr_train.inference.tile_parts import cuts, pixels, ramp, spans
 from sr_train.inference.tiling import (
     WHOLE,
     MemoryFullError,
@@ -24,6 +25,7 @@ from sr_train.inference.tiling import (
     whole_if_small,
 )
 from sr_train.models import contract
+from sr_train.models.convolution import kernels
 
 
 def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,12 @@ def _suited(model: nn.Module, lr: torch.Tensor) -> torch.Tensor:
 
 
 def _run(
-    model: nn.Module, x: torch.Tensor, precision: str, features: FrameFeatures | None = None, place: Hashable = None
+    model: nn.Module,
+    x: torch.Tensor,
+    precision: str,
+    features: FrameFeatures | None = None,
+    place: Hashable = None,
+    choice: str = "exact",
 ) -> torch.Tensor:
     """Upscale [1, C, h, w] or [1, T, C, h, w] of any size -> [1, C, scale * h, scale * w] float32 in [0, 1].
 
@@ -54,13 +61,18 @@ def _run(
         mode = "reflect" if down < height and right < width else "replicate"
         x = F.pad(x.flatten(0, -4), (0, right, 0, down), mode=mode).unflatten(0, x.shape[:-3])
     fp32 = full_fp32() if precision == "32" else nullcontext()
-    with fp32, torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with fp32, torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), kernels(choice, model):
         sr = model(x) if features is None else features(x, place)
     return sr[..., : height * scale, : width * scale].clamp(0, 1)
 
 
 def _ensemble(
-    model: nn.Module, x: torch.Tensor, precision: str, features: FrameFeatures | None = None, place: Hashable = None
+    model: nn.Module,
+    x: torch.Tensor,
+    precision: str,
+    features: FrameFeatures | None = None,
+    place: Hashable = None,
+    choice: str = "exact",
 ) -> torch.Tensor:
     """Return the mean of the outputs for eight flips and transposes of the input (EDSR section 3.3, "self-ensemble").
 
@@ -71,7 +83,7 @@ def _ensemble(
     for variant in range(count):
         axes = [axis for axis, bit in ((-1, 1), (-2, 2)) if variant & bit]
         y = x.transpose(-1, -2) if variant & 4 else x
-        y = _run(model, packed(y.flip(axes)), precision, features, (variant, place)).flip(axes)
+        y = _run(model, packed(y.flip(axes)), precision, features, (variant, place), choice).flip(axes)
         y = y.transpose(-1, -2) if variant & 4 else y
         total = y.clone() if total is None else total.add_(y)
     assert total is not None
@@ -88,6 +100,7 @@ def super_resolve(
     precision: str = "32",
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
+    choice: str = "exact",
 ) -> torch.Tensor:
     """Upscale one image: [C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] float in [0, 1].
 
@@ -105,9 +118,10 @@ def super_resolve(
         features: cache of features of single frames. The caller must first call its method ``begin`` with the names of
             this window's frames.
         done: function that is called with the number of LR pixels of every finished tile.
+        choice: kernels of convolutions, see :func:`sr_train.models.convolution.kernels`.
     """
     found = super_resolve_bands(
-        model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done
+        model, lr, tiling=tiling, ensemble=ensemble, precision=precision, features=features, done=done, choice=choice
     )
     _, band = next(found)
     height = lr.shape[-2] * contract.scale(model)
@@ -132,6 +146,7 @@ def super_resolve_bands(
     precision: str = "32",
     features: FrameFeatures | None = None,
     done: Callable[[int], object] = lambda pixels: None,
+    choice: str = "exact",
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Upscale one image and yield it in bands from top to bottom: (first row, [C, rows, scale * w] in [0, 1]).
 
@@ -143,25 +158,25 @@ def super_resolve_bands(
     channels, height, width = lr.shape[-3:]
 
     def compute(window: torch.Tensor, place: Hashable = None) -> torch.Tensor:
-        return run(model, packed(to_float(window.to(device)).unsqueeze(0)), precision, features, place)[0]
+        return run(model, packed(to_float(window.to(device)).unsqueeze(0)), precision, features, place, choice)[0]
 
     if tiling is None or tiling.tile is None:
         yield 0, compute(lr)
         done(height * width)
         return
     scale, multiple = contract.scale(model), contract.multiple_of(model)
-    rows, columns = (_cuts(size, tiling, multiple) for size in (height, width))
+    rows, columns = (cuts(size, tiling, multiple) for size in (height, width))
     carry = lr.new_empty((channels, 0, width * scale), dtype=torch.float32)
     for y0, y1 in rows:
-        seen, kept = _spans(y0, y1, height, tiling, multiple)
+        seen, kept = spans(y0, y1, height, tiling, multiple)
         band = torch.zeros((channels, (kept[1] - kept[0]) * scale, width * scale))
         band[:, : carry.shape[1]] += carry
-        vertical = _ramp(kept, (y0, y1), height, tiling.blend, scale)[:, None]
+        vertical = ramp(kept, (y0, y1), height, tiling.blend, scale)[:, None]
         for x0, x1 in columns:
-            across, place = _spans(x0, x1, width, tiling, multiple)
+            across, place = spans(x0, x1, width, tiling, multiple)
             sr = compute(lr[..., seen[0] : seen[1], across[0] : across[1]], (y0, x0))
-            sr = sr[:, _slice(kept, seen[0], scale), _slice(place, across[0], scale)].cpu()
-            weight = vertical * _ramp(place, (x0, x1), width, tiling.blend, scale)
+            sr = sr[:, pixels(kept, seen[0], scale), pixels(place, across[0], scale)].cpu()
+            weight = vertical * ramp(place, (x0, x1), width, tiling.blend, scale)
             band[:, :, place[0] * scale : place[1] * scale].addcmul_(sr.float(), weight)
             done((y1 - y0) * (x1 - x0))
         finished = (kept[1] if y1 == height else y1 - tiling.blend) - kept[0]
@@ -256,45 +271,3 @@ class TilesIfNeeded:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
-
-
-def _slice(span: tuple[int, int], origin: int, scale: int) -> slice:
-    return slice((span[0] - origin) * scale, (span[1] - origin) * scale)
-
-
-def _cuts(size: int, tiling: Tiling, multiple: int) -> list[tuple[int, int]]:
-    """Divide an axis of ``size`` pixels into nearly equal parts, one for each tile. Return (start, stop) of each part.
-
-    Starts are multiples of ``multiple``. A part is at most as long as a tile's side, and at least as long as a seam
-    (the zone in which two tiles are blended).
-    """
-    assert tiling.tile is not None
-    parts = min(math.ceil(size / tiling.tile), max(1, size // (2 * tiling.blend + multiple)))
-    starts = [i * size // parts // multiple * multiple for i in range(parts)]
-    return list(zip(starts, [*starts[1:], size], strict=True))
-
-
-def _spans(start: int, stop: int, size: int, tiling: Tiling, multiple: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return two spans along an axis in LR pixels: the pixels that a tile reads, and the pixels that the tile writes.
-
-    The span that is read starts at a multiple of ``multiple`` (``multiple_of`` of the network).
-    """
-    seen = max(0, (start - tiling.overlap) // multiple * multiple), min(size, stop + tiling.overlap)
-    return seen, (max(0, start - tiling.blend), min(size, stop + tiling.blend))
-
-
-def _ramp(span: tuple[int, int], core: tuple[int, int], size: int, blend: int, scale: int) -> torch.Tensor:
-    """Return the weights with which a tile is added to the image, along one axis.
-
-    The weights are 1, except in the seams (zones in which two tiles are blended). There they are ramps, and the weights
-    of both tiles add up to 1.
-    """
-    weights = torch.ones((span[1] - span[0]) * scale)
-    seam = 2 * blend * scale
-    if seam:
-        rising = (torch.arange(seam) + 0.5) / seam
-        if core[0] > 0:
-            weights[:seam] = rising
-        if core[1] < size:
-            weights[-seam:] *= rising.flip(0)
-    return weights

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sr_train.console import UsageError, counted, expect, listed
+from sr_train.console import UsageError, counted, expect, listed, warn
 from sr_train.devices import device_of, inference_precision
 from sr_train.inference.clips import super_resolve_clip
 from sr_train.inference.frame_features import FrameFeatures
@@ -26,6 +26,7 @@ from sr_train.inference.tiling import (
 )
 from sr_train.models import contract
 from sr_train.models.bicubic import Bicubic
+from sr_train.models.convolution import CHOICES, winograd_is_available
 from sr_train.weights.file import Weights
 from sr_train.weights.network import build_network, one_scale
 from sr_train.weights.open import load
@@ -62,6 +63,7 @@ class Network:
     tiling: Tiling = WHOLE
     ensemble: bool = False
     precision: str = "32"
+    kernels: str = "exact"  #: of convolutions in fp32 on a CPU: exact, winograd or auto
     _features: Any = field(default=None, init=False)
 
     @property
@@ -87,11 +89,12 @@ class Network:
             how = f"tiles of {self.tiling.tile} LR pixels that overlap by {self.tiling.overlap} ({same})"
         ensemble = f", ensemble of {8 if self.frames is None else 4}" if self.ensemble else ""
         precision = "fp32" if self.precision == "32" else self.precision
-        return f"{self.name}: {how}, {precision}{ensemble}"
+        kernels = "" if self.kernels == "exact" else f", kernels={self.kernels}"
+        return f"{self.name}: {how}, {precision}{kernels}{ensemble}"
 
     def _options(self, height: int, width: int) -> dict[str, Any]:
         tiling = whole_if_small(self.tiling, height, width)
-        return {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision}
+        return {"tiling": tiling, "ensemble": self.ensemble, "precision": self.precision, "choice": self.kernels}
 
     def image(self, lr: torch.Tensor, window: Sequence[Hashable] = ()) -> torch.Tensor:
         """Upscale [C, h, w] or [T, C, h, w] uint8, or float in [0, 1] -> [C, scale * h, scale * w] in [0, 1], on the CPU.
@@ -178,6 +181,17 @@ def _open_weights(config: Mapping[str, Any], source: str) -> tuple[nn.Module, in
     return model, scale, f"{file} (x{scale}{channels}{recognized_as(weights)})"
 
 
+def _kernels_of(config: Mapping[str, Any]) -> str:
+    """Return the value of ``kernels=``. Raise UsageError for other names; warn if this machine lacks the kernel."""
+    choice = str(config.get("kernels", "exact"))
+    if choice not in CHOICES:
+        raise UsageError(f"kernels={choice}: choose from {', '.join(CHOICES)}")
+    if choice == "winograd" and not winograd_is_available():
+        warn("kernels=winograd: torch has no NNPACK on this machine; continuing with kernels=exact")
+        return "exact"
+    return choice
+
+
 def open_network(config: Mapping[str, Any], source: str) -> Network:
     """Open a network: from a file, from the folder of a run's stage, or ``bicubic``.
 
@@ -188,9 +202,10 @@ def open_network(config: Mapping[str, Any], source: str) -> Network:
         device = device_of(str(config["device"]))
         ensemble = expect(config, "ensemble", bool, "true or false")
         precision = inference_precision(str(config.get("precision", "32")), device.type)
+        kernels = _kernels_of(config)
         model, scale, name = _open_bicubic(config) if source == "bicubic" else _open_weights(config, source)
         model = model.to(device)
         tiling = plan_tiles(model, tile=config["tile"], overlap=config["overlap"])
     except TileError as error:
         raise UsageError(str(error)) from None
-    return Network(model, scale, name, tiling, ensemble, precision)
+    return Network(model, scale, name, tiling, ensemble, precision, kernels)

@@ -22,7 +22,7 @@ def fastest(name: str, ways: Mapping[str, Run], tensors: Sequence[torch.Tensor],
 
     The first call for a kind of device and a dtype measures all functions, with the backward pass if gradients are
     computed. Later calls return the same choice. While torch traces a program, nothing is measured; without an earlier
-    measurement, the first name is returned.
+    measurement, the first name is returned. The same is true for tensors without values, e.g. torch's fake tensors.
 
     Args:
         name: name of the computation.
@@ -32,7 +32,8 @@ def fastest(name: str, ways: Mapping[str, Run], tensors: Sequence[torch.Tensor],
     """
     key = (name, tensors[0].device.type, dtype, torch.is_grad_enabled())
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if key not in _chosen and not traced:
+    real = all(type(t) in (torch.Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
+    if key not in _chosen and not traced and real:
         seconds = {way: measure(run, tensors) for way, run in ways.items()}
         _chosen[key] = min(seconds, key=seconds.__getitem__)
     return _chosen.get(key, next(iter(ways)))

@@ -6,16 +6,15 @@ These are frozen and not saved.
 from __future__ import annotations
 
 import difflib
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from sr_train.models.frozen_features import FeatureError, FrozenFeatures, Layers
 from sr_train.torch_files import TorchFileError, read_tensors
 
 # LPIPS's scaling of [-1, 1] (shift -.030, -.088, -.188; scale .458, .448, .450) equals this one of [0, 1].
@@ -28,10 +27,6 @@ _SITE = "https://download.pytorch.org/models/"
 FILES = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth", "alexnet": "alexnet-owt-7be5be79.pth"}
 
 _BLOCKS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # convolutions in each block; a pool ends each block
-
-
-class FeatureError(ValueError):
-    """Error for weights of a feature network that are missing or do not match. The message contains the remedy."""
 
 
 class _Layer(NamedTuple):
@@ -138,24 +133,23 @@ def _read(network: str, needed: Sequence[_Layer], weights: str | None) -> dict[s
     return found
 
 
-Layers = Sequence[str] | Mapping[str, float | None]
+def _shaped(needed: Sequence[_Layer]) -> dict[str, torch.Tensor]:
+    """Return tensors with the shapes of the weights and biases, on the default device."""
+    found: dict[str, torch.Tensor] = {}
+    for layer in needed:
+        if layer.kind == "conv":
+            found[f"{layer.name}_weight"] = torch.empty(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+            found[f"{layer.name}_bias"] = torch.empty(layer.outputs)
+    return found
 
 
-def _names(layers: Layers) -> list[str]:
-    """Return the names of the layers, without layers whose weight is null: on a command line, null removes a recipe's layer."""
-    if isinstance(layers, Mapping):
-        return [name for name, weight in layers.items() if weight is not None]
-    return list(layers)
-
-
-class FeatureExtractor(nn.Module):
+class FeatureExtractor(FrozenFeatures):
     """Named features of an ImageNet network: [B, 3, H, W] RGB or [B, 1, H, W] gray in [0, 1] -> {layer: [B, c, H', W']}.
 
     The features are in the order of ``layers``. Gray is repeated to RGB.
 
-    The image is normalized with ImageNet's mean and deviation in float32; convolutions follow autocast. Layers after
-    the deepest requested layer are neither loaded nor computed. The image gets gradients, the weights do not. The
-    weights are not in the state dict, so checkpoints do not contain them.
+    The image is normalized with ImageNet's mean and deviation. Layers after the deepest requested layer are neither
+    loaded nor computed.
 
     Args:
         network: ``vgg19``, ``vgg16`` or ``alexnet``.
@@ -164,62 +158,34 @@ class FeatureExtractor(nn.Module):
             ...; names for AlexNet are ``conv1``, ``relu1``, ``pool1``, ..., ``relu5``.
         weights: ``.pth`` or ``.safetensors`` file in which tensors have torchvision's names (``features.N.weight``,
             with or without ``features.``). ``None``: torchvision's file, from torch's cache or downloaded.
+        precision: ``bf16`` keeps the weights and computes the features in bfloat16, which halves their memory also in a
+            run in fp32; ``auto``: weights in float32, and convolutions as autocast says.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
-        self, *, network: Literal["vgg19", "vgg16", "alexnet"], layers: Layers, weights: str | None = None
+        self,
+        *,
+        network: Literal["vgg19", "vgg16", "alexnet"],
+        layers: Layers,
+        weights: str | None = None,
+        precision: Literal["auto", "bf16"] = "auto",
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.layers = _names(layers)
+        super().__init__(network, layers, precision)
         self._needed = _needed(network, self.layers)
-        for name, tensor in _read(network, self._needed, weights).items():
-            if tensor.ndim == 4:
-                tensor = tensor.contiguous(memory_format=torch.channels_last)
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
-        #: channels of each requested layer
+        self._add(
+            _shaped(self._needed) if self.on_meta() else _read(network, self._needed, weights), mean=_MEAN, std=_STD
+        )
         self.channels = {name: self._channels(name) for name in self.layers}
-        #: smallest side of an image that leaves a pixel at the deepest layer
-        self.minimum = 1
+        self.deepest = self._needed[-1].name
         for layer in reversed(self._needed):
             self.minimum = max(1, (self.minimum - 1) * layer.stride + layer.kernel - 2 * layer.padding)
         self.eval()
-
-    def digest(self) -> str:
-        """Return a digest of the network, its layers and its weights. It does not depend on the file's path."""
-        found = hashlib.blake2b(f"{self.network} {self.layers}".encode(), digest_size=8)
-        for name, parameter in self.named_parameters():
-            found.update(f"{name} {list(parameter.shape)}".encode())
-            found.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-        return f"{self.network} {found.hexdigest()}"
 
     def _channels(self, name: str) -> int:
         upto = [layer.name for layer in self._needed].index(name)
         return [layer.outputs for layer in self._needed[: upto + 1] if layer.kind == "conv"][-1]
 
-    def train(self, mode: bool = True) -> FeatureExtractor:
-        """Stay in eval mode for every value of ``mode``, because the features must not change."""
-        return super().train(False)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save nothing, because the weights are read from the file of weights again."""
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Load nothing and report no missing keys."""
-
-    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the features; see the class for shapes and ranges."""
-        if image.ndim != 4 or image.shape[1] not in (1, 3) or min(image.shape[-2:]) < self.minimum:
-            raise ValueError(
-                f"{self.network} features at {self._needed[-1].name} need RGB images [B, 3, H, W] (or gray ones, "
-                f"[B, 1, H, W]) of at least {self.minimum}x{self.minimum} pixels, but got {list(image.shape)}"
-            )
-        x = (image.float() - self.mean) / self.std
+    def _features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features: dict[str, torch.Tensor] = {}
         for layer in self._needed:
             if layer.kind == "conv":

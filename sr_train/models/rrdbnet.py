@@ -31,12 +31,31 @@ class DenseBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x + 0.2 * conv5(x and the outputs of conv1 to conv4)."""
+        if _fits_one_buffer(x):
+            return self._in_one_buffer(x)
         x1 = self.lrelu(self.conv1(x))
         x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
         x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
         x4 = self.lrelu(self.conv4(torch.cat((x, x1, x2, x3), 1)))
         x5 = self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
         return torch.add(x, x5, alpha=_BETA)
+
+    def _in_one_buffer(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the output for one image; features are written next to each other instead of being joined again and again."""
+        count, growth = x.shape[1], self.conv1.out_channels
+        features = x.new_empty((1, count + 4 * growth, *x.shape[2:]))
+        features[:, :count] = x
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            features[:, count : count + growth] = self.lrelu(conv(features[:, :count]))
+            count += growth
+        return torch.add(x, self.conv5(features), alpha=_BETA)
+
+
+def _fits_one_buffer(x: torch.Tensor) -> bool:
+    """Return true for one fp32 image on a CPU, without gradients, whose channels lie one after the other in memory."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) == 1 and x.is_contiguous()
+    return not traced and plain and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 class RRDB(nn.Module):

@@ -14,6 +14,8 @@ from typing import Any
 
 FILE = "history.jsonl"
 
+_LATEST = 2.5e11  # seconds since 1970: the year 9892, near the last one that datetime has
+
 
 @dataclass
 class Sitting:
@@ -44,7 +46,7 @@ class Sitting:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def add_line(folder: Path, line: Mapping[str, Any]) -> None:
@@ -57,7 +59,7 @@ def read_history(folder: Path) -> list[Sitting]:
     """Return the processes that trained a stage, in order. Lines that cannot be read are skipped."""
     path = folder / FILE
     found: list[Sitting] = []
-    if not path.exists():
+    if not path.is_file():
         return found
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -67,17 +69,45 @@ def read_history(folder: Path) -> list[Sitting]:
         if not isinstance(line, dict):
             continue
         if "begin" in line:
-            _close(found, folder, line["begin"])
-            known = {k: v for k, v in line.items() if k in Sitting.__dataclass_fields__}
-            try:
-                found.append(Sitting(**known))
-            except TypeError:
-                continue
-        elif found and "end" in line:
-            last = found[-1]
-            last.end, last.last_step, last.outcome = line["end"], line.get("last_step"), str(line.get("outcome", ""))
+            if (sitting := _sitting(line)) is not None:
+                _close(found, folder, sitting.begin)
+                found.append(sitting)
+        elif found and _is_time(line.get("end")):
+            last, step = found[-1], line.get("last_step")
+            last.end, last.last_step = line["end"], step if _is_step(step) else None
+            last.outcome = str(line.get("outcome", ""))
     _close(found, folder, None)
     return found
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LATEST
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _sitting(line: Mapping[str, Any]) -> Sitting | None:
+    """Return the process that a line describes; None without a time and a step. Other values of a wrong type are left out."""
+    if not _is_time(line["begin"]) or not _is_step(line.get("first_step")):
+        return None
+    versions, processes = line.get("versions"), line.get("processes", 1)
+    return Sitting(
+        begin=line["begin"],
+        first_step=line["first_step"],
+        command=_strings(line.get("command")),
+        changed=_strings(line.get("changed")),
+        initial=_strings(line.get("initial")),
+        host=str(line.get("host", "")),
+        device=str(line.get("device", "")),
+        processes=processes if _is_step(processes) else 1,
+        versions={str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
+    )
 
 
 def _close(found: Sequence[Sitting], folder: Path, before: float | None) -> None:

@@ -93,6 +93,19 @@ def _open(path: Path, run_folder: Path, patience: float) -> tuple[int, bool]:
     return handle, locked
 
 
+def is_held(run_folder: Path) -> bool:
+    """Return true if another process holds the lock of a run. On a file system without locks, return false."""
+    path = lock_file(run_folder)
+    if fcntl is None or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
 def _refuse(path: Path, run_folder: Path, seen: str = "") -> FileExistsError:
     try:
         who = json.loads(path.read_text())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from sr_train.tasks.host_copy import HostTensors
 from sr_train.tasks.tensors import Store, copy_all, lerp_all, places
 
 
@@ -17,7 +19,8 @@ class Average(AveragedModel):
 
     Without this warm-up, the average after a few hundred steps consists mostly of the random initial weights.
 
-    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged``. A step
+    t is counted on the host, so that no update waits for the device, and saved as the buffer ``n_averaged`` (written by
+    :meth:`settle`). A step
     that is refused (:mod:`sr_train.tasks.guard`) counts as an update as well: the unchanged weights are averaged once
     more. So t is the number of all steps. Every process knows this number, and need not ask the device which steps were
     refused.
@@ -25,11 +28,16 @@ class Average(AveragedModel):
     Args:
         network: network to average. The average is a copy of the network.
         decay: largest decay.
+        on_host: true to keep the average in the memory of the host, wherever the network is. The device copies the weights
+            in the background, and the host averages them at the next update, or when :meth:`settle` is called.
     """
 
-    def __init__(self, network: nn.Module, *, decay: float) -> None:
+    def __init__(self, network: nn.Module, *, decay: float, on_host: bool = False) -> None:
         super().__init__(network, use_buffers=True)
         self.decay = decay
+        self.on_host = on_host
+        self._copies = HostTensors()
+        self._waiting: tuple[float, list[torch.Tensor]] | None = None  # weight and averages of requested copies
         self._updates: int | None = None  # None: read n_averaged first
         self._source: weakref.ref[nn.Module] | None = None
         self._pairs: list[tuple[Store, Store, str]] = []
@@ -40,17 +48,49 @@ class Average(AveragedModel):
 
         Integer tensors are copied, not averaged.
         """
+        if self._waiting is not None:
+            self.settle()
         if self._updates is None:
             self._updates = int(self.n_averaged)
         t = self._updates
         averages, currents, others, theirs = self._tensors(model)
-        if t == 0:
-            copy_all(averages, currents)
+        weight = 1.0 if t == 0 else 1 - min(self.decay, (1 + t) / (10 + t))
+        if self._is_away(currents):
+            self._copies.request([*currents, *theirs])
+            self._waiting = weight, [*averages, *others]
         else:
-            lerp_all(averages, currents, 1 - min(self.decay, (1 + t) / (10 + t)))
-        copy_all(others, theirs)  # BatchNorm's counters
+            _average(averages, currents, weight)
+            copy_all(others, theirs)  # BatchNorm's counters
         self._updates = t + 1
-        self.n_averaged.fill_(self._updates)
+
+    def _is_away(self, currents: list[torch.Tensor]) -> bool:
+        """Return true if the network is on another device than the average."""
+        return self.on_host and bool(currents) and currents[0].device.type != "cpu"
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the average and ``n_averaged`` those of the last update.
+
+        Wait for weights that are on their way to the host. Before :meth:`state_dict`, this is called automatically.
+        """
+        if self._updates is not None:
+            self.n_averaged.fill_(self._updates)
+        if self._waiting is None:
+            return
+        (weight, targets), self._waiting = self._waiting, None
+        pairs = list(zip(targets, self._copies.read(), strict=True))
+        real = [pair for pair in pairs if pair[0].is_floating_point()]
+        _average([a for a, _ in real], [b for _, b in real], weight)
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        copy_all([a for a, _ in counters], [b for _, b in counters])
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Average:
+        """Move to another device or type, unless the average belongs to the host."""
+        return self if self.on_host else super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.settle()
+        super()._save_to_state_dict(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
 
     def _tensors(self, model: nn.Module) -> tuple[list[torch.Tensor], ...]:
         """Return four lists of tensors.
@@ -72,11 +112,18 @@ class Average(AveragedModel):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)  # pyright: ignore[reportUnknownMemberType]
-        self._updates = None
+        self._updates = self._waiting = None
 
 
-def averaged_copy(network: nn.Module, decay: float) -> Average:
-    """Return the EMA of a network. Raise ValueError if the network cannot be copied.
+def _average(averages: list[torch.Tensor], currents: list[torch.Tensor], weight: float) -> None:
+    if weight == 1:  # the first update
+        copy_all(averages, currents)
+    else:
+        lerp_all(averages, currents, weight)
+
+
+def averaged_copy(network: nn.Module, decay: float, *, on_host: bool = False) -> Average:
+    """Return the EMA of a network, on the network's device or on the host. Raise ValueError if it cannot be copied.
 
     ``nn.utils.weight_norm`` keeps the computed weight as an attribute with an autograd graph, which cannot be copied.
     The attribute is detached here; weight_norm computes it again before every use.
@@ -86,7 +133,7 @@ def averaged_copy(network: nn.Module, decay: float) -> Average:
             if isinstance(value, torch.Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())
     try:
-        average = Average(network, decay=decay)
+        average = Average(network, decay=decay, on_host=on_host)
     except (NotImplementedError, RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(

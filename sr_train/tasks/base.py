@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
@@ -24,10 +23,11 @@ from sr_train.metrics.protocol import get_protocols, score
 from sr_train.models import contract
 from sr_train.tasks.averaging import Average, averaged_copy
 from sr_train.tasks.compiling import compile_network, recompute_activations, uncompiled
-from sr_train.tasks.guard import Event, Guard, skip_step, spread
+from sr_train.tasks.guard import Event, Guard, skip_step, spread, total
 from sr_train.tasks.optimizer_options import apply_options, options_of
 from sr_train.tasks.options import Options, joined
 from sr_train.tasks.parameters import freeze, split, suffixes
+from sr_train.tasks.parts import BatchParts, checked_parts, several_processes
 
 
 class SRTask(L.LightningModule):
@@ -54,13 +54,14 @@ class SRTask(L.LightningModule):
             )
         self.options = Options(**options)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        decay = self.options.ema
-        self.ema: Average | None = None if decay is None else averaged_copy(self.model, decay)
+        decay, on_host = self.options.ema, self.options.ema_device == "cpu"
+        self.ema: Average | None = None if decay is None else averaged_copy(self.model, decay, on_host=on_host)
         if self.options.recompute:
             recompute_activations(self.model)
         if self.options.compile:
             compile_network(self.model)
         freeze(self.model, self.options.trainable, may_freeze_all=self.may_freeze_all)
+        self.parts = BatchParts(self.model, checked_parts(self.options.parts, self.model))
         self._scales = dict(self.options.rate_scale or {})
         self._suffixes = suffixes(self._scales)
         split(self.model, self._scales)  # raises errors of task.rate_scale now
@@ -93,7 +94,10 @@ class SRTask(L.LightningModule):
 
     def averaged(self) -> nn.Module:
         """Return the network that is evaluated and exported: the EMA, or the trained network if there is no EMA."""
-        return self.model if self.ema is None else self.ema.module
+        if self.ema is None:
+            return self.model
+        self.ema.settle()
+        return self.ema.module
 
     def evaluated(self, scale: int) -> nn.Module:
         """Return the evaluated network for images of ``scale``.
@@ -109,6 +113,13 @@ class SRTask(L.LightningModule):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Run the trained network: [B, C, h, w] or [B, T, C, h, w] in [0, 1] -> [B, C, H, W]."""
         return self.model(lr)
+
+    def run(self, lr: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        """Run the trained network on a batch of a training step, in parts if ``task.parts`` says so.
+
+        Several processes are parts already: each runs the network on its whole batch.
+        """
+        return self.model(lr, *arguments) if several_processes() else self.parts(lr, *arguments)
 
     # -- optimization --------------------------------------------------------------------------------------------
 
@@ -161,11 +172,19 @@ class SRTask(L.LightningModule):
                 f"loss: the result of the loss has {have}; expected one number (a mean or sum) with a gradient"
             )
         self.guard.see(loss)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if several_processes():
             spread(loss)
-        own = self.model.numbers() if isinstance(self.model, contract.Watched) else {}
+        own = self.parts.numbers()
         self.numbers.update({f"train/{k}": v.detach() for k, v in {"loss": loss, **own, **numbers}.items()})
         return loss
+
+    def setup(self, stage: str) -> None:
+        """Raise ValueError for an EMA on the host with several GPUs: ddp needs all tensors of a task on one kind of device."""
+        several = self.trainer.world_size > 1 and self.trainer.strategy.root_device.type != "cpu"
+        if several and self.ema is not None and self.ema.on_host:
+            raise ValueError(
+                "task.ema_device=cpu: needs a run on one GPU; give task.ema_device=same, or trainer.devices=1"
+            )
 
     def on_train_start(self) -> None:
         """Let the gradient scaler of 16-mixed unscale the gradients before the guard checks them for NaN, and before clipping.
@@ -187,7 +206,7 @@ class SRTask(L.LightningModule):
             if (gradients := [p.grad for p in group["params"] if p.grad is not None])
         }
         self.numbers.update(norms)
-        norm = torch.stack(list(norms.values())).sum()
+        norm = total(list(norms.values()))
         refused = self.guard.judge(self.global_step + 1, norm, alone=self.trainer.world_size == 1)
         skip_step(optimizer, refused)
 
@@ -213,7 +232,9 @@ class SRTask(L.LightningModule):
 
     def described(self) -> list[str]:
         """Return lines about options for the start of a run."""
-        return []
+        if self.options.parts in ("auto", 1):
+            return []
+        return [f"on a CPU, each batch is computed in {self.options.parts} parts, one thread per part (task.parts)"]
 
     def shorten(self) -> None:
         """Prepare for a test of a few steps, which must contain all kinds of steps."""
@@ -246,7 +267,7 @@ class SRTask(L.LightningModule):
         """
         if self._alarmed or not isinstance(self.model, contract.Watched):
             return
-        alarm = self.model.alarm()
+        alarm = self.parts.alarm()
         if alarm is not None:
             self._alarmed = True
             if self.trainer.is_global_zero:
@@ -287,11 +308,16 @@ class SRTask(L.LightningModule):
         network = self.evaluated(scale)
         training = network.training
         network.eval()
+        visits = self.ema is not None and self.ema.on_host  # only for the time of the evaluation
+        if visits:
+            network.to(self.device)
         try:
             with uncompiled(network):
                 yield network
         finally:
             network.train(training)
+            if visits:
+                network.to("cpu")
 
     def upscale(self, image: EvalImage) -> torch.Tensor:
         """Upscale the LR image or window of ``image`` with the evaluated network in fp32 -> [C, H, W] in [0, 1], on the CPU.

@@ -158,7 +158,7 @@ class GANTask(SRTask):
     def described(self) -> list[str]:
         """Return lines for the start of a run: the updates of D, and the penalty."""
         updates = self.schedule.described()
-        lines = [] if updates is None else [f"discriminator: {updates}"]
+        lines = super().described() + ([] if updates is None else [f"discriminator: {updates}"])
         return [*lines, *([] if self.penalty is None else [f"penalty {self.penalty!r}"])]
 
     def shorten(self) -> None:
@@ -194,10 +194,10 @@ class GANTask(SRTask):
         target = to_float(batch["target"]) if "target" in batch else hr  # D sees HR, the other terms the target
         if self._update.alone:
             with torch.no_grad(), kept_buffers(self.model):
-                sr = self.model(lr).float()
+                sr = self.run(lr).float()
             loss, parts = self._discriminator_loss(self.discriminator(hr), hr, sr)
             return self._scaled(self.note(loss, **parts))
-        sr = self.model(lr).float()
+        sr = self.run(lr).float()
         # Real and fake images go through D separately, because its BatchNorm must not average over both. D does not change
         # before the end of the step, so its logits for HR are valid for both losses.
         with torch.set_grad_enabled(self.schedule.discriminator):

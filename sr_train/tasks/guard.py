@@ -17,8 +17,6 @@ from sr_train.tasks.tensors import Buffers
 #: The number is fixed, so that all processes end at the same step. Other devices are read only by :meth:`Guard.look`.
 _DELAY = {"cpu": 0, "cuda": 2}
 
-_GOOD, _GRADIENT, _LOSS = 0, 1, 2  # verdicts
-
 
 class NonFiniteError(ValueError):
     """Error for too many steps in a row with a loss or gradient that is not finite."""
@@ -33,14 +31,12 @@ class Event(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A step whose verdict is computed on the device, perhaps after this object is made.
-
-    The verdict is the decision about the step: good, or refused because of the loss or the gradient.
-    """
+    """A step about which the device decides, perhaps after this object is made."""
 
     step: int
     keys: list[str]
-    verdict: HostCopy
+    refused: HostCopy  #: 1.0 or 0.0
+    loss: torch.Tensor  #: read only if the step is refused, to tell the reason
     delay: int | None
 
 
@@ -90,20 +86,22 @@ class Guard:
                 decides, because it is the same in all processes. It also contains the losses of all processes, see
                 :func:`spread`.
         """
-        loss = (torch.stack(self._losses).sum() if self._losses else norm).to(norm.device)
-        refused = ~torch.isfinite(norm + loss if alone else norm)
-        verdict = refused * (_GRADIENT + (_LOSS - _GRADIENT) * ~torch.isfinite(loss))
-        self._judged.append(_Judged(step, self._keys, HostCopy([verdict]), _DELAY.get(norm.device.type)))
+        loss = total(self._losses or [norm]).to(norm.device)
+        whole = norm + loss if alone else norm
+        refused = torch.nan_to_num(whole - whole, nan=1.0).float()  # x - x is 0, or NaN for NaN and infinity
+        self._judged.append(_Judged(step, self._keys, HostCopy([refused]), loss, _DELAY.get(norm.device.type)))
         if self._statistics is not None:  # there are none if a hook was called directly
             self._statistics.restore(refused)
-        return refused.float()
+        return refused
 
     def end(self) -> None:
         """End a step: forget the image keys, losses and statistics that were kept for it."""
         self._keys, self._losses, self._statistics = [], [], None
 
     def follow(self, step: int) -> None:
-        """After step number ``step``, count the refused steps whose decision the host can read without a wait.
+        """After step number ``step``, count the refused steps among those whose decision has already arrived from the device.
+
+        The host does not wait for the device.
 
         Raise NonFiniteError after too many refused steps in a row.
         """
@@ -119,13 +117,13 @@ class Guard:
             self._count(self._judged.popleft())
 
     def _count(self, judged: _Judged) -> None:
-        (verdict,) = judged.verdict.read()
-        if verdict == _GOOD:
+        (refused,) = judged.refused.read()
+        if not refused:
             self.in_a_row = 0
             return
         self.refused += 1
         self.in_a_row += 1
-        part = "gradient" if verdict == _GRADIENT else "loss"
+        part = "gradient" if bool(torch.isfinite(judged.loss)) else "loss"
         self.events.append(Event(judged.step, f"refused: {part} not finite", " ".join(judged.keys)))
         if self.in_a_row >= self.patience:
             raise NonFiniteError(
@@ -141,6 +139,11 @@ class Guard:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the counters of refused steps from a checkpoint."""
         self.refused, self.in_a_row = int(state.get("refused", 0)), int(state.get("in_a_row", 0))
+
+
+def total(numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum of numbers on the device; the number itself if there is only one, without an operation."""
+    return numbers[0] if len(numbers) == 1 else torch.stack(list(numbers)).sum()
 
 
 def _steps(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Copies of single numbers from the device to the host, made in the background so that the host does not wait."""
+"""Copies of numbers and tensors from the device to the host, made in the background so that the host does not wait."""
 
 from __future__ import annotations
 
@@ -43,3 +43,29 @@ class HostCopy:
         if self._event is not None:
             self._event.synchronize()
         return [float(value.cpu().numpy()) for value in self._host]
+
+
+class HostTensors:
+    """Copies of many tensors on the host, in memory that is reserved once. A GPU copies in the background."""
+
+    def __init__(self) -> None:
+        self._host: list[torch.Tensor] = []
+        self._event: torch.cuda.Event | None = None
+
+    def request(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Copy tensors after the work that is queued on the device. The tensors may change afterwards."""
+        if [(t.shape, t.dtype) for t in tensors] != [(h.shape, h.dtype) for h in self._host]:
+            pinned = any(t.is_cuda for t in tensors)
+            self._host = [torch.empty_like(t, device="cpu", pin_memory=pinned) for t in tensors]
+        for host, tensor in zip(self._host, tensors, strict=True):
+            host.copy_(tensor.detach(), non_blocking=True)
+        if any(t.is_cuda for t in tensors):
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> list[torch.Tensor]:
+        """Return the copies. Wait until they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return self._host

@@ -45,7 +45,7 @@ class MultiScaleTask(SRTask):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch. All images of the batch have the same scale."""
         scale = batch["scale"]
-        sr = self.model(to_float(batch["lr"]), scale)
+        sr = self.run(to_float(batch["lr"]), scale)
         loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch.get("target", batch["hr"])))
         self.numbers.clear()  # a log entry holds only the loss of its step's scale, so a resumed run writes the same
         self._newest[scale] = loss.detach()

@@ -26,6 +26,6 @@ class PixelTask(SRTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""
-        sr = self.model(to_float(batch["lr"]))
+        sr = self.run(to_float(batch["lr"]))
         loss, parts = loss_and_parts(self.loss, sr.float(), to_float(batch.get("target", batch["hr"])))
         return self.note(loss, **parts)

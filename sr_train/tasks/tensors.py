@@ -41,7 +41,7 @@ def lerp_all(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], w
 
 
 class Buffers:
-    """Copy of all buffers of networks.
+    """Copy of all buffers of networks that are saved. Others (``persistent=False``) are constants, e.g. a mean color.
 
     The buffers can be restored depending on a value on the device, without a wait of the host. Buffers of one type are
     joined to one tensor, so that many buffers need only few operations.
@@ -50,9 +50,10 @@ class Buffers:
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self._places: dict[tuple[torch.device, torch.dtype], list[tuple[Store, str, torch.Size]]] = {}
         found: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-        for store in (vars(module)["_buffers"] for network in networks for module in network.modules()):
+        for module in (module for network in networks for module in network.modules()):
+            store, constants = vars(module)["_buffers"], vars(module)["_non_persistent_buffers_set"]
             for name, buffer in store.items():
-                if buffer is not None:
+                if buffer is not None and name not in constants:
                     kind = buffer.device, buffer.dtype
                     self._places.setdefault(kind, []).append((store, name, buffer.shape))
                     found.setdefault(kind, []).append(buffer)
@@ -60,10 +61,11 @@ class Buffers:
 
     @torch.no_grad()
     def restore(self, wanted: torch.Tensor) -> None:
-        """Set the buffers to their copies if ``wanted``, a boolean tensor on the device, is true.
+        """Set the buffers to their copies if ``wanted``, a number on the device, is not 0.
 
         A buffer whose shape, type or device has changed since is not restored.
         """
+        condition = wanted.bool() if self._places else wanted
         for (device, dtype), places in self._places.items():
             copies = torch.split(self._copies[device, dtype], [shape.numel() for _, _, shape in places])
             pairs = [
@@ -74,7 +76,7 @@ class Buffers:
             ]
             if pairs:
                 now, before = _joined([b for b, _ in pairs]), _joined([c for _, c in pairs])
-                kept = torch.where(wanted.to(device), before, now)
+                kept = torch.where(condition.to(device), before, now)
                 parts = torch.split(kept, [b.numel() for b, _ in pairs])
                 copy_all([b for b, _ in pairs], [p.view_as(b) for p, (b, _) in zip(parts, pairs, strict=True)])
 

@@ -18,6 +18,7 @@ from sr_train.devices import peak_memory
 from sr_train.files import Lines
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.guard import Event
+from sr_train.training.loggers import method
 from sr_train.training.rank_events import gathered
 from sr_train.training.skipped import Skipped
 from sr_train.training.step_callback import StepCallback, log_numbers
@@ -155,8 +156,8 @@ class StepLog(StepCallback):
     def _begin(self, trainer: L.Trainer) -> None:
         self._begun = True
         for logger in trainer.loggers if trainer.is_global_zero else ():
-            if hasattr(logger, "resume"):
-                logger.resume(trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+            if (resume := method(logger, "resume")) is not None:
+                resume(trainer.global_step)
             if self.hyperparameters:
                 logger.log_hyperparams(self.hyperparameters)
 

@@ -24,7 +24,7 @@ from sr_train.devices import return_freed_memory
 from sr_train.files import may_pass, retried, sync_folder, write_all, write_bytes
 from sr_train.runs.checkpoints import file_name, first_line, list_checkpoints
 from sr_train.tasks.base import SRTask
-from sr_train.training.loggers import FollowsCheckpoints
+from sr_train.training.loggers import method
 from sr_train.training.snapshot import Snapshot
 from sr_train.training.step_callback import StepCallback
 
@@ -213,8 +213,8 @@ class Checkpoints(StepCallback):
     def _collect(self, trainer: L.Trainer, *, wait: bool) -> None:
         step = self.writer.collect(wait=wait)
         for logger in trainer.loggers if step is not None else ():
-            if isinstance(logger, FollowsCheckpoints):
-                logger.checkpointed(step)  # pyright: ignore[reportArgumentType] - the loop is empty without a step
+            if (follow := method(logger, "checkpointed")) is not None:
+                follow(step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait until the last checkpoint is complete, before loggers are closed and weights are written."""

@@ -25,7 +25,7 @@ from sr_train.data.images import limit_pixels
 from sr_train.data.lone import is_lone
 from sr_train.data.module import SRData
 from sr_train.evaluation.metrics import perceptual_scores
-from sr_train.models.features import FeatureExtractor
+from sr_train.models.frozen_features import FrozenFeatures
 from sr_train.tasks.base import SRTask
 from sr_train.training.cluster import Processes
 from sr_train.training.image_errors import naming_the_image
@@ -35,6 +35,7 @@ from sr_train.training.parallel import prepare_networks
 from sr_train.training.preflight import Prepared, preflight
 from sr_train.training.stage import build_task
 from sr_train.training.step_callback import StepCallback
+from sr_train.training.step_memory import describe_step
 from sr_train.training.trainer import advising_less_memory, build_trainer
 from sr_train.training.warm_starts import Origin, find_origin
 from sr_train.weights.export.openers import opened_by
@@ -187,7 +188,7 @@ def _validation(task: SRTask, images: EvalImages, prepared: Prepared, steps: int
 def _other_networks(task: SRTask) -> list[tuple[nn.Module, str]]:
     """Return the other networks that a step runs, with a word for each: the discriminator, and feature networks of the loss."""
     others = [(network, "discriminator") for network in task.networks()[1:]]
-    return others + [(module, "features") for module in task.modules() if isinstance(module, FeatureExtractor)]
+    return others + [(module, "features") for module in task.modules() if isinstance(module, FrozenFeatures)]
 
 
 def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding:
@@ -233,6 +234,8 @@ def check_stage(plan: Plan, prepared: Prepared, processes: Processes) -> Finding
         seconds += validations * _validation(task, images, prepared, len(times)) / max(task.trainer.world_size, 1)
     whole, whole_of = max((peak, of), _peak(device))
     say(f"  memory    {_mb(peak)} in training, {_mb(whole)} with validation, {whole_of}")
+    for line in describe_step(config):
+        say(f"  tensors   {line}")
     size, text = _disk(config, task)
     free = _free(stage.folder)
     say(f"  disk      {_mb(size)} at most ({text}); {_mb(free)} are free")

@@ -1,7 +1,6 @@
 """Loggers for ``metrics.csv`` and TensorBoard. After a resume, their files contain every step exactly once.
 
-A logger may have two methods that Lightning does not define. ``resume(step)`` is called at the start of training with
-the step of the checkpoint from which the run continues. ``checkpointed(step)`` is called after each checkpoint.
+:class:`StageLogger` says what a logger may do beyond Lightning's interface.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import numpy as np
@@ -27,6 +26,34 @@ from sr_train.runs.metrics import HEADER, read_rows, rows_text
 from sr_train.runs.resume import flatten
 
 
+class StageLogger(Protocol):
+    """Protocol of what a logger may do beyond Lightning's interface. Each method may be missing.
+
+    A logger without these methods works as in Lightning: a resumed run repeats its entries after the checkpoint, and
+    pictures are sent to its ``log_image(key, images, step)`` if it has one.
+    """
+
+    def resume(self, step: int) -> None:
+        """Forget all entries after ``step``, because the run continues from this step and writes them again.
+
+        It is called once before training, with 0 for a new run.
+        """
+        ...
+
+    def checkpointed(self, step: int) -> None:
+        """Do what may be done only when a checkpoint includes all steps up to ``step``, e.g. send their entries."""
+        ...
+
+    def log_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Show a picture [H, W, 3] uint8 in the log."""
+        ...
+
+
+def method(logger: object, name: Literal["resume", "checkpointed", "log_picture"]) -> Callable[..., None] | None:
+    """Return a logger's method of :class:`StageLogger`; None if the logger does not have it."""
+    return getattr(logger, name, None)
+
+
 def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step: int) -> None:
     """Send a picture [H, W, 3] uint8 to every logger that can show pictures.
 
@@ -35,8 +62,8 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         own: Any = getattr(logger, "log_image", None)
-        if isinstance(logger, TakesPictures):
-            logger.log_picture(name, picture, step)
+        if (show := method(logger, "log_picture")) is not None:
+            show(name, picture, step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, picture, step, dataformats="HWC")
         elif own is not None:
@@ -51,25 +78,7 @@ def log_picture(trainer: L.Trainer, name: str, picture: NDArray[np.uint8], step:
             own(**given)
 
 
-@runtime_checkable
-class TakesPictures(Protocol):
-    """Protocol of a logger that shows pictures."""
-
-    def log_picture(self, name: str, picture: NDArray[Any], step: int) -> None:
-        """Show a picture [H, W, 3] uint8 in the log."""
-        ...
-
-
-@runtime_checkable
-class FollowsCheckpoints(Protocol):
-    """Protocol of a logger that sends numbers only after a checkpoint includes them."""
-
-    def checkpointed(self, step: int) -> None:
-        """Send the numbers of all steps up to ``step``, because a checkpoint now includes them."""
-        ...
-
-
-class MetricsCsv(Logger):
+class MetricsCsv(Logger, StageLogger):
     """Logger of ``metrics.csv``: one number per row, ``step,name,value``.
 
     Lightning's CSVLogger deletes its file when a run resumes. This logger removes only rows of later steps than the
@@ -116,6 +125,9 @@ class MetricsCsv(Logger):
         """Write the rows that are kept in memory, because a run that resumes from this checkpoint does not write them again."""
         self._lines.append("")
 
+    def log_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Do nothing: pictures are in the folder ``images``."""
+
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the rows that are kept in memory.
@@ -141,7 +153,7 @@ def _quiet(failed: threading.ExceptHookArgs) -> None:
         _print_traceback(failed)
 
 
-class TensorBoard(Logger):
+class TensorBoard(Logger, StageLogger):
     """Logger of TensorBoard's event files in the stage's folder.
 
     When a run is resumed, numbers of later steps than the checkpoint are hidden in TensorBoard.
@@ -188,6 +200,9 @@ class TensorBoard(Logger):
         """Let the event writer hide the numbers of later steps than ``step``."""
         self._purge = step + 1
 
+    def checkpointed(self, step: int) -> None:
+        """Do nothing: later numbers are hidden by :meth:`resume`."""
+
     def log_hyperparams(self, params: Any = None, **_: Any) -> None:
         """Keep the config, which is written with the final scores for TensorBoard's page of hyperparameters."""
         flat = flatten(params or {})
@@ -204,7 +219,7 @@ class TensorBoard(Logger):
                 self.writer.add_scalar(name, float(value), step)
 
     @rank_zero_only
-    def log_picture(self, name: str, picture: NDArray[Any], step: int) -> None:
+    def log_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """Write a picture [H, W, 3] uint8 to TensorBoard's event file."""
         with self._named():
             self.writer.add_image(name, picture, step, dataformats="HWC")

@@ -18,7 +18,8 @@ from sr_train.evaluation.metrics import PerceptualMetric, open_perceptual
 from sr_train.metrics.lpips import LPIPS
 from sr_train.metrics.protocol import get_protocols
 from sr_train.models import contract
-from sr_train.models.features import FILES, FeatureError, FeatureExtractor
+from sr_train.models.features import FILES, FeatureExtractor
+from sr_train.models.frozen_features import FeatureError, FrozenFeatures
 from sr_train.tasks.base import SRTask
 from sr_train.tasks.curves import check_covers
 from sr_train.tasks.gan import GANTask
@@ -66,7 +67,7 @@ def outline(stage: Stage, problems: list[Exception]) -> Outline:
                 check_covers(build(curve), int(trainer["max_steps"]), key=key)
     task = _outline_of_task(stage, problems)
     strategy = trainer["strategy"] if task is None or task.uses_all else finding_unused(trainer)
-    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, (FeatureExtractor, LPIPS))]
+    features = [] if task is None else [m.digest() for m in task.modules() if isinstance(m, (FrozenFeatures, LPIPS))]
     return Outline(with_trainer(stage, precision=precision, strategy=strategy), task, perceptual, scores, features)
 
 

@@ -27,6 +27,7 @@ from sr_train.training.cluster import Processes
 from sr_train.training.discriminator_start import check_discriminator_start, start_digest
 from sr_train.training.network_check import try_network
 from sr_train.training.outline import outline
+from sr_train.training.parts import with_parts
 from sr_train.training.trainer import check_deterministic, finding_unused, try_trainer, unchanged_globals
 from sr_train.training.user_callbacks import checked_callbacks
 from sr_train.training.wandb_login import check_login
@@ -43,7 +44,7 @@ class Prepared:
     Networks are built later, when the stage is trained.
     """
 
-    stage: Stage  #: stage in which ``trainer.precision`` and ``trainer.strategy`` have the values that are used
+    stage: Stage  #: stage in which ``trainer.precision``, ``trainer.strategy`` and ``task.parts`` have the values that are used
     data: SRData
     perceptual: dict[str, PerceptualMetric]  #: metrics other than PSNR and SSIM
     scores: list[str]  #: names of the scores of validation
@@ -136,6 +137,8 @@ def prepare(stage: Stage, problems: list[Exception], processes: Processes | None
         callbacks = _build_callbacks(config, loggers, scores, problems)
         trainer = try_trainer(config, callbacks, problems, processes)
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        if task is not None and trainer is not None:
+            stage = with_parts(stage, task, trainer)
         if task is not None:
             with collect_error(problems):
                 check_deterministic(config["trainer"], task.model, device)

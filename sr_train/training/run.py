@@ -20,7 +20,7 @@ from torch import distributed
 from sr_train.config.plan import Plan
 from sr_train.config.plan import plan as compose_plan
 from sr_train.console import UsageError, explain, is_child, is_users_error, say, set_rank
-from sr_train.evaluation.report.write import FILE, write_report
+from sr_train.evaluation.report.write import FILE, write_last_report
 from sr_train.runs import lock, resume
 from sr_train.runs.checkpoints import list_checkpoints
 from sr_train.runs.launch import find_launch
@@ -130,7 +130,7 @@ def _run(plan: Plan, processes: Processes, signals: Signals, mode: str, argument
                 run_stage(plan, stages.pop(0), processes, signals, arguments)
         last = next(s for s in reversed(plan.stages) if s.name in plan.selected)
         if last.config["report"] and not is_child():
-            say(write_report([plan.folder], plan.folder / FILE))
+            write_last_report([plan.folder], plan.folder / FILE)
         say(f"opens in: {opened_by(full_arguments(last.config['model']))}")
 
 

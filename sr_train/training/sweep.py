@@ -20,7 +20,7 @@ from sr_train.config.sweep import Job
 from sr_train.console import UsageError, explain, is_users_error, say
 from sr_train.data.lone import is_lone
 from sr_train.evaluation.metrics import lower_is_better
-from sr_train.evaluation.report.write import FILE, write_report
+from sr_train.evaluation.report.write import FILE, write_last_report
 from sr_train.training.run import Outcome
 from sr_train.training.score_names import best_metric
 
@@ -107,7 +107,7 @@ class SweepTable:
             say(table(self.rows))
         folders = [row.folder for row in self.rows if row.folder is not None and any(row.folder.glob("*/config.yaml"))]
         if self.report and folders:
-            say(write_report(folders, folders[0].parent / FILE))
+            write_last_report(folders, folders[0].parent / FILE)
         if self.failed:
             say(f"{len(self.failed)} of {self.jobs} jobs failed: {', '.join(self.failed)}")
         return self.code

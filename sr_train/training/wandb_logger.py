@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 
 from sr_train.files import naming, write_bytes
 from sr_train.runs.metrics import read_rows, rows_text
+from sr_train.training.loggers import StageLogger
 
 
-class WandB(WandbLogger):
+class WandB(WandbLogger, StageLogger):
     """Logger for Weights & Biases (W&B). There is one W&B run per stage, which the next process of the stage resumes.
 
     The id of the W&B run is in ``wandb.json`` in the stage's folder. A log entry is sent after a checkpoint includes
@@ -151,6 +154,11 @@ class WandB(WandbLogger):
         self._covered = max(self._covered, step)
         for number in sorted(n for n in self._kept if n <= step):
             self._send(number, self._kept.pop(number))
+
+    @rank_zero_only
+    def log_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Store a picture [H, W, 3] uint8 until a checkpoint includes the step."""
+        self.log_image(key=name, images=[picture], step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -63,10 +63,12 @@ def grown_tensors(network: Iterable[str], source: Iterable[str], lists: Iterable
 def with_frames(
     network: nn.Module, source: Mapping[str, torch.Tensor], grow: Sequence[str], *, where: str
 ) -> dict[str, torch.Tensor]:
-    """Return the source's tensors, extended to the network's number of frames if ``frames`` is in ``grow``.
+    """Return initial weights for a video network that has more frames than the network that they come from.
+
+    Without ``frames`` in ``grow``, the tensors of ``source`` are returned unchanged.
 
     The center frame is the middle frame in both networks, so frames are added in pairs. Tensors may be on the meta
-    device. Raises WeightsError if the source has as many frames already, or if its tensors belong to another network.
+    device. Raises WeightsError if ``source`` has as many frames as the network, or if its tensors belong to another network.
     """
     found = dict(source)
     if FRAMES not in grow:

@@ -69,7 +69,9 @@ def test_version_prints_what_a_bug_report_needs(invoke):
         python, torch, cpu, *gpus = lines[len(PACKAGES) + 1 :]
         assert python.startswith(f"Python {sys.version.split()[0]} on ")
         assert torch.startswith("torch is built for C")
-        assert re.fullmatch(r"CPU .+, \d+ cores.*; torch uses \w+ and \d+ threads; [\d.]+ GiB of memory free", cpu)
+        assert re.fullmatch(
+            r"CPU .+, \d+ cores.*; torch uses \w+ and \d+ threads( \(OMP_.+\))?; [\d.]+ GiB of memory free", cpu
+        )
         assert gpus
         assert all(line.startswith("GPU ") for line in gpus)
 

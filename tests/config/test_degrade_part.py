@@ -31,7 +31,10 @@ def test_another_option_drops_the_keys_of_the_recipe(tmp_path, monkeypatch):
     assert plan(["experiment=mine"]).stages[0].config["degrade"]["margin"] == 12
     other = plan(["experiment=mine", "degrade=bicubic"])
     assert other.stages[0].config["degrade"] == other.stages[0].config["data"]["degrade"] == {}
-    assert "degrade=bicubic instead of blind; dropped from the recipe: degrade.margin=12" in other.notes[0]
+    assert (
+        "degrade=bicubic instead of blind; these settings of the recipe are not used: degrade.margin=12"
+        in other.notes[0]
+    )
 
 
 def test_a_source_may_name_an_option():

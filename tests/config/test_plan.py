@@ -102,7 +102,7 @@ def test_missing_values_are_named():
     "answers",
     [
         {
-            "gan.loss.weights.adversaril=1": "its terms are adversarial, pixel; did you mean gan.loss.weights.adversarial?",
+            "gan.loss.weights.adversaril=1": "perceptual, adversarial, pixel; did you mean gan.loss.weights.adversarial?",
             "gan.loss.wieghts.adversarial=1": "stage gan has no 'loss.wieghts'; did you mean gan.loss.weights?",
             "loss.wieghts.adversarial=1": "no stage has 'loss.wieghts'; did you mean loss.weights?",
             "gann.loss.weights.pixel=1": "no stage has 'gann'; did you mean gan?",
@@ -176,14 +176,25 @@ def test_a_typed_mapping_replaces_and_a_single_key_merges():
     assert config["loss"] == {"_target_": "torch.nn.L1Loss", "reduction": "sum"}
 
 
+def test_another_optimizer_drops_the_options_that_only_the_recipes_optimizer_has():
+    composed = plan(["experiment=quickstart", "optimizer=adam", "psnr.task.rate=1e-3"])
+    task = composed.stages[1].config["task"]
+    assert (task["optimizer"]["_target_"], task["discriminator_optimizer"]) == ("torch.optim.Adam", None)
+    assert "stage gan: task.rate=0.007 was chosen for the optimizer muon" in composed.notes
+    assert not any(note.startswith("stage psnr: task.rate") for note in composed.notes)
+
+
 def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
     composed = plan(["experiment=quickstart", "gan.discriminator=srgan", "gan.task.discriminator.channels=8"])
     assert composed.stages[1].config["task"]["discriminator"] == {
         "_target_": "sr_train.models.discriminators.SRGANDiscriminator", "size": 96, "channels": 8, "image_channels": 3
     }  # fmt: skip
-    assert composed.stages[1].config["task"]["rate"] == 2e-4  # the task is the recipe's
+    assert composed.stages[1].config["task"]["rate"] == 7e-3  # the task is the recipe's
     (note,) = composed.notes
-    assert "stage gan: discriminator=srgan instead of vgg; dropped from the recipe: task.discriminator.size=64" in note
+    assert (
+        "stage gan: discriminator=srgan instead of patch; these settings of the recipe are not used: "
+        "task.discriminator.channels=32, task.discriminator.layers=2, task.discriminator.norm=spectral" in note
+    )
     composed = plan(["experiment=quickstart_edsr", "stage=x2", "model=edsr", "data=toy", "trainer=cpu"])
     config = composed.stages[0].config
     assert (config["model"]["blocks"], config["model"]["channels"]) == (32, 256)
@@ -192,7 +203,7 @@ def test_another_option_of_a_group_drops_the_recipes_values_of_that_group():
         2000,
     )  # where and on what is not the recipe
     (note,) = composed.notes
-    assert "model=edsr instead of edsr_baseline; dropped from the recipe: " in note
+    assert "model=edsr instead of edsr_baseline; these settings of the recipe are not used: " in note
     same = plan(["experiment=quickstart_edsr", "model=edsr_baseline", "task.optimizer=adamw"])
     assert same.stages[0].config["model"]["blocks"] == 8
     assert same.stages[0].config["task"]["optimizer"]["_target_"] == "torch.optim.AdamW"
@@ -260,7 +271,7 @@ def test_every_key_of_the_train_config_has_a_type():
 )
 def test_a_weight_of_a_term_that_the_loss_lacks_is_refused(typed, message):
     with pytest.raises(ConfigError, match=message):
-        plan(["experiment=quickstart", typed])
+        plan(["experiment=quickstart", "gan.loss=gan", typed])
 
 
 def test_a_mapping_typed_whole_replaces_and_a_single_key_is_added():
@@ -278,7 +289,8 @@ def test_a_mapping_typed_whole_replaces_and_a_single_key_is_added():
         ("experiment=quickstart stage=gan adversarial=lsgan", "LeastSquares"),
         ("experiment=quickstart gan.loss.adversarial=wgan", "Wasserstein"),
         ("experiment=quickstart gan.loss=esrgan gan.adversarial=vanilla", "StandardGAN"),
-        ("experiment=quickstart", "RelativisticAverage"),
+        ("experiment=quickstart", "StandardGAN"),
+        ("experiment=quickstart gan.loss=gan", "RelativisticAverage"),
         ("experiment=msrgan_x4", "StandardGAN"),
         ("experiment=msrgan_x4 gan.loss=gan", "RelativisticAverage"),
         ("stages={gan:{task:gan,loss:srgan,adversarial:hinge,discriminator:patch}}", "Hinge"),

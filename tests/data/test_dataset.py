@@ -1,11 +1,13 @@
 import itertools
 import pickle
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from helpers import SPAWN, photograph, write_all
+from lightning import LightningModule
 from torch.utils.data import DataLoader
 
 from sr_train.batch import to_float
@@ -382,6 +384,24 @@ def test_memory_is_pinned_for_the_device_of_the_trainer(monkeypatch, device):
         world_size=1, global_rank=0, global_step=0, strategy=strategy, accumulate_grad_batches=1
     )
     assert data.train_dataloader().pin_memory == (device == "cuda")
+
+
+class Sent(torch.Tensor):
+    """A tensor that tells how it is brought to a device."""
+
+    sent: ClassVar = []
+
+    def to(self, device, **how):
+        self.sent.append((self.dtype, device, how))
+        return self
+
+
+def test_pixels_are_sent_to_a_gpu_as_bytes_and_the_host_does_not_wait(folder):
+    batch = dataset_of(folder).__getitems__([0, 1])
+    given = {k: v.as_subclass(Sent) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    device = torch.device("cuda")
+    LightningModule().transfer_batch_to_device(given, device, 0)
+    assert Sent.sent == [(torch.uint8, device, {"non_blocking": True})] * 2
 
 
 def test_all_sources_that_cannot_be_opened_are_reported_with_the_scales_of_their_stores(folder, tmp_path):

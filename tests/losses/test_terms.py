@@ -114,7 +114,7 @@ def test_a_gan_loss_has_terms_by_name(images):
 
 def test_ready_terms_are_used_when_they_have_a_weight():
     own = "{_target_: sr_train.losses.pixel.CharbonnierLoss}"
-    typed = ["psnr.loss=content", "psnr.loss.weights.ssim=0.2", "gan.loss.weights.gradient=0.5"]
+    typed = ["gan.loss=gan", "psnr.loss=content", "psnr.loss.weights.ssim=0.2", "gan.loss.weights.gradient=0.5"]
     stages = plan(["experiment=quickstart", *typed, f"gan.loss.terms.own={own}", "gan.loss.weights.own=2"]).stages
     lines = [formula(build(stage.config["loss"])) for stage in stages]
     assert lines[0] == "0.2 ssim (SSIMLoss) + 1 pixel (L1Loss)"
@@ -131,7 +131,7 @@ def test_a_mapping_of_weights_or_terms_typed_whole_replaces():
     with pytest.raises(ValueError, match="without a weight: pixel"):
         build(plan(["experiment=quickstart", *typed]).stages[0].config["loss"])
     typed = ["psnr.loss=content", "psnr.loss.terms={pixel: {_target_: torch.nn.MSELoss}}",
-             "gan.loss.weights={adversarial: 0.1, pixel: 1, gradient: 2}"]  # fmt: skip
+             "gan.loss=gan", "gan.loss.weights={adversarial: 0.1, pixel: 1, gradient: 2}"]  # fmt: skip
     lines = [formula(build(stage.config["loss"])) for stage in plan(["experiment=quickstart", *typed]).stages]
     gan = "1 pixel (L1Loss) + 2 gradient (GradientLoss) + 0.1 adversarial (RelativisticAverage)"
     assert lines == ["1 pixel (MSELoss)", gan]

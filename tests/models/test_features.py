@@ -7,7 +7,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from sr_train.models.features import FILES, FeatureError, FeatureExtractor
+from sr_train.models.features import FILES, FeatureExtractor
+from sr_train.models.frozen_features import FeatureError
 
 MAKERS = {"vgg19": torchvision.models.vgg19, "vgg16": torchvision.models.vgg16, "alexnet": torchvision.models.alexnet}
 TAPS = {  # torchvision's index of a layer
@@ -191,3 +192,24 @@ def test_torchs_cache_is_used_and_a_download_is_checked_by_its_hash(networks, tm
     for _ in range(2):
         FeatureExtractor(network="alexnet", layers=["relu1"])
     assert asked == [("alexnet-owt-7be5be79.pth", "7be5be79")]
+
+
+def test_features_in_bf16_are_close_and_pass_a_gradient_on(files):
+    layers, images = (
+        ["conv2_2"],
+        [torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0), requires_grad=True) for _ in range(2)],
+    )
+    full, half = (
+        FeatureExtractor(network="vgg19", layers=layers, weights=files["vgg19"], precision=p) for p in ("auto", "bf16")
+    )
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    a, b = full(images[0])["conv2_2"], half(images[1])["conv2_2"]
+    assert b.dtype == torch.bfloat16
+    assert (a - b.float()).norm() < 0.01 * a.norm()
+    a.square().mean().backward()
+    b.float().square().mean().backward()
+    assert images[1].grad.dtype == torch.float32
+    assert (images[0].grad - images[1].grad).norm() < 0.06 * images[0].grad.norm()
+    assert full.digest() != half.digest()
+    with pytest.raises(ValueError, match="precision=fp8: expected auto or bf16"):
+        FeatureExtractor(network="vgg19", layers=layers, precision="fp8")

@@ -37,7 +37,7 @@ def test_the_average_equals_a_loop_over_all_tensors_bit_for_bit():
     found = average.module.state_dict()
     assert all(torch.equal(found[k], v) for k, v in expected.items())
     assert found["1.num_batches_tracked"] == 120
-    assert average.n_averaged == 120
+    assert average.state_dict()["n_averaged"] == 120
 
 
 def test_a_small_network_follows_the_recursion_of_the_paper():
@@ -68,3 +68,32 @@ def test_the_counter_continues_from_a_state_also_in_the_same_object():
         change(parts, t)
         b.update_parameters(parts)
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+class Away(Average):
+    """An average on the host of a network that is on another device, as far as it knows."""
+
+    def _is_away(self, currents):
+        return True
+
+
+def test_an_average_on_the_host_is_the_same_bit_for_bit_and_stays_there():
+    net = network()
+    a, b = Average(net, decay=0.9), Away(net, decay=0.9, on_host=True)
+    for t in range(4):
+        change(net, t)
+        a.update_parameters(net)
+        b.update_parameters(net)
+        change(net, t + 10)  # the next step may begin before the copy is averaged
+        change(net, t)
+        if t == 1:
+            b.settle()  # for a validation
+    assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    kept = {k: v.clone() for k, v in b.state_dict().items()}
+    b.update_parameters(net)
+    b.load_state_dict(kept)
+    assert all(torch.equal(v, kept[k]) for k, v in b.state_dict().items()), (
+        "a copy under way belongs to the weights before"
+    )
+    assert nn.Sequential(b).to("meta")[0].module[0].weight.device.type == "cpu"
+    assert nn.Sequential(a).to("meta")[0].module[0].weight.device.type == "meta"

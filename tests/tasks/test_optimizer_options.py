@@ -39,3 +39,24 @@ def test_fused_is_always_that_of_the_command_and_no_change():
     group, own = options_of(adam())[0], options_of(adam(fused=True))
     assert apply_options([group], options_of(adam()), own) == []
     assert group["fused"] is True
+
+
+def test_a_fused_optimizer_continues_a_checkpoint_without_it_and_keeps_its_counter_on_the_device():
+    """The counter of foreach is on the host, that of fused on the device; meta stands for a device that is not there."""
+    earlier = adam(foreach=True)
+    for parameter in earlier.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    earlier.step()
+    state = earlier.state_dict()
+    apply_options(state["param_groups"], None, options_of(adam(fused=True)))
+    network = nn.Linear(1, 1)
+    same = torch.optim.Adam(network.parameters(), fused=True)
+    same.load_state_dict(state)
+    assert [float(s["step"]) for s in same.state.values()] == [1, 1]
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    same.step()
+    assert [float(s["step"]) for s in same.state.values()] == [2, 2]
+    away = torch.optim.Adam(nn.Linear(1, 1, device="meta").parameters(), lr=1e-3)
+    away.load_state_dict(state)
+    assert {v.device.type for s in away.state.values() for v in s.values()} == {"meta"}

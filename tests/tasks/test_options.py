@@ -1,6 +1,8 @@
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,5 +97,33 @@ def test_a_run_started_before_tasks_shared_their_options_continues(typed, before
     now = plan(typed).stages[0].config["task"]
     assert (now.keys() >= NEWER) == ("discriminator_rate" in before)
     parts = {key: now[key] for key in ("optimizer", "discriminator") if key in now}
-    assert differences({"task": {**SHARED, **before, **parts}}, {"task": now}) == []
-    assert now.keys() - NEWER - {"tile"} == {**SHARED, **before, **parts}.keys()  # and no free key was added or lost
+    assert differences({"task": {**SHARED, **before, **parts}}, {"task": {**now, "parts": 1}}) == []
+    assert (
+        now.keys() - NEWER - {"tile", "parts", "ema_device"} == {**SHARED, **before, **parts}.keys()
+    )  # and no free key was added or lost
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    ({"ema_device": "gpu"}, "task.ema_device=gpu: choose from same, cpu"),
+    ({"ema_device": "cpu", "ema": None}, "has no effect with task.ema=null"),
+])  # fmt: skip
+def test_a_device_of_the_ema_that_cannot_be_used_is_refused(typed, message):
+    with pytest.raises(ValueError, match=message):
+        Options(optimizer=torch.optim.Adam, rate=1e-3, curve=Constant(), **typed)
+
+
+@pytest.mark.parametrize(("kind", "world", "refused"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)])
+def test_an_ema_on_the_host_needs_one_gpu(kind, world, refused):
+    given = {"loss": nn.L1Loss(), "optimizer": torch.optim.Adam, "rate": 1e-3, "curve": Constant()}
+    task = PixelTask(model=EDSR(scale=2, channels=4, blocks=1), ema_device="cpu", **given)
+    task._trainer = SimpleNamespace(world_size=world, strategy=SimpleNamespace(root_device=torch.device(kind)))
+    with pytest.raises(ValueError, match="one GPU") if refused else nullcontext():
+        task.setup("fit")
+    task.to("meta")
+    assert task.model.body[0].conv1.weight.is_meta
+    assert not any(t.is_meta for t in task.averaged().state_dict().values())
+    moves = []
+    task.ema.module.to = moves.append
+    with task._evaluating(2):
+        assert moves == [torch.device("meta")], "it visits the device for an evaluation"
+    assert moves == [torch.device("meta"), "cpu"]

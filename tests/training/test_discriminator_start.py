@@ -20,6 +20,7 @@ MODEL = {"_target_": CLASS, "size": 32, "channels": 4, "image_channels": 3}
 TINY = (
     "experiment=quickstart", "model.channels=8", "model.growth=4", "model.blocks=1", "data.lr_patch=8", "data.batch=4",
     "trainer.max_steps=2", "trainer.accelerator=cpu", "sets=[]", "data.workers=0", "logger=csv", "trainer.precision=32",
+    "optimizer=adam", "task.rate=1e-4", "gan.loss=gan", "gan.discriminator=vgg",
     "gan.task.discriminator.size=32", "gan.task.discriminator.channels=4", "curve=constant",
 )  # fmt: skip
 

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 B = (
     "experiment=quickstart", "name=a", "model.channels=8", "model.growth=4", "model.blocks=1", "data.lr_patch=8",
     "data.batch=2", "trainer.max_steps=4", "checkpoint.every=2", "validate.every=1000", "record.every=1", "sets=[]",
-    "logger=csv", "gan.task.discriminator.size=32", "gan.task.discriminator.channels=4", "data.workers=0",
+    "logger=csv", "optimizer=adam", "task.rate=1e-4", "gan.loss=gan", "gan.discriminator=vgg",
+    "gan.task.discriminator.size=32", "gan.task.discriminator.channels=4", "data.workers=0",
     "trainer.accelerator=cpu", "trainer.precision=32", "curve=constant",
 )  # fmt: skip
 GAN = Path("runs") / "a" / "gan"

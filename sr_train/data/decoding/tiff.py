@@ -240,7 +240,10 @@ def straight(pixels: Image) -> Image:
 
 @cache
 def _lacks_codec(decoder: str, compression: int, bits: int) -> bool:
-    """Return True if Pillow or OpenCV was built without the codec of a compression: writing a test image fails."""
+    """Return True if the installed Pillow or OpenCV cannot read a compression of TIFF files.
+
+    It cannot if it fails to write a small test image with this compression.
+    """
     if decoder == "OpenCV":
         try:
             options = [cv2.IMWRITE_TIFF_COMPRESSION, compression]

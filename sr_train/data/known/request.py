@@ -56,7 +56,9 @@ def read_request(
         raise UsageError(f"dataset={name}: expected one of {', '.join(SETS)}; other images: images=DIR or clips=DIR")
     for key in ("images", "clips", "list", "lr", "store"):
         if config[key] is not None:
-            raise UsageError(f"{key}= cannot be used with dataset={name}, which knows its files and stores")
+            raise UsageError(
+                f"{key}= cannot be used with dataset={name}: the files and stores of a known data set have fixed names"
+            )
     if config["skip_bad"]:
         raise UsageError(f"skip_bad=true cannot be used with dataset={name}; partial=true accepts a part of the set")
     if config["root"] is None:

@@ -164,7 +164,7 @@ class TarGz(Tar):
 
 
 class _Counted:
-    """Decompressed stream that refuses to grow without bounds."""
+    """Stream of the decompressed bytes of a tar.gz, which raises an error if they are far more than a real archive has."""
 
     def __init__(self, stream: IO[bytes], archive: TarGz) -> None:
         self._stream = stream

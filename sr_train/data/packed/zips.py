@@ -90,7 +90,8 @@ class Zip:
                 end = at64
         if disk != 0 or first_disk != 0 or here != number:
             raise ArchiveError(
-                f"{self.path}: is one part of a split archive; join the parts (zip -s 0 {self.path.name} --out whole.zip)"
+                f"{self.path}: this file is one part of a split archive; join the parts "
+                f"(zip -s 0 {self.path.name} --out whole.zip)"
             )
         if position + length != end:
             raise self._damaged(f"its directory should end at byte {position + length}, but ends at {end}")

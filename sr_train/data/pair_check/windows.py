@@ -43,7 +43,7 @@ def single_window(top: int, left: int, height: int, width: int, size: tuple[int,
 
 
 def _detail(lr: Image, top: int, left: int, height: int, width: int) -> float:
-    """Return the mean difference of neighboring pixels in a window, every second row."""
+    """Return how much texture a window has: the mean absolute difference of horizontal neighbors, in every second row."""
     cell = lr[top : top + height : 2, left : left + width, lr.shape[2] // 2].astype(np.float32)
     return float(np.abs(np.diff(cell, axis=1)).mean()) if min(cell.shape) > 1 else 0.0
 

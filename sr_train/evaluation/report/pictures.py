@@ -54,11 +54,11 @@ def pictures(folder: Path, *, best: int | None = None, most_steps: int = MOST_ST
     """Return the pictures of a stage for a page: {name, parts: {LR, bicubic, HR}, steps: [{step, SR}]} for each image.
 
     The last SR, and LR, bicubic and HR are encoded without loss; earlier SR as WebP of quality 90. Strips that cannot be
-    read are left out.
+    read, or that have another size than the last one, are left out.
     """
     found = []
     for image in sorted(p for p in (folder / "images").glob("*") if p.is_dir()):
-        files = {int(m[1]): p for p in image.iterdir() if (m := _STEP.search(p.name))}
+        files = {int(m[1]): p for p in image.iterdir() if (m := _STEP.search(p.name)) and p.is_file()}
         shown: list[dict[str, Any]] = []
         fixed: dict[str, str] = {}
         side = 0
@@ -67,8 +67,9 @@ def pictures(folder: Path, *, best: int | None = None, most_steps: int = MOST_ST
                 parts = cut(read_image(files[step]))
             except (ImageError, ValueError, OSError):
                 continue
-            names = PARTS if len(parts) == len(PARTS) else ("LR", "bicubic", "SR")[: len(parts)]
-            named = dict(zip(names, parts, strict=True))
+            if len(parts) not in (3, 4) or (fixed and len(parts[0]) != side):
+                continue  # not a strip of this image, or one of another size
+            named = dict(zip(PARTS, parts, strict=False))
             if not fixed:
                 side = len(parts[0])
                 fixed = {name: data_uri(part) for name, part in named.items() if name != "SR"}

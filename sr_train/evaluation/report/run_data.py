@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sr_train.evaluation.report.pictures import MOST_STEPS, pictures
 from sr_train.evaluation.report.series import MOST, curves
 from sr_train.runs.history import Sitting, read_history
 from sr_train.runs.metrics import read_rows
-from sr_train.runs.resume import flatten, read_config
+from sr_train.runs.resume import ChangedError, flatten, read_config
 from sr_train.torch_files import TorchFileError, read_header
 
 #: Parts of a config that say where and how a run is executed, not what is trained.
@@ -30,12 +31,14 @@ def stage_folders(run: Path) -> list[Path]:
         raise ValueError(f"run={run}: there is no stage in it (no folder with config.yaml){hint}")
     names = {p.name: p for p in found}
     ordered: dict[str, Path] = {}
+    entered: set[str] = set()  # so that damaged configs, in which stages start from each other, end
 
     def place(name: str) -> None:
-        if name in ordered or name not in names:
+        if name in entered or name not in names:
             return
-        before = ((read_config(names[name]) or {}).get("init") or {}).get("stage")
-        if before != name and isinstance(before, str):
+        entered.add(name)
+        before = _mapping(_config(names[name]).get("init")).get("stage")
+        if isinstance(before, str):
             place(before)
         ordered[name] = names[name]
 
@@ -58,30 +61,30 @@ def run_data(run: Path, *, points: int = MOST, most_steps: int = MOST_STEPS) -> 
 
 def stage_data(folder: Path, *, points: int = MOST, most_steps: int = MOST_STEPS) -> dict[str, Any]:
     """Return the content of a stage's folder. What is missing or unreadable is left out."""
-    config = read_config(folder) or {}
+    config = _config(folder)
     rows = read_rows(folder / "metrics.csv")
     made = curves(rows, points)
     weights, best = _header(folder / "weights.safetensors"), _header(folder / "best.safetensors")
-    best_step = best.get("origin", {}).get("step")
+    best_step = _step(best)
     history = read_history(folder)
     last = max((row[0] for row in rows), default=0)
     plain = {k: v for k, v in config.items() if k not in _LEFT_OUT}
     return {
         "name": folder.name,
         "finished": "model" in weights,
-        "step": max(last, int(weights.get("origin", {}).get("step") or 0)),
-        "steps": (config.get("trainer") or {}).get("max_steps"),
+        "step": max(last, _step(weights) or 0),
+        "steps": _mapping(config.get("trainer")).get("max_steps"),
         "model": _class(config.get("model")),
         "task": _class(config.get("task")),
         "data": _sources(config.get("data")),
         "best": best_step,
-        "best_scores": best.get("scores", {}),
-        "scores": weights.get("scores", {}),
+        "best_scores": _finite(best.get("scores", {})),
+        "scores": _finite(weights.get("scores", {})),
         "images": image_scores(folder),
         "seconds": sum(sitting.seconds for sitting in history),
         "sittings": [sitting.as_json() for sitting in history],
         "initial": next((s.initial for s in history if s.initial), []),
-        "environment": config.get("environment") or {},
+        "environment": {k: _text(v) for k, v in _mapping(config.get("environment")).items()},
         "events": [*events(folder), *_resumes(history)],
         "curves": [curve.as_json() for curve in made],
         "pictures": pictures(folder, best=best_step, most_steps=most_steps),
@@ -92,21 +95,15 @@ def stage_data(folder: Path, *, points: int = MOST, most_steps: int = MOST_STEPS
 
 def events(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a stage's ``events.csv`` as {step, what, images}."""
-    path = folder / "events.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = [r for r in csv.reader(file) if len(r) >= 2 and r[0].isdecimal()]
+    rows = [r for r in _csv_rows(folder / "events.csv") if len(r) >= 2 and r[0].isdecimal() and len(r[0]) < 16]
     return [{"step": int(r[0]), "what": r[1], "images": r[2] if len(r) > 2 else ""} for r in rows]
 
 
 def image_scores(folder: Path) -> dict[str, Any]:
     """Return the scores of each image from ``scores.csv``: {names: metrics, rows: [[set, image, protocol, ...]]}."""
-    path = folder / "scores.csv"
-    if not path.exists():
+    head, *rows = _csv_rows(folder / "scores.csv") or [[]]
+    if not head:
         return {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        head, *rows = list(csv.reader(file)) or [[]]
     return {"names": head, "rows": [[_number(cell) for cell in row] for row in rows if len(row) == len(head)]}
 
 
@@ -116,6 +113,42 @@ def differing(stages: Iterable[Mapping[str, Any]]) -> dict[str, list[str | None]
     keys = dict.fromkeys(key for config in configs for key in config)
     found = {key: [config.get(key) for config in configs] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file. Each line is read by itself; lines that cannot be read are left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(next(csv.reader([line]), []))
+        except csv.Error:
+            continue
+    return rows
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return a stage's config; an empty one if the file is missing or damaged."""
+    try:
+        return read_config(folder) or {}
+    except (ChangedError, RecursionError):
+        return {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _step(header: Mapping[str, Any]) -> int | None:
+    """Return the step in the header of a weights file, if it is a number."""
+    step = _mapping(header.get("origin")).get("step")
+    return step if isinstance(step, int) else None
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the scores that are numbers; None for one that is not finite, because JSON has no infinity."""
+    return {k: v if math.isfinite(v) else None for k, v in scores.items() if isinstance(v, int | float)}
 
 
 def _resumes(history: list[Sitting]) -> list[dict[str, Any]]:
@@ -154,7 +187,9 @@ def _text(value: Any) -> str:
 
 
 def _number(cell: str) -> float | str:
+    """Return a cell as a number. A number that is not finite remains text, because JSON has no infinity."""
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
         return cell
+    return value if math.isfinite(value) else cell

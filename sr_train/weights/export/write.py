@@ -198,7 +198,10 @@ def _difference(network: nn.Module, run: Callable[[int | None], Run], sizes: Seq
 def _written(
     draft: Path, kind: str, weights: Weights, network: nn.Module, precision: str, allow: Sequence[str]
 ) -> tuple[str, Callable[[int | None], Run]]:
-    """Write a file; return the program that opens it, and the opened network of each scale as a function."""
+    """Write ``draft`` in the format ``kind``, and open it again with the program that it is for.
+
+    Return the name of this program, and a function that returns, for a scale of the network, the opened network.
+    """
     if kind == "onnx":
         write_onnx(draft, network, precision=precision, metadata=metadata(weights, precision))
         opened = open_onnx(draft)

@@ -210,7 +210,9 @@ def _safetensors(path: Path, head: bytes, size: int) -> str | None:
         return f"{broken}: the header of this safetensors file is damaged ({' '.join(str(error).split())[:100]}){again}"
     if max(ends, default=0) > size - 8 - length:
         needed = 8 + length + max(ends)
-        return f"{broken}: it is cut; its tensors need {needed:,} bytes, the file has {size:,}{again}"
+        return (
+            f"{broken}: the end of the file is missing: its tensors need {needed:,} bytes, the file has {size:,}{again}"
+        )
     return None
 
 

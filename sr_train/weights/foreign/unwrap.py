@@ -168,7 +168,10 @@ class _Walk:
         yield from found if any(part.match is not None for part in found) else [whole, *found]
 
     def divide(self, groups: Mapping[str, Tensors], path: tuple[str, ...]) -> Iterator[Part]:
-        """Yield the parts of a dict whose names start with several labels; nothing if these are parts of one network."""
+        """Yield the networks in a dict whose names start with several prefixes.
+
+        Nothing is yielded if the prefixes are parts of one network.
+        """
         networks = [label for label in groups if _is_network(label)]
         beside = [label for label in groups if _is_companion(label)]
         others = [label for label in groups if label not in networks and label not in beside]
@@ -185,7 +188,7 @@ class _Walk:
 
 
 def _grouped(tensors: Tensors) -> dict[str, Tensors]:
-    """Return the tensors by the first label of their names; empty if a name has one label only."""
+    """Return {part of the names before the first dot: {rest of the name: tensor}}; empty if a name has no dot."""
     groups: dict[str, Tensors] = {}
     for name, value in tensors.items():
         label, dot, rest = name.partition(".")
@@ -198,7 +201,7 @@ def _grouped(tensors: Tensors) -> dict[str, Tensors]:
 
 
 def _swapped(content: dict[Any, Any]) -> dict[Any, Any]:
-    """Return a checkpoint of MMEngine with the labels right.
+    """Return a checkpoint of MMEngine in which the averaged weights and the raw weights have the right keys.
 
     Its EMA hook swaps both dicts when it saves: ``state_dict`` has the averaged weights and ``ema_state_dict`` the raw ones.
     """

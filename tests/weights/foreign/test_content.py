@@ -111,7 +111,7 @@ KINDS = {
     ),
     "training state": (".state", saved({"epoch": 1, "optimizers": [], "schedulers": []}), "the state of a training.*net_g_"),
     "safetensors, header cut": (".safetensors", SAFE[: HEADER // 2], "it is cut within its header.*download it again"),
-    "safetensors, tensors cut": (".safetensors", SAFE[:-4], f"it is cut; its tensors need {len(SAFE)} bytes, the file has"),
+    "safetensors, tensors cut": (".safetensors", SAFE[:-4], f"missing: its tensors need {len(SAFE)} bytes, the file has"),
     "safetensors, bad header": (".safetensors", struct.pack("<Q", 9) + b'{"a": 1,}', "header of this safetensors file is"),
     "safetensors, no offsets": (".safetensors", struct.pack("<Q", 9) + b'{"a": [1]', "header of this safetensors file is"),
 }  # fmt: skip

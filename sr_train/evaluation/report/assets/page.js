@@ -20,6 +20,13 @@ function facts(pairs) {
   return list;
 }
 
+// Order of two cells: numbers, then text; missing values are last in both directions.
+function compared(a, b, sign) {
+  const kind = (value) => (value === null || value === undefined || value === "" ? 2 : typeof value === "number" ? 0 : 1);
+  if (kind(a) !== kind(b)) return kind(a) === 2 || kind(b) === 2 ? kind(a) - kind(b) : sign * (kind(a) - kind(b));
+  return sign * (kind(a) === 0 ? a - b : String(a ?? "").localeCompare(String(b ?? ""), "en", { numeric: true }));
+}
+
 // A table whose columns can be sorted; numbers are aligned at the right.
 function table(names, rows, { caption = "", marked = () => "", sortable = true } = {}) {
   const head = element("tr");
@@ -34,8 +41,7 @@ function table(names, rows, { caption = "", marked = () => "", sortable = true }
       const up = cell.getAttribute("aria-sort") !== "ascending";
       for (const other of head.children) other.setAttribute("aria-sort", "none");
       cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a ?? "").localeCompare(String(b ?? ""), "en", { numeric: true }));
-      fill([...rows].sort((a, b) => (up ? 1 : -1) * compare(a[i], b[i])));
+      fill([...rows].sort((a, b) => compared(a[i], b[i], up ? 1 : -1)));
     };
     cell.append(sortable ? element("button", { type: "button", onclick: sort }, name) : name);
     head.append(cell);
