@@ -41,7 +41,7 @@ CONF = ROOT / "scripts" / "zoo_conf"
 LICENSE = "Apache-2.0"  #: of the weights, as of the project
 PHOTOGRAPHS = (
     "photographs of scikit-image that are in the public domain, CC0 or without known copyright restrictions "
-    "(astronaut, coffee, rocket, ihc; for EDVR also brick and grass)"
+    "(astronaut, coffee, rocket, ihc; for the GAN also coins, for EDVR also brick and grass)"
 )
 ROWS = {"chelsea": (96, 180), "brick": (200, 200), "gravel": (120, 240)}  #: photograph of the picture: top, left
 SIDE = 128  #: side of the picture's crops
@@ -136,7 +136,8 @@ def described(
 ) -> Weights:
     """Return weights whose origin contains how they were made and what they reach."""
     history = read_history(run / entry.stage)
-    features = any("perceptual" in a for a in typed) and entry.stage == "gan"
+    features = "VGG16" if any("perceptual" in a for a in typed) else "EfficientNet-Lite0"
+    extra = f"; the loss uses {features}'s features, trained on ImageNet" if entry.stage == "gan" else ""
     zoo = {
         "title": entry.title,
         "command": shown(typed),
@@ -145,7 +146,7 @@ def described(
         "commit": commit(run),
         "seconds": round(sum(s.seconds for s in history)),
         "device": history[-1].device if history else "unknown",
-        "data": PHOTOGRAPHS + ("; the loss uses VGG16's features, trained on ImageNet" if features else ""),
+        "data": PHOTOGRAPHS + extra,
         "license": LICENSE,
         "scores": list(rows),
     }
